@@ -1,0 +1,115 @@
+"""The slots of a step: which tokens a world's step consists of, and in what order.
+
+A step is one Gymnasium transition: the action that was taken, and what came back. Each part of it is a slot of
+discrete tokens. Every tensor of tokens in Magrathea has the layout's N tokens as its last dimension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from magrathea.errors import MagratheaError
+
+Role = Literal["action", "observation", "reward", "terminated"]
+ROLES: tuple[Role, ...] = ("action", "observation", "reward", "terminated")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """One part of a step.
+
+    Attributes:
+        name: unique in its layout, for instance ``"observation/image"``.
+        role: which part of a Gymnasium transition it is.
+        vocab_size: number of different tokens; the value ``vocab_size`` itself means *absent*.
+        grid: rows and columns in which its tokens are laid out.
+        group: rows and columns of neighbouring tokens that share one position of the transformer.
+    """
+
+    name: str
+    role: Role
+    vocab_size: int
+    grid: tuple[int, int] = (1, 1)
+    group: tuple[int, int] = (1, 1)
+
+    def __post_init__(self) -> None:
+        if self.grid[0] % self.group[0] or self.grid[1] % self.group[1]:
+            raise MagratheaError(f"Slot '{self.name}': group {self.group} does not divide its grid {self.grid}.")
+
+    @property
+    def num_tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def tokens_per_position(self) -> int:
+        return self.group[0] * self.group[1]
+
+    @property
+    def position_grid(self) -> tuple[int, int]:
+        return self.grid[0] // self.group[0], self.grid[1] // self.group[1]
+
+    @property
+    def num_positions(self) -> int:
+        return self.num_tokens // self.tokens_per_position
+
+    @property
+    def absent(self) -> int:
+        """The token that says that this slot has no value, as the action of a reset has none."""
+        return self.vocab_size
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The slots of a step in their order: action, observation, reward, terminated."""
+
+    slots: tuple[Slot, ...]
+
+    def __post_init__(self) -> None:
+        names = [slot.name for slot in self.slots]
+        if len(set(names)) != len(names):
+            raise MagratheaError(f"Layout has two slots of one name: {names}.")
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(slot.num_tokens for slot in self.slots)
+
+    @property
+    def num_positions(self) -> int:
+        return sum(slot.num_positions for slot in self.slots)
+
+    @cached_property
+    def spans(self) -> dict[str, slice]:
+        """Where each slot's tokens stand among the N tokens of a step."""
+        spans, start = {}, 0
+        for slot in self.slots:
+            spans[slot.name] = slice(start, start + slot.num_tokens)
+            start += slot.num_tokens
+        return spans
+
+    def span(self, name: str) -> slice:
+        """The place of one slot's tokens; raises MagratheaError for a name that the layout does not have."""
+        if name not in self.spans:
+            raise MagratheaError(f"Layout has no slot '{name}'; it has {', '.join(self.spans)}.")
+        return self.spans[name]
+
+    def of_role(self, *roles: Role) -> tuple[Slot, ...]:
+        return tuple(slot for slot in self.slots if slot.role in roles)
+
+    def to_config(self) -> list[dict[str, Any]]:
+        return [asdict(slot) for slot in self.slots]
+
+    @classmethod
+    def from_config(cls, config: list[dict[str, Any]]) -> Layout:
+        return cls(tuple(Slot(**{**slot, "grid": tuple(slot["grid"]), "group": tuple(slot["group"])}) for slot in config))
+
+
+def group_for(grid: tuple[int, int], most_positions: int = 32) -> tuple[int, int]:
+    """Group a grid's tokens along rows until it needs few positions: 3 or 2 columns at a time, then 2 rows."""
+    rows, columns = grid
+    if rows * columns <= most_positions:
+        return 1, 1
+    width = next((size for size in (3, 2) if columns % size == 0), 1)
+    height = 2 if rows % 2 == 0 and rows * columns // width > most_positions else 1
+    return height, width

@@ -1,0 +1,205 @@
+"""The generative heart: one masked, block-causal transformer over steps with holes.
+
+A past step is final, so it is encoded once, alone, by a few layers, and turned into keys and values for every layer
+that fills (as the cache of Sun et al. 2024, "You Only Cache Once", is). A step with holes attends to itself, both
+ways, to the past steps of its window, to a prompt, and to what a memory reads. Training sees just what sampling sees.
+
+Shapes: B batch, T steps, N tokens of a step, P positions of a step, D width, H heads, L layers, W window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from magrathea.config import HEAD_WIDTH, ModelConfig
+from magrathea.layout import Layout, Slot
+from magrathea.nn import Attention, FeedForward, Linear, RotaryPositions, norm, turn
+from magrathea.past import NoPast, Past, SegmentPast
+
+
+class Block(nn.Module):
+    """One layer of the transformer, over (B, T, P, D)."""
+
+    def __init__(self, config: ModelConfig, index: int) -> None:
+        super().__init__()
+        self.index = index
+        self.attention = Attention(config.width)
+        self.feed_forward = FeedForward(config.width, config.mlp_ratio)
+
+    def forward(self, x: Tensor, turns: Tensor, past: Past) -> Tensor:
+        queries, keys, values = self.attention.project(x, turns)
+        steps = zip(queries.unbind(1), keys.unbind(1), values.unbind(1), strict=True)
+        attended = []
+        for step, (query, own_keys, own_values) in enumerate(steps):
+            all_keys, all_values, seen = past.join(self.index, step, own_keys, own_values)
+            attended.append(F.scaled_dot_product_attention(query, all_keys, all_values, attn_mask=seen))
+        x = x + self.attention.gather(torch.stack(attended, dim=1))
+        return x + self.feed_forward(x)
+
+
+class StepEmbedding(nn.Module):
+    """Tokens with holes -> positions. The tokens of a group are embedded side by side in one position."""
+
+    def __init__(self, layout: Layout, width: int) -> None:
+        super().__init__()
+        self.layout = layout
+        self.tokens = nn.ModuleList()
+        self.merge = nn.ModuleList()
+        for slot in layout.slots:
+            table = nn.Embedding(slot.vocab_size + 2, width // slot.tokens_per_position)  # tokens, absent, hole
+            nn.init.normal_(table.weight, std=0.5)
+            self.tokens.append(table)
+            self.merge.append(Linear(width, width) if slot.tokens_per_position > 1 else nn.Identity())
+        self.position = nn.Parameter(torch.randn(layout.num_positions, width) * 0.5)
+
+    def forward(self, tokens: Tensor, hole_mask: Tensor | None = None) -> Tensor:
+        """tokens (..., N), hole_mask (..., N) True = hole -> (..., P, D)"""
+        parts = []
+        for slot, table, merge in zip(self.layout.slots, self.tokens, self.merge, strict=True):
+            span = self.layout.span(slot.name)
+            known = tokens[..., span]
+            if hole_mask is not None:
+                known = known.masked_fill(hole_mask[..., span], slot.vocab_size + 1)
+            parts.append(merge(table(group_tokens(known, slot)).flatten(-2)))
+        return torch.cat(parts, dim=-2) + self.position
+
+
+def group_tokens(values: Tensor, slot: Slot) -> Tensor:
+    """(..., tokens of the slot) -> (..., positions of the slot, tokens per position)"""
+    if slot.tokens_per_position == 1:
+        return values.unsqueeze(-1)
+    (rows, columns), (height, width) = slot.position_grid, slot.group
+    grid = values.unflatten(-1, (rows, height, columns, width)).transpose(-2, -3)
+    return grid.reshape(*values.shape[:-1], slot.num_positions, slot.tokens_per_position)
+
+
+def ungroup_tokens(values: Tensor, slot: Slot) -> Tensor:
+    """(..., positions of the slot, tokens per position, E) -> (..., tokens of the slot, E)"""
+    if slot.tokens_per_position == 1:
+        return values.squeeze(-2)
+    (rows, columns), (height, width) = slot.position_grid, slot.group
+    grid = values.unflatten(-2, (height, width)).unflatten(-4, (rows, columns)).transpose(-3, -4)
+    return grid.reshape(*values.shape[:-3], slot.num_tokens, values.shape[-1])
+
+
+class StepHead(nn.Module):
+    """Positions -> logits of every slot's tokens."""
+
+    def __init__(self, layout: Layout, width: int) -> None:
+        super().__init__()
+        self.layout = layout
+        self.split = nn.ModuleList(
+            Linear(width, width) if slot.tokens_per_position > 1 else nn.Identity() for slot in layout.slots
+        )
+        self.out = nn.ModuleList(
+            Linear(width // slot.tokens_per_position, slot.vocab_size, scale=0.1) for slot in layout.slots
+        )
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """x (..., P, D) -> for each slot (..., its tokens, E), ready for its output table."""
+        x, start, features = norm(x), 0, []
+        for slot, split in zip(self.layout.slots, self.split, strict=True):
+            place = split(x[..., start : start + slot.num_positions, :])
+            start += slot.num_positions
+            features.append(ungroup_tokens(place.unflatten(-1, (slot.tokens_per_position, -1)), slot))
+        return features
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """x (..., P, D) -> for each slot's name the logits (..., its tokens, its vocabulary)."""
+        return {
+            slot.name: out(features)
+            for slot, out, features in zip(self.layout.slots, self.out, self.features(x), strict=True)
+        }
+
+
+class MaskedTransformer(nn.Module):
+    """Fills the holes of a step, given the steps before it."""
+
+    def __init__(self, layout: Layout, config: ModelConfig) -> None:
+        super().__init__()
+        self.layout, self.config = layout, config
+        self.embedding = StepEmbedding(layout, config.width)
+        self.prompt_embedding = nn.Parameter(torch.randn(config.width) * 0.5)
+        self.positions = RotaryPositions(layout)
+        self.memory_layers = nn.ModuleList(Block(config, index) for index in range(config.num_memory_layers))
+        self.past_keys_values = Linear(config.width, 2 * config.num_layers * config.width)
+        self.layers = nn.ModuleList(Block(config, index) for index in range(config.num_layers))
+        self.head = StepHead(layout, config.width)
+        self.compute_dtype = torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        return self.prompt_embedding.device
+
+    def encode(self, tokens: Tensor, is_prompt: bool = False) -> Tensor:
+        """Known steps, each by itself: tokens (B, T, N) -> encodings (B, T, P, D)."""
+        x = self.embedding(tokens)
+        x = (x + self.prompt_embedding if is_prompt else x).to(self.compute_dtype)
+        turns = self.positions(torch.zeros(1, 1, dtype=torch.long, device=tokens.device))
+        for layer in self.memory_layers:
+            x = layer(x, turns, NoPast())
+        return norm(x)
+
+    def keys_values(self, encodings: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+        """Encodings (B, T, P, D) at times (B, T) -> keys and values for all layers, each (L, B, T, H, P, 48)."""
+        heads = self.past_keys_values(encodings)
+        heads = heads.unflatten(-1, (self.config.num_layers, 2, self.config.num_heads, HEAD_WIDTH))
+        keys, values = heads.permute(4, 3, 0, 1, 5, 2, 6).unbind(0)  # (L, B, T, H, P, 48)
+        return turn(norm(keys), self.positions(time)), values
+
+    def remember(self, tokens: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+        """Final steps (B, T, N) at times (B, T) -> their keys and values for every layer (L, B, T, H, P, 48)."""
+        return self.keys_values(self.encode(tokens), time)
+
+    def prompt(self, tokens: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+        """A prompt is a step that has not happened: (B, N) and the time now (B,) -> keys, values (L, B, H, P, 48)."""
+        keys, values = self.keys_values(self.encode(tokens[:, None], is_prompt=True), time[:, None])
+        return keys.squeeze(2), values.squeeze(2)
+
+    def fill_positions(self, tokens: Tensor, hole_mask: Tensor, time: Tensor, past: Past) -> Tensor:
+        """Steps with holes (B, T, N) at times (B, T) -> their positions' last states (B, T, P, D)."""
+        x = self.embedding(tokens, hole_mask).to(self.compute_dtype)
+        turns = self.positions(time)
+        for layer in self.layers:
+            x = layer(x, turns, past)
+        return x
+
+    def predict(self, tokens: Tensor, hole_mask: Tensor, time: Tensor, past: Past) -> dict[str, Tensor]:
+        """Steps with holes (B, T, N) at times (B, T) -> for each slot logits (B, T, its tokens, its vocabulary)."""
+        return self.head(self.fill_positions(tokens, hole_mask, time, past))
+
+    def forward(
+        self, past_tokens: Tensor, tokens: Tensor, hole_mask: Tensor, prompt: Tensor | None = None, first: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """The training loss of a batch of segments: cross-entropy at the holes, summed, and their number.
+
+        Args:
+            past_tokens: (B, T, N) what the model is shown of the past.
+            tokens: (B, T - first, N) the true steps.
+            hole_mask: (B, T - first, N) True = hole; holes whose token is absent are not learned.
+            prompt: (B, N) or None.
+            first: index of the first step that is filled.
+        """
+        batch_size, num_steps = past_tokens.shape[:2]
+        time = torch.arange(num_steps, device=tokens.device).expand(batch_size, num_steps)
+        keys, values = self.remember(past_tokens, time)
+        extra = None if prompt is None else self.prompt(prompt, time[:, first])
+        past = SegmentPast(keys, values, self.config.window, first, extra)
+        x = self.fill_positions(tokens, hole_mask, time[:, first:], past)
+        return self._loss(self.head.features(x), tokens, hole_mask)
+
+    def _loss(self, features: Sequence[Tensor], tokens: Tensor, hole_mask: Tensor) -> tuple[Tensor, Tensor]:
+        total = torch.zeros((), device=tokens.device)
+        num_holes = torch.zeros((), device=tokens.device)
+        for slot, out, feature in zip(self.layout.slots, self.head.out, features, strict=True):
+            span = self.layout.span(slot.name)
+            target = tokens[..., span]
+            holes = hole_mask[..., span] & (target < slot.vocab_size)
+            logits = out(feature[holes]).float()
+            total = total + F.cross_entropy(logits, target[holes], reduction="sum")
+            num_holes = num_holes + holes.sum()
+        return total, num_holes

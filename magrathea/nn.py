@@ -1,0 +1,102 @@
+"""The transformer's parts: rotary positions over (time, row, column), attention, feed-forward."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from magrathea.config import HEAD_WIDTH
+from magrathea.layout import Layout
+
+TIME_PERIOD = 64  # steps after which a rotary time repeats, exactly: a world can run for ever
+_PAIRS = HEAD_WIDTH // 6  # complex numbers for each of the three axes
+# Each axis keeps two still pairs, so that a head can also look for what a token is, wherever and whenever it is.
+_TIME_TURNS = (0, 0, 1, 2, 3, 5, 8, 13)  # whole turns in TIME_PERIOD steps
+_SPACE_ANGLES = (0.0, 0.0, 2.2, 1.4, 0.9, 0.5, 0.25, 0.12)  # radians for each row or column
+
+
+class RotaryPositions(nn.Module):
+    """Turns for the queries and keys of a step's positions (Su et al. 2021, over three axes)."""
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        turns = torch.arange(TIME_PERIOD, dtype=torch.float64)[:, None] * torch.tensor(_TIME_TURNS) * (2 * math.pi)
+        rows, columns = _coordinates(layout).unbind(-1)
+        angles = torch.tensor(_SPACE_ANGLES, dtype=torch.float64)
+        space = torch.cat([rows[:, None] * angles, columns[:, None] * angles], dim=-1)
+        self.register_buffer("time_angles", (turns / TIME_PERIOD).float(), persistent=False)
+        self.register_buffer("space_angles", space.float(), persistent=False)
+
+    def forward(self, time: Tensor) -> Tensor:
+        """time (...,) whole steps -> complex turns (..., 1, P, 24), to be multiplied with `turn`."""
+        when = self.time_angles[time % TIME_PERIOD]  # (..., 8)
+        where = self.space_angles  # (P, 16)
+        when = when[..., None, :].expand(*when.shape[:-1], where.shape[0], _PAIRS)
+        angles = torch.cat([when, where.expand(*when.shape[:-1], 2 * _PAIRS)], dim=-1)
+        return torch.polar(torch.ones_like(angles), angles).unsqueeze(-3)
+
+
+def _coordinates(layout: Layout) -> Tensor:
+    """(P, 2) row and column of every position; a slot of one token stands in the middle of nowhere, at (0, 0)."""
+    places = [
+        torch.cartesian_prod(torch.arange(rows, dtype=torch.float64), torch.arange(columns, dtype=torch.float64))
+        for rows, columns in (slot.position_grid for slot in layout.slots)
+    ]
+    return torch.cat([place.reshape(-1, 2) for place in places])
+
+
+def turn(x: Tensor, turns: Tensor) -> Tensor:
+    """Rotate queries or keys (..., H, P, 48) by complex turns (..., 1, P, 24)."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+
+
+def norm(x: Tensor) -> Tensor:
+    """Root-mean-square norm without weights; the linear layer that follows has them."""
+    return F.rms_norm(x, (x.shape[-1],))
+
+
+class Linear(nn.Linear):
+    """A linear layer without bias that computes in the type of its input, whatever its weights are kept in."""
+
+    def __init__(self, num_in: int, num_out: int, scale: float = 1.0) -> None:
+        super().__init__(num_in, num_out, bias=False)
+        nn.init.normal_(self.weight, std=scale * num_in**-0.5)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.weight.to(input.dtype))
+
+
+class Attention(nn.Module):
+    """Attention of a step's positions to each other and to past keys and values."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.num_heads = width // HEAD_WIDTH
+        self.queries_keys_values = Linear(width, 3 * width)
+        self.out = Linear(width, width, scale=0.2)
+
+    def project(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (..., P, D) -> queries, keys, values, each (..., H, P, 48)."""
+        heads = self.queries_keys_values(norm(x)).unflatten(-1, (3, self.num_heads, HEAD_WIDTH))
+        queries, keys, values = heads.movedim(-3, 0).transpose(-2, -3)
+        return turn(norm(queries), turns), turn(norm(keys), turns), values
+
+    def gather(self, attended: Tensor) -> Tensor:
+        """What the heads attended to (..., H, P, 48) -> (..., P, D)."""
+        return self.out(attended.transpose(-2, -3).flatten(-2))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a squared rectifier between them (So et al. 2021)."""
+
+    def __init__(self, width: int, ratio: int) -> None:
+        super().__init__()
+        self.up = Linear(width, ratio * width)
+        self.down = Linear(ratio * width, width, scale=0.2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.up(norm(x)).relu().square())

@@ -1,0 +1,116 @@
+"""What a step may attend to of the steps before it.
+
+Keys and values of past steps, for each layer: within a segment (training, and the reference), or in a ring that a
+running dream keeps (the cache). L layers, B batch, H heads, P positions of a step, W window.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from magrathea.config import HEAD_WIDTH, ModelConfig
+
+
+class Past(Protocol):
+    """The past keys and values that a step may attend to, for each of the model's layers."""
+
+    def join(self, layer: int, step: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Own keys and values (B, H, P, 48) of the step -> those and the past's (B, H, K, 48), and an attention mask
+        (B, 1, 1, K), True where a key may be seen, or None where all may be."""
+        ...
+
+
+class NoPast:
+    """A step by itself."""
+
+    def join(self, layer: int, step: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, None]:
+        return keys, values, None
+
+
+class SegmentPast:
+    """The past within a segment: step t sees the W steps before it. The reference that the cache must agree with.
+
+    Args:
+        keys, values: of each layer, (L, B, T, H, P, 48).
+        window: W.
+        first: index of the first step that is filled; steps are counted from it.
+        extra: further steps (a prompt, what a memory reads), seen by all: keys and values (L, B, H, M, 48).
+    """
+
+    def __init__(
+        self, keys: Tensor, values: Tensor, window: int, first: int = 0, extra: tuple[Tensor, Tensor] | None = None
+    ) -> None:
+        self.keys = [layer.unbind(1) for layer in keys.unbind(0)]
+        self.values = [layer.unbind(1) for layer in values.unbind(0)]
+        self.window, self.first, self.extra = window, first, extra
+
+    def join(self, layer: int, step: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, None]:
+        now = self.first + step
+        seen = slice(max(0, now - self.window), now)
+        all_keys, all_values = [keys, *self.keys[layer][seen]], [values, *self.values[layer][seen]]
+        if self.extra is not None:
+            all_keys.append(self.extra[0][layer])
+            all_values.append(self.extra[1][layer])
+        return torch.cat(all_keys, dim=2), torch.cat(all_values, dim=2), None
+
+
+class RingPast:
+    """The last W steps of B running worlds. Takes the same memory and time however long they have lived.
+
+    Each row's first P columns are room for the step that is being filled; the ring's W steps follow.
+    """
+
+    def __init__(self, config: ModelConfig, batch_size: int, num_positions: int, like: Tensor) -> None:
+        self.window, self.num_positions = config.window, num_positions
+        columns = (config.window + 1) * num_positions
+        shape = (config.num_layers, batch_size, config.num_heads, columns, HEAD_WIDTH)
+        self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
+        self.num_written = [0] * batch_size
+        self.extra: tuple[Tensor, Tensor] | None = None
+
+    def write(self, keys: Tensor, values: Tensor, rows: list[int] | None = None) -> None:
+        """Keep a final step: keys and values (L, R, H, P, 48) of these rows (all, if not given)."""
+        rows = list(range(len(self.num_written))) if rows is None else rows
+        places = {self.num_written[row] % self.window for row in rows}
+        together = len(places) == 1 and len(rows) == len(self.num_written)
+        for index, row in [(slice(None), slice(None))] if together else list(enumerate(rows)):
+            place = next(iter(places)) if together else self.num_written[row] % self.window  # type: ignore[index]
+            start = (1 + place) * self.num_positions
+            self.keys[:, row, :, start : start + self.num_positions] = keys[:, index]
+            self.values[:, row, :, start : start + self.num_positions] = values[:, index]
+        for row in rows:
+            self.num_written[row] += 1
+
+    def forget(self, rows: list[int]) -> None:
+        """Empty these rows."""
+        for row in rows:
+            self.num_written[row] = 0
+
+    def select(self, rows: Tensor) -> RingPast:
+        """A copy of some rows."""
+        part = object.__new__(RingPast)
+        part.window, part.num_positions = self.window, self.num_positions
+        part.keys, part.values = self.keys[:, rows], self.values[:, rows]
+        part.num_written = [self.num_written[row] for row in rows.tolist()]
+        part.extra = None if self.extra is None else (self.extra[0][:, rows], self.extra[1][:, rows])
+        return part
+
+    def join(self, layer: int, step: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        lengths = [min(count, self.window) for count in self.num_written]
+        columns = (1 + max(lengths)) * self.num_positions
+        all_keys, all_values = self.keys[layer, :, :, :columns], self.values[layer, :, :, :columns]
+        all_keys[:, :, : self.num_positions] = keys
+        all_values[:, :, : self.num_positions] = values
+        seen = None
+        if min(lengths) < max(lengths):
+            ends = (1 + torch.tensor(lengths, device=keys.device)) * self.num_positions
+            seen = (torch.arange(columns, device=keys.device) < ends[:, None])[:, None, None]
+        if self.extra is not None:
+            all_keys = torch.cat([all_keys, self.extra[0][layer]], dim=2)
+            all_values = torch.cat([all_values, self.extra[1][layer]], dim=2)
+            if seen is not None:
+                seen = torch.nn.functional.pad(seen, (0, self.extra[0].shape[3]), value=True)
+        return all_keys, all_values, seen
