@@ -1,0 +1,219 @@
+"""The command line: collect, train, eval, play, bench, and make, which does the first three in one.
+
+Every command imports what it needs when it runs, so ``magrathea --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import Positional, arg
+
+from magrathea.errors import MagratheaError
+
+EnvId = Annotated[Positional[str], arg(metavar="ENV_ID")]
+WorldName = Annotated[Positional[str], arg(metavar="WORLD")]
+Folder = Annotated[Path, arg(metavar="FOLDER")]
+DatasetFolder = Annotated[Positional[Path], arg(metavar="DATASET")]
+Minutes = Annotated[float | None, arg(metavar="FLOAT")]
+Number = Annotated[int | None, arg(metavar="INT")]
+Name = Annotated[str | None, arg(metavar="STR")]
+Size = Literal["debug", "tiny", "small", "base"]
+
+EXTRAS = {"crafter": "worlds", "minigrid": "worlds", "ale_py": "worlds", "vizdoom": "worlds"}
+"""Which extra holds an optional package; every other one is in ``train``."""
+
+
+def collect(
+    env_id: EnvId,
+    *,
+    out: Folder,
+    steps: int = 20_000,
+    policy: str = "sticky",
+    num_processes: int = 2,
+    seed: int = 0,
+    env_kwargs: str = "{}",
+) -> None:
+    """Record any Gymnasium environment into a Minari dataset. Run it again to go on after an interruption.
+
+    Args:
+        env_id: a Gymnasium id, or "module:id" to import the module that registers it first.
+        out: folder of the dataset.
+        steps: number of environment steps to record.
+        policy: "random", "sticky" (holds its actions, so it travels) or "module:function".
+        num_processes: number of processes that record at once.
+        seed: the same seed records the same dataset.
+        env_kwargs: JSON object of keyword arguments for gymnasium.make.
+    """
+    from magrathea.data import collect as record
+
+    record(env_id, steps, out, policy=policy, num_processes=num_processes, seed=seed, env_kwargs=_json(env_kwargs))
+
+
+def train(
+    dataset: DatasetFolder,
+    *,
+    out: Folder,
+    size: Size = "tiny",
+    minutes: Minutes = None,
+    steps: Number = None,
+    recipe: Name = None,
+    device: str = "auto",
+    seed: int = 0,
+    resume: bool = True,
+) -> None:
+    """Learn a world from a dataset: first its tokenizers, then the model. Goes on from the last checkpoint after a kill.
+
+    Args:
+        dataset: folder of a Minari dataset, made by "magrathea collect" or by Minari itself.
+        out: folder of the world.
+        size: size of the model.
+        minutes: stop after so many minutes.
+        steps: stop after so many updates.
+        recipe: name of a shipped recipe, or a TOML file; what is given here besides wins over it.
+        device: "auto", "cpu" or "cuda".
+        seed: seed of everything that is random.
+        resume: go on from a checkpoint in the folder, if there is one.
+    """
+    from magrathea.train import train as learn
+
+    learn(dataset, out, size=size, minutes=minutes, steps=steps, recipe=recipe, device=device, seed=seed, resume=resume)
+
+
+def evaluate(
+    world: WorldName,
+    dataset: DatasetFolder,
+    *,
+    out: Folder = Path("report"),
+    device: str = "auto",
+    seed: int = 0,
+) -> None:
+    """Measure a world on held-out episodes: JSON, plots, videos and a page that shows them.
+
+    Args:
+        world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
+        dataset: folder of the dataset that the world was trained on, or of another one of the same environment.
+        out: folder of the report.
+        device: "auto", "cpu" or "cuda".
+        seed: seed of the dreams.
+    """
+    from magrathea.evaluate import evaluate as measure
+
+    measure(world, dataset, out, device=device, seed=seed)
+
+
+def make(
+    env_id: EnvId,
+    *,
+    out: Folder,
+    minutes: float = 10.0,
+    steps: int = 20_000,
+    size: Size = "tiny",
+    policy: str = "sticky",
+    device: str = "auto",
+    seed: int = 0,
+) -> None:
+    """Turn an environment into a playable world: collect, train and eval in one command, within a time budget.
+
+    Args:
+        env_id: a Gymnasium id, or "module:id" to import the module that registers it first.
+        out: folder of the world; its dataset and report go into folders inside it.
+        minutes: minutes that all of it may take.
+        steps: number of environment steps to record.
+        size: size of the model.
+        policy: "random", "sticky" (holds its actions, so it travels) or "module:function".
+        device: "auto", "cpu" or "cuda".
+        seed: seed of everything that is random.
+    """
+
+
+def play(
+    world: Annotated[Positional[str | None], arg(metavar="[WORLD]")] = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    device: str = "auto",
+    open_browser: bool = True,
+) -> None:
+    """Play a world in the browser. Without a world, a start page shows the shipped ones.
+
+    Args:
+        world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
+        host: address to listen on; 0.0.0.0 lets other machines in.
+        port: port to listen on.
+        device: "auto", "cpu" or "cuda".
+        open_browser: open the page in the default browser.
+    """
+    from magrathea.app import play as serve
+
+    serve(world, host=host, port=port, device=device, open_browser=open_browser)
+
+
+def bench(world: WorldName, *, device: str = "auto", seconds: float = 5.0) -> None:
+    """Measure how fast a world dreams on this machine; prints JSON.
+
+    Args:
+        world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
+        device: "auto", "cpu" or "cuda".
+        seconds: seconds that each measurement takes.
+    """
+    from magrathea.bench import bench as measure
+
+    measure(world, device=device, seconds=seconds)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "collect": collect,
+    "train": train,
+    "eval": evaluate,
+    "play": play,
+    "bench": bench,
+    "make": make,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 2 for a mistake in what was asked, 130 for Ctrl-C."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="magrathea",
+            description="Magrathea builds worlds: it learns a small generative world from an environment.",
+            args=arguments,
+        )
+    except MagratheaError as error:
+        return _fail(str(error))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "magrathea"):
+            raise
+        extra = EXTRAS.get(package, "train")
+        return _fail(f"This needs the package '{package}'; install it with: pip install 'magrathea[{extra}]'")
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _fail(message: str) -> int:
+    print("magrathea: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+def _json(text: str) -> dict[str, Any]:
+    """A JSON object given on the command line."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise MagratheaError(f"Option --env-kwargs is not JSON ({error}): {text!r}.") from error
+    if not isinstance(value, dict):
+        raise MagratheaError(f"Option --env-kwargs is {text!r}; give a JSON object, like '{{\"size\": 5}}'.")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
