@@ -1,0 +1,25 @@
+"""Tokenizers: every Gymnasium space as a fixed number of discrete tokens, and back."""
+
+from magrathea.tokenizers.base import Tokenizer
+from magrathea.tokenizers.discrete import (
+    DiscreteTokenizer,
+    MultiBinaryTokenizer,
+    MultiDiscreteTokenizer,
+    TerminatedTokenizer,
+)
+from magrathea.tokenizers.patch import PatchTokenizer
+from magrathea.tokenizers.registry import TOKENIZERS, tokenizer_for, tokenizer_from
+from magrathea.tokenizers.reward import RewardTokenizer
+
+__all__ = [
+    "TOKENIZERS",
+    "DiscreteTokenizer",
+    "MultiBinaryTokenizer",
+    "MultiDiscreteTokenizer",
+    "PatchTokenizer",
+    "RewardTokenizer",
+    "TerminatedTokenizer",
+    "Tokenizer",
+    "tokenizer_for",
+    "tokenizer_from",
+]

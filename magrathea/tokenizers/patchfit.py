@@ -1,0 +1,78 @@
+"""Fitting a codebook of patches."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from magrathea.tokenizers.codebook import leaders, refine
+from magrathea.tokenizers.patches import hash_rows, split
+
+_MAX_FRAMES = 20_000
+_FRAMES_AT_A_TIME = 256
+_MAX_LONE = 60_000  # patches seen once that are kept: noise has no end of them
+
+
+def sample_frames(frames: np.ndarray, limit: int, seed: int) -> np.ndarray:
+    """At most `limit` frames, drawn without replacement, in their order."""
+    if len(frames) <= limit:
+        return frames
+    return frames[np.sort(np.random.default_rng(seed).choice(len(frames), limit, replace=False))]
+
+
+def fit_codebook(images: np.ndarray, patch: tuple[int, int], num_codes: int, seed: int) -> np.ndarray:
+    """Codes uint8 (K <= num_codes, P) for images (M, H, W, channels)."""
+    patches, counts = count_patches(sample_frames(images, _MAX_FRAMES, seed), patch, seed)
+    if len(patches) <= num_codes:
+        return patches
+    return codes_of(patches, counts, num_codes)
+
+
+def count_patches(images: np.ndarray, patch: tuple[int, int], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The different patches (M, P) of images, most frequent first, and how often each comes (M,) float32.
+
+    Of the patches that come once only a random part is kept, with weights that stand for the rest.
+    """
+    length = patch[0] * patch[1] * images.shape[3]
+    tokens = (images.shape[1] // patch[0]) * (images.shape[2] // patch[1])
+    hashes = np.empty(len(images) * tokens, np.uint64)
+    for begin in range(0, len(images), _FRAMES_AT_A_TIME):
+        chunk = split(images[begin : begin + _FRAMES_AT_A_TIME], patch)
+        hashes[begin * tokens : begin * tokens + len(chunk)] = hash_rows(chunk)
+    _, first, counts = np.unique(hashes, return_index=True, return_counts=True)
+    weights = counts.astype(np.float32)
+    lone = np.flatnonzero(counts == 1)
+    if len(lone) > _MAX_LONE:
+        kept = np.random.default_rng(seed).choice(lone, _MAX_LONE, replace=False)
+        weights[kept] = len(lone) / _MAX_LONE
+        chosen = np.sort(np.concatenate([np.flatnonzero(counts > 1), kept]))
+        first, weights, counts = first[chosen], weights[chosen], counts[chosen]
+    order = np.lexsort((first, -counts))
+    return _gather(images, patch, first[order], tokens)[:, :length], weights[order]
+
+
+def _gather(images: np.ndarray, patch: tuple[int, int], positions: np.ndarray, tokens: int) -> np.ndarray:
+    """The patches (M, P) at positions (M,) of all patches of all images, without cutting all of them at once."""
+    by_position = np.argsort(positions, kind="stable")
+    parts = []
+    bounds = np.arange(0, len(images), _FRAMES_AT_A_TIME)
+    edges = np.searchsorted(positions[by_position], np.append(bounds, len(images)) * tokens)
+    for begin, low, high in zip(bounds, edges[:-1], edges[1:], strict=True):
+        cut = split(images[begin : begin + _FRAMES_AT_A_TIME], patch)
+        parts.append(cut[positions[by_position[low:high]] - begin * tokens])
+    gathered = np.concatenate(parts)
+    result = np.empty_like(gathered)
+    result[by_position] = gathered
+    return result
+
+
+def codes_of(patches: np.ndarray, counts: np.ndarray, num_codes: int) -> np.ndarray:
+    """Leader clustering by frequency with the least threshold that gives at most num_codes, then averaged."""
+    low, high = 1.0, float(patches.shape[1] * 255**2)
+    for _ in range(12):
+        middle = float(np.sqrt(low * high))
+        if len(leaders(patches, middle, num_codes + 1)) > num_codes:
+            low = middle
+        else:
+            high = middle
+    codes = refine(patches, counts, patches[leaders(patches, high, num_codes)], 3)
+    return np.unique(np.round(codes).astype(np.uint8), axis=0)
