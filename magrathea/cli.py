@@ -67,7 +67,7 @@ def train(
     seed: int = 0,
     resume: bool = True,
 ) -> None:
-    """Learn a world from a dataset: first its tokenizers, then the model. Goes on from the last checkpoint after a kill.
+    """Learn a world from a dataset: first its tokenizers, then the model. Goes on after a kill.
 
     Args:
         dataset: folder of a Minari dataset, made by "magrathea collect" or by Minari itself.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,8 @@ def start_from(world: World, options: Mapping[str, Any] | None) -> Any:
         world: the world that is going to dream.
         options: the options of ``reset``. ``{"start": k}`` names a stored start state.
             ``{"observation": [T, ...], "action": [T-1, ...]}`` gives recorded steps, oldest first: T observations and
-            the T-1 actions taken between them; "reward" and "terminated" (T-1) may be given too.
+            the T-1 actions taken between them; "reward" and "terminated" (T-1) may be
+            given too, and are absent tokens otherwise.
 
     Raises:
         MagratheaError: for an unknown option, or steps that do not fit each other or the world.
@@ -38,7 +38,8 @@ def start_from(world: World, options: Mapping[str, Any] | None) -> Any:
         return _start_numbers(world, options["start"])
     if "observation" not in options:
         if options:
-            raise MagratheaError(f"Reset option '{next(iter(options))}' needs 'observation': the recorded observations.")
+            name = next(iter(options))
+            raise MagratheaError(f"Reset option '{name}' needs 'observation' too: the recorded observations.")
         return None
     return recorded_tokens(world, options)
 
@@ -51,20 +52,18 @@ def recorded_tokens(world: World, steps: Mapping[str, Any]) -> torch.Tensor:
         raise MagratheaError("Reset option 'observation' is empty; give at least one observation.")
     action = _stack("action", world.action_space, steps.get("action", ()))
     num_actions = num_observations - 1
-    given = {
-        "action": action,
-        "reward": np.asarray(steps.get("reward", np.zeros(num_actions)), np.float32),
-        "terminated": np.asarray(steps.get("terminated", np.zeros(num_actions)), bool),
-    }
-    for name, values in given.items():
-        if _length(values) != num_actions:
+    reward, terminated = steps.get("reward"), steps.get("terminated")
+    for name, values in (("action", action), ("reward", reward), ("terminated", terminated)):
+        if values is not None and _length(values) != num_actions:
             raise MagratheaError(
                 f"Reset option '{name}' has {_length(values)} entries for {num_observations} observations; "
                 f"give {num_actions}, one between each two."
             )
-    if given["terminated"].any():
+    if terminated is not None and np.any(terminated):
         raise MagratheaError("Reset option 'terminated' ends the recorded steps; a dream cannot go on from their end.")
-    return world.encode_episode(SimpleNamespace(observation=observation, **given))
+    rewards = None if reward is None else np.asarray(reward, np.float32)
+    endings = None if terminated is None else np.asarray(terminated, bool)
+    return world.encode_episode(observation, action, rewards, endings)
 
 
 def _start_numbers(world: World, start: Any) -> Any:
@@ -77,16 +76,19 @@ def _start_numbers(world: World, start: Any) -> Any:
 
 
 def _stack(name: str, space: spaces.Space, values: Any) -> Any:
-    """Values of a space along time: arrays as they are, a sequence of the space's members stacked, checked."""
+    """Members of a space along time as arrays (T, ...).
+
+    A Dict comes as a dict of arrays, a Tuple as a tuple of arrays; either may come as a list of its members too.
+    """
     if isinstance(space, spaces.Dict):
         if not isinstance(values, Mapping):
             values = {key: [value[key] for value in values] for key in space.spaces}
         missing = [key for key in space.spaces if key not in values]
         if missing:
-            raise MagratheaError(f"Reset option '{name}' has no '{missing[0]}'; the world needs {', '.join(space.spaces)}.")
+            raise MagratheaError(f"Reset option '{name}' has no '{missing[0]}'; it needs {', '.join(space.spaces)}.")
         return {key: _stack(f"{name}/{key}", child, values[key]) for key, child in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
-        if isinstance(values, Sequence) and len(values) != len(space.spaces):
+        if not isinstance(values, tuple) or not values:
             values = tuple([value[index] for value in values] for index in range(len(space.spaces)))
         return tuple(_stack(f"{name}/{i}", child, values[i]) for i, child in enumerate(space.spaces))
     shape = space.shape or ()

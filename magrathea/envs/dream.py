@@ -1,0 +1,186 @@
+"""One dream as a Gymnasium environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from magrathea.envs.start import start_from
+from magrathea.errors import MagratheaError
+from magrathea.fill import FillSettings
+from magrathea.session import Session, StepResult
+from magrathea.tokenizers.patch import is_image
+from magrathea.world import World
+
+MAX_SEED = 2**31
+
+
+class DreamEnv(gymnasium.Env):
+    """An environment whose every step is imagined by a world: ``gymnasium.make("magrathea/Dream-v0", world=...)``.
+
+    ``reset(seed=...)`` starts from the stored start state that the seed chooses; ``options={"start": k}`` from start
+    state k; ``options={"observation": [T, ...], "action": [T-1, ...]}`` from recorded steps, oldest first. A dream
+    is never truncated; give ``gymnasium.make`` a ``max_episode_steps`` for that.
+
+    ``info`` holds "num_passes", the passes that the model made for the step, and "uncertainty", the mean over the
+    observation's tokens of one minus the model's confidence, in [0, 1].
+
+    Args:
+        world: a World, or a folder, a name of a shipped world or a hub id, loaded onto ``device``.
+        render_mode: "rgb_array" for the picture in the observation, or None.
+        device: of the world; ignored where a World is given.
+        settings: how holes are filled, as FillSettings or as a dict of those fields that differ from the world's own.
+
+    Raises:
+        MagratheaError: for a world that cannot be loaded, or has no picture to render.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (Gymnasium's own way)
+
+    def __init__(
+        self,
+        world: World | str | Path,
+        *,
+        render_mode: str | None = None,
+        device: str = "cpu",
+        settings: FillSettings | Mapping[str, Any] | None = None,
+    ) -> None:
+        self.world = load_world(world, device)
+        self.observation_space = self.world.observation_space
+        self.action_space = self.world.action_space
+        self.metadata = dream_metadata(self.world)
+        self.render_mode = check_render_mode(self.world, render_mode)
+        self.settings = fill_settings(self.world, settings)
+        self._session: Session | None = None
+
+    @property
+    def session(self) -> Session:
+        """The running dream; raises MagratheaError before the first reset."""
+        return begun(self._session)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start a dream; see the class for ``options``."""
+        super().reset(seed=seed)
+        start = start_from(self.world, options)
+        if seed is None:
+            seed = int(self.np_random.integers(MAX_SEED))
+        if self._session is None:
+            self._session = Session(self.world, seed=seed, start=start, settings=self.settings)
+        else:
+            self._session.reset(seed=seed, start=start)
+        return row_of(self.session.observation, 0), {"num_passes": 0, "uncertainty": 0.0}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Imagine what follows an action; raises MagratheaError for an action outside of the action space."""
+        if not self.action_space.contains(action):
+            raise MagratheaError(f"Action {action!r} is not in {self.action_space}; give one that is.")
+        result = self.session.step(batch_of_one(action))
+        infos = step_infos(result)
+        return (
+            row_of(result.observation, 0),
+            float(result.reward[0]),
+            bool(result.terminated[0]),
+            False,
+            {"num_passes": int(infos["num_passes"][0]), "uncertainty": float(infos["uncertainty"][0])},
+        )
+
+    def render(self) -> np.ndarray | None:
+        """The current picture, uint8 (rows, columns, 3), in render mode "rgb_array"."""
+        if self.render_mode is None:
+            return None
+        return picture_of(self.world.observation_space, row_of(self.session.observation, 0))
+
+
+def load_world(world: World | str | Path, device: str) -> World:
+    """A world as it is, or the one that a folder, a shipped name or a hub id names."""
+    return world if isinstance(world, World) else World.from_pretrained(world, device=device)
+
+
+def begun(session: Session | None) -> Session:
+    """The session of an environment; raises MagratheaError before its first reset."""
+    if session is None:
+        raise MagratheaError("The dream has not begun; call reset first.")
+    return session
+
+
+def fill_settings(world: World, settings: FillSettings | Mapping[str, Any] | None) -> FillSettings:
+    """Settings as they are, or the world's own with some fields changed; raises MagratheaError for unknown fields."""
+    if isinstance(settings, FillSettings):
+        return settings
+    try:
+        return replace(world.config.fill, **(settings or {}))
+    except TypeError as error:
+        known = ", ".join(world.config.fill.to_config())
+        raise MagratheaError(f"Fill settings {settings!r} are not right; they may hold {known}.") from error
+
+
+def dream_metadata(world: World) -> dict[str, Any]:
+    """Gymnasium's metadata of a world's dreams, with the world's own names of actions and keys."""
+    metadata = {**DreamEnv.metadata, "render_fps": world.metadata.get("fps") or DreamEnv.metadata["render_fps"]}
+    names = {key: world.metadata[key] for key in ("action_names", "key_map") if world.metadata.get(key)}
+    return metadata | names
+
+
+def check_render_mode(world: World, render_mode: str | None) -> str | None:
+    """The render mode, if dreams of this world can be rendered so."""
+    if render_mode not in (None, "rgb_array"):
+        raise MagratheaError(f"Render mode '{render_mode}' is unknown; a dream renders 'rgb_array'.")
+    if render_mode is not None and find_picture(world.observation_space) is None:
+        raise MagratheaError(f"The world's observations {world.observation_space} hold no picture to render.")
+    return render_mode
+
+
+def find_picture(space: spaces.Space) -> tuple[Any, ...] | None:
+    """The keys that lead to the first picture in a space; () where the space itself is one, None without any."""
+    if is_image(space):
+        return ()
+    children: list[tuple[Any, spaces.Space]] = []
+    if isinstance(space, spaces.Dict):
+        children = list(space.spaces.items())
+    elif isinstance(space, spaces.Tuple):
+        children = list(enumerate(space.spaces))
+    for key, child in children:
+        rest = find_picture(child)
+        if rest is not None:
+            return (key, *rest)
+    return None
+
+
+def picture_of(space: spaces.Space, observation: Any) -> np.ndarray:
+    """The first picture of one observation as uint8 (rows, columns, 3)."""
+    for key in find_picture(space) or ():
+        observation = observation[key]
+    picture = observation[..., None] if observation.ndim == 2 else observation
+    return np.repeat(picture, 3, axis=-1) if picture.shape[-1] == 1 else picture[..., :3].copy()
+
+
+def batch_of_one(value: Any) -> Any:
+    """A member of a space as a batch (1, ...)."""
+    if isinstance(value, Mapping):
+        return {key: batch_of_one(part) for key, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(batch_of_one(part) for part in value)
+    return np.asarray(value)[None]
+
+
+def row_of(values: Any, row: int) -> Any:
+    """A copy of one row of a batch of a space's members."""
+    if isinstance(values, Mapping):
+        return {key: row_of(part, row) for key, part in values.items()}
+    if isinstance(values, tuple):
+        return tuple(row_of(part, row) for part in values)
+    part = values[row]
+    return part.copy() if isinstance(part, np.ndarray) else part
+
+
+def step_infos(result: StepResult) -> dict[str, np.ndarray]:
+    """How sure the model was of a step: "num_passes" (B,) int and "uncertainty" (B,) float32 over the observation."""
+    seen = [maps for name, maps in result.uncertainty.items() if name.split("/")[0] == "observation"]
+    rows = np.concatenate([np.asarray(maps, np.float32).reshape(len(maps), -1) for maps in seen], axis=1)
+    return {"num_passes": np.asarray(result.num_passes), "uncertainty": rows.mean(axis=1)}
