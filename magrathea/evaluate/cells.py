@@ -1,0 +1,172 @@
+"""Which cells of a picture could have been foretold: seen before in the window, new, still or in motion.
+
+For worlds with privileged state the answer comes from the map, for all others from the picture alone. The privileged
+state serves for nothing but this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from magrathea.layout import Slot
+
+DAYLIGHT = 0.5  # Crafter draws noise where daylight < 0.5 and none at all from there on: 58% of its day of 300 steps
+FAINT = 4.0  # root-mean-square grey levels that a picture may be off and still count as the same to the eye
+CRAFTER_WINDOW = (7, 9)  # rows and columns of tiles that show the map; two rows of inventory lie below them
+CRAFTER_MATERIALS = 12  # semantic numbers 1…12 are materials, above are player and creatures, 0 is beyond the map
+
+
+@dataclass
+class Cells:
+    """Groups of observation tokens and conditions on steps of one episode, for steps 1…T.
+
+    Attributes:
+        groups: name -> (T, tokens of the slot) bool.
+        conditions: name -> (T,) bool; "all" is always among them.
+        tolerance: (T, tokens of the slot) root-mean-square grey levels within which two renderings are the same.
+    """
+
+    groups: dict[str, np.ndarray]
+    conditions: dict[str, np.ndarray]
+    tolerance: np.ndarray
+    exact_steps: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def describe_cells(env_id: str, infos: dict[str, np.ndarray], tokens: np.ndarray, slot: Slot, window: int) -> Cells:
+    """Sort the tokens of a slot.
+
+    Args:
+        env_id: decides which privileged state is understood.
+        infos: the episode's, each (T + 1, …); may be empty.
+        tokens: (T + 1, tokens of the slot) of the real episode.
+        window: W, past steps that the model sees.
+    """
+    if "Crafter" in env_id and {"position", "semantic", "daylight"} <= infos.keys() and min(slot.grid) >= 9:
+        return crafter_cells(infos, slot.grid, window)
+    if "MiniGrid" in env_id and {"position", "direction", "visible"} <= infos.keys() and min(slot.grid) >= 7:
+        return minigrid_cells(infos, tokens, slot.grid, window)
+    return changed_cells(tokens)
+
+
+def changed_cells(tokens: np.ndarray) -> Cells:
+    """Any world: tokens that are as they were a step before, and tokens that are not."""
+    unchanged = tokens[1:] == tokens[:-1]
+    steps = np.ones(len(unchanged), dtype=bool)
+    return Cells({"unchanged": unchanged, "changed": ~unchanged}, {"all": steps}, np.full(unchanged.shape, FAINT))
+
+
+def seen_before(places: np.ndarray, shown: np.ndarray, window: int) -> np.ndarray:
+    """When each cell's place was last shown.
+
+    places (T + 1, R, C, 2) whole coordinates on the map of every cell; shown (T + 1, R, C) whether it can be seen.
+    Returns (T, R, C) for steps 1…T: the latest step before, within the window, that showed the place; -1 if none did.
+    """
+    num_steps, rows, columns = shown.shape
+    low = places.reshape(-1, 2).min(axis=0)
+    keys = (places[..., 0] - low[0]) * (int(places[..., 1].max() - low[1]) + 1) + places[..., 1] - low[1]
+    last = np.full((num_steps - 1, rows, columns), -1)
+    latest = np.full(int(keys.max()) + 1, -1)
+    for step in range(num_steps):
+        if step:
+            found = latest[keys[step]]
+            last[step - 1] = np.where(found >= step - window, found, -1)
+        latest[keys[step][shown[step]]] = step
+    return last
+
+
+def content_at(values: np.ndarray, places: np.ndarray, shown: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """values (T + 1, R, C) of cells -> (T, R, C): the value that each cell's place had at step `last`; -1 if none."""
+    result = np.full(last.shape, -1, dtype=np.int64)
+    for step in range(1, len(values)):
+        for past in np.unique(last[step - 1]):
+            if past < 0:
+                continue
+            table = {
+                tuple(place): value
+                for place, value in zip(places[past][shown[past]], values[past][shown[past]], strict=True)
+            }
+            for row, column in np.argwhere(last[step - 1] == past):
+                result[step - 1, row, column] = table[tuple(places[step, row, column])]
+    return result
+
+
+def crafter_cells(infos: dict[str, np.ndarray], grid: tuple[int, int], window: int) -> Cells:
+    """Crafter: still cells show a material that has not changed since it was last seen; player, creatures, plants and
+    anything that changed are in motion. The inventory is a group of its own; night and sleep are conditions."""
+    semantic = infos["semantic"].astype(np.int64)
+    rows, columns = CRAFTER_WINDOW
+    offsets = np.stack(np.meshgrid(np.arange(rows) - rows // 2, np.arange(columns) - columns // 2, indexing="ij"), -1)
+    places = infos["position"].astype(np.int64)[:, None, None, ::-1] + offsets  # (T + 1, rows, columns, (row, column))
+    shown = np.ones(semantic.shape, dtype=bool)
+    last = seen_before(places, shown, window)
+    before = content_at(semantic, places, shown, last)
+    visible = last >= 0
+    still = visible & (before == semantic[1:]) & (semantic[1:] <= CRAFTER_MATERIALS)
+    groups = {"visible and still": still, "visible, in motion": visible & ~still, "new": ~visible}
+    spread_groups = {name: _place(mask, grid) for name, mask in groups.items()}
+    spread_groups["inventory"] = _place(np.ones((len(still), 2, 9), dtype=bool), grid, top=rows)
+    light = infos["daylight"][1:].astype(np.float64)
+    asleep = infos["sleeping"][1:].astype(bool) if "sleeping" in infos else np.zeros(len(light), dtype=bool)
+    day = light >= DAYLIGHT
+    conditions = {"all": np.ones(len(day), dtype=bool), "daylight": day, "night": ~day, "asleep": asleep}
+    noise = _place(crafter_noise(light), grid)
+    return Cells(spread_groups, conditions, np.maximum(noise, FAINT))
+
+
+def crafter_noise(daylight: np.ndarray) -> np.ndarray:
+    """daylight (T,) -> (T, 7, 9) root-mean-square grey levels between two draws of the night's noise over one scene.
+
+    From the game's renderer: a uniform draw from 32…127 is mixed in with 2 (0.5 - daylight) times a vignette, then
+    halved by a tint, then mixed in with 1 - daylight.
+    """
+    rows, columns = (np.linspace(-1, 1, 2 * size + 1)[1::2] for size in CRAFTER_WINDOW)
+    vignette = 1 - np.exp(-0.5 * (rows[:, None] ** 2 + columns[None] ** 2) / 0.5**2)
+    amount = np.clip(2 * (0.5 - daylight), 0, None) * 0.5 * (1 - daylight)
+    deviation = (127 - 32) / np.sqrt(12)
+    return np.sqrt(2) * deviation * amount[:, None, None] * vignette
+
+
+def minigrid_cells(infos: dict[str, np.ndarray], tokens: np.ndarray, grid: tuple[int, int], window: int) -> Cells:
+    """MiniGrid: a cell is new if it shows a place that no picture of the window showed; hidden cells show nothing.
+
+    infos: position (T + 1, 2) column and row, direction (T + 1,) 0 right, 1 down, 2 left, 3 up, visible (T + 1, rows,
+    columns) which cells of the view are not hidden.
+    """
+    shown = infos["visible"].astype(bool)
+    rows, columns = shown.shape[1:]
+    forward = np.array([(0, 1), (1, 0), (0, -1), (-1, 0)])[infos["direction"].astype(np.int64)]  # (row, column)
+    right = np.stack([forward[:, 1], -forward[:, 0]], axis=-1)
+    ahead = (rows - 1 - np.arange(rows))[None, :, None, None] * forward[:, None, None]
+    aside = (np.arange(columns) - columns // 2)[None, None, :, None] * right[:, None, None]
+    places = infos["position"].astype(np.int64)[:, None, None, ::-1] + ahead + aside
+    visible = seen_before(places, shown, window) >= 0
+    new = ~visible & shown[1:]
+    unchanged = tokens[1:] == tokens[:-1]
+    known = _place(~new, grid)
+    steps = np.ones(len(new), dtype=bool)
+    nothing_new = ~new.any(axis=(1, 2))
+    groups = {"visible before": known, "new": _place(new, grid)}
+    conditions = {"all": steps, "nothing new": nothing_new, "picture changed": ~unchanged.all(axis=1)}
+    exact = {
+        "nothing new": nothing_new,
+        "nothing new, picture changed": nothing_new & ~unchanged.all(axis=1),
+        "something new": ~nothing_new,
+        "all": steps,
+    }
+    return Cells(groups, conditions, np.full(unchanged.shape, FAINT), exact)
+
+
+def _place(values: np.ndarray, grid: tuple[int, int], top: int = 0) -> np.ndarray:
+    """Spread tiles (T, r, c), of a picture of c x c tiles, whose first row is `top`, over a token grid, flat.
+
+    Tokens outside of the tiles get False or 0. Returns (T, grid rows * grid columns).
+    """
+    num_rows, num_columns = values.shape[1:]
+    row = ((np.arange(grid[0]) + 0.5) * num_columns / grid[0]).astype(int) - top
+    column = ((np.arange(grid[1]) + 0.5) * num_columns / grid[1]).astype(int)
+    inside = (row >= 0) & (row < num_rows)
+    spread = values[:, np.clip(row, 0, num_rows - 1)][:, :, column]
+    spread = np.where(inside[None, :, None], spread, np.zeros((), dtype=values.dtype))
+    return spread.reshape(len(values), -1)

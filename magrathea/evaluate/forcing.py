@@ -1,0 +1,77 @@
+"""Teacher forcing: recordings cut into segments, in which every step is predicted given the real steps before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CHUNK = 16  # steps that are predicted of a segment
+
+
+@dataclass
+class SegmentBatch:
+    """Segments of recordings that are predicted together.
+
+    Attributes:
+        tokens: (B, first + C, N) int64.
+        first: index of the first step to predict; those before are its past.
+        episodes: (B,) indices of the recordings.
+        steps: (B, C) index in its recording of every predicted step.
+        valid: (B, C) False where a step only fills up the batch.
+    """
+
+    tokens: Tensor
+    first: int
+    episodes: np.ndarray
+    steps: np.ndarray
+    valid: np.ndarray
+
+    @property
+    def targets(self) -> Tensor:
+        """(B, C, N) the true tokens of the predicted steps."""
+        return self.tokens[:, self.first :]
+
+    @property
+    def previous(self) -> Tensor:
+        """(B, C, N) the tokens a step before."""
+        return self.tokens[:, self.first - 1 : -1]
+
+
+def segment_batches(
+    recordings: list[np.ndarray], window: int, batch_size: int = 16, chunk: int = CHUNK, seed: int = 0
+) -> Iterator[SegmentBatch]:
+    """Cut recordings (T + 1, N) into segments that predict every step but the first, once; in an order drawn by the
+    seed, so that a part of them is a fair sample."""
+    plans = []
+    for episode, tokens in enumerate(recordings):
+        begin = 1
+        while begin < len(tokens):
+            first = min(begin, window)
+            if first < window:  # a segment near the start: everything in it shares the few steps before
+                first, begin = 1, 1
+            plans.append((first, episode, begin))
+            begin += chunk
+    order = np.random.default_rng(seed).permutation(len(plans))
+    waiting: dict[int, list[tuple[int, int]]] = {}
+    for index in order:
+        first, episode, begin = plans[index]
+        group = waiting.setdefault(first, [])
+        group.append((episode, begin))
+        if len(group) == batch_size:
+            yield _gather(recordings, first, waiting.pop(first), chunk)
+    for first, group in waiting.items():
+        yield _gather(recordings, first, group, chunk)
+
+
+def _gather(recordings: list[np.ndarray], first: int, group: list[tuple[int, int]], chunk: int) -> SegmentBatch:
+    steps = np.stack([np.arange(begin - first, begin + chunk) for _, begin in group])
+    lengths = np.array([len(recordings[episode]) for episode, _ in group])
+    valid = steps < lengths[:, None]
+    inside = np.minimum(steps, lengths[:, None] - 1)
+    tokens = np.stack([recordings[episode][rows] for (episode, _), rows in zip(group, inside, strict=True)])
+    episodes = np.array([episode for episode, _ in group])
+    return SegmentBatch(torch.from_numpy(tokens), first, episodes, steps[:, first:], valid[:, first:])

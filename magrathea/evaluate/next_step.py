@@ -1,0 +1,221 @@
+"""The next step, given the real ones before it: tokens right, reward, ending, calibration."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from magrathea import masks
+from magrathea.evaluate.cells import Cells, describe_cells
+from magrathea.evaluate.forcing import SegmentBatch, segment_batches
+from magrathea.evaluate.recordings import Budget, Recording
+from magrathea.evaluate.slots import leaf_of, patch_size, slot_tokenizer
+from magrathea.evaluate.statistics import Tally, expected_calibration_error
+from magrathea.layout import Slot
+from magrathea.world import World
+
+NUM_BINS = 15
+
+
+def measure_next_step(world: World, recordings: list[Recording], budget: Budget) -> dict:
+    """Next-step figures of every held-out step (or of as many as the budget allows, in an order drawn at random).
+
+    Returns a JSON-able dict: per observation slot the share of tokens right ("accuracy") for each group of cells and
+    condition of steps, of the model, of repeating the last frame, and of the model up to rendering; whole steps right;
+    reward and terminated; calibration.
+    """
+    slots = world.layout.of_role("observation")
+    window = world.config.model.window
+    cells = {
+        slot.name: [
+            describe_cells(
+                world.metadata.get("env_id", ""),
+                recording.episode.infos,
+                recording.tokens[:, world.layout.span(slot.name)],
+                slot,
+                window,
+            )
+            for recording in recordings
+        ]
+        for slot in slots
+    }
+    tally = Tally(len(recordings))
+    hole_mask = masks.forward_dynamics(world.layout)
+    for batch in segment_batches([recording.tokens for recording in recordings], window):
+        logits = world.predict_segment(batch.tokens, hole_mask, batch.first)
+        all_right = np.ones(batch.valid.shape, dtype=bool)
+        for slot in slots:
+            span = world.layout.span(slot.name)
+            right = _tally_slot(tally, world, slot, cells[slot.name], recordings, batch, logits[slot.name], span)
+            all_right &= right.all(axis=-1)
+        _tally_exact(tally, cells[slots[0].name], batch, all_right)
+        tally_judgement(tally, "forward dynamics", world, recordings, batch, logits)
+        if budget.spent():
+            break
+    return _summary(tally, world)
+
+
+def _tally_slot(
+    tally: Tally,
+    world: World,
+    slot: Slot,
+    cells: list[Cells],
+    recordings: list[Recording],
+    batch: SegmentBatch,
+    logits: Tensor,
+    span: slice,
+) -> np.ndarray:
+    """Count one slot's tokens of a batch; returns (B, C, tokens) bool, where the prediction is right."""
+    confidence, predicted = logits.softmax(-1).max(-1)
+    targets, previous = batch.targets[..., span].numpy(), batch.previous[..., span].numpy()
+    guesses = predicted.cpu().numpy()
+    right, repeated = guesses == targets, previous == targets
+    valid = np.broadcast_to(batch.valid[..., None], right.shape)
+    rendered = right | _same_rendering(world, slot, cells, recordings, batch, guesses, right)
+    for row, (episode, steps) in enumerate(zip(batch.episodes, batch.steps, strict=True)):
+        used = batch.valid[row]
+        when = steps[used] - 1
+        described = cells[episode]
+        for condition, holds in described.conditions.items():
+            for group, members in [("all", np.ones_like(members_of(described))), *described.groups.items()]:
+                where = members[when] & holds[when, None]
+                for source, values in (("model", right), ("repeat", repeated), ("rendering", rendered)):
+                    tally.add_mean(
+                        f"accuracy/{slot.name}/{condition}/{group}/{source}",
+                        [episode],
+                        values[row, used][None],
+                        where[None],
+                    )
+    _tally_bins(tally, f"calibration/{slot.name}", batch.episodes, confidence.cpu().numpy(), right, valid)
+    return right
+
+
+def members_of(cells: Cells) -> np.ndarray:
+    """Any of the groups' masks, for its shape (T, tokens)."""
+    return next(iter(cells.groups.values()))
+
+
+def _same_rendering(
+    world: World,
+    slot: Slot,
+    cells: list[Cells],
+    recordings: list[Recording],
+    batch: SegmentBatch,
+    guesses: np.ndarray,
+    right: np.ndarray,
+) -> np.ndarray:
+    """(B, C, tokens) where the predicted token's picture is as near to the real picture as the right token's, within
+    the tolerance. Only for slots of patches, whose tokens are pictures by themselves; False elsewhere."""
+    tokenizer = slot_tokenizer(world, slot)
+    same = np.zeros_like(right)
+    size = patch_size(tokenizer, slot)
+    if size is None:
+        return same
+    for row, (episode, steps) in enumerate(zip(batch.episodes, batch.steps, strict=True)):
+        used = batch.valid[row] & ~right[row].all(axis=-1)
+        if not used.any():
+            continue
+        frames = leaf_of(recordings[episode].episode.observation, slot)[steps[used]]
+        real = cut_patches(frames, size)
+        guessed = cut_patches(tokenizer.decode(guesses[row, used]), size)
+        known = cut_patches(tokenizer.decode(batch.targets[row][used][:, world.layout.span(slot.name)].numpy()), size)
+        excess = _distance(guessed, real) - _distance(known, real)
+        same[row, used] = excess <= cells[episode].tolerance[steps[used] - 1]
+    return same
+
+
+def _distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Root-mean-square grey levels between patches (…, pixels)."""
+    return np.sqrt(np.square(first.astype(np.float32) - second.astype(np.float32)).mean(axis=-1))
+
+
+def cut_patches(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """frames (S, rows, cols, C) -> (S, patches, pixels of a patch), patches in reading order."""
+    num_frames, rows, columns, channels = frames.shape
+    height, width = size
+    grid = frames.reshape(num_frames, rows // height, height, columns // width, width, channels)
+    return grid.transpose(0, 1, 3, 2, 4, 5).reshape(num_frames, -1, height * width * channels)
+
+
+def _tally_bins(
+    tally: Tally, name: str, episodes: np.ndarray, confidence: np.ndarray, right: np.ndarray, valid: np.ndarray
+) -> None:
+    """Count predictions into bins of confidence; confidence, right, valid (B, …)."""
+    bins = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
+    columns = []
+    for index in range(NUM_BINS):
+        inside = (bins == index) & valid
+        columns += [inside, np.where(inside, confidence, 0.0), inside & right]
+    tally.add(name, episodes, *columns)
+
+
+def _tally_exact(tally: Tally, cells: list[Cells], batch: SegmentBatch, all_right: np.ndarray) -> None:
+    """Count steps whose observation is right in all tokens, by condition."""
+    for row, (episode, steps) in enumerate(zip(batch.episodes, batch.steps, strict=True)):
+        used = batch.valid[row]
+        described = cells[episode]
+        for condition, holds in (described.exact_steps or described.conditions).items():
+            tally.add_mean(f"exact/{condition}", [episode], all_right[row, used][None], holds[steps[used] - 1][None])
+
+
+def tally_judgement(
+    tally: Tally, use: str, world: World, recordings: list[Recording], batch: SegmentBatch, logits: dict[str, Tensor]
+) -> None:
+    """Count how well reward and terminated are predicted, by the likeliest token."""
+    (reward_slot,) = world.layout.of_role("reward")
+    (ended_slot,) = world.layout.of_role("terminated")
+    guesses = batch.targets.clone()
+    for slot in (reward_slot, ended_slot):
+        guesses[..., world.layout.span(slot.name)] = logits[slot.name].argmax(-1).cpu()
+    reward, ended = world.decode_reward(guesses), world.decode_terminated(guesses)
+    for row, (episode, steps) in enumerate(zip(batch.episodes, batch.steps, strict=True)):
+        used = batch.valid[row]
+        when = steps[used] - 1
+        actual = recordings[episode].episode.reward[when]
+        guess = np.asarray(reward[row])[used]
+        tally.add_mean(f"{use}/reward error", [episode], np.abs(guess - actual)[None])
+        tally.add_mean(f"{use}/reward error of none", [episode], np.abs(actual)[None])
+        for name, sign in (("non-zero", None), ("positive", 1), ("negative", -1)):
+            is_so = [(values != 0) if sign is None else (values * sign > 0) for values in (guess, actual)]
+            tally.add_hits(f"{use}/reward {name}", [episode], is_so[0][None], is_so[1][None])
+        actual_end = recordings[episode].episode.terminated[when]
+        tally.add_hits(f"{use}/terminated", [episode], np.asarray(ended[row])[used][None], actual_end[None])
+
+
+def judgement_summary(tally: Tally, use: str) -> dict:
+    """What `tally_judgement` counted."""
+    return {
+        "reward mean absolute error": tally.figure(f"{use}/reward error"),
+        "reward mean absolute error of always none": tally.figure(f"{use}/reward error of none"),
+        "reward non-zero": tally.detection(f"{use}/reward non-zero"),
+        "reward positive": tally.detection(f"{use}/reward positive"),
+        "reward negative": tally.detection(f"{use}/reward negative"),
+        "terminated": tally.detection(f"{use}/terminated"),
+    }
+
+
+def reliability(tally: Tally, name: str) -> dict:
+    """Expected calibration error with its curve: for each bin used its mean confidence, accuracy and count."""
+    sums = tally.statistics(name).sum(axis=0).reshape(NUM_BINS, 3)
+    used = sums[sums[:, 0] > 0]
+    error = tally.figure(name, expected_calibration_error)
+    error["count"] = int(sums[:, 0].sum())
+    curve = {"confidence": used[:, 1] / used[:, 0], "accuracy": used[:, 2] / used[:, 0], "count": used[:, 0]}
+    return {"expected calibration error": error, "curve": {key: value.tolist() for key, value in curve.items()}}
+
+
+def _summary(tally: Tally, world: World) -> dict:
+    accuracy: dict = {}
+    for name in tally.names("accuracy/"):
+        path, source = name.removeprefix("accuracy/").rsplit("/", 1)
+        slot, condition, group = path.rsplit("/", 2)
+        place = accuracy.setdefault(slot, {}).setdefault(condition, {}).setdefault(group, {})
+        place[source] = tally.figure(name)
+    return {
+        "accuracy": accuracy,
+        "exact": {name.removeprefix("exact/"): tally.figure(name) for name in tally.names("exact/")},
+        "judgement": judgement_summary(tally, "forward dynamics"),
+        "calibration": {
+            name.removeprefix("calibration/"): reliability(tally, name) for name in tally.names("calibration/")
+        },
+    }
