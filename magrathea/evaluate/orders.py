@@ -20,6 +20,7 @@ from magrathea.evaluate.rollouts import Rollouts, choose_starts, roll_out
 from magrathea.evaluate.slots import picture_slot, pictures_of, role_span
 from magrathea.evaluate.statistics import Tally
 from magrathea.fill import FillSettings, fill
+from magrathea.past import SegmentPast
 from magrathea.world import World
 
 HORIZON = 16
@@ -40,8 +41,15 @@ def order_settings(settings: FillSettings) -> dict[str, FillSettings]:
 
 
 def compare_orders(
-    world: str | Path | World, dataset: str | Path | Dataset, *, num_episodes: int = 32, num_steps: int = 256,
-    num_dreams: int = 32, device: str = "cpu", minutes: float | None = None, seed: int = 0,
+    world: str | Path | World,
+    dataset: str | Path | Dataset,
+    *,
+    num_episodes: int = 32,
+    num_steps: int = 256,
+    num_dreams: int = 32,
+    device: str = "cpu",
+    minutes: float | None = None,
+    seed: int = 0,
 ) -> str:
     """A Markdown table of the orders of filling, on held-out episodes.
 
@@ -66,7 +74,12 @@ def compare_orders(
 
 
 def _next_steps(
-    tally: Tally, world: World, recordings: list[Recording], settings: FillSettings, num_steps: int, budget: Budget,
+    tally: Tally,
+    world: World,
+    recordings: list[Recording],
+    settings: FillSettings,
+    num_steps: int,
+    budget: Budget,
     seed: int,
 ) -> None:
     """Fill single steps, given the real ones before, with the order that is measured."""
@@ -92,18 +105,18 @@ def fill_batch(
 ) -> tuple[Tensor, np.ndarray]:
     """Fill the one step of each segment of a batch: its tokens (B, N), and the passes (B,) that it took."""
     holes = masks.forward_dynamics(world.layout).expand(len(batch.episodes), -1)
-    past = batch.tokens[:, : batch.first]
+    past_tokens, device = batch.tokens[:, : batch.first].to(world.device), world.device
+    time = torch.arange(batch.first + 1, device=device).expand(len(past_tokens), -1)
+    keys, values = world.model.remember(past_tokens, time[:, :-1])
 
     def predict(now: Tensor, open_holes: Tensor, rows: Tensor | None) -> dict[str, Tensor]:
-        before = past if rows is None else past[rows]
-        segment = torch.cat([before, now[:, None]], dim=1)
-        return {
-            name: logits.squeeze(1)
-            for name, logits in world.predict_segment(segment, open_holes[:, None], batch.first).items()
-        }
+        chosen = slice(None) if rows is None else rows
+        past = SegmentPast(keys[:, chosen], values[:, chosen], world.config.model.window, batch.first)
+        logits = world.model.predict(now[:, None], open_holes[:, None], time[chosen, -1:], past)
+        return {name: slot_logits.squeeze(1) for name, slot_logits in logits.items()}
 
-    filled = fill(predict, batch.targets[:, 0], holes, world.layout, settings, generators)
-    return filled.tokens, filled.num_passes.numpy()
+    filled = fill(predict, batch.targets[:, 0].to(device), holes.to(device), world.layout, settings, generators)
+    return filled.tokens.cpu(), filled.num_passes.cpu().numpy()
 
 
 def _row(name: str, tally: Tally, world: World, recordings: list[Recording], rollouts: Rollouts) -> dict[str, str]:

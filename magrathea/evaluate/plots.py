@@ -9,8 +9,11 @@ from matplotlib.figure import Figure
 
 COLOURS = {"dream": "#3b6ef5", "real": "#10a37f", "repeat": "#e0703c", "reconstruction": "#10a37f", "model": "#3b6ef5"}
 NAMES = {
-    "dream": "dream", "repeat": "repeat the last frame", "reconstruction": "tokenizer's reconstruction",
-    "real": "real frames", "model": "model",
+    "dream": "dream",
+    "repeat": "repeat the last frame",
+    "reconstruction": "tokenizer's reconstruction",
+    "real": "real frames",
+    "model": "model",
 }
 INK, FAINT_INK, GRID = "#1c2333", "#626c80", "#e4e7ee"
 
@@ -39,11 +42,24 @@ def _band(axes: Axes, across: list[float], figures: list[dict], source: str) -> 
     points = [(place, figure) for place, figure in zip(across, figures, strict=True) if figure["value"] is not None]
     places = [place for place, _ in points]
     colour = COLOURS.get(source, "#8a5cd6")
-    axes.plot(places, [figure["value"] for _, figure in points], color=colour, linewidth=1.8, marker="o", markersize=2.5,
-              label=NAMES.get(source, source))
+    axes.plot(
+        places,
+        [figure["value"] for _, figure in points],
+        color=colour,
+        linewidth=1.8,
+        marker="o",
+        markersize=2.5,
+        label=NAMES.get(source, source),
+    )
     if points and all(figure["low"] is not None for _, figure in points):
-        axes.fill_between(places, [figure["low"] for _, figure in points], [figure["high"] for _, figure in points],
-                          color=colour, alpha=0.16, linewidth=0)
+        axes.fill_between(
+            places,
+            [figure["low"] for _, figure in points],
+            [figure["high"] for _, figure in points],
+            color=colour,
+            alpha=0.16,
+            linewidth=0,
+        )
 
 
 def plot_horizon(path: Path, curves: dict[str, dict[str, dict]], title: str, up: str) -> Path:
@@ -61,8 +77,15 @@ def plot_reliability(path: Path, calibration: dict[str, dict]) -> Path:
     axes.plot([0, 1], [0, 1], color=FAINT_INK, linewidth=1, linestyle=":")
     for index, (slot, measured) in enumerate(calibration.items()):
         curve, error = measured["curve"], measured["expected calibration error"]["value"]
-        axes.plot(curve["confidence"], curve["accuracy"], color=list(COLOURS.values())[index % 3], marker="o",
-                  markersize=4, linewidth=1.6, label=f"{slot} (ECE {error:.3f})")
+        axes.plot(
+            curve["confidence"],
+            curve["accuracy"],
+            color=list(COLOURS.values())[index % 3],
+            marker="o",
+            markersize=4,
+            linewidth=1.6,
+            label=f"{slot} (ECE {error:.3f})",
+        )
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.legend(frameon=False, fontsize=8)
@@ -74,8 +97,11 @@ def plot_drift(path: Path, drift: dict) -> Path:
     pieces = drift["pieces"]
     places = [(piece["first step"] + piece["last step"]) / 2 for piece in pieces]
     figure = Figure(figsize=(9.6, 3.0), layout="constrained")
-    panels = [("sharpness", "Sharpness, grey levels"), ("histogram distance", "Token histogram distance to the data"),
-              ("uncertainty", "Mean uncertainty")]
+    panels = [
+        ("sharpness", "Sharpness, grey levels"),
+        ("histogram distance", "Token histogram distance to the data"),
+        ("uncertainty", "Mean uncertainty"),
+    ]
     panels = [panel for panel in panels if panel[0] in pieces[0]]
     for index, (key, title) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), index + 1)
@@ -86,10 +112,21 @@ def plot_drift(path: Path, drift: dict) -> Path:
         for side in axes.spines.values():
             side.set_visible(False)
         if key == "histogram distance":
-            axes.plot(places, [piece[key] for piece in pieces], color=COLOURS["dream"], marker="o", markersize=3,
-                      label="dream")
-            axes.plot(places, [piece["histogram distance of as much real"] for piece in pieces], color=COLOURS["real"],
-                      linestyle="--", label="as much real")
+            axes.plot(
+                places,
+                [piece[key] for piece in pieces],
+                color=COLOURS["dream"],
+                marker="o",
+                markersize=3,
+                label="dream",
+            )
+            axes.plot(
+                places,
+                [piece["histogram distance of as much real"] for piece in pieces],
+                color=COLOURS["real"],
+                linestyle="--",
+                label="as much real",
+            )
         else:
             _band(axes, places, [piece[key] for piece in pieces], "dream")
             if key in drift["real"]:
@@ -102,12 +139,18 @@ def plot_drift(path: Path, drift: dict) -> Path:
 def plot_actions(path: Path, by_action: dict[str, dict]) -> Path:
     """Controllability by action: bars of the dream's and the real frames' accuracy."""
     names = list(by_action)
-    figure, axes = _axes("Which action was it? Inverse dynamics, by action", "", "share right",
-                         (max(6.4, 0.55 * len(names)), 3.6))
+    figure, axes = _axes(
+        "Which action was it? Inverse dynamics, by action", "", "share right", (max(6.4, 0.55 * len(names)), 3.6)
+    )
     for offset, source in ((-0.2, "dream"), (0.2, "real")):
         values = [by_action[name][source]["value"] or 0.0 for name in names]
-        axes.bar([place + offset for place in range(len(names))], values, width=0.38, color=COLOURS[source],
-                 label=NAMES[source])
+        axes.bar(
+            [place + offset for place in range(len(names))],
+            values,
+            width=0.38,
+            color=COLOURS[source],
+            label=NAMES[source],
+        )
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
     axes.set_ylim(0, 1.02)
     axes.legend(frameon=False, fontsize=8, ncols=2)

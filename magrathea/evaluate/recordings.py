@@ -37,29 +37,43 @@ def open_dataset(dataset: str | Path | Dataset) -> Dataset:
     return Dataset.open(dataset) if isinstance(dataset, (str, Path)) else dataset
 
 
-def held_out_recordings(world: World, dataset: Dataset, num_episodes: int, seed: int = 0) -> list[Recording]:
-    """Up to `num_episodes` of the episodes that the world was not trained on, drawn by the seed, encoded.
+def is_training_dataset(world: World, dataset: Dataset) -> bool:
+    """Whether the world was trained on episodes of this very dataset."""
+    return world.metadata.get("dataset_id") == dataset.fingerprint
 
-    The split is the one that training wrote into the world. Raises MagratheaError where the world does not say which
-    episodes were held out, where none were, or where the dataset is of other spaces.
+
+def unseen_episodes(world: World, dataset: Dataset) -> list[int]:
+    """Numbers of the episodes that the world was not trained on: those held out of its own dataset, by the split that
+    training wrote into the world, or all of another dataset.
+
+    Raises MagratheaError where the world does not say what was held out, where nothing was, or where the dataset is of
+    other spaces.
     """
-    name = world.metadata.get("name", "?")
-    if world.metadata.get("held_out") is None or world.metadata.get("split_seed") is None:
-        raise MagratheaError(
-            f"World '{name}' does not say which episodes were held out of its training; train it with 'magrathea train'"
-        )
+    metadata, name = world.metadata, world.metadata.get("name", "?")
     if dataset.observation_space != world.observation_space or dataset.action_space != world.action_space:
         raise MagratheaError(
-            f"Dataset of '{dataset.env_id}' has other spaces than world '{name}' ({world.metadata.get('env_id')}); "
-            "give a dataset of the world's own environment"
+            f"Dataset of '{dataset.env_id}' has other spaces than world '{name}' of '{metadata.get('env_id')}'; "
+            "give a dataset of the world's own environment."
         )
-    _, held_out = dataset.split(held_out=float(world.metadata["held_out"]), seed=int(world.metadata["split_seed"]))
-    chosen = np.random.default_rng(seed).permutation(np.asarray(held_out, dtype=np.int64))[:num_episodes]
-    if not len(chosen):
+    if any(metadata.get(key) is None for key in ("dataset_id", "held_out", "split_seed")):
         raise MagratheaError(
-            f"No episode of the dataset was held out of the training of world '{name}'; evaluating on training "
-            "episodes would say nothing: train with a share held out, or collect another dataset"
+            f"World '{name}' does not say which episodes it was trained on; train it with 'magrathea train'."
         )
+    if not is_training_dataset(world, dataset):
+        return list(range(len(dataset)))
+    _, held_out = dataset.split(held_out=float(metadata["held_out"]), seed=int(metadata["split_seed"]))
+    if not len(held_out):
+        raise MagratheaError(
+            f"World '{name}' was trained on all episodes of this dataset, so measuring on it would say nothing; "
+            "collect another dataset, or train with episodes held out."
+        )
+    return [int(number) for number in held_out]
+
+
+def held_out_recordings(world: World, dataset: Dataset, num_episodes: int, seed: int = 0) -> list[Recording]:
+    """Up to `num_episodes` of the episodes that the world was not trained on, drawn by the seed, encoded."""
+    unseen = unseen_episodes(world, dataset)
+    chosen = np.random.default_rng(seed).permutation(unseen)[:num_episodes]
     recordings = []
     for number in sorted(chosen.tolist()):
         episode = dataset.episode(number)

@@ -19,7 +19,7 @@ from magrathea.layout import Layout
 from magrathea.world import World
 
 HIDDEN_SHARES = (0.25, 0.5, 0.75)
-GOAL_DISTANCES = (1, 4, 16)
+GOAL_DISTANCES = (2, 8, 32)  # steps from the picture before the action to the goal; training draws 2…33
 RETURN_STEPS = 64  # steps ahead that a return prompt sums
 
 
@@ -56,7 +56,7 @@ class Baselines:
         self.frequent = np.array([np.bincount(column).argmax() for column in everything.T])
 
     def surprise(self, previous: tuple, action: tuple) -> tuple[float, float]:
-        """Cross-entropy in nats of an action: from how frequent it is, and how frequent it is after the previous one."""
+        """Cross-entropy in nats of an action: by its frequency, and by its frequency after the previous action."""
         alone = -np.log(self.marginal[action] / self.marginal.total())
         after = self.pairs[previous, action]
         return alone, -np.log(after / self.firsts[previous]) if after else alone

@@ -1,0 +1,68 @@
+"""The few figures that say most about a world, picked out of all its metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def headlines(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """[{"name", "figure", "unit" ("%", "dB" or ""), "beside": what to compare it with}], best known first."""
+    items: list[dict[str, Any]] = []
+    for slot, conditions in metrics["next step"]["accuracy"].items():
+        items += _accuracy(slot, conditions)
+    exact = metrics["next step"]["exact"]
+    for condition in ("nothing new", "all"):
+        if condition in exact:
+            name = "Steps right in all tokens" + (", nothing new in view" if condition != "all" else "")
+            items.append(_item(name, exact[condition], "%"))
+            break
+    control = metrics["control"]["picture changed"].get("1…64", {})
+    if "dream / real" in control:
+        beside = f"{_percent(control['dream'])} on dreams, {_percent(control['real'])} on real frames"
+        items.append(_item("Obeys: dream's share of real controllability", control["dream / real"], "%", beside))
+    items += _pictures(metrics.get("pictures", {}))
+    observation = next(iter(metrics["next step"]["calibration"].values()))
+    items.append(_item("Expected calibration error", observation["expected calibration error"], "%"))
+    return [item for item in items if item["figure"]["value"] is not None]
+
+
+def _accuracy(slot: str, conditions: dict[str, Any]) -> list[dict[str, Any]]:
+    condition = "daylight" if "daylight" in conditions else "all"
+    where = ", in daylight" if condition == "daylight" else ""
+    named = f" ({slot})" if "/" in slot else ""
+    for group in ("visible and still", "visible before", "unchanged"):
+        if group in conditions[condition]:
+            figures = conditions[condition][group]
+            label = {"unchanged": "that do not change", "visible before": "seen before"}.get(
+                group, "seen before, still"
+            )
+            beside = f"repeat {_percent(figures['repeat'])}, to rendering {_percent(figures['rendering'])}"
+            return [_item(f"Next step: tokens right on cells {label}{where}{named}", figures["model"], "%", beside)]
+    return []
+
+
+def _pictures(pictures: dict[str, Any]) -> list[dict[str, Any]]:
+    items = []
+    for condition, curves in pictures.get("psnr", {}).items():
+        if "16" not in curves.get("dream", {}):
+            continue
+        where = "" if condition == "all" else f", {condition}"
+        gain = pictures["gain"][condition]["dream"]["16"]
+        beside = (
+            f"dream {_decibel(curves['dream']['16'])}, repeat {_decibel(curves['repeat']['16'])}, "
+            f"ceiling {_decibel(curves['reconstruction']['16'])}"
+        )
+        items.append(_item(f"PSNR above repeating, at step 16{where}", gain, "dB", beside))
+    return items
+
+
+def _item(name: str, figure: dict[str, Any], unit: str, beside: str = "") -> dict[str, Any]:
+    return {"name": name, "figure": figure, "unit": unit, "beside": beside}
+
+
+def _percent(figure: dict[str, Any]) -> str:
+    return "–" if figure["value"] is None else f"{figure['value']:.1%}"
+
+
+def _decibel(figure: dict[str, Any]) -> str:
+    return "–" if figure["value"] is None else f"{figure['value']:.1f} dB"

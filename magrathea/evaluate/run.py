@@ -1,0 +1,162 @@
+"""The whole evaluation of a world: measures, plots, videos and a page."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from magrathea.data import Dataset
+from magrathea.errors import MagratheaError
+from magrathea.evaluate.dreams import measure_control, measure_pictures, measure_tokens, real_pictures
+from magrathea.evaluate.drift import measure_drift
+from magrathea.evaluate.headlines import headlines
+from magrathea.evaluate.next_step import measure_next_step
+from magrathea.evaluate.page import write_page
+from magrathea.evaluate.plots import plot_actions, plot_drift, plot_horizon, plot_reliability
+from magrathea.evaluate.recordings import Budget, Recording, held_out_recordings, is_training_dataset, open_dataset
+from magrathea.evaluate.rollouts import Rollouts, choose_starts, roll_out
+from magrathea.evaluate.slots import picture_slot, pictures_of
+from magrathea.evaluate.uses import measure_uses
+from magrathea.evaluate.video import side_by_side, write_contact_sheet, write_video
+from magrathea.world import World
+
+HORIZON = 64
+NUM_VIDEOS = 4
+SHARES = {"next step": 0.3, "dreams": 0.3, "uses": 0.25, "drift": 0.15}  # of the time, where it is limited
+
+
+def evaluate(
+    world: str | Path | World,
+    dataset: str | Path | Dataset,
+    out: str | Path,
+    *,
+    num_episodes: int = 64,
+    num_dreams: int = 64,
+    minutes: float | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measure a world on held-out episodes and write `metrics.json`, plots, videos and `index.html` into a folder.
+
+    Args:
+        world: a world, its folder, the name of a shipped one, or a hub id.
+        dataset: the dataset that it was trained on (only its held-out episodes are used), or another of the same spaces.
+        out: folder of the report; files in it are replaced.
+        num_episodes: most episodes to measure on.
+        num_dreams: most dreams of 64 steps.
+        minutes: about how long it may take; each part then measures as much as it has time for, at least one batch.
+        device: "cpu", "cuda", or "auto".
+        seed: of the choice of episodes and of the dreams.
+
+    Returns:
+        what `metrics.json` holds: every figure as {"value", "low", "high", "episodes", "count"}, low and high being its
+        95% bootstrap interval over episodes.
+
+    Raises:
+        MagratheaError: for a dataset of other spaces, or one without episodes that the world was not trained on.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    world = world if isinstance(world, World) else World.from_pretrained(world, device=device)
+    source = open_dataset(dataset)
+    recordings = held_out_recordings(world, source, num_episodes, seed)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    metrics = {"about": _about(world, source, recordings, seed)}
+    metrics["next step"] = measure_next_step(world, recordings, _budget(minutes, "next step"))
+    metrics |= _measure_dreams(world, recordings, out, num_dreams, _budget(minutes, "dreams"), seed)
+    metrics["uses"] = measure_uses(world, recordings, _budget(minutes, "uses"), seed)
+    metrics["drift"] = measure_drift(world, recordings, _budget(minutes, "drift"), seed=seed)
+    metrics["about"]["seconds"] = round(time.monotonic() - began, 1)
+    metrics["headlines"] = headlines(metrics)
+    _plot(metrics, out)
+    write_json(out / "metrics.json", metrics)
+    write_page(out, metrics)
+    return metrics
+
+
+def _budget(minutes: float | None, part: str) -> Budget:
+    return Budget(None if minutes is None else 60 * minutes * SHARES[part])
+
+
+def _about(world: World, source: Dataset, recordings: list[Recording], seed: int) -> dict[str, Any]:
+    same = is_training_dataset(world, source)
+    return {
+        "world": world.metadata.get("name"),
+        "environment": source.env_id,
+        "parameters": sum(weights.numel() for weights in world.model.parameters()),
+        "window": world.config.model.window,
+        "fill": world.config.fill.to_config(),
+        "episodes": [recording.number for recording in recordings],
+        "steps": int(sum(len(recording.tokens) - 1 for recording in recordings)),
+        "from": "episodes held out of the training" if same else "another dataset than the training's",
+        "seed": seed,
+    }
+
+
+def _measure_dreams(
+    world: World, recordings: list[Recording], out: Path, num_dreams: int, budget: Budget, seed: int
+) -> dict[str, Any]:
+    starts = choose_starts(recordings, world.config.model.window, HORIZON, num_dreams, seed)
+    if not starts:
+        raise MagratheaError(
+            f"No held-out episode is long enough to dream from: {world.config.model.window} steps and "
+            f"{HORIZON // 4} more; collect longer episodes."
+        )
+    rollouts = roll_out(world, recordings, starts, HORIZON, budget=budget, seed=seed)
+    result: dict[str, Any] = {
+        "tokens over the horizon": measure_tokens(world, recordings, rollouts),
+        "control": measure_control(world, recordings, rollouts),
+        "passes": float(rollouts.num_passes[rollouts.valid].mean()),
+    }
+    slot = picture_slot(world)
+    if slot is not None:
+        result["pictures"] = measure_pictures(world, recordings, rollouts, slot)
+        result["videos"] = _write_videos(world, recordings, rollouts, out)
+    return result
+
+
+def _write_videos(world: World, recordings: list[Recording], rollouts: Rollouts, out: Path) -> list[str]:
+    """Real beside dream, of the first rollouts that reach the end of the horizon (or the longest, if none does)."""
+    slot = picture_slot(world)
+    assert slot is not None
+    lengths = rollouts.valid.sum(axis=1)
+    chosen = np.argsort(-lengths, kind="stable")[:NUM_VIDEOS]
+    fps, names, rows = float(world.metadata.get("fps") or 10), [], []
+    for index, row in enumerate(chosen):
+        length = int(lengths[row])
+        frames = real_pictures(recordings, rollouts, slot, int(row))[1 : length + 1]
+        dream = pictures_of(world, slot, rollouts.dreamt[row, :length])
+        names.append(f"dream-{index}.mp4")
+        write_video(out / names[-1], side_by_side(frames, dream), fps)
+        rows.append((f"ep. {recordings[rollouts.episodes[row]].number}", frames, dream))
+    write_contact_sheet(out / "dreams.png", rows, [1, 2, 4, 8, 16, 32, 64])
+    return names
+
+
+def _plot(metrics: dict[str, Any], out: Path) -> None:
+    pictures = metrics.get("pictures")
+    if pictures:
+        for condition, curves in pictures["psnr"].items():
+            where = "" if condition == "all" else f", {condition} only"
+            plot_horizon(out / f"psnr-{condition}.png", curves, f"PSNR over the horizon{where}", "dB")
+        plot_horizon(out / "ssim-all.png", pictures["ssim"]["all"], "SSIM over the horizon", "SSIM")
+    plot_horizon(out / "tokens.png", metrics["tokens over the horizon"], "Tokens equal to the recording's", "share")
+    plot_reliability(out / "calibration.png", metrics["next step"]["calibration"])
+    plot_actions(out / "actions.png", metrics["control"]["by action"])
+    if metrics["drift"]["pieces"]:
+        plot_drift(out / "drift.png", metrics["drift"])
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    os.replace(partial, path)
