@@ -1,0 +1,7 @@
+"""Play a world in the browser: the server dreams, the page draws and sends keys."""
+
+from __future__ import annotations
+
+from magrathea.app.server import create_app, play
+
+__all__ = ["create_app", "play"]

@@ -1,0 +1,69 @@
+// The connection to the server: binary frames in, JSON messages out, and coming back after a loss.
+// The format of a frame is described in magrathea/app/protocol.py.
+
+const decoder = new TextDecoder();
+
+export function decodeFrame(buffer) {
+  const length = new DataView(buffer).getUint32(0, true);
+  const header = JSON.parse(decoder.decode(new Uint8Array(buffer, 4, length)));
+  const parts = {};
+  let offset = 4 + length;
+  for (const part of header.parts) {
+    parts[part.name] = { shape: part.shape, data: new Uint8Array(buffer, offset, part.size) };
+    offset += part.size;
+  }
+  return { ...header, parts };
+}
+
+export class Wire {
+  // listener has: world(message), frame(frame), error(reason), connection(state, text)
+  constructor(worldId, listener) {
+    this.worldId = worldId;
+    this.listener = listener;
+    this.ticket = null;
+    this.start = {};
+    this.attempts = 0;
+  }
+
+  open() {
+    const url = new URL(`/api/worlds/${encodeURIComponent(this.worldId)}/play`, location.href);
+    url.protocol = url.protocol.replace("http", "ws");
+    for (const [name, value] of Object.entries({ ...this.start, ticket: this.ticket })) {
+      if (value !== null && value !== undefined) url.searchParams.set(name, value);
+    }
+    this.listener.connection("connecting", this.attempts ? "Reconnecting…" : "Connecting…");
+    this.refused = null;
+    this.socket = new WebSocket(url);
+    this.socket.binaryType = "arraybuffer";
+    this.socket.onmessage = (event) => this.receive(event.data);
+    this.socket.onclose = () => this.lost();
+  }
+
+  receive(data) {
+    if (data instanceof ArrayBuffer) {
+      this.listener.frame(decodeFrame(data));
+      return;
+    }
+    const message = JSON.parse(data);
+    if (message.type === "world") {
+      this.ticket = message.ticket;
+      this.attempts = 0;
+      this.listener.connection("connected", "Connected");
+      this.listener.world(message);
+    } else if (message.type === "error") {
+      if (message.fatal) this.refused = message.reason;
+      else this.listener.error(message.reason);
+    }
+  }
+
+  lost() {
+    this.attempts += 1;
+    const wait = this.refused ? 4000 : Math.min(5000, 250 * 2 ** this.attempts);
+    this.listener.connection("lost", this.refused ?? "Connection lost. Trying again…");
+    setTimeout(() => this.open(), wait);
+  }
+
+  send(message) {
+    if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(message));
+  }
+}
