@@ -6,7 +6,9 @@ Every command imports what it needs when it runs, so ``magrathea --help`` answer
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,6 +26,9 @@ Minutes = Annotated[float | None, arg(metavar="FLOAT")]
 Number = Annotated[int | None, arg(metavar="INT")]
 Name = Annotated[str | None, arg(metavar="STR")]
 Size = Literal["debug", "tiny", "small", "base"]
+
+OVERHEAD = 0.2
+"""Share of the minutes of ``make`` that is kept for the tokenizers and the evaluation."""
 
 EXTRAS = {"crafter": "worlds", "minigrid": "worlds", "ale_py": "worlds", "vizdoom": "worlds"}
 """Which extra holds an optional package; every other one is in ``train``."""
@@ -59,30 +64,32 @@ def train(
     dataset: DatasetFolder,
     *,
     out: Folder,
-    size: Size = "tiny",
+    size: Annotated[Size | None, arg(metavar="{debug,tiny,small,base}")] = None,
     minutes: Minutes = None,
     steps: Number = None,
     recipe: Name = None,
     device: str = "auto",
-    seed: int = 0,
-    resume: bool = True,
+    seed: Number = None,
+    report: bool = True,
 ) -> None:
-    """Learn a world from a dataset: first its tokenizers, then the model. Goes on after a kill.
+    """Learn a world from a dataset and measure it on held-out episodes. Run it again to go on after a kill.
 
     Args:
         dataset: folder of a Minari dataset, made by "magrathea collect" or by Minari itself.
-        out: folder of the world.
-        size: size of the model.
-        minutes: stop after so many minutes.
-        steps: stop after so many updates.
-        recipe: name of a shipped recipe, or a TOML file; what is given here besides wins over it.
+        out: folder of the world; its report goes into the folder "report" inside it.
+        size: size of the model: tiny, unless a recipe says otherwise.
+        minutes: how long the model learns: 10 minutes, if neither this nor steps is given.
+        steps: number of updates of the model.
+        recipe: name of a shipped recipe, or a .toml file; what is given here besides wins over it.
         device: "auto", "cpu" or "cuda".
-        seed: seed of everything that is random.
-        resume: go on from a checkpoint in the folder, if there is one.
+        seed: seed of everything that is drawn.
+        report: evaluate the world when it is learned.
     """
     from magrathea.train import train as learn
 
-    learn(dataset, out, size=size, minutes=minutes, steps=steps, recipe=recipe, device=device, seed=seed, resume=resume)
+    learn(dataset, out, size=size, minutes=minutes, steps=steps, recipe=recipe, device=device, seed=seed)
+    if report:
+        evaluate(str(out), dataset, out=out / "report", device=device)
 
 
 def evaluate(
@@ -115,6 +122,7 @@ def make(
     steps: int = 20_000,
     size: Size = "tiny",
     policy: str = "sticky",
+    env_kwargs: str = "{}",
     device: str = "auto",
     seed: int = 0,
 ) -> None:
@@ -122,14 +130,27 @@ def make(
 
     Args:
         env_id: a Gymnasium id, or "module:id" to import the module that registers it first.
-        out: folder of the world; its dataset and report go into folders inside it.
+        out: folder of the world; its dataset goes into a folder beside it, named after it.
         minutes: minutes that all of it may take.
         steps: number of environment steps to record.
         size: size of the model.
         policy: "random", "sticky" (holds its actions, so it travels) or "module:function".
+        env_kwargs: JSON object of keyword arguments for gymnasium.make.
         device: "auto", "cpu" or "cuda".
-        seed: seed of everything that is random.
+        seed: seed of everything that is drawn.
     """
+    began = time.monotonic()
+    dataset = out.with_name(f"{out.name}-dataset")
+    collect(env_id, out=dataset, steps=steps, policy=policy, seed=seed, env_kwargs=env_kwargs)
+    left = minutes - (time.monotonic() - began) / 60
+    learning = left - OVERHEAD * minutes
+    if learning <= 0:
+        raise MagratheaError(
+            f"Recording took {minutes - left:.1f} of {minutes:g} minutes, which leaves none to learn in; "
+            "give more --minutes or fewer --steps."
+        )
+    train(dataset, out=out, size=size, minutes=learning, device=device, seed=seed)
+    print(f"{out} was made in {(time.monotonic() - began) / 60:.1f} minutes; play it with: magrathea play {out}")
 
 
 def play(
@@ -137,7 +158,7 @@ def play(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
-    device: str = "auto",
+    device: str = "cpu",
     open_browser: bool = True,
 ) -> None:
     """Play a world in the browser. Without a world, a start page shows the shipped ones.
@@ -145,13 +166,13 @@ def play(
     Args:
         world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
         host: address to listen on; 0.0.0.0 lets other machines in.
-        port: port to listen on.
-        device: "auto", "cpu" or "cuda".
-        open_browser: open the page in the default browser.
+        port: port to listen on; 0 takes any free one.
+        device: "cpu" or "cuda".
+        open_browser: open the page in the default browser; never where the environment variable CI is set.
     """
     from magrathea.app import play as serve
 
-    serve(world, host=host, port=port, device=device, open_browser=open_browser)
+    serve(world, host=host, port=port, device=device, open_browser=open_browser and not os.environ.get("CI"))
 
 
 def bench(world: WorldName, *, device: str = "auto", seconds: float = 5.0) -> None:

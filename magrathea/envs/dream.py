@@ -41,7 +41,7 @@ class DreamEnv(gymnasium.Env):
         MagratheaError: for a world that cannot be loaded, or has no picture to render.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (Gymnasium's own way)
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
 
     def __init__(
         self,

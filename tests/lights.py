@@ -1,0 +1,64 @@
+"""A world small enough to learn in a test: one of two lights is on, and the action that names it is rewarded."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from magrathea import masks
+from magrathea.config import model_size
+from magrathea.tokenizers import RewardTokenizer, TerminatedTokenizer, tokenizer_for
+from magrathea.world import World, WorldConfig
+
+IMAGE = spaces.Box(0, 255, (4, 8, 3), np.uint8)
+
+
+def lights_picture(light: np.ndarray) -> np.ndarray:
+    """Numbers (...) of the light that is on -> pictures (..., 4, 8, 3)."""
+    picture = np.zeros((*light.shape, 4, 8, 3), np.uint8)
+    picture[light == 0, :, :4] = 250
+    picture[light == 1, :, 4:] = 250
+    return picture
+
+
+def play_lights(num_steps: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Observations (num_steps + 1, ...), actions, rewards and endings (num_steps) of random play that never ends."""
+    random = np.random.default_rng(seed)
+    light = random.integers(2, size=num_steps + 1)
+    action = random.integers(2, size=num_steps)
+    reward = (action == light[:-1]).astype(np.float32)
+    return lights_picture(light), action, reward, np.zeros(num_steps, bool)
+
+
+def lights_world(num_updates: int = 0, seed: int = 0) -> World:
+    """A world of lights, trained for some updates."""
+    observation, action, reward, terminated = play_lights(2_000, seed)
+    torch.manual_seed(seed)
+    tokenizers = {
+        "action": tokenizer_for(spaces.Discrete(2)),
+        "observation": tokenizer_for(IMAGE, patch=(4, 4)).fit(observation),
+        "reward": RewardTokenizer().fit(reward),
+        "terminated": TerminatedTokenizer(),
+    }
+    steps = torch.zeros(0, 3, sum(tokenizer.tokens_per_step for tokenizer in tokenizers.values()))
+    world = World(tokenizers, WorldConfig(model_size("debug"), metadata={"name": "lights", "fps": 5}), steps)
+    tokens = world.encode_episode(observation, action, reward, terminated)
+    world.starts = torch.stack([tokens[first : first + 3] for first in range(8)])
+    _train(world, tokens, num_updates)
+    return world
+
+
+def _train(world: World, tokens: torch.Tensor, num_updates: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(world.model.parameters(), lr=3e-3, betas=(0.9, 0.95))
+    segments = tokens[: len(tokens) // 4 * 4].unflatten(0, (-1, 4))
+    world.model.train()
+    for _ in range(num_updates):
+        batch = segments[torch.randint(len(segments), (32,), generator=generator)]
+        holes = masks.mixture(world.layout, (32, 3), generator)
+        loss, num_holes = world.model(batch, batch[:, 1:], holes, first=1)
+        optimizer.zero_grad(set_to_none=True)
+        (loss / num_holes).backward()
+        optimizer.step()
+    world.model.eval()

@@ -1,0 +1,111 @@
+"""The command line: help that is current and quick, and mistakes answered in one line."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from magrathea import cli
+from magrathea.errors import MagratheaError
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def load_make_help():
+    specification = importlib.util.spec_from_file_location("make_help", DOCS / "make_help.py")
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_help_page_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    assert (DOCS / "help.md").read_text(encoding="utf-8") == load_make_help().help_page(), (
+        "docs/help.md is old; write it anew with: python docs/make_help.py"
+    )
+
+
+def test_help_needs_no_heavy_import() -> None:
+    program = """
+import sys
+from magrathea.cli import main
+try:
+    main(["--help"])
+except SystemExit as exit:
+    assert exit.code in (0, None)
+heavy = {"torch", "gymnasium", "minari", "starlette", "matplotlib"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "collect" in done.stdout
+
+
+def test_runs_as_a_module_and_reports_a_mistake_in_one_line() -> None:
+    command = [sys.executable, "-m", "magrathea.cli", "play", "no-such-world"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("magrathea: ") and "no-such-world" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["collect", "CartPole-v1", "--out", "x", "--env-kwargs", "{"], "--env-kwargs is not JSON"),
+        (["collect", "CartPole-v1", "--out", "x", "--env-kwargs", "3"], "give a JSON object"),
+        (["collect", "No-Such-Env-v0", "--out", "x", "--steps", "4"], "No-Such-Env"),
+        (["train", "no-such-dataset", "--out", "x", "--minutes", "1"], "no-such-dataset"),
+        (["eval", "no-such-world", "no-such-dataset"], "no-such"),
+        (["bench", "no-such-world"], "no-such-world"),
+        (["make", "No-Such-Env-v0", "--out", "x"], "No-Such-Env"),
+    ],
+)
+def test_mistakes(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and "\n" not in error
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "message"),
+    [
+        (MagratheaError("a\n  b"), 2, "magrathea: a b"),
+        (ModuleNotFoundError("No module named 'minari'", name="minari.data"), 2, "pip install 'magrathea[train]'"),
+        (ModuleNotFoundError("No module named 'crafter'", name="crafter"), 2, "pip install 'magrathea[worlds]'"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_exit_codes(
+    raised: BaseException,
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def command() -> None:
+        raise raised
+
+    monkeypatch.setattr(cli, "COMMANDS", {"play": command, "bench": command})
+    assert cli.main(["play"]) == code
+    assert message in capsys.readouterr().err
+
+
+def test_make_tells_when_recording_took_all_the_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cli, "collect", lambda *arguments, **options: None)
+    assert cli.main(["make", "CartPole-v1", "--out", str(tmp_path / "pole"), "--minutes", "0"]) == 2
+    assert "give more --minutes" in capsys.readouterr().err
