@@ -1,0 +1,85 @@
+"""What the model is shown in an update: segments with holes, a slightly spoiled past, and prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from magrathea import masks
+from magrathea.layout import Layout
+from magrathea.train.cache import RETURN_STEPS, TokenCache, absent_step
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig:
+    """Attributes:
+    num_segments: segments of an update, over all processes.
+    num_steps: T, steps of a segment.
+    num_prompted: segments of an update that learn to act under a prompt.
+    spoiled_share: share of segments whose past is spoiled, so that a dream can recover from its own mistakes.
+    most_spoiled: greatest share of a spoiled past's observation tokens that are replaced.
+    """
+
+    num_segments: int = 16
+    num_steps: int = 12
+    num_prompted: int = 8
+    spoiled_share: float = 0.5
+    most_spoiled: float = 0.08
+
+
+@dataclass(frozen=True)
+class Batch:
+    """past_tokens (B, T, N) as shown, tokens (B, T - first, N) as they were, hole_mask (B, T - first, N), prompt."""
+
+    past_tokens: Tensor
+    tokens: Tensor
+    hole_mask: Tensor
+    first: int
+    prompt: Tensor | None = None
+
+    def part(self, rank: int, num_parts: int, device: torch.device) -> Batch:
+        """The rows of one of several processes, on its device."""
+        rows = slice(rank, None, num_parts)
+        prompt = None if self.prompt is None else self.prompt[rows].to(device)
+        past_tokens, tokens, hole_mask = (x[rows].to(device) for x in (self.past_tokens, self.tokens, self.hole_mask))
+        return Batch(past_tokens, tokens, hole_mask, self.first, prompt)
+
+
+def draw_batch(cache: TokenCache, config: BatchConfig, generator: Generator) -> Batch:
+    """Random segments, every step but the first with holes of one use of the world."""
+    tokens, _ = cache.segments(config.num_segments, config.num_steps, generator)
+    holes = masks.mixture(cache.layout, (config.num_segments, config.num_steps - 1), generator)
+    return Batch(spoil(tokens, cache.layout, config, generator), tokens[:, 1:], holes, first=1)
+
+
+def draw_prompted(cache: TokenCache, config: BatchConfig, window: int, generator: Generator) -> Batch:
+    """Segments whose last step's action is to be found, given where or to what return it leads."""
+    layout = cache.layout
+    tokens, returns, goals = cache.later(config.num_prompted, window + 1, RETURN_STEPS // 2, generator)
+    reward_slot = layout.of_role("reward")[0]
+    wants_return = torch.rand(config.num_prompted, 1, generator=generator) < 0.5
+    prompt = goals.clone()
+    prompt[:, layout.span(reward_slot.name)] = returns[:, -2, None]  # to come once the step before has happened
+    hidden = torch.where(wants_return, masks.return_prompt(layout), masks.goal_prompt(layout))
+    prompt = torch.where(hidden, absent_step(layout), prompt)
+    holes = masks.behaviour_cloning(layout).expand(config.num_prompted, 1, -1)
+    return Batch(spoil(tokens, layout, config, generator), tokens[:, -1:], holes, window, prompt)
+
+
+def spoil(tokens: Tensor, layout: Layout, config: BatchConfig, generator: Generator) -> Tensor:
+    """Replace some observation tokens (B, T, N) by what stands at the same place in another step of the batch, and
+    leave out the rewards and endings of some segments, as recordings without them do."""
+    batch_size, num_steps, num_tokens = tokens.shape
+    spoiled = torch.rand(batch_size, 1, 1, generator=generator) < config.spoiled_share
+    rate = torch.rand(batch_size, 1, 1, generator=generator) * config.most_spoiled * spoiled
+    flat = tokens.reshape(-1, num_tokens)
+    others = flat[torch.randperm(len(flat), generator=generator)].reshape_as(tokens)
+    seen = masks.forward_dynamics(layout) & ~masks.judge(layout)
+    replace = seen & (torch.rand(tokens.shape, generator=generator) < rate)
+    result = torch.where(replace, others, tokens)
+    silent = torch.rand(batch_size, generator=generator) < 0.1
+    for slot in layout.of_role("reward", "terminated"):
+        result[silent, :, layout.span(slot.name)] = slot.absent
+    return result

@@ -1,0 +1,50 @@
+"""Checkpoints: one safetensors file, written atomically, from which training goes on as if it had never stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from magrathea.errors import MagratheaError
+
+
+def save_checkpoint(
+    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]
+) -> None:
+    """Write the model's and the optimizer's state, and `progress` (JSON-able), in one step."""
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in state.items()}
+    partial = path.with_suffix(".partial")
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, partial, metadata={"progress": json.dumps(progress)})
+    os.replace(partial, path)
+
+
+def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Put a checkpoint's state into the model and the optimizer; returns its progress."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            progress = json.loads(file.metadata()["progress"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        model.load_state_dict(
+            {name.removeprefix("model/"): tensor for name, tensor in tensors.items() if name.startswith("model/")}
+        )
+    except (SafetensorError, RuntimeError, KeyError, TypeError, OSError) as error:
+        raise MagratheaError(
+            f"Checkpoint '{path}' is damaged or of another training ({error}); use another folder, or remove it to "
+            "begin anew."
+        ) from error
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer/"):
+            _, index, key = name.split("/")
+            state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return progress

@@ -1,0 +1,63 @@
+"""What a training says of itself: a progress bar, TensorBoard, and how well the tokenizers do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from magrathea.data import Dataset
+from magrathea.tokenizers import reconstruction_report
+from magrathea.train import heart
+from magrathea.train.settings import TrainSettings
+from magrathea.world import World
+
+COLUMNS = (TextColumn("training"), BarColumn(), TextColumn("{task.percentage:.0f}% {task.description}"), TimeElapsedColumn())
+
+
+class TrainReport:
+    """Shows progress on the first process only."""
+
+    def __init__(self, work: Path, settings: TrainSettings) -> None:
+        self.quiet = dist.is_initialized() and dist.get_rank() > 0
+        self.config = heart.HeartConfig(steps=settings.steps, minutes=settings.minutes)
+        self.bar = Progress(*COLUMNS, disable=self.quiet)
+        self.task = self.bar.add_task("", total=1.0)
+        self.writer = None if self.quiet else SummaryWriter(str(work / "tensorboard"))
+
+    def update(self, progress: heart.Progress) -> None:
+        """After each update of the model."""
+        if self.writer is None:
+            return
+        self.bar.start()
+        rate = progress.num_trained_steps / max(progress.seconds, 1e-9)
+        text = f"update {progress.step}, loss {progress.loss:.3f}, {rate:.0f} steps/s"
+        self.bar.update(self.task, completed=progress.share(self.config), description=text)
+        if progress.step % 10 == 0:
+            self.writer.add_scalar("loss", progress.loss, progress.step)
+            self.writer.add_scalar("steps_per_second", rate, progress.step)
+
+    def tokenizers(self, world: World, source: Dataset, held_out: Any) -> dict[str, Any]:
+        """Reconstruction of held-out images: PSNR in dB, and how much of the codebook is used, for each image slot."""
+        observations = source.episode(held_out[0]).observation
+        result = {}
+        for key, leaf in world.tokenizers["observation"].leaves.items():
+            values = np.asarray(_leaf_of(observations, key))
+            if values.dtype == np.uint8 and values.ndim == 4:
+                result[key or "observation"] = reconstruction_report(leaf, values[:2000])
+        return result
+
+    def close(self) -> None:
+        self.bar.stop()
+        if self.writer is not None:
+            self.writer.close()
+
+
+def _leaf_of(values: Any, key: str) -> Any:
+    for part in key.split("/") if key else []:
+        values = values[int(part)] if isinstance(values, tuple) else values[part]
+    return values

@@ -1,0 +1,65 @@
+"""What a training is asked to do, and the recipes that name such askings."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from magrathea.errors import MagratheaError
+
+RECIPES_FOLDER = Path(__file__).parents[2] / "recipes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Everything that makes a world of a dataset; a recipe is a file of these.
+
+    Attributes:
+        size: a name in `magrathea.config.SIZES`.
+        model: sizes that differ from the named one's.
+        tokenizer: how observations are tokenized: `image` ("patch" or "autoencoder") and that tokenizer's options.
+        minutes, steps: how long to train the heart; whichever comes first.
+        batch: segments of an update, and their length; see BatchConfig.
+        learning_rate: the greatest.
+        held_out: share of the episodes that are kept for evaluation.
+        num_starts: stored start states.
+        seed: of everything drawn.
+        metadata: name, description, fps and the like, added to what the dataset tells.
+    """
+
+    size: str = "tiny"
+    model: dict[str, Any] = field(default_factory=dict)
+    tokenizer: dict[str, Any] = field(default_factory=dict)
+    minutes: float | None = None
+    steps: int | None = None
+    batch: dict[str, Any] = field(default_factory=dict)
+    learning_rate: float = 2.5e-3
+    held_out: float = 0.05
+    num_starts: int = 64
+    seed: int = 0
+    fill: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def to_config(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def load_recipe(name: str | Path) -> TrainSettings:
+    """A recipe by its path, or by its name among the shipped ones; raises MagratheaError if it cannot be used."""
+    path = Path(name) if Path(name).suffix == ".toml" else RECIPES_FOLDER / f"{name}.toml"
+    if not path.exists():
+        known = ", ".join(sorted(file.stem for file in RECIPES_FOLDER.glob("*.toml")))
+        raise MagratheaError(f"No recipe '{name}'; give the path of a .toml file, or one of: {known}.")
+    try:
+        content = tomllib.loads(path.read_text())
+        content.pop("collect", None)  # how its dataset was recorded
+        return TrainSettings(**content)
+    except (tomllib.TOMLDecodeError, TypeError) as error:
+        raise MagratheaError(f"Recipe '{path}' cannot be used: {error}.") from error
+
+
+def with_changes(settings: TrainSettings, **changes: Any) -> TrainSettings:
+    """The settings with every change that is not None."""
+    return replace(settings, **{name: value for name, value in changes.items() if value is not None})

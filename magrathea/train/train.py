@@ -1,0 +1,199 @@
+"""From a dataset to a world: tokenizers, token cache, heart, and the world's folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from gymnasium import spaces
+
+from magrathea.config import model_size
+from magrathea.data import Dataset
+from magrathea.errors import MagratheaError
+from magrathea.fill import FillSettings
+from magrathea.hub import load_world, save_world
+from magrathea.layout import Role
+from magrathea.tokenizers import RewardTokenizer, TerminatedTokenizer, Tokenizer, tokenizer_for
+from magrathea.train.batches import BatchConfig
+from magrathea.train.cache import TokenCache
+from magrathea.train.heart import HeartConfig, train_heart
+from magrathea.train.report import TrainReport
+from magrathea.train.settings import TrainSettings, load_recipe, with_changes
+from magrathea.world import Tokenizers, World, WorldConfig
+
+NUM_FITTING_FRAMES = 50_000
+WORK_FOLDER = ".training"
+
+
+def train(
+    dataset: str | Path,
+    out: str | Path,
+    *,
+    size: str | None = None,
+    minutes: float | None = None,
+    steps: int | None = None,
+    recipe: str | Path | None = None,
+    device: str = "auto",
+    seed: int | None = None,
+) -> World:
+    """Learn a world from a dataset and write its folder; goes on where it was if it was stopped.
+
+    Args:
+        dataset: folder of a Minari dataset, as `magrathea collect` records it.
+        out: folder of the world. Its subfolder `.training` keeps the token cache and the checkpoint.
+        size: "debug", "tiny", "small" or "base".
+        minutes, steps: how long to train the heart; 10 minutes if neither is given.
+        recipe: a .toml file or the name of a shipped recipe; the other arguments override it.
+        device: "cpu", "cuda", or "auto" for a GPU if there is one.
+        seed: of everything drawn.
+    """
+    settings = load_recipe(recipe) if recipe is not None else TrainSettings()
+    settings = with_changes(settings, size=size, minutes=minutes, steps=steps, seed=seed)
+    if settings.minutes is None and settings.steps is None:
+        settings = replace(settings, minutes=10.0)
+    out, source = Path(out), Dataset.open(dataset)
+    work = out / WORK_FOLDER
+    _claim(work, source, settings)
+    train_episodes, held_out = source.split(held_out=settings.held_out, seed=settings.seed)
+    report = TrainReport(work, settings)
+    world = _begin(source, train_episodes, held_out, settings, out, report)
+    if _is_first_process():
+        TokenCache.build(source, train_episodes, world, work / "tokens")
+    _wait_for_all()
+    cache = TokenCache.open(work / "tokens", world.layout)
+    world.to(_device(device))
+    heart = HeartConfig(
+        steps=settings.steps,
+        minutes=settings.minutes,
+        learning_rate=settings.learning_rate,
+        seed=settings.seed,
+        batch=BatchConfig(**settings.batch),
+    )
+    progress = train_heart(world.model, cache, heart, work / "checkpoint.safetensors", report.update)
+    world.metadata["training"] |= {"updates": progress.step, "minutes": round(progress.seconds / 60, 1)}
+    world.metadata["training"]["steps_seen"] = progress.num_trained_steps
+    if _is_first_process():
+        save_world(world, out)
+    report.close()
+    return world.to("cpu")
+
+
+def _begin(
+    source: Dataset, episodes: Any, held_out: Any, settings: TrainSettings, out: Path, report: TrainReport
+) -> World:
+    """The world with fitted tokenizers, stored starts and an untrained heart; found in `out` after an interruption."""
+    if _is_first_process() and not (out / "config.json").exists():
+        torch.manual_seed(settings.seed)
+        tokenizers = _fit_tokenizers(source, episodes, settings)
+        config = WorldConfig(
+            replace(model_size(settings.size), **settings.model),
+            FillSettings(**settings.fill),
+            metadata=_metadata(source, settings, out),
+        )
+        world = World(tokenizers, config, _no_starts(tokenizers))
+        world.starts = _draw_starts(source, held_out, world, settings)
+        world.metadata["training"]["tokenizer"] = report.tokenizers(world, source, held_out)
+        save_world(world, out)
+    _wait_for_all()
+    return load_world(out)
+
+
+def _fit_tokenizers(source: Dataset, episodes: Any, settings: TrainSettings) -> Tokenizers:
+    """Fit to at most 50,000 observations of the training episodes, evenly spread, and to all rewards."""
+    total = sum(len(source.episode(index).reward) + 1 for index in episodes)
+    stride = max(1, -(-total // NUM_FITTING_FRAMES))
+    frames, actions, rewards = [], [], []
+    for index in episodes:
+        episode = source.episode(index)
+        frames.append(_every(episode.observation, stride))
+        actions.append(_every(episode.action, stride))
+        rewards.append(episode.reward)
+    observation = tokenizer_for(source.observation_space, **settings.tokenizer)
+    observation.fit(_joined(frames), seed=settings.seed)
+    action = tokenizer_for(source.action_space).fit(_joined(actions), seed=settings.seed)
+    reward = RewardTokenizer().fit(np.concatenate(rewards))
+    return {"action": action, "observation": observation, "reward": reward, "terminated": TerminatedTokenizer()}
+
+
+def _every(values: Any, stride: int) -> Any:
+    if isinstance(values, dict):
+        return {key: _every(part, stride) for key, part in values.items()}
+    if isinstance(values, tuple):
+        return tuple(_every(part, stride) for part in values)
+    return values[::stride]
+
+
+def _joined(parts: list[Any]) -> Any:
+    if isinstance(parts[0], dict):
+        return {key: _joined([part[key] for part in parts]) for key in parts[0]}
+    if isinstance(parts[0], tuple):
+        return tuple(_joined(list(part)) for part in zip(*parts, strict=True))
+    return np.concatenate(parts)
+
+
+def _no_starts(tokenizers: dict[Role, Tokenizer]) -> torch.Tensor:
+    return torch.zeros(0, 1, sum(tokenizer.tokens_per_step for tokenizer in tokenizers.values()))
+
+
+def _draw_starts(source: Dataset, held_out: Any, world: World, settings: TrainSettings) -> torch.Tensor:
+    """(K, W, N) real steps of held-out episodes, from their beginnings and from later on."""
+    window, dice = world.config.model.window, np.random.default_rng(settings.seed)
+    long_enough = [index for index in held_out if len(source.episode(index).reward) >= window]
+    if not long_enough:
+        raise MagratheaError(f"No held-out episode has {window} steps; collect longer or more episodes.")
+    starts = []
+    for place in range(settings.num_starts):
+        episode = source.episode(long_enough[place % len(long_enough)])
+        last = len(episode.reward) - window
+        first = 0 if place < len(long_enough) // 2 else int(dice.integers(last + 1))
+        steps = slice(first, first + window)
+        tokens = world.encode_episode(
+            episode.observation, episode.action, episode.reward, episode.terminated
+        )
+        starts.append(tokens[steps])
+    return torch.stack(starts)
+
+
+def _metadata(source: Dataset, settings: TrainSettings, out: Path) -> dict[str, Any]:
+    training = {"dataset": source.env_id, "recipe": settings.to_config()}
+    kept = {"held_out": settings.held_out, "split_seed": settings.seed, "dataset_id": source.fingerprint}
+    names = {"name": out.name, "env_id": source.env_id}
+    return json.loads(json.dumps(names | source.metadata | settings.metadata | kept | {"training": training}))
+
+
+def _claim(work: Path, source: Dataset, settings: TrainSettings) -> None:
+    """Refuse to go on with a training that was begun with other settings."""
+    claim = {"dataset": source.fingerprint, "settings": settings.to_config()}
+    file = work / "settings.json"
+    if file.exists() and json.loads(file.read_text()) != json.loads(json.dumps(claim)):
+        raise MagratheaError(
+            f"'{work.parent}' holds a training with other settings or data; give another --out, or remove it."
+        )
+    if _is_first_process():
+        work.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(claim, indent=1))
+    _wait_for_all()
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise MagratheaError(f"Device '{name}' is not here; use --device cpu.")
+    return name
+
+
+def _is_first_process() -> bool:
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def _wait_for_all() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+

@@ -1,0 +1,94 @@
+"""Every mask against a grid drawn by hand: '.' is known, 'o' is a hole."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Generator
+
+from magrathea import masks
+from magrathea.errors import MagratheaError
+from magrathea.layout import Layout, Slot, group_for
+
+LAYOUT = Layout(
+    (
+        Slot(name="action", role="action", vocab_size=5),
+        Slot(name="observation/image", role="observation", vocab_size=9, grid=(2, 3)),
+        Slot(name="observation/compass", role="observation", vocab_size=4),
+        Slot(name="reward", role="reward", vocab_size=7),
+        Slot(name="terminated", role="terminated", vocab_size=2),
+    )
+)
+
+#                       action image  compass reward terminated
+DRAWN = {
+    "forward_dynamics": ". oooooo o o o",
+    "inverse_dynamics": "o ...... . o o",
+    "behaviour_cloning": "o oooooo o o o",
+    "judge": ". ...... . o o",
+    "goal_prompt": "o ...... . o o",
+    "return_prompt": "o oooooo o . o",
+}
+MAY_HOLD = {  # '?' may be a hole
+    "forward_in_progress": ". ?????? ? ? ?",
+    "inpaint": ". ?????? ? . .",
+    "random_holes": "? ?????? ? ? ?",
+}
+
+
+def grid(mask: torch.Tensor) -> str:
+    row = "".join("o" if hole else "." for hole in mask.tolist())
+    return " ".join((row[0], row[1:7], row[7], row[8], row[9]))
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_mask_is_as_drawn(name: str) -> None:
+    assert grid(getattr(masks, name)(LAYOUT)) == DRAWN[name]
+
+
+@pytest.mark.parametrize("name", MAY_HOLD)
+def test_random_mask_keeps_to_its_places(name: str) -> None:
+    use = getattr(masks, name)
+    drawn = use(LAYOUT, (400,), Generator().manual_seed(0), 0.25)
+    places = torch.tensor([sign == "?" for sign in MAY_HOLD[name].replace(" ", "")])
+    assert not drawn[:, ~places].any()
+    assert drawn[:, places].float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert grid(use(LAYOUT, (1,), Generator(), 1.0)[0]) == MAY_HOLD[name].replace("?", "o")
+
+
+@pytest.mark.parametrize("name", MAY_HOLD)
+def test_random_mask_draws_its_own_ratio(name: str) -> None:
+    shares = getattr(masks, name)(LAYOUT, (500,), Generator().manual_seed(0)).float().mean(-1)
+    assert shares.min() < 0.1 and shares.std() > 0.1
+
+
+def test_mixture_has_every_use_in_its_share() -> None:
+    drawn = masks.mixture(LAYOUT, (50, 40), Generator().manual_seed(1))
+    assert drawn.shape == (50, 40, 10)
+    judged = (drawn == masks.judge(LAYOUT)).all(-1).float().mean().item()
+    forward = (drawn == masks.forward_dynamics(LAYOUT)).all(-1).float().mean().item()
+    assert judged == pytest.approx(masks.MIXTURE["judge"], abs=0.02)
+    assert forward == pytest.approx(masks.MIXTURE["forward_dynamics"], abs=0.04)
+    assert sum(masks.MIXTURE.values()) == pytest.approx(1)
+
+
+def test_mixture_is_the_generators() -> None:
+    first, again, other = (masks.mixture(LAYOUT, (8, 8), Generator().manual_seed(seed)) for seed in (3, 3, 4))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_layout_spans_and_config() -> None:
+    assert LAYOUT.num_tokens == 10 and LAYOUT.span("observation/compass") == slice(7, 8)
+    assert Layout.from_config(LAYOUT.to_config()) == LAYOUT
+    with pytest.raises(MagratheaError, match="no slot 'sound'"):
+        LAYOUT.span("sound")
+    with pytest.raises(MagratheaError, match="two slots"):
+        Layout((LAYOUT.slots[0], LAYOUT.slots[0]))
+    with pytest.raises(MagratheaError, match="does not divide"):
+        Slot(name="x", role="observation", vocab_size=2, grid=(3, 3), group=(1, 2))
+
+
+def test_groups_divide_their_grids() -> None:
+    for grid_shape in ((1, 1), (9, 9), (7, 7), (8, 8), (16, 16), (12, 9)):
+        Slot(name="x", role="observation", vocab_size=2, grid=grid_shape, group=group_for(grid_shape))
+    assert group_for((9, 9)) == (1, 3) and group_for((8, 8)) == (1, 2) and group_for((4, 4)) == (1, 1)
