@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+LABELS = {
+    "visible and still": "seen before, still",
+    "visible before": "seen before",
+    "unchanged": "that do not change",
+}
+
 
 def headlines(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     """[{"name", "figure", "unit" ("%", "dB" or ""), "beside": what to compare it with}], best known first."""
@@ -30,7 +36,7 @@ def _accuracy(slot: str, conditions: dict[str, Any]) -> list[dict[str, Any]]:
     condition = "daylight" if "daylight" in conditions else "all"
     where = ", in daylight" if condition == "daylight" else ""
     named = f" ({slot})" if "/" in slot else ""
-    for group in ("visible and still", "visible before", "unchanged"):
+    for group in LABELS:
         if group in conditions[condition]:
             figures = conditions[condition][group]
             label = {"unchanged": "that do not change", "visible before": "seen before"}.get(

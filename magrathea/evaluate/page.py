@@ -23,7 +23,7 @@ p { margin: 6px 0 12px; color: var(--faint); max-width: 75ch; }
 .card, .box { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 16px 18px; }
 .card b { display: block; font-size: 28px; letter-spacing: -.02em; color: var(--accent); }
 .card span { display: block; font-size: 13px; } .card small, .interval { color: var(--faint); font-size: 12px; }
-.box { overflow-x: auto; padding: 6px 14px; }
+.box { overflow-x: auto; padding: 6px 14px; } .box.plot { padding: 10px; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 7px 10px; border-bottom: 1px solid var(--line); white-space: nowrap; }
 tr:last-child td { border-bottom: 0; } th { color: var(--faint); font-weight: 600; font-size: 12px; }
@@ -127,8 +127,8 @@ def _dreams(metrics: dict[str, Any], out: Path) -> str:
     )
     sheet = '<div class="scroll"><img src="dreams.png" alt="dreams beside reality"></div>'
     return (
-        "<h2>Dreams beside reality</h2><p>Both start from the same real steps and take the same actions; the dream sees "
-        f'nothing else of the recording.</p><div class="grid">{videos}</div><h3>By step</h3>{sheet}'
+        "<h2>Dreams beside reality</h2><p>Both start from the same real steps and take the same actions; the dream "
+        f'sees nothing else of the recording.</p><div class="grid">{videos}</div><h3>By step</h3>{sheet}'
     )
 
 
@@ -147,8 +147,8 @@ def _pictures(metrics: dict[str, Any], out: Path) -> str:
             where = "all frames" if condition == "all" else f"{condition} only"
             tables.append(f"<h3>{metric.upper()}, {where}</h3>" + table(["step", *horizons], rows))
     note = (
-        "<p>Open-loop dreams under the recording's actions. PSNR is averaged over frames and capped at 48.1 dB, an error "
-        "of one grey level; a dream that takes another, equally likely turn than the recording did loses PSNR.</p>"
+        "<p>Open-loop dreams under the recording's actions. PSNR is averaged over frames and capped at 48.1 dB, an "
+        "error of one grey level; a dream that takes another, equally likely turn than the recording did loses PSNR.</p>"
     )
     plots = _plots(out, *(f"psnr-{condition}.png" for condition in pictures["psnr"]), "ssim-all.png", "tokens.png")
     return "<h2>Over the horizon</h2>" + note + plots + "".join(tables)
@@ -156,7 +156,7 @@ def _pictures(metrics: dict[str, Any], out: Path) -> str:
 
 def _next_step(measured: dict[str, Any], out: Path) -> str:
     parts = [
-        "<h2>The next step</h2><p>The likeliest token of every hole, all predicted at once, given the real steps before. "
+        "<h2>The next step</h2><p>The likeliest token of every hole, all predicted at once, given the real steps. "
         "“To rendering” also counts tokens whose picture is as near to the real one as the right token's, within four "
         "grey levels or the night's own noise.</p>"
     ]
@@ -194,7 +194,7 @@ def _control(control: dict[str, Any]) -> str:
                 ]
             )
     note = "<p>The inverse dynamics name the action from the pictures: of the dream, and of the recording.</p>"
-    image = '<div class="box" style="padding:10px"><img class="plot" src="actions.png" alt="by action"></div>'
+    image = '<div class="box plot"><img class="plot" src="actions.png" alt="by action"></div>'
     return "<h2>Does it obey?</h2>" + note + table(["", "dream", "real", "dream / real"], rows) + "<br>" + image
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,7 @@ def evaluate(
 
     Args:
         world: a world, its folder, the name of a shipped one, or a hub id.
-        dataset: the dataset that it was trained on (only its held-out episodes are used), or another of the same spaces.
+        dataset: the one that it was trained on (only its held-out episodes are used), or another of the same spaces.
         out: folder of the report; files in it are replaced.
         num_episodes: most episodes to measure on.
         num_dreams: most dreams of 64 steps.
@@ -159,4 +158,4 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically."""
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    os.replace(partial, path)
+    partial.replace(path)

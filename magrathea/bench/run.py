@@ -1,0 +1,78 @@
+"""The whole bench: one player, batches, training, memory, and the machine's own matrix peak."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from magrathea.bench.peak import matrix_peak, peak_memory_mb
+from magrathea.bench.play import measure_playing
+from magrathea.bench.training import measure_training
+from magrathea.world import World
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def bench(
+    world: str | Path | World,
+    batch_sizes: Sequence[int] = (1, 8, 32, 128),
+    *,
+    seconds: float = 5.0,
+    device: str = "cpu",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measure how fast a world dreams and learns on this machine. Leave the machine alone meanwhile.
+
+    Args:
+        world: a world, its folder, the name of a shipped one, or a hub id.
+        batch_sizes: numbers of dreams in lockstep; the batch of 1 is the one player.
+        seconds: how long each measurement takes; small ones take a few steps at least.
+        device: "cpu", "cuda", or "auto".
+        seed: of starts, actions and dice.
+
+    Returns:
+        a JSON-able dict: "playing" (for each batch size environment steps per second, p50 and p95 milliseconds of a
+        step with its pictures, passes per step), "training", "memory" and "machine", whose matrix peaks were measured in
+        between. "share_of_float32_peak" and "share_of_bfloat16_peak" say how near each came to what the peak would
+        allow, given the FLOPs of the matrix products and attention that it did.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    world = world if isinstance(world, World) else World.from_pretrained(world, device=device)
+    memory = {"peak_rss_mb_loaded": round(peak_memory_mb(), 1)}
+    playing: dict[str, dict[str, Any]] = {}
+    for batch_size in sorted(batch_sizes):
+        playing[str(batch_size)] = dict(measure_playing(world, batch_size, seconds, seed).to_json())
+        memory[f"peak_rss_mb_batch_{batch_size}"] = round(peak_memory_mb(), 1)
+    peaks = {name: matrix_peak(dtype, world.device) / 1e9 for name, dtype in DTYPES.items()}
+    training: dict[str, Any] = dict(measure_training(world, seconds, seed))
+    memory["peak_rss_mb_training"] = round(peak_memory_mb(), 1)
+    for measured in (*playing.values(), training):
+        for name, peak in peaks.items():
+            measured[f"share_of_{name}_peak"] = round(measured["gflop_per_second"] / peak, 4)
+    return {
+        "world": world.metadata.get("name"),
+        "parameters": sum(weights.numel() for weights in world.model.parameters()),
+        "playing": playing,
+        "training": training,
+        "memory": memory,
+        "machine": _machine(world.device)
+        | {f"{name}_peak_gflop_per_second": round(peak, 1) for name, peak in peaks.items()},
+    }
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+    return gpu | {
+        "device": str(device),
+        "processor": platform.processor() or platform.machine(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }

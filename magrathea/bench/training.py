@@ -1,0 +1,58 @@
+"""How fast a world of this size learns: a short loop of the training step, on a fresh model of the world's own size."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Generator, Tensor, nn
+
+from magrathea import masks
+from magrathea.bench.peak import count_flops, synchronize
+from magrathea.model import MaskedTransformer
+from magrathea.world import World
+
+NUM_SEGMENTS, NUM_STEPS = 16, 12  # an update's, as `magrathea train` has them unless told otherwise
+
+
+def measure_training(world: World, seconds: float, seed: int = 0) -> dict[str, float | int]:
+    """Updates on segments of the world's own stored steps, for so many seconds; tokens are of steps with holes."""
+    torch.manual_seed(seed)
+    model = MaskedTransformer(world.layout, world.config.model).to(world.device)
+    model.compute_dtype = world.model.compute_dtype if world.device.type == "cuda" else torch.float32
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True)
+    tokens = _segments(world)
+    holes = masks.mixture(world.layout, (NUM_SEGMENTS, NUM_STEPS - 1), Generator().manual_seed(seed)).to(world.device)
+
+    def update() -> None:
+        loss, num_holes = model(tokens, tokens[:, 1:], holes, None, 1)
+        optimizer.zero_grad()
+        (loss / num_holes).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    flops = count_flops(update)
+    update()
+    synchronize(world.device)
+    begin, num_updates = time.perf_counter(), 0
+    while num_updates < 2 or time.perf_counter() - begin < seconds:
+        update()
+        num_updates += 1
+    synchronize(world.device)
+    took = (time.perf_counter() - begin) / num_updates
+    num_tokens = NUM_SEGMENTS * (NUM_STEPS - 1) * world.layout.num_tokens
+    return {
+        "tokens_per_second": round(num_tokens / took, 1),
+        "environment_steps_per_second": round(NUM_SEGMENTS * (NUM_STEPS - 1) / took, 2),
+        "ms_per_update": round(1000 * took, 2),
+        "gflop_per_update": round(flops / 1e9, 3),
+        "gflop_per_second": round(flops / took / 1e9, 2),
+        "num_updates": num_updates,
+    }
+
+
+def _segments(world: World) -> Tensor:
+    """(NUM_SEGMENTS, NUM_STEPS, N) stored real steps, end to end; what they say does not matter to the clock."""
+    steps = world.starts.reshape(-1, world.layout.num_tokens)
+    places = torch.arange(NUM_SEGMENTS * NUM_STEPS) % len(steps)
+    return steps[places].reshape(NUM_SEGMENTS, NUM_STEPS, -1).to(world.device)
