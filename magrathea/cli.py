@@ -27,8 +27,8 @@ Number = Annotated[int | None, arg(metavar="INT")]
 Name = Annotated[str | None, arg(metavar="STR")]
 Size = Literal["debug", "tiny", "small", "base"]
 
-OVERHEAD = 0.2
-"""Share of the minutes of ``make`` that is kept for the tokenizers and the evaluation."""
+REPORT, OVERHEAD = 0.08, 0.18
+"""Shares of the minutes of ``make``: for the evaluation; for it, its plots and the tokenizers together."""
 
 EXTRAS = {"crafter": "worlds", "minigrid": "worlds", "ale_py": "worlds", "vizdoom": "worlds"}
 """Which extra holds an optional package; every other one is in ``train``."""
@@ -55,9 +55,10 @@ def collect(
         seed: the same seed records the same dataset.
         env_kwargs: JSON object of keyword arguments for gymnasium.make.
     """
+    keywords = _json(env_kwargs)
     from magrathea.data import collect as record
 
-    record(env_id, steps, out, policy=policy, num_processes=num_processes, seed=seed, env_kwargs=_json(env_kwargs))
+    record(env_id, steps, out, policy=policy, num_processes=num_processes, seed=seed, env_kwargs=keywords)
 
 
 def train(
@@ -71,6 +72,7 @@ def train(
     device: str = "auto",
     seed: Number = None,
     report: bool = True,
+    report_minutes: Minutes = None,
 ) -> None:
     """Learn a world from a dataset and measure it on held-out episodes. Run it again to go on after a kill.
 
@@ -84,12 +86,13 @@ def train(
         device: "auto", "cpu" or "cuda".
         seed: seed of everything that is drawn.
         report: evaluate the world when it is learned.
+        report_minutes: about how long the evaluation may take; without it, everything is measured in full.
     """
     from magrathea.train import train as learn
 
     learn(dataset, out, size=size, minutes=minutes, steps=steps, recipe=recipe, device=device, seed=seed)
     if report:
-        evaluate(str(out), dataset, out=out / "report", device=device)
+        evaluate(str(out), dataset, out=out / "report", minutes=report_minutes, device=device)
 
 
 def evaluate(
@@ -97,6 +100,9 @@ def evaluate(
     dataset: DatasetFolder,
     *,
     out: Folder = Path("report"),
+    num_episodes: int = 64,
+    num_dreams: int = 64,
+    minutes: Minutes = None,
     device: str = "auto",
     seed: int = 0,
 ) -> None:
@@ -106,12 +112,27 @@ def evaluate(
         world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
         dataset: folder of the dataset that the world was trained on, or of another one of the same environment.
         out: folder of the report.
+        num_episodes: most episodes to measure on.
+        num_dreams: most dreams of 64 steps.
+        minutes: about how long it may take; without it, everything is measured in full.
         device: "auto", "cpu" or "cuda".
-        seed: seed of the dreams.
+        seed: seed of the choice of episodes and of the dreams.
     """
     from magrathea.evaluate import evaluate as measure
 
-    measure(world, dataset, out, device=device, seed=seed)
+    metrics = measure(
+        world,
+        dataset,
+        out,
+        num_episodes=num_episodes,
+        num_dreams=num_dreams,
+        minutes=minutes,
+        device=device,
+        seed=seed,
+    )
+    for item in metrics["headlines"]:
+        print(f"{item['name']}: {_figure(item)}" + (f" ({item['beside']})" if item["beside"] else ""))
+    print(f"The report is {out / 'index.html'}")
 
 
 def make(
@@ -149,7 +170,7 @@ def make(
             f"Recording took {minutes - left:.1f} of {minutes:g} minutes, which leaves none to learn in; "
             "give more --minutes or fewer --steps."
         )
-    train(dataset, out=out, size=size, minutes=learning, device=device, seed=seed)
+    train(dataset, out=out, size=size, minutes=learning, device=device, seed=seed, report_minutes=REPORT * minutes)
     print(f"{out} was made in {(time.monotonic() - began) / 60:.1f} minutes; play it with: magrathea play {out}")
 
 
@@ -175,17 +196,33 @@ def play(
     serve(world, host=host, port=port, device=device, open_browser=open_browser and not os.environ.get("CI"))
 
 
-def bench(world: WorldName, *, device: str = "auto", seconds: float = 5.0) -> None:
-    """Measure how fast a world dreams on this machine; prints JSON.
+def bench(
+    world: WorldName,
+    *,
+    batch_sizes: tuple[int, ...] = (1, 8, 32, 128),
+    seconds: float = 5.0,
+    device: str = "auto",
+    seed: int = 0,
+    profile: bool = False,
+) -> None:
+    """Measure how fast a world dreams and learns on this machine; prints JSON. Leave the machine alone meanwhile.
 
     Args:
         world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
-        device: "auto", "cpu" or "cuda".
+        batch_sizes: numbers of dreams in lockstep; the batch of 1 is the one player.
         seconds: seconds that each measurement takes.
+        device: "auto", "cpu" or "cuda".
+        seed: seed of starts, actions and dice.
+        profile: print the operations that one player's steps spend their time in, and nothing else.
     """
     from magrathea.bench import bench as measure
+    from magrathea.bench import profile_steps
+    from magrathea.world import World
 
-    measure(world, device=device, seconds=seconds)
+    if profile:
+        print(profile_steps(World.from_pretrained(world, device="cpu" if device == "auto" else device)))
+    else:
+        print(json.dumps(measure(world, batch_sizes, seconds=seconds, device=device, seed=seed), indent=1))
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -223,6 +260,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(message: str) -> int:
     print("magrathea: " + " ".join(message.split()), file=sys.stderr)
     return 2
+
+
+def _figure(item: dict[str, Any]) -> str:
+    """A headline's value as text, in percent or decibel."""
+    value = item["figure"]["value"]
+    return f"{100 * value:.1f}%" if item["unit"] == "%" else f"{value:.2f} {item['unit']}".strip()
 
 
 def _json(text: str) -> dict[str, Any]:
