@@ -1,0 +1,66 @@
+"""Magrathea builds worlds: it learns a small generative world from an environment.
+
+Importing it registers ``magrathea/Dream-v0`` with Gymnasium. The names below are imported when they are first used, so
+that a command line that does not need PyTorch does not wait for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import magrathea.envs as _envs  # noqa: F401  registers the ids of dreams
+from magrathea.errors import MagratheaError
+
+if TYPE_CHECKING:
+    from magrathea.data import Dataset
+    from magrathea.envs import DreamEnv, DreamVectorEnv
+    from magrathea.fill import FillSettings
+    from magrathea.hub import shipped_worlds
+    from magrathea.layout import Layout, Slot
+    from magrathea.session import Session, StepResult
+    from magrathea.tokenizers import Tokenizer, tokenizer_for
+    from magrathea.world import World
+
+__all__ = [
+    "Dataset",
+    "DreamEnv",
+    "DreamVectorEnv",
+    "FillSettings",
+    "Layout",
+    "MagratheaError",
+    "Session",
+    "Slot",
+    "StepResult",
+    "Tokenizer",
+    "World",
+    "shipped_worlds",
+    "tokenizer_for",
+]
+
+_HOMES = {
+    "Dataset": "data",
+    "DreamEnv": "envs",
+    "DreamVectorEnv": "envs",
+    "FillSettings": "fill",
+    "Layout": "layout",
+    "Session": "session",
+    "Slot": "layout",
+    "StepResult": "session",
+    "Tokenizer": "tokenizers",
+    "World": "world",
+    "shipped_worlds": "hub",
+    "tokenizer_for": "tokenizers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'magrathea' has no attribute '{name}'")
+    value = getattr(importlib.import_module(f"magrathea.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
