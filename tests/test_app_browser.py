@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 from app_square_world import SquareWorld, serving, square_app
@@ -79,9 +80,20 @@ def begin(page: Page, seed: int = 1, start: int = 0) -> None:
         page.locator("label:has(#realtime-toggle)").click()
     page.locator("#starts input").nth(start + 1).check(force=True)
     page.fill("#seed", str(seed))
-    page.press("#seed", "Enter")
+    page.click("#reset")
     expect(page.locator("body")).to_have_attribute("data-state", "ready")
     expect(page.locator("#realtime-toggle")).not_to_be_checked()
+
+
+def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "the page did not get there"
+        time.sleep(0.02)
+
+
+def steps(page: Page) -> int:
+    return int(page.locator("#figure-step").inner_text())
 
 
 def at_step(page: Page, step: int) -> None:
@@ -106,12 +118,12 @@ def test_a_held_key_repeats_until_it_is_let_go(page: Page) -> None:
     begin(page)
     page.keyboard.down("ArrowRight")
     expect(page.locator('[data-action="2"]')).to_have_class(re.compile("pressed"))
-    page.wait_for_function(f"({SQUARE})('dream')?.[1] === 6")
+    until(lambda: page.evaluate(SQUARE, "dream")[1] == 6)
     page.keyboard.up("ArrowRight")
     page.wait_for_timeout(200)
-    step = page.locator("#figure-step").inner_text()
+    step = steps(page)
     page.wait_for_timeout(200)
-    assert page.locator("#figure-step").inner_text() == step
+    assert steps(page) == step
 
 
 def test_real_time_goes_on_without_a_key_after_the_first(page: Page) -> None:
@@ -119,17 +131,17 @@ def test_real_time_goes_on_without_a_key_after_the_first(page: Page) -> None:
     at_step(page, 0)
     expect(page.locator("#veil")).to_contain_text("Press an arrow key")
     page.keyboard.press("ArrowLeft")
-    page.wait_for_function("Number(document.getElementById('figure-step').textContent) > 4")
+    until(lambda: steps(page) > 4)
     expect(page.locator("#veil")).to_be_empty()
     assert page.evaluate(SQUARE, "dream") == [3, 2]
 
 
 def test_pause_single_step_and_restart(page: Page) -> None:
     page.keyboard.press("ArrowUp")
-    page.wait_for_function("Number(document.getElementById('figure-step').textContent) > 1")
+    until(lambda: steps(page) > 1)
     page.keyboard.press("p")
     expect(page.locator("#pill")).to_have_text("Paused")
-    step = int(page.locator("#figure-step").inner_text())
+    step = steps(page)
     page.keyboard.press("ArrowUp")
     expect(page.locator("#pill")).to_have_text("Paused, next: Up")
     at_step(page, step)
@@ -191,7 +203,7 @@ def test_reality_takes_the_same_actions_beside_the_dream(page: Page) -> None:
         before = page.evaluate(PIXELS, "dream")
         page.keyboard.press(key)
         at_step(page, step)
-        page.wait_for_function(f"({PIXELS})('dream') === ({PIXELS})('reality')")
+        until(lambda: page.evaluate(PIXELS, "dream") == page.evaluate(PIXELS, "reality"))
         assert page.evaluate(PIXELS, "dream") != before or key != " "
     page.locator("label:has(#reality-toggle)").click()
     expect(page.locator("#reality-view")).to_be_hidden()
@@ -222,7 +234,7 @@ def test_the_start_page_leads_into_a_world(page: Page, url: str) -> None:
     page.goto(url)
     card = page.locator(".card")
     expect(card).to_contain_text("A square that walks.")
-    page.wait_for_function("document.querySelector('.card img').naturalWidth === 63")
+    until(lambda: card.locator("img").evaluate("image => image.naturalWidth") == 63)
     card.get_by_role("link", name="Square").click()
     page.wait_for_url("**/play/square")
     expect(page.locator("#world-name")).to_have_text("Square")

@@ -64,7 +64,7 @@ class Painter:
     def paint(self, observation: Any) -> np.ndarray:
         """One observation, without a batch dimension, as uint8 (H, W, 3)."""
         if self.path is None:
-            return _bars(gymnasium.spaces.flatten(self.space, observation))
+            return _bars(np.asarray(gymnasium.spaces.flatten(self.space, observation), dtype=np.float64))
         picture = np.asarray(leaf_of(observation, self.path))
         if picture.ndim == 2:
             picture = picture[..., None]
@@ -92,7 +92,7 @@ def png(picture: np.ndarray) -> bytes:
 
 
 def _bars(values: np.ndarray) -> np.ndarray:
-    heights = np.tanh(np.nan_to_num(np.asarray(values, dtype=np.float64).ravel()[:64]))
+    heights = np.tanh(np.nan_to_num(values.ravel()[:64]))
     picture = np.full((BAR_ROWS, BAR_COLUMNS * max(1, len(heights)), 3), 24, np.uint8)
     middle = BAR_ROWS // 2
     for index, height in enumerate(heights):

@@ -169,11 +169,12 @@ class Player:
         period = 0.0 if self.speed is None else 1.0 / (self.fps * self.speed)
         self._due = self._due + period if now - self._due < period else now + period
         self.reality.act(action + int(self.world.action_space.start))
-        self._tick = await asyncio.get_running_loop().run_in_executor(self._dreamer, self._dream, action)
+        tick = await asyncio.get_running_loop().run_in_executor(self._dreamer, self._dream, action)
+        self._tick = tick
         self.num_steps += 1
-        self.total_reward += self._tick.reward
+        self.total_reward += tick.reward
         self._times.append(time.monotonic())
-        if self._tick.terminated:
+        if tick.terminated and not self._wants_restart:
             self.controls.clear()
             self._singles.clear()
 
@@ -292,7 +293,7 @@ class Player:
         self._show()
 
     def _on_step(self, message: dict[str, Any]) -> None:
-        if self.state in ("ended", "failed", "starting"):
+        if self.state in ("ended", "failed"):
             raise ProtocolError(f"no step is possible while the dream is {self.state}")
         action = message.get("action")
         action = self.controls.single() if action is None else action

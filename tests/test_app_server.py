@@ -1,0 +1,215 @@
+"""The server over HTTP and WebSocket."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from app_square_world import SquareSession, SquareWorld, serving, square_app
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from magrathea.app import create_app, play
+from magrathea.app.catalog import Catalog, key_map, noop_action
+from magrathea.app.check import CheckError, check
+from magrathea.app.picture import Painter
+from magrathea.app.protocol import Frame, decode_frame
+from magrathea.errors import MagratheaError
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serving(square_app(max_players=3)) as address:
+        yield address
+
+
+def joined(url: str, query: str = "seed=1&start=0", **options: Any) -> ClientConnection:
+    return connect(f"{url.replace('http', 'ws')}/api/worlds/square/play?{query}", **options)
+
+
+def say(socket: ClientConnection, **message: Any) -> None:
+    socket.send(json.dumps(message))
+
+
+def text_of(socket: ClientConnection, kind: str) -> dict:
+    while True:
+        data = socket.recv(timeout=5)
+        if isinstance(data, str) and json.loads(data)["type"] == kind:
+            return json.loads(data)
+
+
+def frame_of(socket: ClientConnection, step: int) -> Frame:
+    while True:
+        data = socket.recv(timeout=5)
+        if isinstance(data, str):
+            continue
+        frame = decode_frame(data)
+        say(socket, type="seen", frame=frame.header["frame"])
+        if frame.header["step"] == step and "picture" in frame.parts:
+            return frame
+
+
+def get(url: str) -> tuple[int, dict, bytes]:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as response:
+            return response.status, dict(response.headers), response.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, dict(error.headers), error.read()
+
+
+def test_a_step_is_answered_with_its_picture(url: str) -> None:
+    with joined(url) as socket:
+        world = text_of(socket, "world")
+        assert world["world"]["name"] == "Square" and world["world"]["noop"] == 0 and not world["resumed"]
+        assert world["world"]["actions"][5] == {"index": 5, "name": "paint", "keys": [" "]}
+        say(socket, type="step", action=2)
+        frame = frame_of(socket, 1)
+        assert frame.parts["picture"].shape == (63, 63, 3) and frame.parts["uncertainty"].shape == (7, 7)
+        assert frame.parts["picture"][9 * 3, 9 * 4, 0] == 255
+        assert frame.header["passes"] == 2 and frame.header["action"] == 2
+
+
+def test_malformed_messages_are_refused_and_the_connection_survives(url: str) -> None:
+    with joined(url) as socket:
+        for message, reason in (
+            ("hello", "not JSON"),
+            ('{"type": "press", "action": 99}', "must be an integer from 0 to 6"),
+            ('{"type": "press", "action": "' + "x" * 9000 + '"}', "larger than 4096 bytes"),
+            (b"\x00\x01", "binary"),
+        ):
+            socket.send(message)
+            assert reason in text_of(socket, "error")["reason"]
+        say(socket, type="step", action=4)
+        assert frame_of(socket, 1).parts["picture"][9 * 4, 9 * 3, 0] == 255
+
+
+def test_a_flood_is_ignored_and_the_connection_survives(url: str) -> None:
+    with joined(url) as socket:
+        for _ in range(500):
+            say(socket, type="seen", frame=0)
+        assert "messages a second" in text_of(socket, "error")["reason"]
+        socket.recv(timeout=5)
+
+
+def test_the_same_seed_and_actions_give_the_same_frames(url: str) -> None:
+    runs = []
+    for seed in (7, 7, 8):
+        with joined(url, f"seed={seed}") as socket:
+            for step, action in enumerate((2, 5, 3), start=1):
+                say(socket, type="step", action=action)
+                frame = frame_of(socket, step)
+            runs.append((frame.parts["picture"].tobytes(), frame.parts["uncertainty"].tobytes()))
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_a_ticket_leads_back_to_the_dream(url: str) -> None:
+    with joined(url) as socket:
+        ticket = text_of(socket, "world")["ticket"]
+        say(socket, type="step", action=2)
+        frame_of(socket, 1)
+    with joined(url, f"ticket={ticket}") as socket:
+        assert text_of(socket, "world")["resumed"]
+        assert frame_of(socket, 1).parts["picture"][9 * 3, 9 * 4, 0] == 255
+    with joined(url, "ticket=forged") as socket:
+        assert not text_of(socket, "world")["resumed"]
+
+
+def test_a_full_server_says_so_and_an_empty_seat_is_given_away(url: str) -> None:
+    with joined(url), joined(url), joined(url), joined(url) as late:
+        refusal = text_of(late, "error")
+        assert "All 3 places" in refusal["reason"] and refusal["fatal"]
+        with pytest.raises(ConnectionClosed):
+            late.recv(timeout=5)
+    time.sleep(0.2)
+    with joined(url) as socket:
+        text_of(socket, "world")
+
+
+@pytest.mark.parametrize("query", ["seed=-1", "seed=x", "start=4", "seed=99999999999999"])
+def test_a_bad_address_is_refused_with_a_reason(url: str, query: str) -> None:
+    with joined(url, query) as socket:
+        assert "must be an integer from 0 to" in text_of(socket, "error")["reason"]
+
+
+def test_pages_of_other_sites_may_not_connect(url: str) -> None:
+    with pytest.raises(InvalidStatus):
+        joined(url, origin="http://elsewhere.example")
+    with joined(url, origin=url) as socket:
+        text_of(socket, "world")
+
+
+def test_pages_and_pictures(url: str) -> None:
+    for path in ("/", "/play/square", "/static/play.js", "/static/style.css", "/static/icon.svg"):
+        status, headers, body = get(url + path)
+        assert status == 200 and body
+        assert "default-src 'self'" in headers["content-security-policy"]
+        assert b"https://" not in body
+    assert get(f"{url}/api/worlds/square/starts/0.png")[2].startswith(b"\x89PNG")
+    for path in ("/play/none", "/api/worlds/square/starts/9.png", "/api/worlds/square/card", "/static/../server.py"):
+        assert get(url + path)[0] == 404
+    assert json.loads(get(f"{url}/health")[2])["status"] == "ok"
+
+
+def test_one_world_opens_at_once_and_its_card_can_be_read(tmp_path: Any) -> None:
+    (tmp_path / "README.md").write_text("# Square\n")
+    catalog = Catalog({"square": tmp_path}, lambda _: SquareWorld())
+    with serving(create_app(catalog, only="square", make_session=SquareSession)) as address:
+        assert b"dream-screen" in get(address)[2]
+        assert get(f"{address}/api/worlds/square/card")[2] == b"# Square\n"
+        assert json.loads(get(f"{address}/api/worlds")[2])[0]["has_card"]
+
+
+def test_a_world_that_cannot_be_played_says_why() -> None:
+    world = SquareWorld()
+    world.action_space = gymnasium.spaces.Box(-1, 1, (2,))
+    with pytest.raises(MagratheaError, match="only Discrete actions"):
+        Catalog({"arm": "arm"}, lambda _: world).world("arm")
+    with pytest.raises(MagratheaError, match="No world 'moon' here"):
+        Catalog({}, lambda _: world).world("moon")
+
+
+def test_worlds_without_a_key_map_get_one() -> None:
+    world = SquareWorld(names=["NOOP", "turn_left", "turn_right", "forward", "backward", "drop", "done"])
+    world.metadata["key_map"] = None
+    assert noop_action(world) == 0
+    assert key_map(world) == {"ArrowLeft": 1, "ArrowRight": 2, "ArrowUp": 3, "1": 4, "2": 5, "3": 6}
+
+
+def test_observations_without_a_picture_are_drawn_as_bars() -> None:
+    flat = Painter(gymnasium.spaces.Box(-1, 1, (4,)))
+    assert flat.slot is None
+    assert flat.paint(np.array([1, -1, 0, np.nan])).shape == (48, 32, 3)
+    camera = gymnasium.spaces.Dict(
+        {"direction": gymnasium.spaces.Discrete(4), "image": gymnasium.spaces.Box(0, 255, (5, 6, 1), np.uint8)}
+    )
+    painter = Painter(camera)
+    assert painter.slot == "observation/image"
+    assert painter.paint({"direction": 1, "image": np.full((5, 6, 1), 9)}).shape == (5, 6, 3)
+
+
+def test_check_plays_a_running_server(url: str) -> None:
+    figures = check(url, num_frames=10, timeout=10)
+    assert figures["frames"] == 10 and figures["frames_that_changed"] > 4 and figures["passes_per_step"] == 2
+    command = [sys.executable, "-m", "magrathea.app.check", url, "--frames", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0 and json.loads(done.stdout)["frames"] == 3
+    with pytest.raises(CheckError, match="no world 'moon'"):
+        check(url, world_id="moon", timeout=5)
+    with pytest.raises(OSError):
+        check("http://127.0.0.1:9", timeout=2)
+
+
+def test_a_port_in_use_is_told_in_one_line(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("magrathea.app.server.catalog_of", lambda world, device: (Catalog({}, lambda _: None), None))
+    with pytest.raises(MagratheaError, match=r"Cannot listen on 127.0.0.1:\d+ .* choose another with --port"):
+        play(port=int(url.rsplit(":", 1)[1]), open_browser=False)
