@@ -30,8 +30,11 @@ Size = Literal["debug", "tiny", "small", "base"]
 REPORT, OVERHEAD = 0.08, 0.18
 """Shares of the minutes of ``make``: for the evaluation; for it, its plots and the tokenizers together."""
 
-EXTRAS = {"crafter": "worlds", "minigrid": "worlds", "ale_py": "worlds", "vizdoom": "worlds"}
-"""Which extra holds an optional package; every other one is in ``train``."""
+EXTRAS = {
+    "worlds": {"crafter", "minigrid", "ale_py", "vizdoom"},
+    "train": {"minari", "h5py", "tensorboard", "torchmetrics", "av", "matplotlib"},
+}
+"""The packages of the extras that commands need."""
 
 
 def collect(
@@ -237,6 +240,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for a mistake in what was asked, 130 for Ctrl-C."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # so that "module:id" finds a module in the working directory, as `python -m` does
     try:
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
@@ -247,11 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MagratheaError as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in ("", "magrathea"):
-            raise
-        extra = EXTRAS.get(package, "train")
-        return _fail(f"This needs the package '{package}'; install it with: pip install 'magrathea[{extra}]'")
+        return _fail(_missing(error))
     except KeyboardInterrupt:
         return 130
     return 0
@@ -260,6 +261,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(message: str) -> int:
     print("magrathea: " + " ".join(message.split()), file=sys.stderr)
     return 2
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    """What to do about a module that is not there; raises the error itself where a module of ours is not."""
+    package = (error.name or "").partition(".")[0]
+    if package in ("", "magrathea"):
+        raise error
+    for extra, packages in EXTRAS.items():
+        if package in packages:
+            return f"This needs the package '{package}'; install it with: pip install 'magrathea[{extra}]'"
+    return f"There is no module '{package}'; install it, or run this in the folder that holds it."
 
 
 def _figure(item: dict[str, Any]) -> str:

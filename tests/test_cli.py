@@ -85,6 +85,7 @@ def test_mistakes(
         (MagratheaError("a\n  b"), 2, "magrathea: a b"),
         (ModuleNotFoundError("No module named 'minari'", name="minari.data"), 2, "pip install 'magrathea[train]'"),
         (ModuleNotFoundError("No module named 'crafter'", name="crafter"), 2, "pip install 'magrathea[worlds]'"),
+        (ModuleNotFoundError("No module named 'garden'", name="garden"), 2, "There is no module 'garden'"),
         (KeyboardInterrupt(), 130, ""),
     ],
 )

@@ -1,0 +1,105 @@
+"""What the documents show is true: their code runs, their links lead somewhere, their commands parse."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.utils.env_checker import check_env
+
+from magrathea import cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+COMMAND = re.compile(r"^(?:.*&& )?(magrathea .+?)(?:\s+#.*)?$", re.MULTILINE)
+
+
+def code_blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}, which does not exist"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_parse(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every `magrathea ...` in a shell block names a command and options that exist."""
+    called: list[str] = []
+    monkeypatch.setattr(
+        cli, "COMMANDS", {name: _recording(function, called) for name, function in cli.COMMANDS.items()}
+    )
+    shown = [line for block in code_blocks(page, "bash") for line in COMMAND.findall(block)]
+    for line in shown:
+        if "WORLD" not in line:
+            assert cli.main(shlex.split(line, comments=True)[1:]) == 0, line
+            assert called.pop() == shlex.split(line)[1]
+
+
+def _recording(function: Any, called: list[str]) -> Any:
+    """A command with the same options that only says that it was called."""
+    name = next(name for name, known in cli.COMMANDS.items() if known is function)
+
+    def record(*arguments: Any, **options: Any) -> None:
+        called.append(name)
+
+    record.__wrapped__ = function
+    record.__doc__, record.__name__ = function.__doc__, function.__name__
+    record.__annotations__, record.__module__ = function.__annotations__, function.__module__
+    return record
+
+
+def test_file_map_names_what_exists() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| `(magrathea/[^`]*|docs/)`", text, re.MULTILINE)
+    assert len(named) > 15
+    for name in named:
+        assert (ROOT / name).exists(), f"The README's file map names {name}, which does not exist"
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "magrathea").glob("*.py")} - {
+        "magrathea/__init__.py"
+    }
+    missing = [module for module in modules if Path(module).name not in text]
+    assert not missing, f"The README's file map has no line for {missing}"
+
+
+def test_ci_finds_its_commands_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in ("play", "test"):
+        block = text.split(f"<!-- command:{name} -->\n")[1].split(f"<!-- /command:{name} -->")[0]
+        assert re.fullmatch(r"```bash\npip install .+ && (magrathea play|pytest).*\n```\n", block)
+
+
+def test_tokenizer_of_the_guide_round_trips() -> None:
+    (source,) = code_blocks(ROOT / "docs" / "tokenizers.md", "python")
+    names: dict[str, Any] = {"__name__": "guide"}
+    exec(source, names)
+    space = spaces.Box(-np.pi, np.pi, (3,), np.float32)
+    tokenizer = names["AngleTokenizer"](space, num_bins=64)
+    values = np.random.default_rng(0).uniform(-np.pi, np.pi, (20, 5, 3)).astype(np.float32)
+    tokens = tokenizer.encode(values)
+    assert tokens.shape == (20, 5, 3) and tokens.max() < tokenizer.vocab_size
+    difference = np.angle(np.exp(1j * (tokenizer.decode(tokens) - values)))
+    assert np.abs(difference).max() <= np.pi / 64 + 1e-6
+    again = names["AngleTokenizer"].from_config(tokenizer.to_config(), tokenizer.tensors(), space)
+    assert np.array_equal(again.encode(values), tokens)
+
+
+def test_example_environment_conforms() -> None:
+    specification = importlib.util.spec_from_file_location("garden", ROOT / "docs" / "examples" / "garden.py")
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    env = gymnasium.make("Garden-v0", render_mode="rgb_array")
+    check_env(env.unwrapped)
+    env.reset(seed=0)
+    assert sum(env.step(env.action_space.sample())[1] for _ in range(200)) > 0
