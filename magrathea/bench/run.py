@@ -37,8 +37,8 @@ def bench(
 
     Returns:
         a JSON-able dict: "playing" (for each batch size environment steps per second, p50 and p95 milliseconds of a
-        step with its pictures, passes per step), "training", "memory" and "machine", whose matrix peaks were measured in
-        between. "share_of_float32_peak" and "share_of_bfloat16_peak" say how near each came to what the peak would
+        step with its pictures, passes per step), "training", "memory" and "machine", whose matrix peaks were measured
+        in between. "share_of_float32_peak" and "share_of_bfloat16_peak" say how near each came to what the peak would
         allow, given the FLOPs of the matrix products and attention that it did.
     """
     if device == "auto":

@@ -26,11 +26,15 @@ class Cells:
         groups: name -> (T, tokens of the slot) bool.
         conditions: name -> (T,) bool; "all" is always among them.
         tolerance: (T, tokens of the slot) root-mean-square grey levels within which two renderings are the same.
+        copied: (T, tokens of the slot) the token that showed the same place when it was last seen in the window, -1
+            where none did: how far a perfect memory of the map comes, which tells how steady the tokens are.
+        exact_steps: conditions for which whole steps are counted, where those differ.
     """
 
     groups: dict[str, np.ndarray]
     conditions: dict[str, np.ndarray]
     tolerance: np.ndarray
+    copied: np.ndarray | None = None
     exact_steps: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -44,7 +48,7 @@ def describe_cells(env_id: str, infos: dict[str, np.ndarray], tokens: np.ndarray
         window: W, past steps that the model sees.
     """
     if "Crafter" in env_id and {"position", "semantic", "daylight"} <= infos.keys() and min(slot.grid) >= 9:
-        return crafter_cells(infos, slot.grid, window)
+        return crafter_cells(infos, tokens, slot.grid, window)
     if "MiniGrid" in env_id and {"position", "direction", "visible"} <= infos.keys() and min(slot.grid) >= 7:
         return minigrid_cells(infos, tokens, slot.grid, window)
     return changed_cells(tokens)
@@ -92,7 +96,7 @@ def content_at(values: np.ndarray, places: np.ndarray, shown: np.ndarray, last: 
     return result
 
 
-def crafter_cells(infos: dict[str, np.ndarray], grid: tuple[int, int], window: int) -> Cells:
+def crafter_cells(infos: dict[str, np.ndarray], tokens: np.ndarray, grid: tuple[int, int], window: int) -> Cells:
     """Crafter: still cells show a material that has not changed since it was last seen; player, creatures, plants and
     anything that changed are in motion. The inventory is a group of its own; night and sleep are conditions."""
     semantic = infos["semantic"].astype(np.int64)
@@ -112,7 +116,12 @@ def crafter_cells(infos: dict[str, np.ndarray], grid: tuple[int, int], window: i
     day = light >= DAYLIGHT
     conditions = {"all": np.ones(len(day), dtype=bool), "daylight": day, "night": ~day, "asleep": asleep}
     noise = _place(crafter_noise(light), grid)
-    return Cells(spread_groups, conditions, np.maximum(noise, FAINT))
+    copied = None
+    if grid == (rows + 2, columns):
+        copied = np.full((len(still), *grid), -1)
+        copied[:, :rows] = content_at(tokens.reshape(-1, *grid)[:, :rows], places, shown, last)
+        copied = copied.reshape(len(still), -1)
+    return Cells(spread_groups, conditions, np.maximum(noise, FAINT), copied)
 
 
 def crafter_noise(daylight: np.ndarray) -> np.ndarray:
@@ -141,7 +150,8 @@ def minigrid_cells(infos: dict[str, np.ndarray], tokens: np.ndarray, grid: tuple
     ahead = (rows - 1 - np.arange(rows))[None, :, None, None] * forward[:, None, None]
     aside = (np.arange(columns) - columns // 2)[None, None, :, None] * right[:, None, None]
     places = infos["position"].astype(np.int64)[:, None, None, ::-1] + ahead + aside
-    visible = seen_before(places, shown, window) >= 0
+    last = seen_before(places, shown, window)
+    visible = last >= 0
     new = ~visible & shown[1:]
     unchanged = tokens[1:] == tokens[:-1]
     known = _place(~new, grid)
@@ -155,7 +165,10 @@ def minigrid_cells(infos: dict[str, np.ndarray], tokens: np.ndarray, grid: tuple
         "something new": ~nothing_new,
         "all": steps,
     }
-    return Cells(groups, conditions, np.full(unchanged.shape, FAINT), exact)
+    copied = None
+    if grid == (rows, columns):
+        copied = content_at(tokens.reshape(-1, *grid), places, shown, last).reshape(len(new), -1)
+    return Cells(groups, conditions, np.full(unchanged.shape, FAINT), copied, exact)
 
 
 def _place(values: np.ndarray, grid: tuple[int, int], top: int = 0) -> np.ndarray:

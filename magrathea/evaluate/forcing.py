@@ -50,10 +50,7 @@ def segment_batches(
     for episode, tokens in enumerate(recordings):
         begin = 1
         while begin < len(tokens):
-            first = min(begin, window)
-            if first < window:  # a segment near the start: everything in it shares the few steps before
-                first, begin = 1, 1
-            plans.append((first, episode, begin))
+            plans.append((min(begin, window), episode, begin))  # near the start, there are few steps before
             begin += chunk
     order = np.random.default_rng(seed).permutation(len(plans))
     waiting: dict[int, list[tuple[int, int]]] = {}

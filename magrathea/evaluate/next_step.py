@@ -69,25 +69,41 @@ def _tally_slot(
     confidence, predicted = logits.softmax(-1).max(-1)
     targets, previous = batch.targets[..., span].numpy(), batch.previous[..., span].numpy()
     guesses = predicted.cpu().numpy()
-    right, repeated = guesses == targets, previous == targets
-    valid = np.broadcast_to(batch.valid[..., None], right.shape)
+    right = guesses == targets
     rendered = right | _same_rendering(world, slot, cells, recordings, batch, guesses, right)
+    sources = {"model": right, "repeat": previous == targets, "rendering": rendered}
     for row, (episode, steps) in enumerate(zip(batch.episodes, batch.steps, strict=True)):
         used = batch.valid[row]
-        when = steps[used] - 1
-        described = cells[episode]
-        for condition, holds in described.conditions.items():
-            for group, members in [("all", np.ones_like(members_of(described))), *described.groups.items()]:
-                where = members[when] & holds[when, None]
-                for source, values in (("model", right), ("repeat", repeated), ("rendering", rendered)):
-                    tally.add_mean(
-                        f"accuracy/{slot.name}/{condition}/{group}/{source}",
-                        [episode],
-                        values[row, used][None],
-                        where[None],
-                    )
+        values = {source: of_source[row, used] for source, of_source in sources.items()}
+        _tally_groups(
+            tally, f"accuracy/{slot.name}", episode, cells[episode], steps[used] - 1, targets[row, used], values
+        )
+    valid = np.broadcast_to(batch.valid[..., None], right.shape)
     _tally_bins(tally, f"calibration/{slot.name}", batch.episodes, confidence.cpu().numpy(), right, valid)
     return right
+
+
+def _tally_groups(
+    tally: Tally,
+    name: str,
+    episode: int,
+    cells: Cells,
+    when: np.ndarray,
+    targets: np.ndarray,
+    sources: dict[str, np.ndarray],
+) -> None:
+    """Count where each source is right (S, tokens) at the steps `when` (S,), by condition and group of cells; "copy" is
+    the token that showed the same place before, among the cells that have one."""
+    groups = {"all": np.ones_like(members_of(cells)), **cells.groups}
+    for condition, holds in cells.conditions.items():
+        for group, members in groups.items():
+            where = members[when] & holds[when, None]
+            for source, values in sources.items():
+                tally.add_mean(f"{name}/{condition}/{group}/{source}", [episode], values[None], where[None])
+            if cells.copied is not None:
+                copied = cells.copied[when]
+                known = where & (copied >= 0)
+                tally.add_mean(f"{name}/{condition}/{group}/copy", [episode], (copied == targets)[None], known[None])
 
 
 def members_of(cells: Cells) -> np.ndarray:

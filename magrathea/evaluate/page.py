@@ -148,7 +148,7 @@ def _pictures(metrics: dict[str, Any], out: Path) -> str:
             tables.append(f"<h3>{metric.upper()}, {where}</h3>" + table(["step", *horizons], rows))
     note = (
         "<p>Open-loop dreams under the recording's actions. PSNR is averaged over frames and capped at 48.1 dB, an "
-        "error of one grey level; a dream that takes another, equally likely turn than the recording did loses PSNR.</p>"
+        "error of one grey level. A dream that takes another, equally likely turn than the recording loses PSNR.</p>"
     )
     plots = _plots(out, *(f"psnr-{condition}.png" for condition in pictures["psnr"]), "ssim-all.png", "tokens.png")
     return "<h2>Over the horizon</h2>" + note + plots + "".join(tables)
@@ -158,7 +158,8 @@ def _next_step(measured: dict[str, Any], out: Path) -> str:
     parts = [
         "<h2>The next step</h2><p>The likeliest token of every hole, all predicted at once, given the real steps. "
         "“To rendering” also counts tokens whose picture is as near to the real one as the right token's, within four "
-        "grey levels or the night's own noise.</p>"
+        "grey levels or the night's own noise. “Copy” takes the token that showed the same place when last seen: "
+        "a perfect memory of the map, which is wrong only where the tokens themselves are not steady.</p>"
     ]
     for slot, conditions in measured["accuracy"].items():
         rows = []
@@ -170,11 +171,12 @@ def _next_step(measured: dict[str, Any], out: Path) -> str:
                             escape(f"{condition}: {group}"),
                             show(figures["model"]),
                             show(figures["rendering"]),
+                            show(figures.get("copy", {"value": None})),
                             show(figures["repeat"]),
                             f"{figures['model']['count']:,}",
                         ]
                     )
-        columns = ["steps: cells", "model", "to rendering", "repeat", "tokens"]
+        columns = ["steps: cells", "model", "to rendering", "copy", "repeat", "tokens"]
         parts.append(f"<h3>Tokens right, slot {escape(slot)}</h3>" + table(columns, rows))
     rows = [[escape(name), show(figure), f"{figure['count']:,}"] for name, figure in measured["exact"].items()]
     parts.append("<h3>Steps right in all tokens of the observation</h3>" + table(["steps", "model", "number"], rows))
