@@ -240,10 +240,15 @@ async def _sweep(seats: Seats) -> None:
         seats.sweep()
 
 
-def catalog_of(world: str | None, *, device: str = "cpu") -> tuple[Catalog, str | None]:
+def catalog_of(world: str | None, *, device: str = "auto") -> tuple[Catalog, str | None]:
     """The worlds to offer: the shipped ones, or only the one named (a folder, a hub id or a shipped name)."""
+    import torch
+
     from magrathea.hub import shipped_worlds
     from magrathea.world import World
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def load(source: str | Path) -> Any:
         return World.from_pretrained(source, device=device)
@@ -265,7 +270,7 @@ def play(
     port: int = 8000,
     open_browser: bool = True,
     *,
-    device: str = "cpu",
+    device: str = "auto",
     max_players: int = 8,
 ) -> None:
     """Serve the page until interrupted: the start page, or the page of the one world named.
@@ -274,7 +279,7 @@ def play(
         world: a world's folder, hub id or shipped name; None offers all shipped worlds.
         host, port: where to listen; port 0 takes any free one.
         open_browser: whether to open the page in this machine's browser.
-        device: where the model runs.
+        device: where the model runs: "cpu", "cuda", or "auto" for a GPU if there is one.
         max_players: how many dreams may run at a time.
 
     Raises MagratheaError if the world cannot be loaded or the port is in use.

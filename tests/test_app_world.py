@@ -1,0 +1,81 @@
+"""The app with a real world and a real session: tokens, tokenizers, model and environment as they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from app_board_world import board_world
+from app_square_world import serving
+from board import Board
+from websockets.sync.client import connect
+
+from magrathea.app import create_app
+from magrathea.app.catalog import Catalog
+from magrathea.app.check import check
+from magrathea.app.protocol import Frame, decode_frame
+from magrathea.app.server import catalog_of
+from magrathea.errors import MagratheaError
+from magrathea.world import World
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return board_world(num_updates=15).save_pretrained(tmp_path_factory.mktemp("worlds") / "board")
+
+
+@pytest.fixture(scope="module")
+def url(folder: Path) -> Iterator[str]:
+    catalog = Catalog({"board": folder}, World.from_pretrained)
+    with serving(create_app(catalog, make_env=lambda world: Board())) as address:
+        yield address
+
+
+def dream(url: str, query: str, messages: list[dict]) -> list[Frame]:
+    """The frames of a dream that the messages drive, one at a time; the newest comes last."""
+    frames = []
+    with connect(f"{url.replace('http', 'ws')}/api/worlds/board/play?{query}") as socket:
+        for number, message in enumerate([{}, *messages]):
+            if message:
+                socket.send(json.dumps(message))
+            num_steps = sum(sent["type"] == "step" for sent in messages[:number])
+            while True:
+                data = socket.recv(timeout=30)
+                if isinstance(data, str):
+                    continue
+                frames.append(decode_frame(data))
+                socket.send(json.dumps({"type": "seen", "frame": frames[-1].header["frame"]}))
+                header = frames[-1].header
+                if header["kind"] == "dream" and header["step"] == num_steps and header["state"] != "starting":
+                    break
+    return frames
+
+
+def test_a_real_world_dreams_the_same_for_the_same_seed(url: str) -> None:
+    keys = [{"type": "step", "action": action} for action in (4, 4, 1)]
+    runs = [dream(url, f"seed={seed}&start=1", keys)[-1] for seed in (3, 3, 4)]
+    assert runs[0].parts["picture"].shape == (16, 16, 3) and runs[0].parts["uncertainty"].shape == (4, 4)
+    assert (runs[0].parts["picture"] == runs[1].parts["picture"]).all()
+    assert (runs[0].parts["picture"] != runs[2].parts["picture"]).any()
+    assert runs[0].header["passes"] >= 1 and runs[0].parts["uncertainty"].any()
+
+
+def test_a_real_dream_begins_from_what_the_real_environment_showed(url: str) -> None:
+    frames = dream(url, "seed=3", [{"type": "reality", "on": True}, {"type": "step", "action": 1}])
+    reality = next(frame for frame in frames if frame.header["kind"] == "reality")
+    begun = [frame for frame in frames if frame.header["kind"] == "dream" and frame.header["reality"]["state"] == "on"]
+    assert (begun[0].parts["picture"] == reality.parts["picture"]).all()
+
+
+def test_check_and_pictures_of_a_real_world(url: str) -> None:
+    figures = check(url, num_frames=5, timeout=30)
+    assert figures["world"] == "board" and figures["picture"] == [16, 16, 3] and figures["model_ms"] > 0
+
+
+def test_a_folder_is_opened_by_its_name_and_a_missing_one_is_told(folder: Path, tmp_path: Path) -> None:
+    catalog, only = catalog_of(str(folder))
+    assert only == "board" and catalog.world("board").num_starts == 8
+    with pytest.raises(MagratheaError):
+        catalog_of(str(tmp_path / "nothing-here"))
