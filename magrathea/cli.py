@@ -79,6 +79,8 @@ def train(
 ) -> None:
     """Learn a world from a dataset and measure it on held-out episodes. Run it again to go on after a kill.
 
+    Several processes learn together under "torchrun --nproc-per-node=2 -m magrathea.cli train ...".
+
     Args:
         dataset: folder of a Minari dataset, made by "magrathea collect" or by Minari itself.
         out: folder of the world; its report goes into the folder "report" inside it.
@@ -93,8 +95,9 @@ def train(
     """
     from magrathea.train import train as learn
 
+    rank, device = _join_processes(device)
     learn(dataset, out, size=size, minutes=minutes, steps=steps, recipe=recipe, device=device, seed=seed)
-    if report:
+    if report and rank == 0:
         evaluate(str(out), dataset, out=out / "report", minutes=report_minutes, device=device)
 
 
@@ -261,6 +264,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(message: str) -> int:
     print("magrathea: " + " ".join(message.split()), file=sys.stderr)
     return 2
+
+
+def _join_processes(device: str) -> tuple[int, str]:
+    """Under torchrun, join its processes. The number of this one, from 0, and its own device."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return 0, device
+    import torch
+    import torch.distributed as dist
+
+    dist.init_process_group()
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    return dist.get_rank(), f"cuda:{os.environ['LOCAL_RANK']}" if on_gpu else "cpu"
 
 
 def _missing(error: ModuleNotFoundError) -> str:
