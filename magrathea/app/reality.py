@@ -34,10 +34,9 @@ class Recording:
 
 def make_environment(world: Any) -> gymnasium.Env:
     """The real environment of a world; raises whatever says why it cannot be had."""
-    from magrathea import data
+    from magrathea.data import make_env_from_metadata  # imports packages that a player may not have
 
-    maker = getattr(data, "make_env_from_metadata", None)
-    return maker(world.metadata) if maker else gymnasium.make(world.metadata["env_id"])
+    return make_env_from_metadata(world.metadata)
 
 
 class Reality:

@@ -2,7 +2,7 @@
 
 const ARROWS = { ArrowUp: "pad-up", ArrowLeft: "pad-left", ArrowDown: "pad-down", ArrowRight: "pad-right" };
 const GLYPHS = { ArrowUp: "↑", ArrowLeft: "←", ArrowDown: "↓", ArrowRight: "→", " ": "Space", Escape: "Esc",
-  Backspace: "⌫", Enter: "↵" };
+  Backspace: "Bksp", Enter: "↵" };
 
 export const glyph = (key) => GLYPHS[key] ?? (key.length === 1 ? key.toUpperCase() : key);
 

@@ -79,7 +79,9 @@ function showRealityState({ state, reason, behind }) {
     $("reality-view").hidden = !shown;
     $("dream-caption").hidden = !shown;
     $("layout").classList.toggle("side-by-side", shown);
+    $("starts").inert = shown; // beside reality the dream starts where reality starts
     fitPictures($("pictures"));
+    $("pictures").scrollIntoView({ block: "nearest" });
   }
   $("reality-toggle").checked = shown;
   const lost = state === "unavailable";
