@@ -49,7 +49,7 @@ def bench(
     for batch_size in sorted(batch_sizes):
         playing[str(batch_size)] = dict(measure_playing(world, batch_size, seconds, seed).to_json())
         memory[f"peak_rss_mb_batch_{batch_size}"] = round(peak_memory_mb(), 1)
-    peaks = {name: matrix_peak(dtype, world.device) / 1e9 for name, dtype in DTYPES.items()}
+    peaks = {name: matrix_peak(dtype, world.device, seconds=min(0.3, seconds)) / 1e9 for name, dtype in DTYPES.items()}
     training: dict[str, Any] = dict(measure_training(world, seconds, seed))
     memory["peak_rss_mb_training"] = round(peak_memory_mb(), 1)
     for measured in (*playing.values(), training):

@@ -87,9 +87,9 @@ def _describe(
             "last step": begin + here.shape[1],
             "dreams": int(here.any(axis=1).sum()),
             "histogram distance": total_variation(now, real_histogram),
-            "histogram distance of as much real": total_variation(chance, real_histogram),
-            "histogram divergence, bits": jensen_shannon(now, real_histogram),
-            "codes in effective use": perplexity(now),
+            "distance of as much real": total_variation(chance, real_histogram),
+            "divergence, bits": jensen_shannon(now, real_histogram),
+            "codes in use": perplexity(now),
             "uncertainty": _mean_over_dreams(unsure[:, begin : begin + PIECE], here),
             "pictures that change": _mean_over_dreams(moved, here[:, -moved.shape[1] :]),
         }
@@ -120,7 +120,7 @@ def _real_figures(world: World, recordings: list[Recording], real_histogram: np.
     span, slot = role_span(world.layout, "observation"), picture_slot(world)
     moved = [(np.diff(recording.tokens[:, span], axis=0) != 0).any(axis=-1) for recording in recordings]
     result = {
-        "codes in effective use": perplexity(real_histogram),
+        "codes in use": perplexity(real_histogram),
         "pictures that change": figure(np.array([[steps.sum(), len(steps)] for steps in moved], dtype=np.float64)),
     }
     if slot is not None:

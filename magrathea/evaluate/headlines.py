@@ -20,7 +20,7 @@ def headlines(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     for condition in ("nothing new", "all"):
         if condition in exact:
             name = "Steps right in all tokens" + (", nothing new in view" if condition != "all" else "")
-            items.append(_item(name, exact[condition], "%"))
+            items.append(_item(name, exact[condition]["model"], "%", f"repeat {_percent(exact[condition]['repeat'])}"))
             break
     control = metrics["control"]["picture changed"].get("1…64", {})
     if "dream / real" in control:

@@ -9,7 +9,7 @@ from magrathea import masks
 from magrathea.evaluate.cells import Cells, describe_cells
 from magrathea.evaluate.forcing import SegmentBatch, segment_batches
 from magrathea.evaluate.recordings import Budget, Recording
-from magrathea.evaluate.slots import leaf_of, patch_size, slot_tokenizer
+from magrathea.evaluate.slots import leaf_of, patch_size, role_span, slot_tokenizer
 from magrathea.evaluate.statistics import Tally, expected_calibration_error
 from magrathea.layout import Slot
 from magrathea.world import World
@@ -48,7 +48,9 @@ def measure_next_step(world: World, recordings: list[Recording], budget: Budget)
             span = world.layout.span(slot.name)
             right = _tally_slot(tally, world, slot, cells[slot.name], recordings, batch, logits[slot.name], span)
             all_right &= right.all(axis=-1)
-        _tally_exact(tally, cells[slots[0].name], batch, all_right)
+        seen = role_span(world.layout, "observation")
+        repeated = (batch.targets == batch.previous)[..., seen].all(-1).numpy()
+        _tally_exact(tally, cells[slots[0].name], batch, {"model": all_right, "repeat": repeated})
         tally_judgement(tally, "forward dynamics", world, recordings, batch, logits)
         if budget.spent():
             break
@@ -165,13 +167,15 @@ def _tally_bins(
     tally.add(name, episodes, *columns)
 
 
-def _tally_exact(tally: Tally, cells: list[Cells], batch: SegmentBatch, all_right: np.ndarray) -> None:
-    """Count steps whose observation is right in all tokens, by condition."""
+def _tally_exact(tally: Tally, cells: list[Cells], batch: SegmentBatch, sources: dict[str, np.ndarray]) -> None:
+    """Count steps whose observation each source has right in all tokens (B, C), by condition."""
     for row, (episode, steps) in enumerate(zip(batch.episodes, batch.steps, strict=True)):
         used = batch.valid[row]
         described = cells[episode]
         for condition, holds in (described.exact_steps or described.conditions).items():
-            tally.add_mean(f"exact/{condition}", [episode], all_right[row, used][None], holds[steps[used] - 1][None])
+            where = holds[steps[used] - 1][None]
+            for source, right in sources.items():
+                tally.add_mean(f"exact/{condition}/{source}", [episode], right[row, used][None], where)
 
 
 def tally_judgement(
@@ -227,9 +231,13 @@ def _summary(tally: Tally, world: World) -> dict:
         slot, condition, group = path.rsplit("/", 2)
         place = accuracy.setdefault(slot, {}).setdefault(condition, {}).setdefault(group, {})
         place[source] = tally.figure(name)
+    exact: dict = {}
+    for name in tally.names("exact/"):
+        condition, source = name.removeprefix("exact/").rsplit("/", 1)
+        exact.setdefault(condition, {})[source] = tally.figure(name)
     return {
         "accuracy": accuracy,
-        "exact": {name.removeprefix("exact/"): tally.figure(name) for name in tally.names("exact/")},
+        "exact": exact,
         "judgement": judgement_summary(tally, "forward dynamics"),
         "calibration": {
             name.removeprefix("calibration/"): reliability(tally, name) for name in tally.names("calibration/")

@@ -28,11 +28,11 @@ table { border-collapse: collapse; width: 100%; font-size: 13.5px; font-variant-
 th, td { text-align: right; padding: 7px 10px; border-bottom: 1px solid var(--line); white-space: nowrap; }
 tr:last-child td { border-bottom: 0; } th { color: var(--faint); font-weight: 600; font-size: 12px; }
 th:first-child, td:first-child { text-align: left; white-space: normal; }
-.grid { display: grid; gap: 14px; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); }
+.grid { display: grid; gap: 14px; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); }
 img, video { max-width: 100%; border-radius: 10px; display: block; }
 video { width: 100%; background: #11141c; image-rendering: pixelated; }
 .scroll { overflow-x: auto; } .scroll img { max-width: none; }
-.interval { display: block; }
+.interval { display: block; } a { color: var(--accent); } img.plot { max-height: 420px; margin: 0 auto; }
 """
 
 
@@ -67,7 +67,7 @@ def show(figure: dict[str, Any], unit: str = "%") -> str:
     text = number(figure["value"], unit)
     if figure["low"] is None:
         return text
-    low, high = (number(figure[end], unit) for end in ("low", "high"))
+    low, high = (number(figure[end], unit).removesuffix(" dB") for end in ("low", "high"))
     return f'{text}<span class="interval">{low} … {high}</span>'
 
 
@@ -145,7 +145,8 @@ def _pictures(metrics: dict[str, Any], out: Path) -> str:
                 for source, curve in curves.items()
             ]
             where = "all frames" if condition == "all" else f"{condition} only"
-            tables.append(f"<h3>{metric.upper()}, {where}</h3>" + table(["step", *horizons], rows))
+            measured = f"{metric.upper()} in dB" if unit else metric.upper()
+            tables.append(f"<h3>{measured}, {where}</h3>" + table(["step", *horizons], rows))
     note = (
         "<p>Open-loop dreams under the recording's actions. PSNR is averaged over frames and capped at 48.1 dB, an "
         "error of one grey level. A dream that takes another, equally likely turn than the recording loses PSNR.</p>"
@@ -178,8 +179,12 @@ def _next_step(measured: dict[str, Any], out: Path) -> str:
                     )
         columns = ["steps: cells", "model", "to rendering", "copy", "repeat", "tokens"]
         parts.append(f"<h3>Tokens right, slot {escape(slot)}</h3>" + table(columns, rows))
-    rows = [[escape(name), show(figure), f"{figure['count']:,}"] for name, figure in measured["exact"].items()]
-    parts.append("<h3>Steps right in all tokens of the observation</h3>" + table(["steps", "model", "number"], rows))
+    rows = [
+        [escape(name), show(figures["model"]), show(figures["repeat"]), f"{figures['model']['count']:,}"]
+        for name, figures in measured["exact"].items()
+    ]
+    columns = ["steps", "model", "repeat", "number"]
+    parts.append("<h3>Steps right in all tokens of the observation</h3>" + table(columns, rows))
     return "".join(parts) + _plots(out, "calibration.png")
 
 

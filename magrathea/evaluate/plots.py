@@ -122,7 +122,7 @@ def plot_drift(path: Path, drift: dict) -> Path:
             )
             axes.plot(
                 places,
-                [piece["histogram distance of as much real"] for piece in pieces],
+                [piece["distance of as much real"] for piece in pieces],
                 color=COLOURS["real"],
                 linestyle="--",
                 label="as much real",

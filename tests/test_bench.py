@@ -1,0 +1,73 @@
+"""The bench measures what it says, on a world that learns in a test."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from lights import lights_world
+
+from magrathea.bench import bench, profile_steps
+from magrathea.bench.peak import count_flops, matrix_peak, peak_memory_mb
+from magrathea.bench.play import HeldActions, measure_playing
+from magrathea.errors import MagratheaError
+
+
+def test_flops_of_a_product_and_of_attention() -> None:
+    left, right = torch.zeros(3, 5), torch.zeros(5, 7)
+    assert count_flops(lambda: left @ right) == 2 * 3 * 5 * 7
+    queries = torch.zeros(1, 2, 4, 8)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    with torch.inference_mode():
+        assert count_flops(lambda: attend(queries, queries, queries)) == 2 * 2 * (2 * 4 * 4 * 8)
+
+
+def test_the_machine_has_a_peak() -> None:
+    rate = matrix_peak(torch.float32, torch.device("cpu"), [(128, 128, 128)])
+    assert 1e8 < rate < 1e15 and peak_memory_mb() > 50
+
+
+def test_actions_are_held_as_the_starts_hold_them() -> None:
+    world = lights_world()
+    steps = torch.zeros(40, 6, world.layout.num_tokens, dtype=torch.long)
+    steps[20:, :, 0] = 1
+    steps[:, 0, 0] = world.layout.slots[0].absent
+    steps[::4, 3:, 0] = 1 - steps[::4, 3:, 0]
+    world.starts = steps
+    held = HeldActions(world, 64)
+    drawn = np.stack([held.next() for _ in range(300)])
+    assert set(np.unique(drawn)) == {0, 1}
+    assert held.hold == pytest.approx(1 - 10 / (40 * 4))
+    assert np.mean(drawn[1:] == drawn[:-1]) == pytest.approx(held.hold, abs=0.02)
+
+
+def test_playing_counts_steps_passes_and_flops() -> None:
+    world = lights_world()
+    measured = measure_playing(world, 3, 0.05).to_json()
+    assert measured["batch_size"] == 3 and measured["num_steps"] >= 5 and measured["passes_per_step"] >= 1
+    width, positions = world.config.model.width, world.layout.num_positions
+    floor = 2 * positions * 2 * 6 * width**2 / 1e6  # two layers, of six D × D products or more, of one pass
+    assert measured["mflop_per_environment_step"] > floor
+    assert measured["p50_ms"] <= measured["p95_ms"]
+
+
+def test_bench_is_json_and_shares_are_shares() -> None:
+    result = json.loads(json.dumps(bench(lights_world(), (1, 4), seconds=0.05)))
+    assert set(result["playing"]) == {"1", "4"}
+    for measured in (*result["playing"].values(), result["training"]):
+        assert 0 < measured["share_of_float32_peak"] < 1
+    assert result["training"]["tokens_per_second"] > 0 and result["memory"]["peak_rss_mb_training"] > 50
+    assert result["machine"]["bfloat16_peak_gflop_per_second"] > 0
+
+
+def test_profile_names_operations() -> None:
+    assert "aten::" in profile_steps(lights_world(), num_steps=2)
+
+
+def test_a_world_without_starts_cannot_be_benched() -> None:
+    world = lights_world()
+    world.starts = world.starts[:0]
+    with pytest.raises(MagratheaError, match="no stored starts"):
+        bench(world, (1,), seconds=0.05)

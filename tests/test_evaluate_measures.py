@@ -1,0 +1,184 @@
+"""Evaluation's measures against values worked out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from magrathea.evaluate.cells import changed_cells, crafter_cells, crafter_noise, describe_cells, minigrid_cells
+from magrathea.evaluate.forcing import segment_batches
+from magrathea.evaluate.pictures import (
+    PSNR_CAP,
+    histogram,
+    jensen_shannon,
+    mean_squared_error,
+    perplexity,
+    psnr,
+    sharpness,
+    ssim,
+    total_variation,
+)
+from magrathea.evaluate.statistics import Tally, expected_calibration_error, f1, figure, pooled_psnr, ratio
+from magrathea.evaluate.video import side_by_side, write_contact_sheet, write_video
+from magrathea.layout import Slot
+
+
+def test_ratio_and_f1_of_sums() -> None:
+    assert ratio(np.array([3.0, 4.0])) == 0.75
+    assert np.isnan(ratio(np.array([0.0, 0.0])))
+    assert f1(np.array([2.0, 1.0, 1.0])) == pytest.approx(2 / 3)
+    assert pooled_psnr(np.array([2 * 65.025, 2.0])) == pytest.approx(30.0)
+
+
+def test_calibration_error_weighs_the_bins() -> None:
+    sums = np.array([10.0, 9.0, 5.0, 10.0, 2.0, 2.0])  # ten at 0.9 of which half right, ten at 0.2 of which 0.2 right
+    assert expected_calibration_error(sums) == pytest.approx(0.2)
+
+
+def test_interval_covers_the_truth_as_often_as_it_says() -> None:
+    dice, hits = np.random.default_rng(0), 0
+    for trial in range(200):
+        lengths = dice.integers(20, 60, 40)
+        right = dice.binomial(lengths, dice.beta(8, 2, 40))
+        measured = figure(np.stack([right, lengths], axis=1), seed=trial)
+        hits += measured["low"] <= 0.8 <= measured["high"]
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_one_episode_has_no_interval() -> None:
+    measured = figure(np.array([[3.0, 4.0], [0.0, 0.0]]))
+    assert measured == {"value": 0.75, "low": None, "high": None, "episodes": 1, "count": 4}
+
+
+def test_no_positive_example_is_said() -> None:
+    tally = Tally(2)
+    tally.add_hits("end", [0, 1], [[True, False], [False, False]], [[False, False], [False, False]])
+    measured = tally.detection("end")
+    assert measured["f1"]["value"] is None and measured["f1"]["note"] == "no positive example"
+    assert measured["prevalence"]["value"] == 0 and tally.figure("other")["note"] == "not measured"
+
+
+def test_means_count_only_what_is_asked() -> None:
+    tally = Tally(3)
+    tally.add_mean("share", [2, 2, 0], [[1, 0], [1, 1], [0, 1]], [[True, True], [False, True], [True, False]])
+    assert tally.statistics("share").tolist() == [[0, 1], [0, 0], [2, 3]]
+
+
+def test_pictures() -> None:
+    grey = np.full((2, 16, 16, 3), 100, np.uint8)
+    assert mean_squared_error(grey, grey + 10).tolist() == [100.0, 100.0]
+    assert psnr(np.array(0.0)) == PSNR_CAP and psnr(np.array(65.025)) == pytest.approx(30.0)
+    noise = np.random.default_rng(0).integers(0, 255, grey.shape, dtype=np.uint8)
+    assert ssim(noise, noise) == pytest.approx([1.0, 1.0], abs=1e-5) and (ssim(grey, noise) < 0.2).all()
+    assert sharpness(grey).tolist() == [0.0, 0.0] and (sharpness(noise) > 20).all()
+
+
+def test_histograms() -> None:
+    first, second = histogram(np.array([0, 0, 1, 1]), 2), histogram(np.array([1, 1, 2, 2]), 2)
+    assert first.tolist() == [0.5, 0.5, 0.0]
+    assert total_variation(first, second) == 0.5 and total_variation(first, first) == 0
+    assert jensen_shannon(first, second) == pytest.approx(0.5) and jensen_shannon(first, first) == 0
+    assert perplexity(first) == pytest.approx(2.0)
+
+
+def test_changed_cells() -> None:
+    cells = changed_cells(np.array([[1, 2], [1, 3], [4, 3]]))
+    assert cells.groups["unchanged"].tolist() == [[True, False], [False, True]]
+    assert (cells.groups["changed"] ^ cells.groups["unchanged"]).all()
+
+
+def crafter_walk() -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Three steps to the right over a map whose every place has a token of its own; a cow walks at the view's edge."""
+    island = np.arange(400).reshape(20, 20)
+    position = np.array([[8, 8], [9, 8], [10, 8], [10, 8]])
+    tokens, semantic = np.full((4, 9, 9), 999), np.full((4, 7, 9), 2)
+    for step, (column, row) in enumerate(position):
+        tokens[step, :7] = island[row - 3 : row + 4, column - 4 : column + 5]
+        semantic[step, 3, 4] = 13
+    semantic[2, 0, 0] = semantic[3, 0, 1] = 14
+    infos = {"position": position, "semantic": semantic, "daylight": np.array([1.0, 0.8, 0.49, 0.2])}
+    return infos, tokens.reshape(4, 81)
+
+
+def test_crafter_cells_know_the_map() -> None:
+    infos, tokens = crafter_walk()
+    cells = describe_cells(
+        "magrathea/Crafter-v0", infos, tokens, Slot(name="o", role="observation", vocab_size=1000, grid=(9, 9)), 4
+    )
+    new = cells.groups["new"].reshape(3, 9, 9)
+    assert new[0, :7, 8].all() and new[1, :7, 8].all() and new.sum() == 14
+    still = cells.groups["visible and still"].reshape(3, 9, 9)
+    moving = cells.groups["visible, in motion"].reshape(3, 9, 9)
+    assert moving[0, 3, 4] and moving[1, 0, 0] and moving[2, 0, 0] and moving[2, 0, 1]
+    assert still[2].sum() == 63 - 3 and not still[:, 7:].any()
+    assert cells.groups["inventory"].reshape(3, 9, 9)[:, 7:].all() and cells.groups["inventory"].sum() == 3 * 18
+    assert cells.conditions["daylight"].tolist() == [True, False, False]
+    assert cells.copied is not None
+    known = cells.copied >= 0
+    assert (cells.copied == tokens[1:])[known].all() and known.sum() == 3 * 63 - 14
+
+
+def test_a_place_out_of_the_window_is_new_again() -> None:
+    infos, tokens = crafter_walk()
+    infos["position"] = np.array([[8, 8], [9, 8], [8, 8], [8, 8]])
+    long, short = (crafter_cells(infos, tokens, (9, 9), window).groups["new"].reshape(3, 9, 9) for window in (2, 1))
+    assert not long[1].any() and short[1, :7, 0].all() and short[1].sum() == 7
+
+
+def test_the_nights_noise_is_as_strong_as_the_renderer_draws_it() -> None:
+    engine = pytest.importorskip("crafter.engine")
+    import crafter
+
+    env = crafter.Env(size=(63, 63), seed=0)
+    env.reset()
+    view = env._local_view
+    assert isinstance(view, engine.LocalView)
+    env._world.daylight = 0.1
+    pictures = np.stack([view(env._player, np.array([7, 7])) for _ in range(40)]).astype(np.float64)
+    pictures = pictures.transpose(0, 2, 1, 3)  # rows first
+    difference = (pictures[0::2] - pictures[1::2]).reshape(20, 7, 7, 9, 7, 3)
+    measured = np.sqrt(np.square(difference).mean(axis=(0, 2, 4, 5)))
+    assert np.abs(measured - crafter_noise(np.array([0.1]))[0]).max() < 2.5
+    assert crafter_noise(np.array([0.5, 1.0])).max() == 0
+
+
+def test_minigrid_cells_turn_with_the_agent() -> None:
+    position = np.array([[5, 5], [5, 5], [5, 4]])  # looks up, turns right, … and is set one field up, looking right
+    infos = {"position": position, "direction": np.array([3, 0, 0]), "visible": np.ones((3, 3, 3), bool)}
+    island = np.arange(100).reshape(10, 10)
+    views = np.stack([island[3:6, 4:7], np.rot90(island[4:7, 5:8]), np.rot90(island[3:6, 5:8])])
+    cells = minigrid_cells(infos, views.reshape(3, 9), (3, 3), 4)
+    new = cells.groups["new"].reshape(2, 3, 3)
+    assert cells.copied is not None and (cells.copied == views[1:].reshape(2, 9))[cells.copied >= 0].all()
+    assert (cells.copied >= 0).reshape(2, 9).sum(axis=1).tolist() == [4, 8]
+    assert new.reshape(2, 9).sum(axis=1).tolist() == [5, 1]
+    assert cells.exact_steps["nothing new"].tolist() == [False, False]
+
+
+def test_segments_ask_for_every_step_once() -> None:
+    recordings = [np.arange(length)[:, None].repeat(2, 1) + 1000 * index for index, length in enumerate((40, 3, 17, 2))]
+    for window, chunk in ((4, 16), (3, 1), (1, 5)):
+        asked = []
+        for batch in segment_batches(recordings, window, batch_size=3, chunk=chunk):
+            assert batch.tokens.shape[1] == batch.first + batch.steps.shape[1] and batch.first <= window
+            for row, episode in enumerate(batch.episodes):
+                for place in np.flatnonzero(batch.valid[row]):
+                    step = batch.steps[row, place]
+                    asked.append((episode, step))
+                    assert batch.targets[row, place, 0] == 1000 * episode + step
+                    assert batch.previous[row, place, 0] == 1000 * episode + step - 1
+        assert sorted(asked) == [
+            (index, step) for index, tokens in enumerate(recordings) for step in range(1, len(tokens))
+        ]
+
+
+def test_videos_can_be_played(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (5, 63, 63, 3), dtype=np.uint8)
+    both = side_by_side(frames, frames)
+    with av.open(str(write_video(tmp_path / "a.mp4", both, 10))) as container:
+        decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(decoded) == 5 and decoded[0].shape == both.shape[1:]
+    assert write_contact_sheet(tmp_path / "a.png", [("one", frames, frames)], [1, 4, 64]).stat().st_size > 1000
