@@ -1,0 +1,88 @@
+"""A dataset of episodes: a folder in Minari's format."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from minari import MinariDataset
+from minari.dataset.minari_storage import METADATA_FILE_NAME
+
+from magrathea.data.episode import Episode
+from magrathea.errors import MagratheaError
+
+OWN_METADATA = "magrathea"  # key of ours in Minari's metadata: env_id, env_kwargs, fps, action_names, key_map, …
+
+
+class Dataset:
+    """Episodes on disk, read one at a time.
+
+    Attributes:
+        env_id: Gymnasium id of the environment that they come from, "" if not known.
+        observation_space, action_space: of that environment.
+        metadata: env_id, env_kwargs, and what the environment says of itself: fps, action_names, key_map.
+    """
+
+    def __init__(self, minari: MinariDataset, folder: Path) -> None:
+        self._minari, self.folder = minari, folder
+        raw = json.loads((folder / "data" / METADATA_FILE_NAME).read_text())
+        self.metadata: dict[str, Any] = raw.get(OWN_METADATA, {})
+        spec = json.loads(raw["env_spec"]) if raw.get("env_spec") else {}
+        self.env_id: str = self.metadata.get("env_id") or spec.get("id", "")
+        self.fingerprint = hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()[:16]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Dataset:
+        """Open a dataset's folder; raises MagratheaError where there is none or it is damaged."""
+        folder = Path(folder)
+        if not (folder / "data" / METADATA_FILE_NAME).exists():
+            raise MagratheaError(f"No dataset in '{folder}'; record one with 'magrathea collect ENV_ID --out {folder}'.")
+        try:
+            return cls(MinariDataset(folder / "data"), folder)
+        except (ValueError, KeyError, OSError, AssertionError) as error:
+            raise MagratheaError(f"Dataset '{folder}' is damaged ({error}); record it again.") from error
+
+    @property
+    def observation_space(self) -> gymnasium.Space:
+        return self._minari.observation_space
+
+    @property
+    def action_space(self) -> gymnasium.Space:
+        return self._minari.action_space
+
+    @property
+    def num_steps(self) -> int:
+        return int(self._minari.total_steps)
+
+    def __len__(self) -> int:
+        """Number of episodes."""
+        return int(self._minari.total_episodes)
+
+    def episode(self, index: int) -> Episode:
+        """Read one episode; raises IndexError beyond the last, MagratheaError if its data are damaged."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"Dataset '{self.folder}' has {len(self)} episodes, no number {index}.")
+        try:
+            data = self._minari[int(index)]
+        except (OSError, KeyError, AssertionError) as error:
+            raise MagratheaError(f"Episode {index} of '{self.folder}' is damaged ({error}); record it again.") from error
+        return Episode(
+            observation=data.observations,
+            action=data.actions,
+            reward=np.asarray(data.rewards, dtype=np.float32),
+            terminated=np.asarray(data.terminations, dtype=bool),
+            truncated=np.asarray(data.truncations, dtype=bool),
+            infos=dict(data.infos or {}),
+        )
+
+    def split(self, held_out: float = 0.05, seed: int = 0) -> tuple[list[int], list[int]]:
+        """Indices of the episodes to train on, and of those held out; at least one of each."""
+        num_held_out = max(1, round(held_out * len(self)))
+        if num_held_out >= len(self):
+            raise MagratheaError(f"Dataset '{self.folder}' has {len(self)} episodes; training needs 2 or more.")
+        order = np.random.default_rng(seed).permutation(len(self))
+        return sorted(order[num_held_out:].tolist()), sorted(order[:num_held_out].tolist())
