@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from magrathea.errors import MagratheaError
 from magrathea.evaluate.recordings import Budget, Recording
 from magrathea.fill import FillSettings
 from magrathea.session import Session
 from magrathea.world import World
 
 BATCH_SIZE = 16
+LEAST_STEPS = 8
 
 
 @dataclass
@@ -56,10 +58,11 @@ def choose_starts(
 ) -> list[tuple[int, int]]:
     """(recording, last real step) of rollouts, spread over the recordings in turns, `horizon` steps apart or more.
 
-    Recordings that are too short for the whole horizon serve as far as they reach, if they reach 8 steps or a quarter.
+    Recordings that are too short for the whole horizon serve as far as they reach, if that is 8 steps or more. Raises
+    MagratheaError where there is none.
     """
     rng = np.random.default_rng(seed)
-    least = min(horizon, max(8, horizon // 4))
+    least = min(horizon, LEAST_STEPS)
     choices = []
     for recording in recordings:
         last = len(recording.tokens) - 1
@@ -67,6 +70,11 @@ def choose_starts(
         offset = int(rng.integers(max(1, room % horizon + 1))) if room >= horizon else 0
         places = range(window - 1 + offset, last - least + 1, horizon)
         choices.append(rng.permutation(np.array(list(places), dtype=np.int64)).tolist())
+    if not any(choices):
+        raise MagratheaError(
+            f"No held-out episode is long enough to dream from: it takes {window} steps and {least} more; collect "
+            "longer ones."
+        )
     starts = []
     for turn in range(max(map(len, choices), default=0)):
         starts += [(index, places[turn]) for index, places in enumerate(choices) if turn < len(places)]
