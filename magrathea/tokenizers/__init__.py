@@ -9,6 +9,7 @@ from magrathea.tokenizers.discrete import (
 )
 from magrathea.tokenizers.patch import PatchTokenizer
 from magrathea.tokenizers.registry import TOKENIZERS, tokenizer_for, tokenizer_from
+from magrathea.tokenizers.report import reconstruction_report
 from magrathea.tokenizers.reward import RewardTokenizer
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "RewardTokenizer",
     "TerminatedTokenizer",
     "Tokenizer",
+    "reconstruction_report",
     "tokenizer_for",
     "tokenizer_from",
 ]
