@@ -8,7 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from magrathea.evaluate.cells import changed_cells, crafter_cells, crafter_noise, describe_cells, minigrid_cells
+from magrathea.data import make_env
+from magrathea.evaluate.cells import changed_cells, crafter_cells, crafter_noise, describe_cells, shown_tiles
 from magrathea.evaluate.forcing import segment_batches
 from magrathea.evaluate.pictures import (
     PSNR_CAP,
@@ -105,9 +106,8 @@ def crafter_walk() -> tuple[dict[str, np.ndarray], np.ndarray]:
 
 def test_crafter_cells_know_the_map() -> None:
     infos, tokens = crafter_walk()
-    cells = describe_cells(
-        "magrathea/Crafter-v0", infos, tokens, Slot(name="o", role="observation", vocab_size=1000, grid=(9, 9)), 4
-    )
+    slot = Slot(name="observation", role="observation", vocab_size=1000, grid=(9, 9))
+    cells = describe_cells("magrathea/Crafter-v0", infos, np.zeros((4, 63, 63, 3), np.uint8), tokens, slot, 4)
     new = cells.groups["new"].reshape(3, 9, 9)
     assert new[0, :7, 8].all() and new[1, :7, 8].all() and new.sum() == 14
     still = cells.groups["visible and still"].reshape(3, 9, 9)
@@ -145,17 +145,28 @@ def test_the_nights_noise_is_as_strong_as_the_renderer_draws_it() -> None:
     assert crafter_noise(np.array([0.5, 1.0])).max() == 0
 
 
-def test_minigrid_cells_turn_with_the_agent() -> None:
-    position = np.array([[5, 5], [5, 5], [5, 4]])  # looks up, turns right, … and is set one field up, looking right
-    infos = {"position": position, "direction": np.array([3, 0, 0]), "visible": np.ones((3, 3, 3), bool)}
-    island = np.arange(100).reshape(10, 10)
-    views = np.stack([island[3:6, 4:7], np.rot90(island[4:7, 5:8]), np.rot90(island[3:6, 5:8])])
-    cells = minigrid_cells(infos, views.reshape(3, 9), (3, 3), 4)
-    new = cells.groups["new"].reshape(2, 3, 3)
-    assert cells.copied is not None and (cells.copied == views[1:].reshape(2, 9))[cells.copied >= 0].all()
-    assert (cells.copied >= 0).reshape(2, 9).sum(axis=1).tolist() == [4, 8]
-    assert new.reshape(2, 9).sum(axis=1).tolist() == [5, 1]
-    assert cells.exact_steps["nothing new"].tolist() == [False, False]
+def test_minigrid_cells_are_those_that_the_agent_saw() -> None:
+    pytest.importorskip("minigrid")
+    env, dice = make_env("magrathea/MiniGrid-v0"), np.random.default_rng(0)
+    frames, cells, seen = [], [], []
+    for step in range(60):
+        observation, info = env.reset(seed=3) if step == 0 else env.step(int(dice.choice([0, 1, 2, 2, 2])))[::4]
+        frames.append(observation)
+        cells.append(info["cells"])
+        seen.append(env.unwrapped.gen_obs_grid()[1].T)
+    pictures = np.stack(frames)
+    assert np.array_equal(shown_tiles(pictures, (7, 7)), np.stack(seen))
+    tiles = pictures.reshape(60, 7, 9, 7, 9, 3).swapaxes(2, 3).reshape(-1, 9 * 9 * 3)
+    tokens = np.unique(tiles, axis=0, return_inverse=True)[1].reshape(60, 49)
+    slot = Slot(name="observation", role="observation", vocab_size=int(tokens.max()) + 1, grid=(7, 7))
+    sorted_cells = describe_cells("magrathea/MiniGrid-v0", {"cells": np.stack(cells)}, pictures, tokens, slot, 6)
+    assert sorted_cells.copied is not None
+    known = (sorted_cells.copied >= 0) & np.stack(seen)[1:].reshape(59, 49)
+    not_agent = np.arange(49) != 45
+    assert (sorted_cells.copied == tokens[1:])[known & not_agent].mean() > 0.97
+    nothing_new = sorted_cells.exact_steps["nothing new"]
+    assert 0.2 < nothing_new.mean() < 0.9
+    assert not sorted_cells.groups["new"][nothing_new].any() and sorted_cells.groups["new"][~nothing_new].any(1).all()
 
 
 def test_segments_ask_for_every_step_once() -> None:

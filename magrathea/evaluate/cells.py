@@ -38,19 +38,22 @@ class Cells:
     exact_steps: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def describe_cells(env_id: str, infos: dict[str, np.ndarray], tokens: np.ndarray, slot: Slot, window: int) -> Cells:
+def describe_cells(
+    env_id: str, infos: dict[str, np.ndarray], frames: np.ndarray, tokens: np.ndarray, slot: Slot, window: int
+) -> Cells:
     """Sort the tokens of a slot.
 
     Args:
         env_id: decides which privileged state is understood.
         infos: the episode's, each (T + 1, …); may be empty.
-        tokens: (T + 1, tokens of the slot) of the real episode.
+        frames: (T + 1, …) the slot's values in the real episode.
+        tokens: (T + 1, tokens of the slot) of them.
         window: W, past steps that the model sees.
     """
     if "Crafter" in env_id and {"position", "semantic", "daylight"} <= infos.keys() and min(slot.grid) >= 9:
         return crafter_cells(infos, tokens, slot.grid, window)
-    if "MiniGrid" in env_id and {"position", "direction", "visible"} <= infos.keys() and min(slot.grid) >= 7:
-        return minigrid_cells(infos, tokens, slot.grid, window)
+    if "MiniGrid" in env_id and "cells" in infos and frames.ndim == 4 and min(slot.grid) >= 7:
+        return minigrid_cells(infos, frames, tokens, slot.grid, window)
     return changed_cells(tokens)
 
 
@@ -137,38 +140,40 @@ def crafter_noise(daylight: np.ndarray) -> np.ndarray:
     return np.sqrt(2) * deviation * amount[:, None, None] * vignette
 
 
-def minigrid_cells(infos: dict[str, np.ndarray], tokens: np.ndarray, grid: tuple[int, int], window: int) -> Cells:
-    """MiniGrid: a cell is new if it shows a place that no picture of the window showed; hidden cells show nothing.
+def minigrid_cells(
+    infos: dict[str, np.ndarray], frames: np.ndarray, tokens: np.ndarray, grid: tuple[int, int], window: int
+) -> Cells:
+    """MiniGrid: a tile is new if it shows a place that no picture of the window showed; a hidden one shows nothing.
 
-    infos: position (T + 1, 2) column and row, direction (T + 1,) 0 right, 1 down, 2 left, 3 up, visible (T + 1, rows,
-    columns) which cells of the view are not hidden.
+    infos["cells"] (T + 1, rows, columns, 2) are the places on the map that the tiles of the pictures `frames` show.
     """
-    shown = infos["visible"].astype(bool)
-    rows, columns = shown.shape[1:]
-    forward = np.array([(0, 1), (1, 0), (0, -1), (-1, 0)])[infos["direction"].astype(np.int64)]  # (row, column)
-    right = np.stack([forward[:, 1], -forward[:, 0]], axis=-1)
-    ahead = (rows - 1 - np.arange(rows))[None, :, None, None] * forward[:, None, None]
-    aside = (np.arange(columns) - columns // 2)[None, None, :, None] * right[:, None, None]
-    places = infos["position"].astype(np.int64)[:, None, None, ::-1] + ahead + aside
+    places = infos["cells"].astype(np.int64)
+    shown = shown_tiles(frames, places.shape[1:3])
     last = seen_before(places, shown, window)
-    visible = last >= 0
-    new = ~visible & shown[1:]
-    unchanged = tokens[1:] == tokens[:-1]
-    known = _place(~new, grid)
-    steps = np.ones(len(new), dtype=bool)
+    new = (last < 0) & shown[1:]
+    changed = (tokens[1:] != tokens[:-1]).any(axis=1)
     nothing_new = ~new.any(axis=(1, 2))
-    groups = {"visible before": known, "new": _place(new, grid)}
-    conditions = {"all": steps, "nothing new": nothing_new, "picture changed": ~unchanged.all(axis=1)}
+    groups = {"visible before": _place(~new, grid), "new": _place(new, grid)}
+    steps = np.ones(len(new), dtype=bool)
+    conditions = {"all": steps, "nothing new": nothing_new, "picture changed": changed}
     exact = {
         "nothing new": nothing_new,
-        "nothing new, picture changed": nothing_new & ~unchanged.all(axis=1),
+        "nothing new, picture changed": nothing_new & changed,
         "something new": ~nothing_new,
         "all": steps,
     }
     copied = None
-    if grid == (rows, columns):
+    if grid == places.shape[1:3]:
         copied = content_at(tokens.reshape(-1, *grid), places, shown, last).reshape(len(new), -1)
-    return Cells(groups, conditions, np.full(unchanged.shape, FAINT), copied, exact)
+    return Cells(groups, conditions, np.full(tokens[1:].shape, FAINT), copied, exact)
+
+
+def shown_tiles(frames: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """frames (T + 1, height, width, 3) of MiniGrid -> (T + 1, rows, columns), False for tiles that walls hide: all that
+    the agent sees is lit, and what is hidden is black within its border lines."""
+    height, width = frames.shape[1] // grid[0], frames.shape[2] // grid[1]
+    tiles = frames.reshape(len(frames), grid[0], height, grid[1], width, -1).swapaxes(2, 3)
+    return tiles[:, :, :, 2:-1, 2:-1].max(axis=(3, 4, 5)) > 0
 
 
 def _place(values: np.ndarray, grid: tuple[int, int], top: int = 0) -> np.ndarray:

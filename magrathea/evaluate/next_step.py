@@ -31,6 +31,7 @@ def measure_next_step(world: World, recordings: list[Recording], budget: Budget)
             describe_cells(
                 world.metadata.get("env_id", ""),
                 recording.episode.infos,
+                leaf_of(recording.episode.observation, slot),
                 recording.tokens[:, world.layout.span(slot.name)],
                 slot,
                 window,

@@ -67,7 +67,7 @@ def evaluate(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    metrics = {"about": _about(world, source, recordings, seed)}
+    metrics: dict[str, Any] = {"about": _about(world, source, recordings, seed)}
     metrics["next step"] = measure_next_step(world, recordings, _budget(minutes, "next step"))
     metrics |= _measure_dreams(world, recordings, out, num_dreams, _budget(minutes, "dreams"), seed)
     metrics["uses"] = measure_uses(world, recordings, _budget(minutes, "uses"), seed)
