@@ -251,3 +251,19 @@ def test_reality_that_falls_apart_leaves_the_dream_alone(caplog: pytest.LogCaptu
         await until(lambda: player.num_steps == 2)
 
     play(scene, make_env=lambda _: Falls())
+
+
+def test_reality_that_cannot_begin_leaves_a_dream_to_play(caplog: pytest.LogCaptureFixture) -> None:
+    def missing(_: Any) -> Any:
+        raise ImportError("No module named 'crafter'")
+
+    async def scene(player: Player, viewer: Viewer) -> None:
+        say(player, viewer, "reality", on=True)
+        await until(lambda: player.reality.state == "unavailable" and player.state == "ready")
+        say(player, viewer, "step", action=2)
+        await until(lambda: player.num_steps == 1)
+        player.rule_out_reality("not here")
+        with pytest.raises(ProtocolError, match="no reality beside this dream: not here"):
+            say(player, viewer, "reality", on=True)
+
+    play(scene, make_env=missing)

@@ -121,6 +121,12 @@ class Player:
         if not self.viewers:
             self.controls.clear()
 
+    def rule_out_reality(self, reason: str) -> None:
+        """Say that the real environment cannot be had here, and why."""
+        self._wants_reality = False
+        self.reality.rule_out(reason)
+        self._show()
+
     # The clock
 
     async def run(self) -> None:
@@ -326,6 +332,8 @@ class Player:
         self._show()
 
     def _on_reality(self, message: dict[str, Any]) -> None:
+        if self.reality.state == "absent":
+            raise ProtocolError(f"there is no reality beside this dream: {self.reality.reason}")
         self._wants_reality = message["on"]
         if message["on"]:
             self._reset()

@@ -39,6 +39,15 @@ def make_environment(world: Any) -> gymnasium.Env:
     return make_env_from_metadata(world.metadata)
 
 
+def why_absent(world: Any, make: Callable[[Any], gymnasium.Env] = make_environment) -> str:
+    """Why the real environment of a world cannot be had here, or "" if it can. Blocking: makes it once."""
+    try:
+        make(world).close()
+    except Exception as error:  # whatever a foreign environment raises
+        return _reason(error)
+    return ""
+
+
 class Reality:
     """A real environment that plays along. Blocking; used from one thread."""
 
@@ -93,7 +102,8 @@ def _stack(observations: list[Any]) -> Any:
 class RealityTrack:
     """Reality beside one dream, from the event loop: begins it, sends it actions, and publishes what it shows.
 
-    ``state`` is "off", "starting", "on", "ended" (the real episode is over) or "unavailable" (see ``reason``).
+    ``state`` is "off", "starting", "on", "ended" (the real episode is over), "unavailable" (it failed: see ``reason``)
+    or "absent" (it is known that it cannot be had: see ``reason``).
     """
 
     def __init__(self, world: Any, publish: Callable[[Frame], None], make: Callable[[Any], gymnasium.Env]) -> None:
@@ -112,6 +122,11 @@ class RealityTrack:
     @property
     def header(self) -> dict[str, Any]:
         return {"state": self.state, "reason": self.reason, "behind": self._actions.qsize()}
+
+    def rule_out(self, reason: str) -> None:
+        """From now on it is known that there is no reality here."""
+        self.stop()
+        self.state, self.reason = "absent", reason
 
     async def begin(self, seed: int, num_steps: int) -> Recording | None:
         """Restart reality; gives the real steps to dream on from, or None (``state`` and ``reason`` say why)."""

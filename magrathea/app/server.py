@@ -30,7 +30,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from magrathea.app.catalog import Catalog, describe, start_png
 from magrathea.app.player import Player
 from magrathea.app.protocol import MAX_SEED, ProtocolError, RateLimit, parse_message
-from magrathea.app.reality import make_environment
+from magrathea.app.reality import make_environment, why_absent
 from magrathea.app.seats import LINGER, Seats
 from magrathea.app.viewer import Viewer
 from magrathea.errors import MagratheaError
@@ -61,7 +61,7 @@ def create_app(
         return Player(world, make_session or _session_class(), dreamer, make_env=make_env, **options)
 
     seats = Seats(max_players, make_player)
-    site = Site(catalog, seats, only)
+    site = Site(catalog, seats, only, make_env)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -106,10 +106,14 @@ class SafeHeaders:
 class Site:
     """The routes of one server."""
 
-    def __init__(self, catalog: Catalog, seats: Seats, only: str | None) -> None:
+    def __init__(
+        self, catalog: Catalog, seats: Seats, only: str | None, make_env: Callable[[Any], gymnasium.Env]
+    ) -> None:
         self.catalog = catalog
         self.seats = seats
         self.only = only
+        self._make_env = make_env
+        self._absent: dict[str, asyncio.Task[str]] = {}
 
     async def home(self, _: Request) -> Response:
         if self.only:
@@ -177,6 +181,7 @@ class Site:
         description = describe(world, world_id, has_card=self.catalog.card(world_id) is not None)
         viewer = player.attach()
         viewer.say({"type": "world", "ticket": ticket, "resumed": resumed, "world": description})
+        self._look_for_reality(world_id, world, player)
         sender = asyncio.create_task(_send(websocket, viewer))
         try:
             await _receive(websocket, player, viewer)
@@ -186,6 +191,17 @@ class Site:
             self.seats.leave(world_id, ticket)
             with suppress(asyncio.CancelledError):
                 await sender
+
+    def _look_for_reality(self, world_id: str, world: Any, player: Player) -> None:
+        """Find out once for a world whether its real environment can be had, and tell the player if it cannot."""
+        if world_id not in self._absent:
+            self._absent[world_id] = asyncio.create_task(run_in_threadpool(why_absent, world, self._make_env))
+
+        def tell(task: asyncio.Task[str]) -> None:
+            if not task.cancelled() and task.result():
+                player.rule_out_reality(task.result())
+
+        self._absent[world_id].add_done_callback(tell)
 
 
 async def _send(websocket: WebSocket, viewer: Viewer) -> None:

@@ -84,7 +84,8 @@ function showRealityState({ state, reason, behind }) {
     $("pictures").scrollIntoView({ block: "nearest" });
   }
   $("reality-toggle").checked = shown;
-  const lost = state === "unavailable";
+  const lost = state === "unavailable" || state === "absent";
+  $("reality-toggle").disabled = state === "absent";
   $("reality-toggle").closest("label").classList.toggle("unavailable", lost);
   text($("reality-note"), lost ? `Not to be had: ${reason}` : "The real environment, beside the dream");
   text($("reality-text"), behind > 10 ? `${behind} steps behind` : "the same actions in the real environment");
