@@ -171,4 +171,4 @@ def _keep(sure: Tensor, holes: Tensor, total: Tensor, index: int, settings: Fill
 
 def _ranks(values: Tensor, holes: Tensor) -> Tensor:
     """(R, N) place of each hole among the holes of its row, 0 for the greatest value."""
-    return values.masked_fill(~holes, -math.inf).argsort(-1, descending=True, stable=True).argsort(-1)
+    return values.masked_fill(~holes, -math.inf).argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)

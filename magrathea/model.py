@@ -175,7 +175,7 @@ class MaskedTransformer(nn.Module):
     def forward(
         self, past_tokens: Tensor, tokens: Tensor, hole_mask: Tensor, prompt: Tensor | None = None, first: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """The training loss of a batch of segments: cross-entropy at the holes, summed, and their number.
+        """The training loss of a batch of segments: cross-entropy at the holes, summed, and their weight.
 
         Args:
             past_tokens: (B, T, N) what the model is shown of the past.
@@ -199,7 +199,8 @@ class MaskedTransformer(nn.Module):
             span = self.layout.span(slot.name)
             target = tokens[..., span]
             holes = hole_mask[..., span] & (target < slot.vocab_size)
+            weight = max(1.0, self.layout.num_tokens / (10 * slot.num_tokens))  # no slot is under a tenth of a step
             logits = out(feature[holes]).float()
-            total = total + F.cross_entropy(logits, target[holes], reduction="sum")
-            num_holes = num_holes + holes.sum()
+            total = total + weight * F.cross_entropy(logits, target[holes], reduction="sum")
+            num_holes = num_holes + weight * holes.sum()
         return total, num_holes

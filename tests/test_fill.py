@@ -51,8 +51,10 @@ class Oracle:
 @settings(max_examples=80, deadline=None)
 def test_known_tokens_never_change(order: str, seed: int, share: float, sharpness: float, temperature: float) -> None:
     dice = Generator().manual_seed(seed)
-    tokens = torch.stack([torch.randint(slot.vocab_size, (5,), generator=dice) for slot in LAYOUT.slots
-                          for _ in range(slot.num_tokens)], dim=-1)
+    tokens = torch.stack(
+        [torch.randint(slot.vocab_size, (5,), generator=dice) for slot in LAYOUT.slots for _ in range(slot.num_tokens)],
+        dim=-1,
+    )
     holes = torch.rand(tokens.shape, generator=dice) < share
     how = FillSettings(order=order, temperature=temperature)  # type: ignore[arg-type]
     filled = fill(Oracle(sharpness), tokens, holes, LAYOUT, how, generators(5, seed))
@@ -78,8 +80,10 @@ def test_a_sure_step_takes_one_pass_and_rows_that_are_done_are_not_asked_again()
         asked.append(None if rows is None else rows.tolist())
         numbers = torch.arange(2) if rows is None else rows
         scale = torch.where(numbers == 0, 30.0, 0.0)[:, None, None]
-        return {slot.name: scale * torch.eye(slot.vocab_size)[:1].expand(len(tokens), slot.num_tokens, -1)
-                for slot in LAYOUT.slots}
+        return {
+            slot.name: scale * torch.eye(slot.vocab_size)[:1].expand(len(tokens), slot.num_tokens, -1)
+            for slot in LAYOUT.slots
+        }
 
     asked: list[list[int] | None] = []
     holes = torch.ones(2, 8, dtype=torch.bool)
