@@ -45,6 +45,7 @@ def collect(
     policy: str = "sticky",
     num_processes: int = 2,
     seed: int = 0,
+    max_episode_steps: Number = None,
     env_kwargs: str = "{}",
 ) -> None:
     """Record any Gymnasium environment into a Minari dataset. Run it again to go on after an interruption.
@@ -56,12 +57,22 @@ def collect(
         policy: "random", "sticky" (holds its actions, so it travels) or "module:function".
         num_processes: number of processes that record at once.
         seed: the same seed records the same dataset.
-        env_kwargs: JSON object of keyword arguments for gymnasium.make.
+        max_episode_steps: longer episodes are cut there.
+        env_kwargs: JSON object of keyword arguments for gymnasium.make; "size": [height, width] resizes pictures.
     """
     keywords = _json(env_kwargs)
     from magrathea.data import collect as record
 
-    record(env_id, steps, out, policy=policy, num_processes=num_processes, seed=seed, env_kwargs=keywords)
+    record(
+        env_id,
+        steps,
+        out,
+        policy=policy,
+        num_processes=num_processes,
+        seed=seed,
+        max_episode_steps=max_episode_steps,
+        env_kwargs=keywords,
+    )
 
 
 def train(

@@ -15,20 +15,21 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
-from minari.data_collector import EpisodeBuffer
-from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from magrathea.data.dataset import OWN_METADATA, Dataset
+from magrathea.data.dataset import METADATA_FILE_NAME, OWN_METADATA, Dataset
 from magrathea.data.environments import environment_metadata, make_env
 from magrathea.data.episode import Episode, load_episode, save_episode, stack
 from magrathea.data.policies import policy_named
 from magrathea.errors import MagratheaError
 from magrathea.spaces import space_to_config
+
+if TYPE_CHECKING:
+    from minari.data_collector import EpisodeBuffer
 
 WORK_FOLDER = ".collecting"
 
@@ -68,6 +69,8 @@ def collect(
         max_episode_steps: longer episodes are cut (truncated) there.
         env_kwargs: given to the environment; `size` resizes image observations to (height, width).
     """
+    import minari  # noqa: F401  so that it is missed now and not after the recording
+
     out, kwargs = Path(out), dict(env_kwargs or {})
     recording = Recording(
         env_id=env_id, steps=steps, policy=policy, seed=seed, max_episode_steps=max_episode_steps, env_kwargs=kwargs
@@ -255,6 +258,8 @@ def _claim(work: Path, metadata: dict[str, Any]) -> None:
 
 def _write(out: Path, work: Path, num_episodes: int, metadata: dict[str, Any]) -> None:
     """Make a Minari dataset of the recorded episodes, in one step."""
+    from minari.dataset.minari_storage import MinariStorage
+
     env = make_env(metadata["env_id"], **metadata["env_kwargs"])
     fresh = work / "data"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -271,6 +276,8 @@ def _write(out: Path, work: Path, num_episodes: int, metadata: dict[str, Any]) -
 
 
 def _buffers(work: Path, num_episodes: int) -> Iterator[EpisodeBuffer]:
+    from minari.data_collector import EpisodeBuffer
+
     for index in range(num_episodes):
         episode = load_episode(_episode_path(work, index))
         yield EpisodeBuffer(

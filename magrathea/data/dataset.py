@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
-from minari import MinariDataset
-from minari.dataset.minari_storage import METADATA_FILE_NAME
 
 from magrathea.data.episode import Episode
 from magrathea.errors import MagratheaError
 
+if TYPE_CHECKING:
+    from minari import MinariDataset  # imported when a dataset is opened: playing beside reality needs none
+
+METADATA_FILE_NAME = "metadata.json"  # of Minari, in the folder of the data
 OWN_METADATA = "magrathea"  # key of ours in Minari's metadata: env_id, env_kwargs, fps, action_names, key_map, …
 
 
@@ -41,6 +43,8 @@ class Dataset:
         folder = Path(folder)
         if not (folder / "data" / METADATA_FILE_NAME).exists():
             raise MagratheaError(f"No dataset in '{folder}'; record one with 'magrathea collect ENV_ID --out {folder}'.")
+        from minari import MinariDataset
+
         try:
             return cls(MinariDataset(folder / "data"), folder)
         except (ValueError, KeyError, OSError, AssertionError) as error:
