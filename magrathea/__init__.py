@@ -1,6 +1,6 @@
 """Magrathea builds worlds: it learns a small generative world from an environment.
 
-Importing it registers ``magrathea/Dream-v0`` with Gymnasium. The names below are imported when they are first used, so
+Importing it registers ``magrathea/Dream-v0`` and the ready-made environments with Gymnasium. The names below are imported when they are first used, so
 that a command line that does not need PyTorch does not wait for it.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-import magrathea.envs as _envs  # noqa: F401  registers the ids of dreams
+import magrathea.data as _data  # noqa: F401  registers the ready-made environments
+import magrathea.envs as _envs  # noqa: F401  registers the dreams
 from magrathea.errors import MagratheaError
 
 if TYPE_CHECKING:
