@@ -69,8 +69,10 @@ def opened(browser: Browser, url: str, **options) -> Iterator[Page]:
     opened_page.goto(f"{url}/play/square")
     expect(opened_page.locator("#connection")).to_have_attribute("data-state", "connected")
     expect(opened_page.locator("body")).to_have_attribute("data-state", "ready")
-    yield opened_page
-    context.close()
+    try:
+        yield opened_page
+    finally:
+        context.close()
     assert not problems
 
 
@@ -272,3 +274,16 @@ def test_reality_that_is_not_installed_says_so(browser: Browser) -> None:
         page.keyboard.press("ArrowRight")
         at_step(page, 1)
         pages.close()
+
+
+def test_a_full_server_is_told_and_let_in_when_there_is_room(browser: Browser) -> None:
+    with serving(square_app(max_players=1)) as address:
+        pages = opened(browser, address)
+        next(pages)
+        late = browser.new_page()
+        late.goto(f"{address}/play/square")
+        expect(late.locator("#veil")).to_contain_text("All 1 places of this server are taken")
+        pages.close()
+        expect(late.locator("body")).to_have_attribute("data-state", "ready", timeout=10_000)
+        expect(late.locator("#veil")).to_contain_text("Press an arrow key")
+        late.context.close()

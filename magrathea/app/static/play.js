@@ -57,6 +57,7 @@ function showDream(frame) {
   $("pause").setAttribute("aria-pressed", String(paused));
   text($("pause-text"), paused ? "Resume" : "Pause");
   $("realtime-toggle").checked = frame.realtime;
+  if (page.world?.noop !== null) text($("realtime-note"), frame.realtime ? "Time passes without a key" : "The world waits for your keys");
   if (page.keys) page.keys.ended = frame.state === "ended";
   const next = frame.next_action === null ? "" : `, next: ${label(page.world.actions[frame.next_action].name)}`;
   $("pill").hidden = !paused;
@@ -95,16 +96,19 @@ function showRealityState({ state, reason, behind }) {
 
 function veil() {
   const place = $("veil");
-  const lost = $("connection").dataset.state === "lost";
+  const lost = wire.attempts > 0;
   const state = lost ? "lost" : page.frame?.state ?? "starting";
-  if (place.dataset.state === state) return;
+  const shown = `${state} ${lost ? wire.refused : ""}`;
+  if (place.dataset.shown === shown) return;
   place.dataset.state = state;
-  place.replaceChildren(...veilOf(state, lost));
+  place.dataset.shown = shown;
+  place.replaceChildren(...veilOf(state));
 }
 
-function veilOf(state, lost) {
+function veilOf(state) {
   const line = (words, name = "p") => Object.assign(document.createElement(name), { textContent: words });
-  if (lost) return [line("Connection lost", "h2"), line("Trying again by itself.")];
+  if (state === "lost" && wire.refused) return [line("Not yet", "h2"), line(wire.refused)];
+  if (state === "lost") return [line("Connection lost", "h2"), line("Trying again by itself.")];
   if (state === "starting") return [line("Falling asleep…")];
   if (state === "ready") return page.world ? hint() : [];
   if (state !== "ended" && state !== "failed") return [];

@@ -23,6 +23,7 @@ export class Wire {
     this.ticket = null;
     this.start = {};
     this.attempts = 0;
+    this.refused = null; // why the server does not let this page in, in words
   }
 
   open() {
@@ -32,7 +33,6 @@ export class Wire {
       if (value !== null && value !== undefined) url.searchParams.set(name, value);
     }
     this.listener.connection("connecting", this.attempts ? "Reconnecting…" : "Connecting…");
-    this.refused = null;
     this.socket = new WebSocket(url);
     this.socket.binaryType = "arraybuffer";
     this.socket.onmessage = (event) => this.receive(event.data);
@@ -48,6 +48,7 @@ export class Wire {
     if (message.type === "world") {
       this.ticket = message.ticket;
       this.attempts = 0;
+      this.refused = null;
       this.listener.connection("connected", "Connected");
       this.listener.world(message);
     } else if (message.type === "error") {
@@ -59,7 +60,7 @@ export class Wire {
   lost() {
     this.attempts += 1;
     const wait = this.refused ? 4000 : Math.min(5000, 250 * 2 ** this.attempts);
-    this.listener.connection("lost", this.refused ?? "Connection lost. Trying again…");
+    this.listener.connection("lost", this.refused ? "Not connected" : "Connection lost. Trying again…");
     setTimeout(() => this.open(), wait);
   }
 
