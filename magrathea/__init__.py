@@ -1,7 +1,7 @@
 """Magrathea builds worlds: it learns a small generative world from an environment.
 
-Importing it registers ``magrathea/Dream-v0`` and the ready-made environments with Gymnasium. The names below are imported when they are first used, so
-that a command line that does not need PyTorch does not wait for it.
+Importing it registers ``magrathea/Dream-v0`` and the ready-made environments with Gymnasium. The names below are
+imported when they are first used, so that a command line that does not need PyTorch does not wait for it.
 """
 
 from __future__ import annotations
