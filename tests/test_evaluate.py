@@ -17,8 +17,7 @@ from magrathea.data import Dataset, collect
 from magrathea.errors import MagratheaError
 from magrathea.evaluate import compare_orders, evaluate
 from magrathea.evaluate.dreams import measure_control, measure_pictures
-from magrathea.evaluate.forcing import segment_batches
-from magrathea.evaluate.orders import fill_batch
+from magrathea.evaluate.forcing import fill_batch, segment_batches
 from magrathea.evaluate.recordings import Budget, held_out_recordings, unseen_episodes
 from magrathea.evaluate.rollouts import choose_starts, roll_out
 from magrathea.evaluate.slots import picture_slot
@@ -123,11 +122,11 @@ def test_filling_one_step_agrees_with_predicting_it(world: World, dataset: Datas
     batch = next(iter(segment_batches(tokens, world.config.model.window, batch_size=4, chunk=1)))
     likeliest = replace(world.config.fill, order="one_shot", temperature=0.0)
     dice = [torch.Generator().manual_seed(row) for row in range(4)]
-    filled, num_passes = fill_batch(world, batch, likeliest, dice)
+    filled = fill_batch(world, batch, likeliest, dice)
     logits = world.predict_segment(batch.tokens, masks.forward_dynamics(world.layout), batch.first)
     for slot in world.layout.of_role("observation", "reward", "terminated"):
-        assert torch.equal(filled[:, world.layout.span(slot.name)], logits[slot.name][:, 0].argmax(-1))
-    assert (num_passes == 1).all()
+        assert torch.equal(filled.tokens[:, world.layout.span(slot.name)], logits[slot.name][:, 0].argmax(-1))
+    assert (filled.num_passes == 1).all()
 
 
 def test_orders_table(world: World, dataset: Dataset) -> None:

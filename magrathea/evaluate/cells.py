@@ -164,7 +164,8 @@ def minigrid_cells(
     }
     copied = None
     if grid == places.shape[1:3]:
-        copied = content_at(tokens.reshape(-1, *grid), places, shown, last).reshape(len(new), -1)
+        copied = content_at(tokens.reshape(-1, *grid), places, shown, last)
+        copied = np.where(shown[1:], copied, -1).reshape(len(new), -1)
     return Cells(groups, conditions, np.full(tokens[1:].shape, FAINT), copied, exact)
 
 

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
+
+from magrathea import masks
+from magrathea.fill import Filled, FillSettings, fill
+from magrathea.past import SegmentPast
+from magrathea.world import World
 
 CHUNK = 16  # steps that are predicted of a segment
 
@@ -72,3 +77,21 @@ def _gather(recordings: list[np.ndarray], first: int, group: list[tuple[int, int
     tokens = np.stack([recordings[episode][rows] for (episode, _), rows in zip(group, inside, strict=True)])
     episodes = np.array([episode for episode, _ in group])
     return SegmentBatch(torch.from_numpy(tokens), first, episodes, steps[:, first:], valid[:, first:])
+
+
+@torch.inference_mode()
+def fill_batch(world: World, batch: SegmentBatch, settings: FillSettings, generators: list[Generator]) -> Filled:
+    """Fill the one step of each segment of a batch: tokens (B, N), confidence (B, N), passes (B,)."""
+    holes = masks.forward_dynamics(world.layout).expand(len(batch.episodes), -1)
+    past_tokens, device = batch.tokens[:, : batch.first].to(world.device), world.device
+    time = torch.arange(batch.first + 1, device=device).expand(len(past_tokens), -1)
+    keys, values = world.model.remember(past_tokens, time[:, :-1])
+
+    def predict(now: Tensor, open_holes: Tensor, rows: Tensor | None) -> dict[str, Tensor]:
+        chosen = slice(None) if rows is None else rows
+        past = SegmentPast(keys[:, chosen], values[:, chosen], world.config.model.window, batch.first)
+        logits = world.model.predict(now[:, None], open_holes[:, None], time[chosen, -1:], past)
+        return {name: slot_logits.squeeze(1) for name, slot_logits in logits.items()}
+
+    filled = fill(predict, batch.targets[:, 0].to(device), holes.to(device), world.layout, settings, generators)
+    return Filled(filled.tokens.cpu(), filled.confidence.cpu(), filled.num_passes.cpu())

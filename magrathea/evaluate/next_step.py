@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
-from torch import Tensor
+from torch import Generator, Tensor
 
 from magrathea import masks
 from magrathea.evaluate.cells import Cells, describe_cells
-from magrathea.evaluate.forcing import SegmentBatch, segment_batches
+from magrathea.evaluate.forcing import SegmentBatch, fill_batch, segment_batches
 from magrathea.evaluate.recordings import Budget, Recording
 from magrathea.evaluate.slots import leaf_of, patch_size, role_span, slot_tokenizer
 from magrathea.evaluate.statistics import Tally, expected_calibration_error
@@ -15,6 +17,7 @@ from magrathea.layout import Slot
 from magrathea.world import World
 
 NUM_BINS = 15
+NUM_FILLED = 512  # steps that are filled as a dream fills them
 
 
 def measure_next_step(world: World, recordings: list[Recording], budget: Budget) -> dict:
@@ -55,6 +58,7 @@ def measure_next_step(world: World, recordings: list[Recording], budget: Budget)
         tally_judgement(tally, "forward dynamics", world, recordings, batch, logits)
         if budget.spent():
             break
+    _tally_filled(tally, world, recordings, budget)
     return _summary(tally, world)
 
 
@@ -166,6 +170,23 @@ def _tally_bins(
         inside = (bins == index) & valid
         columns += [inside, np.where(inside, confidence, 0.0), inside & right]
     tally.add(name, episodes, *columns)
+
+
+def _tally_filled(tally: Tally, world: World, recordings: list[Recording], budget: Budget) -> None:
+    """Count the confidences of `fill` itself, which fills in several passes: those of a sample of single steps."""
+    settings, num_steps = replace(world.config.fill, temperature=0.0), 0
+    generators = [Generator().manual_seed(row) for row in range(32)]
+    tokens = [recording.tokens for recording in recordings]
+    for batch in segment_batches(tokens, world.config.model.window, batch_size=32, chunk=1):
+        filled = fill_batch(world, batch, settings, generators[: len(batch.episodes)])
+        right = (filled.tokens == batch.targets[:, 0]).numpy()
+        for slot in world.layout.of_role("observation"):
+            span, name = world.layout.span(slot.name), f"calibration/{slot.name}, as filled"
+            confidence = filled.confidence[:, span].numpy()
+            _tally_bins(tally, name, batch.episodes, confidence, right[:, span], np.ones_like(right[:, span]))
+        num_steps += len(right)
+        if num_steps >= NUM_FILLED or budget.spent():
+            return
 
 
 def _tally_exact(tally: Tally, cells: list[Cells], batch: SegmentBatch, sources: dict[str, np.ndarray]) -> None:

@@ -7,20 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Generator, Tensor
+from torch import Generator
 
-from magrathea import masks
 from magrathea.data import Dataset
 from magrathea.evaluate.dreams import real_pictures
-from magrathea.evaluate.forcing import SegmentBatch, segment_batches
+from magrathea.evaluate.forcing import fill_batch, segment_batches
 from magrathea.evaluate.pictures import histogram, mean_squared_error, psnr, total_variation
 from magrathea.evaluate.recordings import Budget, Recording, held_out_recordings, open_dataset
 from magrathea.evaluate.rollouts import Rollouts, choose_starts, roll_out
 from magrathea.evaluate.slots import picture_slot, pictures_of, role_span
 from magrathea.evaluate.statistics import Tally
-from magrathea.fill import FillSettings, fill
-from magrathea.past import SegmentPast
+from magrathea.fill import FillSettings
 from magrathea.world import World
 
 HORIZON = 16
@@ -87,36 +84,16 @@ def _next_steps(
     generators = [Generator().manual_seed(seed + row) for row in range(32)]
     tokens = [recording.tokens for recording in recordings]
     for batch in segment_batches(tokens, world.config.model.window, batch_size=32, chunk=1, seed=seed):
-        filled, num_passes = fill_batch(world, batch, settings, generators[: len(batch.episodes)])
-        right = (filled == batch.targets[:, 0])[:, span].numpy()
+        filled = fill_batch(world, batch, settings, generators[: len(batch.episodes)])
+        right = (filled.tokens == batch.targets[:, 0])[:, span].numpy()
         changed = (batch.targets[:, 0] != batch.previous[:, 0])[:, span].numpy()
         tally.add_mean("right", batch.episodes, right)
         tally.add_mean("right where changed", batch.episodes, right, changed)
         tally.add_mean("exact", batch.episodes, right.all(axis=1))
-        tally.add_mean("passes", batch.episodes, num_passes)
+        tally.add_mean("passes", batch.episodes, filled.num_passes.numpy())
         done += len(right)
         if done >= num_steps or budget.spent():
             return
-
-
-@torch.inference_mode()
-def fill_batch(
-    world: World, batch: SegmentBatch, settings: FillSettings, generators: list[Generator]
-) -> tuple[Tensor, np.ndarray]:
-    """Fill the one step of each segment of a batch: its tokens (B, N), and the passes (B,) that it took."""
-    holes = masks.forward_dynamics(world.layout).expand(len(batch.episodes), -1)
-    past_tokens, device = batch.tokens[:, : batch.first].to(world.device), world.device
-    time = torch.arange(batch.first + 1, device=device).expand(len(past_tokens), -1)
-    keys, values = world.model.remember(past_tokens, time[:, :-1])
-
-    def predict(now: Tensor, open_holes: Tensor, rows: Tensor | None) -> dict[str, Tensor]:
-        chosen = slice(None) if rows is None else rows
-        past = SegmentPast(keys[:, chosen], values[:, chosen], world.config.model.window, batch.first)
-        logits = world.model.predict(now[:, None], open_holes[:, None], time[chosen, -1:], past)
-        return {name: slot_logits.squeeze(1) for name, slot_logits in logits.items()}
-
-    filled = fill(predict, batch.targets[:, 0].to(device), holes.to(device), world.layout, settings, generators)
-    return filled.tokens.cpu(), filled.num_passes.cpu().numpy()
 
 
 def _row(name: str, tally: Tally, world: World, recordings: list[Recording], rollouts: Rollouts) -> dict[str, str]:

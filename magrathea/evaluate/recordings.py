@@ -23,13 +23,18 @@ class Recording:
 
 
 class Budget:
-    """A share of the time that the evaluation may take; without one, there is no end."""
+    """The time that an evaluation, or a part of it, may take; without a number of seconds, there is no end."""
 
     def __init__(self, seconds: float | None = None) -> None:
         self.end = None if seconds is None else time.monotonic() + seconds
 
     def spent(self) -> bool:
+        """Whether the time is over."""
         return self.end is not None and time.monotonic() >= self.end
+
+    def part(self, share: float) -> Budget:
+        """A share of the time that is left from now on."""
+        return Budget(None if self.end is None else max(0.0, self.end - time.monotonic()) * share)
 
 
 def open_dataset(dataset: str | Path | Dataset) -> Dataset:
