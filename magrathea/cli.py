@@ -120,6 +120,7 @@ def evaluate(
     num_episodes: int = 64,
     num_dreams: int = 64,
     minutes: Minutes = None,
+    orders: bool = False,
     device: str = "auto",
     seed: int = 0,
 ) -> None:
@@ -132,11 +133,16 @@ def evaluate(
         num_episodes: most episodes to measure on.
         num_dreams: most dreams of 64 steps.
         minutes: about how long it may take; without it, everything is measured in full.
+        orders: compare the orders of filling instead, and print a Markdown table.
         device: "auto", "cpu" or "cuda".
         seed: seed of the choice of episodes and of the dreams.
     """
+    from magrathea.evaluate import compare_orders
     from magrathea.evaluate import evaluate as measure
 
+    if orders:
+        print(compare_orders(world, dataset, minutes=minutes, device=device, seed=seed))
+        return
     metrics = measure(
         world,
         dataset,
