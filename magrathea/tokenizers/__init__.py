@@ -1,6 +1,8 @@
 """Tokenizers: every Gymnasium space as a fixed number of discrete tokens, and back."""
 
 from magrathea.tokenizers.base import Tokenizer
+from magrathea.tokenizers.box import BoxTokenizer
+from magrathea.tokenizers.composite import CompositeTokenizer
 from magrathea.tokenizers.discrete import (
     DiscreteTokenizer,
     MultiBinaryTokenizer,
@@ -14,6 +16,8 @@ from magrathea.tokenizers.reward import RewardTokenizer
 
 __all__ = [
     "TOKENIZERS",
+    "BoxTokenizer",
+    "CompositeTokenizer",
     "DiscreteTokenizer",
     "MultiBinaryTokenizer",
     "MultiDiscreteTokenizer",

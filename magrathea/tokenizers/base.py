@@ -72,7 +72,7 @@ class Tokenizer(ABC):
         """tokens (..., tokens_per_step) -> values (..., *space.shape); raises MagratheaError on foreign tokens."""
         array = self.check_tokens(tokens)
         values = self._decode(array.reshape(-1, self.tokens_per_step))
-        return values.astype(self.value_dtype, copy=False).reshape(*array.shape[:-1], *self.value_shape)
+        return values.astype(self.value_dtype, copy=False).reshape((*array.shape[:-1], *self.value_shape))
 
     @abstractmethod
     def _encode(self, values: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Self
 
 import gymnasium
@@ -13,7 +14,7 @@ from gymnasium import spaces
 from magrathea.errors import MagratheaError
 from magrathea.tokenizers.base import Tokenizer, not_fitted, require_tensor
 from magrathea.tokenizers.codebook import nearest_codes
-from magrathea.tokenizers.patches import choose_patch, join, split, unique_rows
+from magrathea.tokenizers.patches import choose_patch, join, patch_pair, split, unique_rows
 from magrathea.tokenizers.patchfit import fit_codebook, sample_frames
 
 _FRAMES_AT_A_TIME = 256
@@ -22,13 +23,13 @@ _FRAMES_AT_A_TIME = 256
 class PatchTokenizer(Tokenizer):
     """Image Box (H, W, channels) or (H, W) of uint8 to a grid of patch codes (Dedieu et al. 2025, arXiv 2502.01591).
 
-    `patch` is the patch's (height, width) in pixels, or None: `fit` chooses. The codebook holds at most `num_codes`
-    patches of uint8; a code is the nearest by squared distance, and the lower number in a tie.
+    `patch` is the patch's (height, width) or side in pixels, or None: `fit` chooses. The codebook holds at most
+    `num_codes` patches of uint8; a code is the nearest by squared distance, and the lower number in a tie.
     """
 
     type_name = "patch"
 
-    def __init__(self, space: spaces.Box, *, patch: tuple[int, int] | None = None, num_codes: int = 1024) -> None:
+    def __init__(self, space: spaces.Box, *, patch: int | Sequence[int] | None = None, num_codes: int = 1024) -> None:
         if not is_image(space):
             raise MagratheaError(f"PatchTokenizer needs an image Box (H, W, 1|3|4) or (H, W) of uint8, got {space}")
         if num_codes < 2:
@@ -37,8 +38,8 @@ class PatchTokenizer(Tokenizer):
         height, width = self.value_shape[:2]
         self._channels = self.value_shape[2] if len(self.value_shape) == 3 else 1
         if patch is not None:
-            patch = (int(patch[0]), int(patch[1]))
-            if min(patch) < 1 or height % patch[0] or width % patch[1]:
+            patch = patch_pair(patch)
+            if height % patch[0] or width % patch[1]:
                 raise MagratheaError(f"patch={patch} does not divide the {height}x{width} image; give divisors of both")
         self._patch = patch
         self._num_codes = int(num_codes)

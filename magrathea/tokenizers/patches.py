@@ -6,6 +6,7 @@ B images, R rows and C columns of patches, P = patch height * width * channels (
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -62,6 +63,14 @@ def unique_rows(rows: np.ndarray) -> UniquePatches:
     """The different rows of (M, 8*k) uint8 by their hashes (two different rows share one by chance about never)."""
     _, first, inverse, counts = np.unique(hash_rows(rows), return_index=True, return_inverse=True, return_counts=True)
     return UniquePatches(first, inverse.reshape(-1), counts)
+
+
+def patch_pair(patch: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width) of a patch given as such or as one number for both; raises MagratheaError for anything else."""
+    pair = (patch, patch) if isinstance(patch, int) else tuple(patch)
+    if len(pair) != 2 or not all(isinstance(size, int) and size > 0 for size in pair):
+        raise MagratheaError(f"patch={patch} is no size; give a number of pixels or (height, width)")
+    return pair[0], pair[1]
 
 
 def patch_choices(height: int, width: int) -> list[tuple[int, int]]:

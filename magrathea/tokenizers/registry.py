@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import gymnasium
@@ -10,6 +11,8 @@ from gymnasium import spaces
 
 from magrathea.errors import MagratheaError
 from magrathea.tokenizers.base import Tokenizer
+from magrathea.tokenizers.box import BoxTokenizer
+from magrathea.tokenizers.composite import CompositeTokenizer, leaf_spaces_of
 from magrathea.tokenizers.discrete import (
     DiscreteTokenizer,
     MultiBinaryTokenizer,
@@ -28,18 +31,40 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
         TerminatedTokenizer,
         RewardTokenizer,
         PatchTokenizer,
+        BoxTokenizer,
+        CompositeTokenizer,
     )
 }
 """Every kind of tokenizer by the "type" of its configuration; add yours here."""
 
+IMAGE_TOKENIZERS: dict[str, type[Tokenizer]] = {"patch": PatchTokenizer}
+"""The kinds of tokenizer that images can get."""
+
 
 def tokenizer_for(space: gymnasium.Space, *, image: str = "patch", **options: Any) -> Tokenizer:
-    """A tokenizer for a space; `image` ("patch" or "autoencoder") says which kind images get, `options` go to theirs.
+    """A tokenizer for a space; `image` (a key of `IMAGE_TOKENIZERS`) says which kind its images get.
 
-    Raises MagratheaError for a space that has no tokenizer. `fit` it where its kind needs that.
+    `options` are that image tokenizer's and `BoxTokenizer`'s; each leaf takes those that concern its kind. `fit` it
+    where its kind needs that. Raises MagratheaError for a space that has no tokenizer and for an option that none has.
     """
+    if image not in IMAGE_TOKENIZERS:
+        raise MagratheaError(f"Unknown image tokenizer {image!r}; choose one of {', '.join(IMAGE_TOKENIZERS)}")
+    image_class = IMAGE_TOKENIZERS[image]
+    known = _options_of(image_class) | _options_of(BoxTokenizer)
+    if foreign := sorted(set(options) - known):
+        raise MagratheaError(f"Unknown option '{foreign[0]}' of image={image!r}; known are {', '.join(sorted(known))}")
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        leaves = {key: _leaf_for(leaf, image_class, options) for key, leaf in leaf_spaces_of(space)}
+        return CompositeTokenizer(space, leaves)
+    return _leaf_for(space, image_class, options)
+
+
+def _leaf_for(space: gymnasium.Space, image_class: type[Tokenizer], options: dict[str, Any]) -> Tokenizer:
+    """The tokenizer of a space that holds no other spaces, with those of the options that concern it."""
     if is_image(space):
-        return PatchTokenizer(space, **options)
+        return _with_options(image_class, space, options)
+    if isinstance(space, spaces.Box):
+        return _with_options(BoxTokenizer, space, options)
     if isinstance(space, spaces.Discrete):
         return DiscreteTokenizer(space)
     if isinstance(space, spaces.MultiDiscrete):
@@ -50,6 +75,17 @@ def tokenizer_for(space: gymnasium.Space, *, image: str = "patch", **options: An
         f"No tokenizer for {space}; supported are image and number Box, Discrete, MultiDiscrete, "
         "MultiBinary, and Dict and Tuple of these"
     )
+
+
+def _options_of(tokenizer_class: type[Tokenizer]) -> set[str]:
+    """The names of a tokenizer's options: the keyword-only parameters of its constructor."""
+    parameters = inspect.signature(tokenizer_class).parameters.values()
+    return {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+
+
+def _with_options(tokenizer_class: type[Any], space: gymnasium.Space, options: dict[str, Any]) -> Tokenizer:
+    own = _options_of(tokenizer_class)
+    return tokenizer_class(space, **{name: value for name, value in options.items() if name in own})
 
 
 def tokenizer_from(

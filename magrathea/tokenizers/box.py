@@ -1,0 +1,128 @@
+"""BoxTokenizer: a vector or array of numbers, one token per entry, each entry with bins of its own."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Self
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from magrathea.errors import MagratheaError
+from magrathea.tokenizers.base import Tokenizer, check_in_range, not_fitted, require_tensor
+from magrathea.tokenizers.discrete import grid_of
+from magrathea.tokenizers.reward import nearest, symexp, symlog
+
+_MAX_TOKENS = 4096
+
+
+class BoxTokenizer(Tokenizer):
+    """`Box` of floats or integers, bounded or not: each entry to the nearest of its bins.
+
+    `fit` gives each entry the values of the data themselves where they are at most `num_bins`, and otherwise bins even
+    in value, even in symlog or at quantiles, whichever errs least (mean square) on the data. Values outside go to the
+    end bins. Unfitted, a bounded box has bins even between its bounds.
+    """
+
+    type_name = "box"
+
+    def __init__(self, space: spaces.Box, *, num_bins: int = 256) -> None:
+        if not isinstance(space, spaces.Box) or np.dtype(space.dtype).kind not in "iuf":
+            raise MagratheaError(f"BoxTokenizer needs a Box of numbers, got {space}")
+        if num_bins < 2:
+            raise MagratheaError(f"BoxTokenizer needs num_bins >= 2, got {num_bins}")
+        size = math.prod(space.shape)
+        if size == 0 or size > _MAX_TOKENS:
+            raise MagratheaError(
+                f"BoxTokenizer would need {size} tokens for {space}; give 1 to {_MAX_TOKENS} numbers, "
+                "and images as uint8 (H, W, 1|3|4)"
+            )
+        self.space = space
+        self._num_bins = int(num_bins)
+        self._centers = self._even_centers()
+
+    def _even_centers(self) -> np.ndarray | None:
+        """Centers (entries, bins) between the bounds; None where there are none."""
+        low, high = (np.asarray(bound, np.float64).reshape(-1) for bound in (self._box.low, self._box.high))
+        if not (self._box.is_bounded() and np.isfinite(high - low).all()):
+            return None
+        if self.value_dtype.kind in "iu" and (high - low).max() < self._num_bins:
+            return np.minimum(low[:, None] + np.arange((high - low).max() + 1), high[:, None])
+        return low[:, None] + (high - low)[:, None] * np.linspace(0.0, 1.0, self._num_bins)
+
+    @property
+    def _box(self) -> spaces.Box:
+        assert isinstance(self.space, spaces.Box)
+        return self.space
+
+    @property
+    def centers(self) -> np.ndarray:
+        """The bins' values, float64 (entries, bins), rising along the last axis."""
+        if self._centers is None:
+            raise not_fitted(self)
+        return self._centers
+
+    @property
+    def vocab_size(self) -> int:
+        return self.centers.shape[1]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return grid_of(self.value_shape)
+
+    def fit(self, values: Any, *, seed: int = 0) -> Self:
+        array = self.check_values(values).astype(np.float64).reshape(-1, self.tokens_per_step)
+        if len(array) == 0:
+            raise MagratheaError("BoxTokenizer.fit got no values; give (M, *space.shape) with M > 0")
+        per_entry = [_best_centers(column, self._num_bins) for column in array.T]
+        num_bins = max([2, *map(len, per_entry)])
+        self._centers = np.stack([np.pad(centers, (0, num_bins - len(centers)), "edge") for centers in per_entry])
+        return self
+
+    def _encode(self, values: np.ndarray) -> np.ndarray:
+        if self.value_dtype.kind in "iu":
+            check_in_range("BoxTokenizer", values, self._box.low, self._box.high)
+        flat = values.astype(np.float64).reshape(len(values), -1)
+        inside = np.clip(flat, self.centers[:, 0], self.centers[:, -1])
+        return np.stack([nearest(row, column) for row, column in zip(self.centers, inside.T, strict=True)], axis=1)
+
+    def _decode(self, tokens: np.ndarray) -> np.ndarray:
+        values = self.centers[np.arange(self.tokens_per_step), tokens]
+        if self.value_dtype.kind in "iu":
+            values = np.round(values)
+        limits = (np.asarray(bound, np.float64).reshape(-1) for bound in (self._box.low, self._box.high))
+        return np.clip(values, *limits)
+
+    def to_config(self) -> dict[str, Any]:
+        return {"type": self.type_name, "num_bins": self._num_bins}
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {"centers": torch.from_numpy(self.centers.copy())}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor], space: gymnasium.Space) -> Tokenizer:
+        assert isinstance(space, spaces.Box)
+        tokenizer = cls(space, num_bins=config["num_bins"])
+        centers = require_tensor(tensors, "centers", 2, "BoxTokenizer").astype(np.float64)
+        if len(centers) != tokenizer.tokens_per_step or not np.isfinite(centers).all():
+            raise MagratheaError(f"BoxTokenizer has {centers.shape} bins that do not fit {space}; save it again")
+        tokenizer._centers = centers
+        return tokenizer
+
+
+def _best_centers(column: np.ndarray, num_bins: int) -> np.ndarray:
+    """The bins of one entry from its values (M,)."""
+    distinct = np.unique(column)
+    if len(distinct) <= num_bins:
+        return distinct
+    low, high = distinct[0], distinct[-1]
+    ranks = (np.arange(num_bins) + 0.5) / num_bins
+    candidates = [
+        np.linspace(low, high, num_bins),
+        symexp(np.linspace(symlog(low), symlog(high), num_bins)),
+        np.unique(np.quantile(column, ranks)),
+    ]
+    errors = [((centers[nearest(centers, column)] - column) ** 2).mean() for centers in candidates]
+    return candidates[int(np.argmin(errors))]

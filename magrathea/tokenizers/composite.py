@@ -1,0 +1,159 @@
+"""CompositeTokenizer: Dict and Tuple spaces, whose leaves' tokens follow one another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from magrathea.errors import MagratheaError
+from magrathea.tokenizers.base import Tokenizer
+
+
+class CompositeTokenizer(Tokenizer):
+    """`Dict` or `Tuple`, nested as you like: `leaves` maps "key", "0" or "outer/inner" to the leaf's tokenizer.
+
+    Values are what the space holds, batched: {key: array (..., *shape)} or a tuple of arrays. Tokens are the leaves'
+    one after another, a Dict's in the order of its sorted keys; as a whole it has a vocabulary as large as its largest
+    leaf's, and one row.
+    """
+
+    type_name = "composite"
+
+    def __init__(self, space: gymnasium.Space, leaves: dict[str, Tokenizer]) -> None:
+        if not leaves:
+            raise MagratheaError(f"CompositeTokenizer got {space}, which holds nothing; give it at least one space")
+        self.space = space
+        self._leaves = dict(leaves)
+
+    @property
+    def leaves(self) -> dict[str, Tokenizer]:
+        return dict(self._leaves)
+
+    @property
+    def vocab_size(self) -> int:
+        return max(leaf.vocab_size for leaf in self._leaves.values())
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return (1, sum(leaf.tokens_per_step for leaf in self._leaves.values()))
+
+    def fit(self, values: Any, *, seed: int = 0) -> Self:
+        for key, leaf_values in zip(self._leaves, self._flatten(values), strict=True):
+            _named(key, lambda key=key, part=leaf_values: self._leaves[key].fit(part, seed=seed))
+        return self
+
+    def encode(self, values: Any) -> np.ndarray:
+        parts = [
+            _named(key, lambda key=key, part=part: self._leaves[key].encode(part))
+            for key, part in zip(self._leaves, self._flatten(values), strict=True)
+        ]
+        if len({part.shape[:-1] for part in parts}) != 1:
+            shapes = {key: part.shape[:-1] for key, part in zip(self._leaves, parts, strict=True)}
+            raise MagratheaError(f"CompositeTokenizer.encode got different leading shapes {shapes}; make them equal")
+        return np.concatenate(parts, axis=-1)
+
+    def decode(self, tokens: Any) -> Any:
+        array = self.check_tokens(tokens)
+        edges = np.cumsum([leaf.tokens_per_step for leaf in self._leaves.values()])[:-1]
+        parts = np.split(array, edges, axis=-1)
+        decoded = [
+            _named(key, lambda key=key, part=part: self._leaves[key].decode(part))
+            for key, part in zip(self._leaves, parts, strict=True)
+        ]
+        return _build(self.space, iter(decoded))
+
+    def _flatten(self, values: Any) -> list[Any]:
+        return list(_pick(self.space, values, ""))
+
+    def _encode(self, values: np.ndarray) -> np.ndarray:
+        raise NotImplementedError("a composite encodes leaf by leaf")
+
+    def _decode(self, tokens: np.ndarray) -> np.ndarray:
+        raise NotImplementedError("a composite decodes leaf by leaf")
+
+    def to_config(self) -> dict[str, Any]:
+        return {"type": self.type_name, "leaves": {key: leaf.to_config() for key, leaf in self._leaves.items()}}
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {
+            f"{key}/{name}": tensor for key, leaf in self._leaves.items() for name, tensor in leaf.tensors().items()
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor], space: gymnasium.Space) -> Tokenizer:
+        from magrathea.tokenizers.registry import tokenizer_from  # the registry knows this class too
+
+        leaf_spaces = dict(leaf_spaces_of(space))
+        if set(leaf_spaces) != set(config["leaves"]):
+            raise MagratheaError(f"The saved tokenizer has leaves {sorted(config['leaves'])}, space {space} has others")
+        leaves = {
+            key: tokenizer_from(config["leaves"][key], _below(tensors, key), leaf_space)
+            for key, leaf_space in leaf_spaces.items()
+        }
+        return cls(space, leaves)
+
+
+def leaf_spaces_of(space: gymnasium.Space, prefix: str = "") -> Iterator[tuple[str, gymnasium.Space]]:
+    """(key, space) of every leaf of nested Dict and Tuple spaces, Dicts by sorted keys; nested keys join with "/"."""
+    for key, child in _children(space):
+        if not isinstance(key, int) and (not isinstance(key, str) or "/" in key or not key):
+            raise MagratheaError(f"Key {key!r} of {space} is no text, is empty or has '/', which joins keys; rename it")
+        path = f"{prefix}{key}"
+        if isinstance(child, spaces.Dict | spaces.Tuple):
+            yield from leaf_spaces_of(child, f"{path}/")
+        else:
+            yield path, child
+
+
+def _children(space: gymnasium.Space) -> list[tuple[str | int, gymnasium.Space]]:
+    """A Dict's children by sorted key, so that a space read from a file, whose keys may be reordered, is the same."""
+    if isinstance(space, spaces.Dict):
+        return sorted(space.spaces.items(), key=lambda item: str(item[0]))
+    assert isinstance(space, spaces.Tuple)
+    return list(enumerate(space.spaces))
+
+
+def _pick(space: gymnasium.Space, values: Any, where: str) -> Iterator[Any]:
+    """The leaves of values in the order of `leaf_spaces_of`."""
+    if isinstance(space, spaces.Dict):
+        if not isinstance(values, dict) or set(values) != set(space.spaces):
+            seen = sorted(map(str, values)) if isinstance(values, dict) else type(values).__name__
+            raise MagratheaError(f"CompositeTokenizer got {seen}{where}; give a dict of {list(space.spaces)}")
+    elif isinstance(space, spaces.Tuple):
+        if not isinstance(values, tuple | list) or len(values) != len(space.spaces):
+            raise MagratheaError(
+                f"CompositeTokenizer got {type(values).__name__}{where}; give a tuple of {len(space.spaces)} arrays"
+            )
+    else:
+        yield values
+        return
+    parts: Any = values
+    for key, child in _children(space):
+        yield from _pick(child, parts[key], f" at '{key}'")
+
+
+def _build(space: gymnasium.Space, parts: Iterator[Any]) -> Any:
+    """The inverse of `_pick`."""
+    if isinstance(space, spaces.Dict):
+        return {key: _build(child, parts) for key, child in _children(space)}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_build(child, parts) for child in space.spaces)
+    return next(parts)
+
+
+def _named(key: str, call: Callable[[], Any]) -> Any:
+    """Run a leaf's method; its errors name the leaf."""
+    try:
+        return call()
+    except MagratheaError as error:
+        raise MagratheaError(f"At '{key}': {error}") from error
+
+
+def _below(tensors: dict[str, torch.Tensor], key: str) -> dict[str, torch.Tensor]:
+    prefix = f"{key}/"
+    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
