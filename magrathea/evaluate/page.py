@@ -75,7 +75,9 @@ def number(value: float, unit: str = "%") -> str:
     """A value as text: "%" of a share, "dB", or "" for a plain number."""
     if unit == "%":
         return f"{100 * value:.1f}%" if abs(value) < 0.995 or value >= 1 else f"{100 * value:.2f}%"
-    return f"{value:.2f} {unit}".strip() if unit else f"{value:.4g}"
+    if unit:
+        return f"{value:.2f} {unit}"
+    return f"{value:.3f}" if 0.1 <= abs(value) < 10 else f"{value:.3g}"
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:
