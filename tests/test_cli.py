@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -110,3 +111,19 @@ def test_make_tells_when_recording_took_all_the_time(
     monkeypatch.setattr(cli, "collect", lambda *arguments, **options: None)
     assert cli.main(["make", "CartPole-v1", "--out", str(tmp_path / "pole"), "--minutes", "0"]) == 2
     assert "give more --minutes" in capsys.readouterr().err
+
+
+def test_from_environment_to_world(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The verbs one after the other, on the tutorial's environment, from the folder that holds it."""
+    monkeypatch.chdir(DOCS / "examples")
+    data, world, report = str(tmp_path / "data"), str(tmp_path / "world"), str(tmp_path / "report")
+    collected = ["--steps", "800", "--max-episode-steps", "80", "--num-processes", "1"]
+    assert cli.main(["collect", "garden:Garden-v0", "--out", data, *collected]) == 0
+    assert cli.main(["train", data, "--out", world, "--size", "debug", "--steps", "5", "--no-report"]) == 0
+    assert cli.main(["eval", world, data, "--out", report, "--num-dreams", "2", "--minutes", "0.05"]) == 0
+    assert "Next step" in capsys.readouterr().out and (tmp_path / "report" / "index.html").exists()
+    assert cli.main(["bench", world, "--batch-sizes", "1", "2", "--seconds", "0.1"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert set(measured["playing"]) == {"1", "2"} and measured["playing"]["1"]["passes_per_step"] >= 1
