@@ -9,7 +9,8 @@ from typing import Any
 
 from magrathea.errors import MagratheaError
 
-RECIPES_FOLDER = Path(__file__).parents[2] / "recipes"
+_INSTALLED_RECIPES = Path(__file__).parents[1] / "recipes"  # where a wheel has them; a checkout has them at its root
+RECIPES_FOLDER = _INSTALLED_RECIPES if _INSTALLED_RECIPES.exists() else Path(__file__).parents[2] / "recipes"
 
 
 @dataclass(frozen=True, kw_only=True)
