@@ -5,17 +5,20 @@ from __future__ import annotations
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 from lights import IMAGE, lights_world, play_lights
 from stable_baselines3 import PPO
 
+from magrathea.config import model_size
 from magrathea.envs import DREAM_ID, DreamEnv, DreamVectorEnv
 from magrathea.errors import MagratheaError
 from magrathea.fill import FillSettings
 from magrathea.session import Session
-from magrathea.world import World
+from magrathea.tokenizers import RewardTokenizer, TerminatedTokenizer, tokenizer_for
+from magrathea.world import World, WorldConfig
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +175,43 @@ def test_renders_pictures(untrained: World) -> None:
     observations, _ = vector.reset(seed=0)
     pictures = vector.render()
     assert pictures is not None and np.array_equal(np.stack(pictures), observations)
+
+
+def test_composite_spaces() -> None:
+    world = _composite_world()
+    env = gymnasium.make(DREAM_ID, world=world, render_mode="rgb_array")
+    check_env(env.unwrapped, skip_render_check=True)
+    vector = DreamVectorEnv(world, 3)
+    observations, _ = vector.reset(seed=0)
+    assert observations in vector.observation_space
+    observations, *_ = vector.step(vector.action_space.sample())
+    assert observations in vector.observation_space
+    recorded = [world.observation_space.sample() for _ in range(3)]
+    actions = [world.action_space.sample() for _ in range(2)]
+    seen, _ = env.reset(options={"observation": recorded, "action": actions})
+    assert seen["direction"] == recorded[-1]["direction"] and env.render().shape == IMAGE.shape
+    stacked = {key: np.stack([step[key] for step in recorded]) for key in recorded[0]}
+    pairs = tuple(np.array(part) for part in zip(*actions, strict=True))
+    env.reset(seed=1, options={"observation": stacked, "action": pairs})
+    assert env.unwrapped.session.tokens.shape == (1, world.layout.num_tokens)
+    with pytest.raises(MagratheaError, match="has no 'direction'"):
+        env.reset(options={"observation": {"image": stacked["image"]}, "action": actions})
+
+
+def _composite_world() -> World:
+    """An untrained world of a picture with a direction, and actions of two parts."""
+    observation = spaces.Dict({"image": IMAGE, "direction": spaces.Discrete(4)}, seed=0)
+    action = spaces.Tuple([spaces.Discrete(2), spaces.Discrete(3)], seed=0)
+    samples = [observation.sample() for _ in range(50)]
+    tokenizers = {
+        "action": tokenizer_for(action),
+        "observation": tokenizer_for(observation, patch=(4, 4)),
+        "reward": RewardTokenizer().fit(np.zeros(3, np.float32)),
+        "terminated": TerminatedTokenizer(),
+    }
+    tokenizers["observation"].fit({key: np.stack([sample[key] for sample in samples]) for key in observation.spaces})
+    num_tokens = sum(tokenizer.tokens_per_step for tokenizer in tokenizers.values())
+    return World(tokenizers, WorldConfig(model_size("debug")), torch.zeros(2, 3, num_tokens))
 
 
 def test_stable_baselines_learns_in_a_dream(trained: World) -> None:
