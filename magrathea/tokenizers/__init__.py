@@ -1,5 +1,6 @@
 """Tokenizers: every Gymnasium space as a fixed number of discrete tokens, and back."""
 
+from magrathea.tokenizers.autoencoder import MaskedAutoencoderTokenizer
 from magrathea.tokenizers.base import Tokenizer
 from magrathea.tokenizers.box import BoxTokenizer
 from magrathea.tokenizers.composite import CompositeTokenizer
@@ -19,6 +20,7 @@ __all__ = [
     "BoxTokenizer",
     "CompositeTokenizer",
     "DiscreteTokenizer",
+    "MaskedAutoencoderTokenizer",
     "MultiBinaryTokenizer",
     "MultiDiscreteTokenizer",
     "PatchTokenizer",

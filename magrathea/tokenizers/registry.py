@@ -10,6 +10,7 @@ import torch
 from gymnasium import spaces
 
 from magrathea.errors import MagratheaError
+from magrathea.tokenizers.autoencoder import MaskedAutoencoderTokenizer
 from magrathea.tokenizers.base import Tokenizer
 from magrathea.tokenizers.box import BoxTokenizer
 from magrathea.tokenizers.composite import CompositeTokenizer, leaf_spaces_of
@@ -31,13 +32,16 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
         TerminatedTokenizer,
         RewardTokenizer,
         PatchTokenizer,
+        MaskedAutoencoderTokenizer,
         BoxTokenizer,
         CompositeTokenizer,
     )
 }
 """Every kind of tokenizer by the "type" of its configuration; add yours here."""
 
-IMAGE_TOKENIZERS: dict[str, type[Tokenizer]] = {"patch": PatchTokenizer}
+IMAGE_TOKENIZERS: dict[str, type[Tokenizer]] = {
+    cls.type_name: cls for cls in (PatchTokenizer, MaskedAutoencoderTokenizer)
+}
 """The kinds of tokenizer that images can get."""
 
 
