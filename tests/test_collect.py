@@ -1,0 +1,176 @@
+"""Recording: reproducible in any number of processes, and nothing is lost by a kill."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from minari import MinariDataset
+
+from magrathea.data import Dataset, collect
+from magrathea.errors import MagratheaError
+
+BOARD, SLOW, ODD = (f"data_environments:recorded/{name}-v0" for name in ("Board", "Slow", "Odd"))
+
+
+def arrays(value: Any) -> list[np.ndarray]:
+    """The arrays inside nested dicts and tuples."""
+    if isinstance(value, dict):
+        return [array for key in sorted(value) for array in arrays(value[key])]
+    return [array for part in value for array in arrays(part)] if isinstance(value, tuple) else [np.asarray(value)]
+
+
+def content(dataset: Dataset) -> list[list[np.ndarray]]:
+    episodes = [dataset.episode(index) for index in range(len(dataset))]
+    return [
+        arrays((e.observation, e.action, e.reward, e.terminated, e.truncated, dict(e.infos), np.array(e.seed)))
+        for e in episodes
+    ]
+
+
+def assert_same(one: Dataset, other: Dataset) -> None:
+    assert len(one) == len(other) and one.num_steps == other.num_steps
+    for ours, theirs in zip(content(one), content(other), strict=True):
+        for array, expected in zip(ours, theirs, strict=True):
+            assert array.dtype == expected.dtype
+            np.testing.assert_array_equal(array, expected)
+
+
+def test_processes_change_nothing(tmp_path: Path) -> None:
+    one = collect(BOARD, 120, tmp_path / "one", num_processes=1, max_episode_steps=12)
+    two = collect(BOARD, 120, tmp_path / "two", num_processes=2, max_episode_steps=12)
+    assert_same(one, two)
+    assert 120 <= one.num_steps < 132
+    assert [one.episode(index).seed for index in range(3)] == [0, 1, 2]
+    assert one.metadata["key_map"]["ArrowUp"] == 1 and one.metadata["fps"] == 20
+
+
+def test_a_kill_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = f"""if __name__ == "__main__":
+        from magrathea.data import collect
+        collect({SLOW!r}, 400, {str(tmp_path / "killed")!r}, num_processes=2, max_episode_steps=10, seed=7)"""
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path})
+    work = tmp_path / "killed" / ".collecting"
+    deadline = time.monotonic() + 60
+    while len(list(work.glob("episode_*"))) < 12 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert process.poll() is None, "the recording ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(0.5)  # its helpers notice that they are orphans
+    with pytest.raises(MagratheaError, match="other settings"):
+        collect(SLOW, 400, tmp_path / "killed", num_processes=1, max_episode_steps=11, seed=7)
+    begun = {int(each.stem.split("_")[1]) for each in work.glob("episode_*") if "partial" not in each.name}
+    assert len(begun) >= 12
+    played: list[int] = []
+    module = importlib.import_module("magrathea.data.collect")
+    play_one = module._play_one
+    monkeypatch.setattr(module, "_play_one", lambda *given: (played.append(given[-1]), play_one(*given))[1])
+    resumed = collect(SLOW, 400, tmp_path / "killed", num_processes=1, max_episode_steps=10, seed=7)
+    assert played and not begun & set(played)
+    monkeypatch.undo()
+    whole = collect(SLOW, 400, tmp_path / "whole", num_processes=1, max_episode_steps=10, seed=7)
+    assert_same(resumed, whole)
+    assert not work.exists()
+
+
+def test_minari_reads_it(tmp_path: Path) -> None:
+    ours = collect(BOARD, 30, tmp_path / "board", num_processes=1, max_episode_steps=8, policy="random")
+    theirs = MinariDataset(tmp_path / "board" / "data")
+    assert theirs.total_episodes == len(ours) and theirs.total_steps == ours.num_steps
+    for index, episode in enumerate(theirs.iterate_episodes()):
+        np.testing.assert_array_equal(episode.observations, ours.episode(index).observation)
+        assert episode.infos is not None and "place" in episode.infos
+
+
+def test_policies(tmp_path: Path) -> None:
+    def actions(policy: str) -> np.ndarray:
+        name = policy.replace(":", "-")
+        data = collect(BOARD, 60, tmp_path / name, policy=policy, num_processes=1, max_episode_steps=20)
+        return np.concatenate([data.episode(index).action for index in range(len(data))])
+
+    down, random, sticky = (actions(name) for name in ("data_environments:always_down", "random", "sticky"))
+    assert (down == 2).all() and len(set(random.tolist())) == 5
+    assert (np.diff(sticky) == 0).mean() > (np.diff(random) == 0).mean() + 0.2
+
+
+@pytest.mark.parametrize("space", ["dict", "tuple"])
+def test_composite_spaces(tmp_path: Path, space: str) -> None:
+    data = collect(ODD, 10, tmp_path / space, num_processes=1, env_kwargs={"space": space})
+    episode = data.episode(0)
+    env: Any = gymnasium.make(ODD, space=space, disable_env_checker=True)
+    first, _ = env.reset(seed=episode.seed)
+    for array, expected in zip(
+        arrays(episode.observation), arrays(dict(first) if space == "dict" else first), strict=True
+    ):
+        assert array.shape == (6, *expected.shape)
+        np.testing.assert_array_equal(array[0], expected)
+    assert episode.action.shape == (5, 2)
+
+
+def test_split_is_by_episode(tmp_path: Path) -> None:
+    data = collect(BOARD, 50, tmp_path / "board", num_processes=1, max_episode_steps=5)
+    train, held_out = data.split(0.3, seed=1)
+    assert sorted(train + held_out) == list(range(len(data))) and len(held_out) == round(0.3 * len(data))
+    assert data.split(0.3, seed=1) == (train, held_out)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"env_id": "nowhere/Nothing-v0"}, "cannot be made"),
+        ({"policy": "clever"}, "Unknown policy"),
+        ({"policy": "data_environments:nothing"}, "cannot be imported"),
+        ({"steps": 0}, "Nothing to collect"),
+        ({"env_kwargs": {"colour": 1}}, "colour"),
+        ({"env_id": ODD, "env_kwargs": {"space": "number", "nan_at": 3}}, "NaN"),
+        ({"env_id": ODD, "env_kwargs": {"space": "graph"}}, "Graph"),
+        ({"env_id": ODD, "env_kwargs": {"space": "sequence"}}, "Sequence"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(tmp_path: Path, asked: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"env_id": BOARD, "steps": 20, "out": tmp_path / "out", "num_processes": 1} | asked
+    with pytest.raises(MagratheaError, match=message) as raised:
+        collect(**arguments)
+    assert "\n" not in str(raised.value)
+
+
+def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "letter.txt").write_text("dear")
+    with pytest.raises(MagratheaError, match="is no dataset"):
+        collect(BOARD, 20, tmp_path / "letters", num_processes=1)
+    collect(BOARD, 20, tmp_path / "board", num_processes=1, max_episode_steps=5)
+    with pytest.raises(MagratheaError, match="other settings"):
+        collect(BOARD, 20, tmp_path / "board", num_processes=1, max_episode_steps=5, seed=1)
+    with pytest.raises(MagratheaError, match="No dataset"):
+        Dataset.open(tmp_path / "nowhere")
+
+
+def test_damaged_data(tmp_path: Path) -> None:
+    collect(BOARD, 20, tmp_path / "board", num_processes=1, max_episode_steps=5)
+    shutil.copytree(tmp_path / "board", tmp_path / "other")
+    file = tmp_path / "board" / "data" / "main_data.hdf5"
+    file.write_bytes(file.read_bytes()[:300])
+    with pytest.raises(MagratheaError, match="damaged"):
+        Dataset.open(tmp_path / "board").episode(0)
+    (tmp_path / "other" / "data" / "metadata.json").write_text("{")
+    with pytest.raises(MagratheaError, match="damaged"):
+        Dataset.open(tmp_path / "other")
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ale_py", None)
+    with pytest.raises(MagratheaError, match="pip install ale-py"):
+        collect("ALE/Breakout-v5", 20, tmp_path / "out", num_processes=1)
