@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -119,3 +120,22 @@ def test_vizdoom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(names) == ["attack", "move_left", "move_right", "noop"]
     assert keys["ArrowLeft"] == names.index("move_left") and keys[" "] == names.index("attack")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "out"], "the game wrote into our folder"
+
+
+def test_vizdoom_games_end_with_the_recording(tmp_path: Path) -> None:
+    pytest.importorskip("vizdoom")
+
+    def games() -> set[str]:
+        paths = Path("/proc").glob("[0-9]*/comm")
+        return {path.parent.name for path in paths if path.exists() and path.read_text().strip() == "vizdoom"}
+
+    if not Path("/proc/self/comm").exists():
+        pytest.skip("processes are looked up in /proc")
+    before = games()
+    collect(
+        "VizdoomBasic-v1", 60, tmp_path / "out", num_processes=2, max_episode_steps=30, env_kwargs={"size": [60, 80]}
+    )
+    deadline = time.monotonic() + 5
+    while games() - before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not games() - before

@@ -1,10 +1,19 @@
 """Data: environments, policies that play them, and datasets of the episodes."""
 
-from magrathea.data.collect import collect, play_episode
+from magrathea.data.collect import collect
 from magrathea.data.dataset import Dataset
 from magrathea.data.environments import make_env, make_env_from_metadata, register_environments
 from magrathea.data.episode import Episode
+from magrathea.data.recorder import play_episode
 
-__all__ = ["Dataset", "Episode", "collect", "make_env", "make_env_from_metadata", "play_episode", "register_environments"]
+__all__ = [
+    "Dataset",
+    "Episode",
+    "collect",
+    "make_env",
+    "make_env_from_metadata",
+    "play_episode",
+    "register_environments",
+]
 
 register_environments()

@@ -6,30 +6,33 @@ and an interrupted recording goes on where it was.
 
 from __future__ import annotations
 
-import importlib.metadata
+import contextlib
+import itertools
 import json
 import multiprocessing
+import multiprocessing.util
 import os
 import shutil
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
-import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from magrathea.data.dataset import METADATA_FILE_NAME, OWN_METADATA, Dataset
 from magrathea.data.environments import environment_metadata, make_env
-from magrathea.data.episode import Episode, load_episode, save_episode, stack
+from magrathea.data.episode import episode_length, merge_episodes, save_episode
 from magrathea.data.policies import policy_named
+from magrathea.data.recorder import play_episode
 from magrathea.errors import MagratheaError
 from magrathea.spaces import space_to_config
-
-if TYPE_CHECKING:
-    from minari.data_collector import EpisodeBuffer
 
 WORK_FOLDER = ".collecting"
 
@@ -60,7 +63,7 @@ def collect(
     """Record an environment into a dataset; goes on where an interrupted recording was.
 
     Args:
-        env_id: Gymnasium id.
+        env_id: Gymnasium id, or "module:id".
         steps: number of steps; the last episode is finished, so that there are a few more.
         out: folder of the dataset.
         policy: "random", "sticky", or "module:function".
@@ -68,97 +71,56 @@ def collect(
         seed: episode i is played with seed + i.
         max_episode_steps: longer episodes are cut (truncated) there.
         env_kwargs: given to the environment; `size` resizes image observations to (height, width).
-    """
-    import minari  # noqa: F401  so that it is missed now and not after the recording
 
-    out, kwargs = Path(out), dict(env_kwargs or {})
-    recording = Recording(
-        env_id=env_id, steps=steps, policy=policy, seed=seed, max_episode_steps=max_episode_steps, env_kwargs=kwargs
-    )
+    Raises:
+        MagratheaError: for an environment or policy that cannot be had, spaces that no tokenizer knows, values that are
+            not in their spaces or not finite, and a folder that holds something else.
+    """
     if steps < 1 or num_processes < 1:
         raise MagratheaError(f"Nothing to collect with {steps} steps and {num_processes} processes; give 1 or more.")
-    metadata = _describe(recording)
-    if _is_done(out, metadata):
-        return Dataset.open(out)
-    work = out / WORK_FOLDER
-    _claim(work, metadata)
-    num_episodes = _play_all(recording, work, num_processes)
-    _write(out, work, num_episodes, metadata)
-    return Dataset.open(out)
-
-
-def play_episode(env: gymnasium.Env, policy: str, seed: int, max_steps: int | None = None) -> Episode:
-    """One episode, played with the seed; raises MagratheaError for observations that are not finite numbers."""
-    act = policy_named(policy)(env, np.random.default_rng(seed))
-    observation, info = env.reset(seed=seed)
-    observations, actions, rewards, terminations, truncations = [_copied(observation)], [], [], [], []
-    infos = [_recordable(info)]
-    done = False
-    while not done:
-        action = act(observation, info)
-        observation, reward, terminated, truncated, info = env.step(action)
-        truncated = truncated or (max_steps is not None and len(actions) + 1 >= max_steps and not terminated)
-        done = terminated or truncated
-        observations.append(_copied(observation))
-        actions.append(_copied(action))
-        rewards.append(float(reward))
-        terminations.append(bool(terminated))
-        truncations.append(bool(truncated))
-        infos.append(_recordable(info))
-    reward_array = np.array(rewards, dtype=np.float32)
-    if not np.isfinite(reward_array).all():
-        raise MagratheaError(f"Episode with seed {seed} has a reward that is not a finite number; mend the environment.")
-    kept = [key for key in infos[0] if all(key in each and each[key].shape == infos[0][key].shape for each in infos)]
-    return Episode(
-        observation=stack(observations),
-        action=stack(actions),
-        reward=reward_array,
-        terminated=np.array(terminations),
-        truncated=np.array(truncations),
-        infos={key: np.stack([each[key] for each in infos]) for key in kept},
+    if max_episode_steps is not None and max_episode_steps < 1:
+        raise MagratheaError(f"Episodes cannot be cut at {max_episode_steps} steps; give 1 or more.")
+    _need_minari()
+    out = Path(out).resolve()
+    recording = Recording(
+        env_id=env_id,
+        steps=steps,
+        policy=policy,
         seed=seed,
+        max_episode_steps=max_episode_steps,
+        env_kwargs=dict(env_kwargs or {}),
     )
-
-
-def _copied(value: Any) -> Any:
-    """A copy that the environment will not overwrite; refuses numbers that are not finite."""
-    if isinstance(value, dict):
-        return {key: _copied(part) for key, part in value.items()}
-    if isinstance(value, tuple):
-        return tuple(_copied(part) for part in value)
-    array = np.array(value)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise MagratheaError("The environment gave an observation or took an action with NaN or infinite values; mend it.")
-    return array
-
-
-def _recordable(info: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The infos that are numbers."""
-    arrays = {key: np.array(value) for key, value in info.items() if isinstance(value, int | float | bool | np.generic | np.ndarray)}
-    return {key: array for key, array in arrays.items() if array.dtype.kind in "biuf"}
+    metadata = _describe(recording)
+    work = out / WORK_FOLDER
+    if not _is_done(out, metadata):
+        _claim(work, metadata)
+        num_episodes = _play_all(recording, work, num_processes)
+        _write(out, work, num_episodes, metadata)
+    shutil.rmtree(work, ignore_errors=True)
+    return Dataset.open(out)
 
 
 # -- playing ----------------------------------------------------------------------------------------------------------
 def _episode_path(work: Path, index: int) -> Path:
-    return work / f"episode_{index:06d}.npz"
+    return work / f"episode_{index:06d}.hdf5"
 
 
 def _lengths(work: Path) -> dict[int, int]:
     """Lengths of the episodes that are recorded already; damaged ones are played again."""
     lengths = {}
-    for path in sorted(work.glob("episode_*.npz")):
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                lengths[int(path.stem.split("_")[1])] = len(file["reward"])
-        except Exception:
+    for path in sorted(work.glob("episode_*.hdf5")):
+        length = episode_length(path)
+        if length is None:
             path.unlink()
+        else:
+            lengths[int(path.stem.split("_")[1])] = length
     return lengths
 
 
 def _num_needed(lengths: dict[int, int], steps: int) -> int | None:
     """How many episodes from the first on make up the steps, or None if some are still missing."""
     total = 0
-    for index in range(len(lengths) + 1):
+    for index in itertools.count():
         if total >= steps:
             return index
         if index not in lengths:
@@ -170,11 +132,10 @@ def _num_needed(lengths: dict[int, int], steps: int) -> int | None:
 def _play_all(recording: Recording, work: Path, num_processes: int) -> int:
     """Play until the steps are there; returns the number of episodes."""
     lengths = _lengths(work)
-    missing = (index for index in range(10**9) if index not in lengths)
     columns = (TextColumn("collecting"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeRemainingColumn())
     with Progress(*columns) as progress:
         task = progress.add_task("", total=recording.steps, completed=min(sum(lengths.values()), recording.steps))
-        for index, length in _played(recording, work, missing, lengths, num_processes):
+        for index, length in _played(recording, work, lengths, num_processes):
             lengths[index] = length
             progress.update(task, completed=min(sum(lengths.values()), recording.steps))
     needed = _num_needed(lengths, recording.steps)
@@ -182,31 +143,51 @@ def _play_all(recording: Recording, work: Path, num_processes: int) -> int:
     return needed
 
 
-def _played(
-    recording: Recording, work: Path, missing: Iterator[int], lengths: dict[int, int], num_processes: int
-) -> Iterator[tuple[int, int]]:
-    """Yields (index, length) of each episode as it is recorded, until they suffice."""
+def _played(recording: Recording, work: Path, lengths: dict[int, int], num_processes: int) -> Iterator[tuple[int, int]]:
+    """Yields (index, length) of each episode, until they suffice; the caller puts them in `lengths`."""
+    missing = (index for index in itertools.count() if index not in lengths)
+    if _num_needed(lengths, recording.steps) is not None:
+        return
     if num_processes == 1:
         env = _recorded_env(recording)
-        while _num_needed(lengths, recording.steps) is None:
-            yield _play_one(env, recording, work, next(missing))
+        with contextlib.closing(env):
+            while _num_needed(lengths, recording.steps) is None:
+                yield _play_one(env, recording, work, next(missing))
         return
     context = multiprocessing.get_context("spawn")
-    with context.Pool(num_processes, _start_worker, (recording, work)) as pool:
-        waiting = [pool.apply_async(_work, (next(missing),)) for _ in range(num_processes + 1)]
-        while _num_needed(lengths, recording.steps) is None:
-            yield waiting.pop(0).get()
-            waiting.append(pool.apply_async(_work, (next(missing),)))
-        pool.terminate()
+    with ProcessPoolExecutor(num_processes, context, _start_worker, (recording, work)) as pool:
+        try:
+            playing = {pool.submit(_work, next(missing)) for _ in range(num_processes)}
+            while _num_needed(lengths, recording.steps) is None:
+                finished, playing = wait(playing, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield future.result()
+                    playing.add(pool.submit(_work, next(missing)))
+        except BrokenProcessPool as error:
+            raise MagratheaError(
+                f"A process that played '{recording.env_id}' was ended from outside, perhaps for want of memory; "
+                "run the same command again to go on, with fewer processes."
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 _worker: dict[str, Any] = {}
 
 
 def _start_worker(recording: Recording, work: Path) -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
-    _worker.update(recording=recording, work=work.resolve())
-    _worker["env"] = _recorded_env(recording)
+    """Prepare a process that plays: it leaves Ctrl-C to its parent, and ends when its parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _worker.update(recording=recording, work=work, env=_recorded_env(recording))
+    multiprocessing.util.Finalize(None, _worker["env"].close, exitpriority=10)  # or a game of its own outlives it
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(index: int) -> tuple[int, int]:
@@ -214,8 +195,9 @@ def _work(index: int) -> tuple[int, int]:
 
 
 def _recorded_env(recording: Recording) -> gymnasium.Env:
-    warnings.filterwarnings("ignore", module="gymnasium")
-    return make_env(recording.env_id, **recording.env_kwargs)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="gymnasium")
+        return make_env(recording.env_id, **recording.env_kwargs)
 
 
 def _play_one(env: gymnasium.Env, recording: Recording, work: Path, index: int) -> tuple[int, int]:
@@ -225,68 +207,89 @@ def _play_one(env: gymnasium.Env, recording: Recording, work: Path, index: int) 
 
 
 # -- folders ----------------------------------------------------------------------------------------------------------
+def _need_minari() -> None:
+    try:
+        import h5py  # noqa: F401
+        import minari  # noqa: F401
+    except ImportError as error:
+        raise MagratheaError(
+            f"Recording needs the package '{error.name}'; install it with 'pip install magrathea[train]'."
+        ) from error
+
+
 def _describe(recording: Recording) -> dict[str, Any]:
     """The dataset's own metadata; makes the environment once, so that a mistake is told at once."""
     policy_named(recording.policy)
-    env = make_env(recording.env_id, **recording.env_kwargs)
-    try:
-        space_to_config(env.observation_space), space_to_config(env.action_space)
+    with contextlib.closing(_recorded_env(recording)) as env:
+        for name, space in (("observation", env.observation_space), ("action", env.action_space)):
+            try:
+                space_to_config(space)
+            except MagratheaError as error:
+                raise MagratheaError(f"'{recording.env_id}', {name}: {error} {_way_out(recording.env_id)}") from error
         described = environment_metadata(env)
-    finally:
-        env.close()
-    return json.loads(json.dumps(described | asdict(recording)))
+    try:
+        return json.loads(json.dumps(described | asdict(recording)))
+    except TypeError as error:
+        raise MagratheaError(f"env_kwargs can only hold what JSON can ({error}); give plain values.") from error
+
+
+def _way_out(env_id: str) -> str:
+    if env_id.startswith(("MiniGrid-", "BabyAI-")):
+        return f'Record \'magrathea/MiniGrid-v0\' with env_kwargs {{"level": "{env_id}"}}.'
+    return "Wrap the environment to leave that part out."
 
 
 def _is_done(out: Path, metadata: dict[str, Any]) -> bool:
     if not (out / "data" / METADATA_FILE_NAME).exists():
-        if out.exists() and any(path.name != WORK_FOLDER for path in out.iterdir()):
+        if out.exists() and (not out.is_dir() or any(path.name != WORK_FOLDER for path in out.iterdir())):
             raise MagratheaError(f"'{out}' exists and is no dataset; give another --out.")
         return False
-    if Dataset.open(out).metadata != metadata:
-        raise MagratheaError(f"'{out}' holds a dataset of other settings; give another --out, or remove it.")
+    _compare(Dataset.open(out).metadata, metadata, f"'{out}' holds a dataset")
     return True
 
 
 def _claim(work: Path, metadata: dict[str, Any]) -> None:
     """Refuse to go on with a recording that was begun with other settings."""
-    work.mkdir(parents=True, exist_ok=True)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MagratheaError(f"'{work.parent}' cannot be made ({error.strerror}); give another --out.") from error
     claim = work / "recording.json"
-    if claim.exists() and json.loads(claim.read_text()) != metadata:
-        raise MagratheaError(f"'{work.parent}' holds an unfinished recording of other settings; give another --out, or remove it.")
-    claim.write_text(json.dumps(metadata, indent=1))
+    if claim.exists():
+        _compare(json.loads(claim.read_text()), metadata, f"'{work.parent}' holds an unfinished recording")
+    partial = claim.with_suffix(".partial")
+    partial.write_text(json.dumps(metadata, indent=1))
+    partial.replace(claim)
+
+
+def _compare(there: dict[str, Any], asked: dict[str, Any], what: str) -> None:
+    keys = [each.name for each in fields(Recording) if there.get(each.name) != asked.get(each.name)]
+    if keys:
+        differences = ", ".join(f"{key} {there.get(key)!r} and not {asked.get(key)!r}" for key in keys)
+        raise MagratheaError(f"{what} of other settings ({differences}); give another --out, or remove it.")
 
 
 def _write(out: Path, work: Path, num_episodes: int, metadata: dict[str, Any]) -> None:
     """Make a Minari dataset of the recorded episodes, in one step."""
+    import minari
     from minari.dataset.minari_storage import MinariStorage
 
-    env = make_env(metadata["env_id"], **metadata["env_kwargs"])
     fresh = work / "data"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
-    storage = MinariStorage.new(fresh, env.observation_space, env.action_space, jpeg_encoding=False)
-    env.close()
-    storage.update_episodes(_buffers(work, num_episodes))
-    name = metadata["env_id"].replace(":", "-").lower()
-    dataset_id = f"{name}/{metadata['policy'].split(':')[-1].lower()}-v0"
-    version = importlib.metadata.version("minari")
-    storage.update_metadata({"dataset_id": dataset_id, "minari_version": version, OWN_METADATA: metadata})
-    os.replace(fresh, out / "data")
-    shutil.rmtree(work)
-
-
-def _buffers(work: Path, num_episodes: int) -> Iterator[EpisodeBuffer]:
-    from minari.data_collector import EpisodeBuffer
-
-    for index in range(num_episodes):
-        episode = load_episode(_episode_path(work, index))
-        yield EpisodeBuffer(
-            id=index,
-            seed=episode.seed,
-            observations=episode.observation,
-            actions=episode.action,
-            rewards=episode.reward,  # type: ignore[arg-type]
-            terminations=episode.terminated,  # type: ignore[arg-type]
-            truncations=episode.truncated,  # type: ignore[arg-type]
-            infos=episode.infos,
-        )
+    with contextlib.closing(make_env(metadata["env_id"], **metadata["env_kwargs"])) as env:
+        storage = MinariStorage.new(fresh, env.observation_space, env.action_space, jpeg_encoding=False)
+    paths = [_episode_path(work, index) for index in range(num_episodes)]
+    num_steps = merge_episodes(paths, fresh / "main_data.hdf5")
+    name = "".join(letter if letter.isalnum() else "-" for letter in metadata["env_id"].lower()).strip("-")
+    storage.update_metadata(
+        {
+            "dataset_id": f"{name}/{metadata['policy'].split(':')[-1].lower().replace('_', '-')}-v0",
+            "minari_version": minari.__version__,
+            "total_episodes": num_episodes,
+            "total_steps": num_steps,
+            "dataset_size": float(storage.get_size()),
+            OWN_METADATA: metadata,
+        }
+    )
+    fresh.replace(out / "data")

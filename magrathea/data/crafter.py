@@ -22,7 +22,7 @@ try:
     from crafter import constants, engine, objects
 except ImportError as error:
     raise MagratheaError(
-        "Environment 'magrathea/Crafter-v0' needs the package 'crafter'; install it with 'pip install magrathea[worlds]'"
+        "Environment 'magrathea/Crafter-v0' needs the package 'crafter'; install it with 'pip install crafter'."
     ) from error
 
 ACTION_NAMES: tuple[str, ...] = tuple(constants.actions)

@@ -31,7 +31,7 @@ class Dataset:
 
     def __init__(self, minari: MinariDataset, folder: Path) -> None:
         self._minari, self.folder = minari, folder
-        raw = json.loads((folder / "data" / METADATA_FILE_NAME).read_text())
+        raw = json.loads((Path(minari.storage.data_path) / METADATA_FILE_NAME).read_text())
         self.metadata: dict[str, Any] = raw.get(OWN_METADATA, {})
         spec = json.loads(raw["env_spec"]) if raw.get("env_spec") else {}
         self.env_id: str = self.metadata.get("env_id") or spec.get("id", "")
@@ -41,14 +41,23 @@ class Dataset:
     def open(cls, folder: str | Path) -> Dataset:
         """Open a dataset's folder; raises MagratheaError where there is none or it is damaged."""
         folder = Path(folder)
-        if not (folder / "data" / METADATA_FILE_NAME).exists():
-            raise MagratheaError(f"No dataset in '{folder}'; record one with 'magrathea collect ENV_ID --out {folder}'.")
-        from minari import MinariDataset
-
+        places = [place for place in (folder / "data", folder) if (place / METADATA_FILE_NAME).exists()]
+        if not places:
+            begun = (folder / ".collecting").exists()
+            what = f"The recording of '{folder}' is not finished" if begun else f"No dataset in '{folder}'"
+            how = "go on with the same 'magrathea collect'" if begun else "record one with 'magrathea collect'"
+            raise MagratheaError(f"{what}; {how}.")
         try:
-            return cls(MinariDataset(folder / "data"), folder)
-        except (ValueError, KeyError, OSError, AssertionError) as error:
-            raise MagratheaError(f"Dataset '{folder}' is damaged ({error}); record it again.") from error
+            from minari import MinariDataset
+        except ImportError as error:
+            raise MagratheaError(
+                f"Reading datasets needs the package '{error.name}'; install it with 'pip install magrathea[train]'."
+            ) from error
+        try:
+            return cls(MinariDataset(places[0]), folder)
+        except (ValueError, KeyError, TypeError, OSError, AssertionError, ImportError, gymnasium.error.Error) as error:
+            line = str(error).split("\n")[0]
+            raise MagratheaError(f"Dataset '{folder}' is damaged or foreign ({line}); record it again.") from error
 
     @property
     def observation_space(self) -> gymnasium.Space:
@@ -72,8 +81,11 @@ class Dataset:
             raise IndexError(f"Dataset '{self.folder}' has {len(self)} episodes, no number {index}.")
         try:
             data = self._minari[int(index)]
-        except (OSError, KeyError, AssertionError) as error:
-            raise MagratheaError(f"Episode {index} of '{self.folder}' is damaged ({error}); record it again.") from error
+            (about,) = self._minari.storage.get_episode_metadata([int(index)])
+        except (OSError, KeyError, ValueError, AssertionError) as error:
+            raise MagratheaError(
+                f"Episode {index} of '{self.folder}' is damaged ({error}); record it again."
+            ) from error
         return Episode(
             observation=data.observations,
             action=data.actions,
@@ -81,6 +93,7 @@ class Dataset:
             terminated=np.asarray(data.terminations, dtype=bool),
             truncated=np.asarray(data.truncations, dtype=bool),
             infos=dict(data.infos or {}),
+            seed=int(about.get("seed") or 0),
         )
 
     def split(self, held_out: float = 0.05, seed: int = 0) -> tuple[list[int], list[int]]:

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import os
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium
-import numpy as np
 
+from magrathea.data.wrappers import ResizeImages
 from magrathea.errors import MagratheaError
 
+VIZDOOM = "Vizdoom"
 # Packages whose import registers ids that Gymnasium does not know by itself: part of the id -> module, extra package.
 _REGISTERED_BY = {
     "ALE/": ("ale_py", "ale-py"),
-    "Vizdoom": ("vizdoom.gymnasium_wrapper", "vizdoom"),
+    VIZDOOM: ("vizdoom.gymnasium_wrapper", "vizdoom"),
     "MiniGrid-": ("minigrid", "minigrid"),
     "BabyAI-": ("minigrid", "minigrid"),
 }
-_WASD = {"up": ("ArrowUp", "w"), "down": ("ArrowDown", "s"), "left": ("ArrowLeft", "a"), "right": ("ArrowRight", "d")}
+# Keys, and the names of the actions that they stand for, the first that there is.
+_KEYS = {
+    "ArrowUp": ("up", "forward", "move_forward"),
+    "ArrowDown": ("down", "backward", "move_backward"),
+    "ArrowLeft": ("left", "turn_left", "move_left"),
+    "ArrowRight": ("right", "turn_right", "move_right"),
+    "w": ("up", "forward", "move_forward"),
+    "s": ("down", "backward", "move_backward"),
+    "a": ("left", "move_left", "turn_left"),
+    "d": ("right", "move_right", "turn_right"),
+    " ": ("fire", "do", "attack", "use", "toggle", "jump"),
+}
+_SPARE_KEYS = "1234567890qertyuiopfghjklzxcvbnm"
+_ALE_FPS, _DOOM_FPS = 60, 35  # of the machine and of the game, whose frames an environment may skip
 
 
 def register_environments() -> None:
@@ -45,16 +61,23 @@ def make_env(env_id: str, *, size: tuple[int, int] | None = None, **env_kwargs: 
     for part, (module, package) in _REGISTERED_BY.items():
         if env_id.startswith(part):
             _import(module, package, env_id)
-    if "Vizdoom" in env_id:
-        os.chdir(_scratch_folder())  # it writes its files wherever it is
     try:
-        env = gymnasium.make(env_id, disable_env_checker=True, **env_kwargs)
+        with _scratch_folder() if env_id.startswith(VIZDOOM) else contextlib.nullcontext():
+            env = gymnasium.make(env_id, disable_env_checker=True, **env_kwargs)
+            if env_id.startswith(VIZDOOM):
+                env.reset(seed=0)  # the game starts with the first reset, and writes files where it starts
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         line = str(error).split("\n")[0]
         raise MagratheaError(f"Environment '{env_id}' cannot be made: {line} Check the id, and its package.") from error
     except TypeError as error:
-        raise MagratheaError(f"Environment '{env_id}' does not take these options: {error}") from error
-    return env if size is None else _resized(env, size)
+        raise MagratheaError(f"Environment '{env_id}' does not take these env_kwargs: {error}") from error
+    if size is None:
+        return env
+    try:
+        return ResizeImages(env, tuple(size))
+    except MagratheaError:
+        env.close()
+        raise
 
 
 def make_env_from_metadata(metadata: dict[str, Any]) -> gymnasium.Env:
@@ -62,8 +85,6 @@ def make_env_from_metadata(metadata: dict[str, Any]) -> gymnasium.Env:
     env_id, kwargs = metadata.get("env_id"), dict(metadata.get("env_kwargs") or {})
     if not env_id:
         raise MagratheaError("Nothing is known of the environment that this comes from; its metadata has no env_id.")
-    if kwargs.get("size") is not None:
-        kwargs["size"] = tuple(kwargs["size"])
     return make_env(env_id, **kwargs)
 
 
@@ -72,8 +93,17 @@ def environment_metadata(env: gymnasium.Env) -> dict[str, Any]:
     own = env.unwrapped.metadata or {}
     names = [str(name) for name in own.get("action_names") or _action_names(env)]
     keys = own.get("key_map") or _key_map(names)
-    fps = own.get("render_fps") or own.get("video.frames_per_second") or 10
-    return {"fps": float(fps), "action_names": names, "key_map": {str(key): int(keys[key]) for key in keys}}
+    return {"fps": _fps(env), "action_names": names, "key_map": {str(key): int(keys[key]) for key in keys}}
+
+
+def _fps(env: gymnasium.Env) -> float:
+    """Steps per second at the environment's natural speed."""
+    skipped = getattr(env.unwrapped, "_frameskip", None)
+    if env.spec is not None and env.spec.id.startswith("ALE/") and isinstance(skipped, int):
+        return _ALE_FPS / skipped
+    if env.spec is not None and env.spec.id.startswith(VIZDOOM):
+        return _DOOM_FPS / int(getattr(env.unwrapped, "frame_skip", 1))
+    return float((env.unwrapped.metadata or {}).get("render_fps") or 10)
 
 
 def _import(module: str, package: str, env_id: str) -> None:
@@ -87,36 +117,40 @@ def _import(module: str, package: str, env_id: str) -> None:
         gymnasium.register_envs(imported)
 
 
-def _resized(env: gymnasium.Env, size: tuple[int, int]) -> gymnasium.Env:
-    space = env.observation_space
-    if not (isinstance(space, gymnasium.spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)):
-        raise MagratheaError(f"Only image observations can be resized, and this one is {space}; leave out --size.")
-    return gymnasium.wrappers.ResizeObservation(env, (int(size[0]), int(size[1])))
-
-
-def _scratch_folder() -> str:
-    folder = os.path.join(tempfile.gettempdir(), "magrathea-vizdoom")
-    os.makedirs(folder, exist_ok=True)
-    return folder
+@contextlib.contextmanager
+def _scratch_folder() -> Iterator[None]:
+    """Be in a temporary folder for a while."""
+    folder = Path(tempfile.gettempdir()) / "magrathea-scratch"
+    folder.mkdir(exist_ok=True)
+    with contextlib.chdir(folder):
+        yield
 
 
 def _action_names(env: gymnasium.Env) -> list[str]:
     if not isinstance(env.action_space, gymnasium.spaces.Discrete):
         return []
-    meanings = getattr(env.unwrapped, "get_action_meanings", None)
-    if meanings is not None:
-        return [str(name).lower() for name in meanings()]
+    inner: Any = env.unwrapped
+    if hasattr(inner, "get_action_meanings"):
+        return [str(name).lower() for name in inner.get_action_meanings()]
+    if hasattr(inner, "button_map") and hasattr(inner, "game"):
+        buttons = [button.name.lower() for button in inner.game.get_available_buttons() if "DELTA" not in button.name]
+        pressed = [[name for name, down in zip(buttons, each, strict=True) if down] for each in inner.button_map]
+        return ["+".join(names) or "noop" for names in pressed]
     return [f"action {index}" for index in range(int(env.action_space.n))]
 
 
 def _key_map(names: list[str]) -> dict[str, int]:
-    """Arrows and WASD for names of directions, space for 'fire' or 'do', and digits and letters for what is left."""
+    """Arrows and WASD for names of directions, space for what fires, and digits and letters for what is left."""
     keys: dict[str, int] = {}
+    for key, wanted in _KEYS.items():
+        found = [name for name in wanted if name in names]
+        if found:
+            keys[key] = names.index(found[0])
+    spare = iter([key for key in _SPARE_KEYS if key not in keys])
     for index, name in enumerate(names):
-        for key in _WASD.get(name, (" ",) if name in ("fire", "do", "attack", "use") else ()):
+        if index not in keys.values() and name != "noop":
+            key = next(spare, None)
+            if key is None:
+                break
             keys[key] = index
-    spare = [key for key in "1234567890qertyuiopfghjklzxcvbnm" if key not in keys]
-    for index in range(len(names)):
-        if index not in keys.values() and spare and names[index] != "noop":
-            keys[spare.pop(0)] = index
     return keys

@@ -1,17 +1,20 @@
-"""An episode: what was seen, done and given, as arrays; and as a file of its own while a dataset is being recorded."""
+"""An episode: what was seen, done and given, as arrays; and its place in a file of Minari's HDF5 format."""
 
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from magrathea.errors import MagratheaError
+if TYPE_CHECKING:
+    import h5py  # imported when a file is written: playing beside reality needs none
+
+CHUNK_BYTES = 1 << 18
+FEW_BYTES = 1 << 14  # arrays of less are not worth compressing
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Episode:
     reward: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
-    infos: dict[str, np.ndarray] = field(default_factory=dict)
+    infos: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
 
     def __len__(self) -> int:
@@ -49,50 +52,63 @@ def stack(values: list[Any]) -> Any:
     return np.stack([np.asarray(value) for value in values])
 
 
-def flatten(values: Any, prefix: str) -> dict[str, np.ndarray]:
-    """Nested arrays -> flat names; a tuple's places are written as #0, #1, …"""
-    if isinstance(values, Mapping):
-        parts = [(f"{prefix}/{key}", value) for key, value in values.items()]
-    elif isinstance(values, tuple):
-        parts = [(f"{prefix}/#{place}", value) for place, value in enumerate(values)]
-    else:
-        return {prefix: np.asarray(values)}
-    return {name: array for path, value in parts for name, array in flatten(value, path).items()}
-
-
-def unflatten(arrays: Mapping[str, np.ndarray], prefix: str) -> Any:
-    """The inverse of `flatten`."""
-    if prefix in arrays:
-        return arrays[prefix]
-    depth = len(prefix) + 1
-    keys = dict.fromkeys(name[depth:].split("/")[0] for name in arrays if name.startswith(prefix + "/"))
-    parts = {key: unflatten(arrays, f"{prefix}/{key}") for key in keys}
-    return tuple(parts.values()) if keys and all(key.startswith("#") for key in keys) else parts
-
-
 def save_episode(episode: Episode, path: Path) -> None:
-    """Write the episode's file in one step, so that it is either whole or not there."""
-    arrays = flatten(episode.observation, "observation") | flatten(episode.action, "action")
-    arrays |= flatten(episode.infos, "infos")
-    arrays |= {"reward": episode.reward, "terminated": episode.terminated, "truncated": episode.truncated}
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        np.savez(file, seed=np.int64(episode.seed), **arrays)  # type: ignore[arg-type]
-    os.replace(partial, path)
+    """Write an episode's own file in one step, so that it is either whole or not there."""
+    import h5py
+
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    with h5py.File(partial, "w") as file:
+        group = file.create_group("episode")
+        group.attrs.update({"seed": episode.seed, "total_steps": len(episode)})
+        _write(group, "observations", episode.observation)
+        _write(group, "actions", episode.action)
+        _write(group, "rewards", episode.reward)
+        _write(group, "terminations", episode.terminated)
+        _write(group, "truncations", episode.truncated)
+        _write(group, "infos", episode.infos)
+    partial.replace(path)
 
 
-def load_episode(path: Path) -> Episode:
-    """Read what `save_episode` wrote; raises MagratheaError if it is damaged."""
+def episode_length(path: Path) -> int | None:
+    """The number of steps in an episode's own file; None if it is damaged."""
+    import h5py
+
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        infos = unflatten(arrays, "infos")
-        return Episode(
-            unflatten(arrays, "observation"),
-            unflatten(arrays, "action"),
-            *(arrays[name] for name in ("reward", "terminated", "truncated")),
-            infos=infos,
-            seed=int(arrays["seed"]),
-        )
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise MagratheaError(f"Recorded episode '{path}' is damaged ({error}); remove it and collect again.") from error
+        with h5py.File(path, "r") as file:
+            return int(file["episode"].attrs["total_steps"])
+    except (OSError, KeyError):
+        return None
+
+
+def merge_episodes(paths: list[Path], target: Path) -> int:
+    """Copy episodes' own files, compressed as they are, into one file of Minari's; returns the number of steps."""
+    import h5py
+
+    num_steps = 0
+    with h5py.File(target, "w", track_order=True) as merged:
+        for index, path in enumerate(paths):
+            with h5py.File(path, "r") as file:
+                file.copy("episode", merged, name=f"episode_{index}")
+            attributes = merged[f"episode_{index}"].attrs
+            attributes["id"] = index
+            num_steps += int(attributes["total_steps"])
+    return num_steps
+
+
+def _write(group: h5py.Group, name: str, values: Any) -> None:
+    """Nested arrays -> groups and compressed arrays, named as Minari names them; lossless."""
+    if isinstance(values, Mapping):
+        parts = values.items()
+    elif isinstance(values, tuple):
+        parts = ((f"_index_{place}", value) for place, value in enumerate(values))
+    elif values.nbytes < FEW_BYTES:
+        group.create_dataset(name, data=values)
+        return
+    else:
+        num_rows = max(1, min(len(values), CHUNK_BYTES * len(values) // values.nbytes))
+        chunks = (num_rows, *values.shape[1:])
+        group.create_dataset(name, data=values, chunks=chunks, compression="gzip", compression_opts=1)
+        return
+    subgroup = group.create_group(name)
+    for key, value in parts:
+        _write(subgroup, key, value)
