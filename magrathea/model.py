@@ -1,8 +1,9 @@
 """The generative heart: one masked, block-causal transformer over steps with holes.
 
 A past step is final, so it is encoded once, alone, by a few layers, and turned into keys and values for every layer
-that fills (as the cache of Sun et al. 2024, "You Only Cache Once", is). A step with holes attends to itself, both
-ways, to the past steps of its window, to a prompt, and to what a memory reads. Training sees just what sampling sees.
+that fills (as the cache of Sun et al. 2024, "You Only Cache Once", is). A step with holes starts from the encoding of
+the step before it, and attends to itself, both ways, to the past steps of its window, to a prompt, and to what a
+memory reads. Training sees just what sampling sees.
 
 Shapes: B batch, T steps, N tokens of a step, P positions of a step, D width, H heads, L layers, W window.
 """
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from magrathea.config import HEAD_WIDTH, ModelConfig
 from magrathea.layout import Layout, Slot
 from magrathea.nn import Attention, FeedForward, Linear, RotaryPositions, norm, turn
-from magrathea.past import NoPast, Past, SegmentPast
+from magrathea.past import NO_PAST, Past, SegmentPast
 
 
 class Block(nn.Module):
@@ -127,6 +128,7 @@ class MaskedTransformer(nn.Module):
         self.positions = RotaryPositions(layout)
         self.memory_layers = nn.ModuleList(Block(config, index) for index in range(config.num_memory_layers))
         self.past_keys_values = Linear(config.width, 2 * config.num_layers * config.width)
+        self.carry = Linear(config.width, config.width)
         self.layers = nn.ModuleList(Block(config, index) for index in range(config.num_layers))
         self.head = StepHead(layout, config.width)
         self.compute_dtype = torch.float32
@@ -141,7 +143,7 @@ class MaskedTransformer(nn.Module):
         x = (x + self.prompt_embedding if is_prompt else x).to(self.compute_dtype)
         turns = self.positions(torch.zeros(1, 1, dtype=torch.long, device=tokens.device))
         for layer in self.memory_layers:
-            x = layer(x, turns, NoPast())
+            x = layer(x, turns, NO_PAST)
         return norm(x)
 
     def keys_values(self, encodings: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,9 +153,11 @@ class MaskedTransformer(nn.Module):
         keys, values = heads.permute(4, 3, 0, 1, 5, 2, 6).unbind(0)  # (L, B, T, H, P, 48)
         return turn(norm(keys), self.positions(time)), values
 
-    def remember(self, tokens: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        """Final steps (B, T, N) at times (B, T) -> their keys and values for every layer (L, B, T, H, P, 48)."""
-        return self.keys_values(self.encode(tokens), time)
+    def remember(self, tokens: Tensor, time: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Final steps (B, T, N) at times (B, T) -> their encodings (B, T, P, D), and their keys and values for every
+        layer (L, B, T, H, P, 48)."""
+        encodings = self.encode(tokens)
+        return encodings, *self.keys_values(encodings, time)
 
     def prompt(self, tokens: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         """A prompt is a step that has not happened: (B, N) and the time now (B,) -> keys, values (L, B, H, P, 48)."""
@@ -162,7 +166,7 @@ class MaskedTransformer(nn.Module):
 
     def fill_positions(self, tokens: Tensor, hole_mask: Tensor, time: Tensor, past: Past) -> Tensor:
         """Steps with holes (B, T, N) at times (B, T) -> their positions' last states (B, T, P, D)."""
-        x = self.embedding(tokens, hole_mask).to(self.compute_dtype)
+        x = self.embedding(tokens, hole_mask).to(self.compute_dtype) + self.carry(past.step_before(tokens.shape[1]))
         turns = self.positions(time)
         for layer in self.layers:
             x = layer(x, turns, past)
@@ -186,9 +190,9 @@ class MaskedTransformer(nn.Module):
         """
         batch_size, num_steps = past_tokens.shape[:2]
         time = torch.arange(num_steps, device=tokens.device).expand(batch_size, num_steps)
-        keys, values = self.remember(past_tokens, time)
+        remembered = self.remember(past_tokens, time)
         extra = None if prompt is None else self.prompt(prompt, time[:, first])
-        past = SegmentPast(keys, values, self.config.window, first, extra)
+        past = SegmentPast(*remembered, self.config.window, first, extra)
         x = self.fill_positions(tokens, hole_mask, time[:, first:], past)
         return self._loss(self.head.features(x), tokens, hole_mask)
 

@@ -14,7 +14,7 @@ from magrathea.layout import Layout
 TIME_PERIOD = 64  # steps after which a rotary time repeats, exactly: a world can run for ever
 _PAIRS = HEAD_WIDTH // 6  # complex numbers for each of the three axes
 # Each axis keeps two still pairs, so that a head can also look for what a token is, wherever and whenever it is.
-_TIME_TURNS = (0, 0, 1, 2, 3, 5, 8, 13)  # whole turns in TIME_PERIOD steps
+_TIME_TURNS = (0, 0, 1, 3, 6, 11, 19, 29)  # whole turns in TIME_PERIOD steps
 _SPACE_ANGLES = (0.0, 0.0, 2.2, 1.4, 0.9, 0.5, 0.25, 0.12)  # radians for each row or column
 
 
@@ -76,6 +76,7 @@ class Attention(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.num_heads = width // HEAD_WIDTH
+        self.sharpness = nn.Parameter(torch.full((self.num_heads, 1, 1), 3.0))
         self.queries_keys_values = Linear(width, 3 * width)
         self.out = Linear(width, width, scale=0.2)
 
@@ -83,7 +84,8 @@ class Attention(nn.Module):
         """x (..., P, D) -> queries, keys, values, each (..., H, P, 48)."""
         heads = self.queries_keys_values(norm(x)).unflatten(-1, (3, self.num_heads, HEAD_WIDTH))
         queries, keys, values = heads.movedim(-3, 0).transpose(-2, -3)
-        return turn(norm(queries), turns), turn(norm(keys), turns), values
+        queries = norm(queries) * self.sharpness.to(x.dtype)
+        return turn(queries, turns), turn(norm(keys), turns), values
 
     def gather(self, attended: Tensor) -> Tensor:
         """What the heads attended to (..., H, P, 48) -> (..., P, D)."""

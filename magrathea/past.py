@@ -22,6 +22,10 @@ class Past(Protocol):
         (B, 1, 1, K), True where a key may be seen, or None where all may be."""
         ...
 
+    def step_before(self, num_steps: int) -> Tensor:
+        """The encodings (B, num_steps, P, D) of the steps just before those that are filled; 0 where there is none."""
+        ...
+
 
 class NoPast:
     """A step by itself."""
@@ -29,11 +33,18 @@ class NoPast:
     def join(self, layer: int, step: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, None]:
         return keys, values, None
 
+    def step_before(self, num_steps: int) -> Tensor:
+        return torch.zeros(())
+
+
+NO_PAST = NoPast()
+
 
 class SegmentPast:
     """The past within a segment: step t sees the W steps before it. The reference that the cache must agree with.
 
     Args:
+        encodings: of the steps, (B, T, P, D).
         keys, values: of each layer, (L, B, T, H, P, 48).
         window: W.
         first: index of the first step that is filled; steps are counted from it.
@@ -41,11 +52,23 @@ class SegmentPast:
     """
 
     def __init__(
-        self, keys: Tensor, values: Tensor, window: int, first: int = 0, extra: tuple[Tensor, Tensor] | None = None
+        self,
+        encodings: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        window: int,
+        first: int = 0,
+        extra: tuple[Tensor, Tensor] | None = None,
     ) -> None:
+        self.encodings = encodings
         self.keys = [layer.unbind(1) for layer in keys.unbind(0)]
         self.values = [layer.unbind(1) for layer in values.unbind(0)]
         self.window, self.first, self.extra = window, first, extra
+
+    def step_before(self, num_steps: int) -> Tensor:
+        if self.first:
+            return self.encodings[:, self.first - 1 : self.first - 1 + num_steps]
+        return torch.cat([torch.zeros_like(self.encodings[:, :1]), self.encodings[:, : num_steps - 1]], dim=1)
 
     def join(self, layer: int, step: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, None]:
         now = self.first + step
@@ -68,24 +91,28 @@ class RingPast:
         columns = (config.window + 1) * num_positions
         shape = (config.num_layers, batch_size, config.num_heads, columns, HEAD_WIDTH)
         self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
+        self.last = like.new_zeros(batch_size, num_positions, config.width)
         self.num_written = [0] * batch_size
         self.extra: tuple[Tensor, Tensor] | None = None
 
-    def write(self, keys: Tensor, values: Tensor, rows: list[int] | None = None) -> None:
-        """Keep a final step: keys and values (L, R, H, P, 48) of these rows (all, if not given)."""
+    def write(self, encoding: Tensor, keys: Tensor, values: Tensor, rows: list[int] | None = None) -> None:
+        """Keep a final step, as the model remembers it: encoding (R, 1, P, D), keys and values (L, R, 1, H, P, 48) of
+        these rows (all, if not given)."""
         rows = list(range(len(self.num_written))) if rows is None else rows
         places = {self.num_written[row] % self.window for row in rows}
         together = len(places) == 1 and len(rows) == len(self.num_written)
         for index, row in [(slice(None), slice(None))] if together else list(enumerate(rows)):
             place = next(iter(places)) if together else self.num_written[row] % self.window  # type: ignore[index]
             start = (1 + place) * self.num_positions
-            self.keys[:, row, :, start : start + self.num_positions] = keys[:, index]
-            self.values[:, row, :, start : start + self.num_positions] = values[:, index]
+            self.keys[:, row, :, start : start + self.num_positions] = keys[:, index].squeeze(-4)
+            self.values[:, row, :, start : start + self.num_positions] = values[:, index].squeeze(-4)
+            self.last[row] = encoding[index].squeeze(-3)
         for row in rows:
             self.num_written[row] += 1
 
     def forget(self, rows: list[int]) -> None:
         """Empty these rows."""
+        self.last[rows] = 0
         for row in rows:
             self.num_written[row] = 0
 
@@ -94,9 +121,13 @@ class RingPast:
         part = object.__new__(RingPast)
         part.window, part.num_positions = self.window, self.num_positions
         part.keys, part.values = self.keys[:, rows], self.values[:, rows]
+        part.last = self.last[rows]
         part.num_written = [self.num_written[row] for row in rows.tolist()]
         part.extra = None if self.extra is None else (self.extra[0][:, rows], self.extra[1][:, rows])
         return part
+
+    def step_before(self, num_steps: int) -> Tensor:
+        return self.last.unsqueeze(1)
 
     def join(self, layer: int, step: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         lengths = [min(count, self.window) for count in self.num_written]

@@ -140,8 +140,8 @@ class Session:
             self._recent[row] = [*self._recent[row][-self.world.config.model.window + 1 :], step]
         if self.inference == "cached":
             time = self._time[rows].to(self.world.device)
-            keys, values = self.world.model.remember(tokens.to(self.world.device)[:, None], time[:, None])
-            self._ring.write(keys.squeeze(2), values.squeeze(2), None if len(rows) == self.batch_size else rows)
+            remembered = self.world.model.remember(tokens.to(self.world.device)[:, None], time[:, None])
+            self._ring.write(*remembered, None if len(rows) == self.batch_size else rows)
         self._time[rows] += 1
 
     def _past(self, rows: Tensor | None, prompt: Tensor | None) -> Past:
@@ -164,8 +164,8 @@ class Session:
         tokens = torch.stack(recent).to(self.world.device)
         num_seen = tokens.shape[1]
         time = self._time[rows, None] - num_seen + torch.arange(num_seen)
-        keys, values = self.world.model.remember(tokens, time.to(self.world.device))
-        return SegmentPast(keys, values, num_seen, first=num_seen, extra=extra)
+        remembered = self.world.model.remember(tokens, time.to(self.world.device))
+        return SegmentPast(*remembered, num_seen, first=num_seen, extra=extra)
 
     @torch.inference_mode()
     def _fill(self, tokens: Tensor, holes: Tensor, shown_holes: Tensor | None = None, prompt: Tensor | None = None) -> Filled:

@@ -195,8 +195,7 @@ class World:
         steps = tokens[:, first:]
         holes = hole_mask.to(self.device).expand(steps.shape)
         extra = None if prompt is None else self.model.prompt(prompt.to(self.device), time[:, first])
-        keys, values = self.model.remember(tokens, time)
-        past = SegmentPast(keys, values, self.config.model.window, first, extra)
+        past = SegmentPast(*self.model.remember(tokens, time), self.config.model.window, first, extra)
         logits = self.model.predict(steps, holes, time[:, first:], past)
         return {name: slot_logits.float() for name, slot_logits in logits.items()}
 

@@ -85,11 +85,11 @@ def fill_batch(world: World, batch: SegmentBatch, settings: FillSettings, genera
     holes = masks.forward_dynamics(world.layout).expand(len(batch.episodes), -1)
     past_tokens, device = batch.tokens[:, : batch.first].to(world.device), world.device
     time = torch.arange(batch.first + 1, device=device).expand(len(past_tokens), -1)
-    keys, values = world.model.remember(past_tokens, time[:, :-1])
+    encodings, keys, values = world.model.remember(past_tokens, time[:, :-1])
 
     def predict(now: Tensor, open_holes: Tensor, rows: Tensor | None) -> dict[str, Tensor]:
         chosen = slice(None) if rows is None else rows
-        past = SegmentPast(keys[:, chosen], values[:, chosen], world.config.model.window, batch.first)
+        past = SegmentPast(encodings[chosen], keys[:, chosen], values[:, chosen], world.config.model.window, batch.first)
         logits = world.model.predict(now[:, None], open_holes[:, None], time[chosen, -1:], past)
         return {name: slot_logits.squeeze(1) for name, slot_logits in logits.items()}
 

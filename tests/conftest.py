@@ -1,0 +1,37 @@
+"""What many tests share: a small real dataset of the board, and a debug world learned from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import gymnasium
+import pytest
+import torch
+
+from magrathea.data import Dataset, collect
+from magrathea.train import train
+from magrathea.world import World
+
+torch.set_num_threads(1)  # the tests' models are so small that threads only wait for each other
+BOARD = "test/Board-v0"
+
+
+@pytest.fixture(scope="session")
+def debug_dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dataset]:
+    """600 random steps on the board, in episodes of at most 25."""
+    gymnasium.register(BOARD, entry_point="board:Board")
+    folder = tmp_path_factory.mktemp("data") / "board"
+    yield collect(BOARD, 900, folder, policy="random", num_processes=1, max_episode_steps=25)
+    gymnasium.registry.pop(BOARD)
+
+
+@pytest.fixture(scope="session")
+def debug_world(debug_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A world that has learned the board's rules."""
+    folder = tmp_path_factory.mktemp("worlds")
+    recipe = folder / "board.toml"
+    recipe.write_text(
+        'size = "debug"\nsteps = 400\nlearning_rate = 6e-3\nheld_out = 0.1\n'
+        "[tokenizer]\npatch = [4, 4]\n[batch]\nnum_segments = 16\nnum_steps = 6\nnum_prompted = 4\n"
+    )
+    return train(debug_dataset.folder, folder / "board", recipe=recipe)

@@ -1,0 +1,132 @@
+"""The heart: what it can see, and that its two ways of looking agree."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from magrathea import masks
+from magrathea.config import ModelConfig, model_size
+from magrathea.errors import MagratheaError
+from magrathea.layout import Layout, Slot
+from magrathea.model import MaskedTransformer, group_tokens, ungroup_tokens
+from magrathea.past import RingPast, SegmentPast
+
+LAYOUT = Layout(
+    (
+        Slot(name="action", role="action", vocab_size=5),
+        Slot(name="observation", role="observation", vocab_size=9, grid=(4, 6), group=(2, 3)),
+        Slot(name="reward", role="reward", vocab_size=7),
+        Slot(name="terminated", role="terminated", vocab_size=2),
+    )
+)
+
+
+@pytest.fixture
+def model() -> MaskedTransformer:
+    torch.manual_seed(0)
+    return MaskedTransformer(LAYOUT, ModelConfig(width=48 * 6, num_layers=2, window=3)).eval()
+
+
+def steps(batch_size: int, num_steps: int, seed: int = 0) -> torch.Tensor:
+    dice = torch.Generator().manual_seed(seed)
+    parts = [torch.randint(slot.vocab_size, (batch_size, num_steps, slot.num_tokens), generator=dice) for slot in LAYOUT.slots]
+    return torch.cat(parts, dim=-1)
+
+
+def logits_of(model: MaskedTransformer, tokens: torch.Tensor, holes: torch.Tensor, first: int = 0) -> torch.Tensor:
+    time = torch.arange(tokens.shape[1]).expand(tokens.shape[:2])
+    past = SegmentPast(*model.remember(tokens, time), model.config.window, first)
+    logits = model.predict(tokens[:, first:], holes.expand(tokens[:, first:].shape), time[:, first:], past)
+    return torch.cat([part.flatten(2) for part in logits.values()], dim=-1)
+
+
+@torch.inference_mode()
+def test_nothing_sees_the_future_or_beyond_the_window(model: MaskedTransformer) -> None:
+    tokens, holes = steps(1, 6), masks.forward_dynamics(LAYOUT)
+    before = logits_of(model, tokens, holes)
+    for changed in range(6):
+        other = tokens.clone()
+        other[:, changed] = steps(1, 6, seed=1)[:, changed]
+        other[:, changed, 0] = (tokens[:, changed, 0] + 1) % 5
+        differs = (logits_of(model, other, holes) - before).abs().amax(dim=(0, 2)) > 1e-5
+        seen_from = [changed <= step <= changed + model.config.window for step in range(6)]
+        assert differs.tolist() == seen_from  # the changed step's own action is known to it
+
+
+@torch.inference_mode()
+def test_holes_hide_what_they_cover(model: MaskedTransformer) -> None:
+    tokens, other = steps(1, 1), steps(1, 1, seed=1)
+    holes = masks.judge(LAYOUT)
+    hidden = torch.where(holes, other, tokens)
+    assert torch.equal(logits_of(model, tokens, holes), logits_of(model, hidden, holes))
+    shown = torch.where(holes, tokens, other)
+    assert not torch.allclose(logits_of(model, tokens, holes), logits_of(model, shown, holes), atol=1e-3)
+
+
+@torch.inference_mode()
+def test_the_ring_agrees_with_training(model: MaskedTransformer) -> None:
+    """The logits of cached sampling are those of training, also after the ring has gone round, at any time."""
+    tokens, holes = steps(2, 9), masks.forward_dynamics(LAYOUT)
+    trained = logits_of(model, tokens, holes, first=1)
+    for begin in (0, 61):
+        ring = RingPast(model.config, 2, LAYOUT.num_positions, model.past_keys_values.weight)
+        for step in range(9):
+            time = torch.full((2, 1), begin + step)
+            now = tokens[:, step, None]
+            if step:
+                logits = model.predict(now, holes.expand(now.shape), time, ring)
+                sampled = torch.cat([part.flatten(2) for part in logits.values()], dim=-1)
+                assert torch.allclose(sampled[:, 0], trained[:, step - 1], atol=2e-4)
+            ring.write(*model.remember(now, time))
+
+
+@torch.inference_mode()
+def test_rows_of_different_histories_do_not_mix(model: MaskedTransformer) -> None:
+    tokens, holes = steps(2, 4), masks.forward_dynamics(LAYOUT)
+    ring = RingPast(model.config, 2, LAYOUT.num_positions, model.past_keys_values.weight)
+    for step in range(3):
+        rows = [0, 1] if step == 0 else [1]
+        ring.write(*model.remember(tokens[rows, step, None], torch.full((len(rows), 1), step)), rows)
+    time = torch.tensor([[1], [3]])
+    logits = model.predict(tokens[:, 3, None], holes.expand(2, 1, -1), time, ring)["observation"]
+    for row, history in ((0, 1), (1, 3)):
+        alone = torch.cat([tokens[row, :history], tokens[row, 3:4]])[None]
+        expected = logits_of(model, alone, holes, first=history)
+        assert torch.allclose(logits[row, 0], expected[0, 0, 5 : 5 + 24 * 9].reshape(24, 9), atol=2e-4)
+
+
+@torch.inference_mode()
+def test_a_prompt_is_seen_and_the_past_is_not_changed_by_it(model: MaskedTransformer) -> None:
+    tokens, time = steps(1, 3), torch.arange(3)[None]
+    remembered = model.remember(tokens, time)
+    holes = masks.behaviour_cloning(LAYOUT).expand(1, 1, -1)
+    logits = []
+    for seed in (5, 6):
+        prompt = model.prompt(steps(1, 1, seed)[:, 0], time[:, 2])
+        past = SegmentPast(*remembered, model.config.window, 2, prompt)
+        logits.append(model.predict(tokens[:, 2:], holes, time[:, 2:], past)["action"])
+    assert not torch.allclose(logits[0], logits[1], atol=1e-4)
+
+
+def test_groups_are_undone(model: MaskedTransformer) -> None:
+    slot, values = LAYOUT.slots[1], torch.arange(24).expand(2, 24)
+    grouped = group_tokens(values, slot)
+    assert grouped[0, 0].tolist() == [0, 1, 2, 6, 7, 8]  # two rows of three
+    assert torch.equal(ungroup_tokens(grouped.unsqueeze(-1), slot).squeeze(-1), values)
+
+
+def test_loss_counts_holes_only_and_leaves_absent_ones_out(model: MaskedTransformer) -> None:
+    tokens = steps(1, 2)
+    holes = masks.judge(LAYOUT).expand(1, 1, -1).clone()
+    loss, weight = model(tokens, tokens[:, 1:], holes, first=1)
+    tokens[0, 1, LAYOUT.span("reward")] = LAYOUT.slots[2].absent
+    less, weight_less = model(tokens, tokens[:, 1:], holes, first=1)
+    assert weight == 2 * weight_less and less < loss
+
+
+def test_bad_sizes_say_what_to_do() -> None:
+    with pytest.raises(MagratheaError, match="multiple of 48"):
+        ModelConfig(width=100)
+    with pytest.raises(MagratheaError, match="choose one of debug"):
+        model_size("enormous")

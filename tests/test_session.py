@@ -1,0 +1,130 @@
+"""Dreams of a world that has learned the board's rules."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from board import MOVES, SIZE, Board
+
+from magrathea.data import Dataset
+from magrathea.errors import MagratheaError
+from magrathea.fill import ORDERS, FillSettings
+from magrathea.session import Session
+from magrathea.world import World
+
+
+def place(observation: np.ndarray) -> tuple[int, int]:
+    """Where the square is in a picture of the board."""
+    where = np.argwhere((observation[::4, ::4] == (240, 90, 90)).all(-1))
+    return tuple(where[0]) if len(where) == 1 else (-1, -1)
+
+
+def started(world: World, dataset: Dataset, batch_size: int = 1, **options) -> Session:
+    episode = dataset.episode(0)
+    tokens = world.encode_episode(episode.observation[:2], episode.action[:1])
+    return Session(world, batch_size, start=tokens, **options)
+
+
+def test_the_dream_obeys_the_boards_rules(debug_world: World, debug_dataset: Dataset) -> None:
+    session = started(debug_world, debug_dataset, seed=1)
+    dice, right, moves = np.random.default_rng(0), 0, 0
+    before = place(session.observation[0])
+    for _ in range(60):
+        action = int(dice.integers(5))
+        result = session.step(np.array([action]))
+        after = place(result.observation[0])
+        expected = tuple(np.clip(np.array(before) + MOVES[action], 0, SIZE - 1))
+        moves, right = moves + 1, right + (after == expected)
+        if after == (-1, -1) or result.terminated[0]:
+            session.reset(start=1 + moves % (debug_world.num_starts - 1))
+            after = place(session.observation[0])
+        before = after
+    assert right / moves > 0.9
+
+
+def test_cached_and_naive_dreams_are_the_same(debug_world: World, debug_dataset: Dataset) -> None:
+    dreams = []
+    for inference in ("cached", "naive"):
+        session = started(debug_world, debug_dataset, 3, seed=5, inference=inference)
+        dreams.append(torch.stack([session.step(np.array([step % 5, 1, 4])).tokens for step in range(12)]))
+    assert torch.equal(*dreams)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_same_seed_same_dream(debug_world: World, order: str) -> None:
+    def dream(seed: int) -> torch.Tensor:
+        session = Session(debug_world, 2, seed=seed, settings=FillSettings(order=order))  # type: ignore[arg-type]
+        return torch.stack([session.step(np.array([4, 2])).tokens for _ in range(4)])
+
+    assert torch.equal(dream(3), dream(3))
+
+
+def test_a_row_does_not_depend_on_its_neighbours(debug_world: World) -> None:
+    many, one = Session(debug_world, 3, seed=10), Session(debug_world, 1, seed=11)
+    for step in range(6):
+        together = many.step(np.array([1, step % 5, 3]))
+        assert torch.equal(together.tokens[1], one.step(np.array([step % 5])).tokens[0])
+
+
+def test_reset_of_some_rows_leaves_the_others(debug_world: World) -> None:
+    session, other = (Session(debug_world, 2, seed=4, start=0) for _ in range(2))
+    for _ in range(3):
+        session.step(np.array([1, 2])), other.step(np.array([1, 2]))
+    session.reset(np.array([True, False]), start=1)
+    assert session.num_steps.tolist() == [0, 3]
+    for _ in range(3):
+        assert torch.equal(session.step(np.array([4, 4])).tokens[1], other.step(np.array([4, 4])).tokens[1])
+
+
+def test_uses_of_a_world(debug_world: World, debug_dataset: Dataset) -> None:
+    """Observing, inferring the action, acting like the data, toward a goal, toward a return."""
+    session, dice, env = started(debug_world, debug_dataset, seed=2), np.random.default_rng(1), Board()
+    observation, _ = env.reset(seed=0)
+    session.observe(np.array([0]), observation[None], np.zeros(1, np.float32), np.zeros(1, bool))
+    inferred = moved = 0
+    for _ in range(40):
+        action = int(dice.integers(1, 5))
+        before = place(observation)
+        observation, reward, terminated, _, _ = env.step(action)
+        if place(observation) != before:
+            moved += 1
+            inferred += int(session.infer_action(observation[None])[0] == action)
+        result = session.observe([action], observation[None], np.array([reward], np.float32), np.array([terminated]))
+        assert np.array_equal(result.observation[0], observation) and result.num_passes.tolist() == [0]
+        if terminated:
+            observation, _ = env.reset()
+            session.reset(start=0)
+            session.observe(np.array([0]), observation[None])
+    assert inferred / moved > 0.85
+    for act in (session.act(), session.act(total_reward=1.0), session.act(goal=observation[None])):
+        assert act.shape == (1,) and 0 <= act[0] < 5
+
+
+def test_a_dream_never_ends_and_never_grows(debug_world: World) -> None:
+    session = Session(debug_world, 1, seed=0)
+    size = session._ring.keys.numel()
+    for step in range(150):
+        session.step(np.array([step % 5]))
+    assert session.num_steps.tolist() == [150] and session._ring.keys.numel() == size
+    assert len(session._recent[0]) == debug_world.config.model.window
+
+
+def test_bad_input_says_what_to_do(debug_world: World, debug_dataset: Dataset) -> None:
+    session = Session(debug_world, 2, seed=0)
+    before = session.tokens
+    for action in (np.array([9, 0]), np.array([0]), np.array([0.5, 1.0]), np.array([np.nan, 0])):
+        with pytest.raises(MagratheaError):
+            session.step(action)
+    picture = debug_dataset.episode(0).observation[:2]
+    for observation in (picture[:, :3], picture.astype(float), picture[:1]):
+        with pytest.raises(MagratheaError):
+            session.observe(np.array([0, 1]), observation)
+    assert torch.equal(session.tokens, before) and session.num_steps.tolist() == [0, 0]
+    for start in (9999, [0], -1, torch.zeros(3, 2)):
+        with pytest.raises(MagratheaError):
+            Session(debug_world, 2, start=start)
+    with pytest.raises(MagratheaError, match="'cached' or 'naive'"):
+        Session(debug_world, inference="fast")  # type: ignore[arg-type]
+    with pytest.raises(MagratheaError, match="a goal or a return"):
+        session.act(goal=picture, total_reward=1.0)
