@@ -184,7 +184,7 @@ class CrafterEnv(gymnasium.Env):
         self.render_mode = render_mode
         self.observation_space = spaces.Box(0, 255, (size[1], size[0], 3), np.uint8)
         self.action_space = spaces.Discrete(len(ACTION_NAMES))
-        self._simulator = _Simulator(tuple(area), tuple(view), tuple(size), length)
+        self._simulator = _Simulator((area[0], area[1]), (view[0], view[1]), (size[0], size[1]), length)
         self._frame = np.zeros(self.observation_space.shape, np.uint8)
         item_rows = int(np.ceil(len(ITEM_NAMES) / view[0]))
         self._window = (view[0], view[1] - item_rows)

@@ -74,7 +74,7 @@ def make_env(env_id: str, *, size: tuple[int, int] | None = None, **env_kwargs: 
     if size is None:
         return env
     try:
-        return ResizeImages(env, tuple(size))
+        return ResizeImages(env, (size[0], size[1]) if len(size) == 2 else size)
     except MagratheaError:
         env.close()
         raise
