@@ -43,6 +43,8 @@ def save_world(world: World, folder: str | Path) -> Path:
             shutil.copytree(folder, fresh, dirs_exist_ok=True)
         _write_files(world, fresh)
         fresh.chmod(0o755)
+        for file in fresh.glob("*.safetensors"):
+            file.chmod(0o644)
         old = fresh.with_name(fresh.name + "-old")
         if folder.exists():
             os.replace(folder, old)

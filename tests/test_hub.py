@@ -1,0 +1,105 @@
+"""Worlds as folders: what is written is read again; what is damaged is refused with a reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from magrathea.errors import MagratheaError
+from magrathea.hub import load_world
+from magrathea.session import Session
+from magrathea.spaces import space_from_config, space_to_config
+from magrathea.world import World
+
+SPACES = [
+    spaces.Box(0, 255, (3, 4, 3), np.uint8),
+    spaces.Box(-np.inf, np.inf, (3,)),
+    spaces.Box(np.array([-1, -2.0]), np.array([1, 3.0]), dtype=np.float64),
+    spaces.Discrete(3, start=1),
+    spaces.Dict(a=spaces.MultiBinary([2, 3]), b=spaces.Tuple([spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(4)])),
+]
+
+
+@pytest.mark.parametrize("space", SPACES, ids=str)
+def test_spaces_come_back(space: spaces.Space) -> None:
+    assert space_from_config(json.loads(json.dumps(space_to_config(space)))) == space
+
+
+def test_a_space_without_tokenizer_is_refused() -> None:
+    with pytest.raises(MagratheaError, match="has no tokenizer"):
+        space_to_config(spaces.Graph(spaces.Discrete(2), spaces.Discrete(2)))
+
+
+@pytest.fixture
+def folder(debug_world: World, tmp_path: Path) -> Path:
+    return debug_world.save_pretrained(tmp_path / "world")
+
+
+def test_a_saved_world_dreams_the_same(debug_world: World, folder: Path, tmp_path: Path) -> None:
+    loaded = World.from_pretrained(folder)
+    again = load_world(loaded.save_pretrained(tmp_path / "again"))
+
+    def dream(world: World) -> torch.Tensor:
+        session = Session(world, 2, seed=3)
+        return torch.stack([session.step(np.array([4, step % 5])).tokens for step in range(8)])
+
+    assert torch.equal(dream(loaded), dream(again))
+    assert again.metadata == debug_world.metadata and again.num_starts == debug_world.num_starts
+
+
+def test_saving_keeps_the_card_and_leaves_nothing_behind(debug_world: World, folder: Path) -> None:
+    (folder / "README.md").write_text("# A card")
+    debug_world.save_pretrained(folder)
+    assert (folder / "README.md").read_text() == "# A card"
+    assert [path.name for path in folder.parent.iterdir()] == ["world"]
+
+
+def _truncate(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def _other_version(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"format_version": 99}))
+
+
+def _other_width(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["model"]["width"] *= 2
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def _without_memory(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    del config["memory"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+DAMAGE = {
+    "damaged": _truncate,
+    "format version 99": _other_version,
+    "do not fit": _other_width,
+    "lacks or misnames": _without_memory,
+    "is missing": lambda folder: (folder / "starts.safetensors").unlink(),
+    "has no config.json": lambda folder: (folder / "config.json").unlink(),
+    "cannot be read": lambda folder: (folder / "config.json").write_text("{"),
+}
+
+
+@pytest.mark.parametrize("message", DAMAGE)
+def test_damage_is_told(folder: Path, message: str) -> None:
+    DAMAGE[message](folder)
+    with pytest.raises(MagratheaError, match=message) as told:
+        load_world(folder)
+    assert "\n" not in str(told.value)
+
+
+def test_an_unknown_name_is_told() -> None:
+    with pytest.raises(MagratheaError, match="No world 'nonesuch'"):
+        load_world("nonesuch")

@@ -1,0 +1,137 @@
+"""Training: it learns, goes on exactly where it was, and does on two processes what it does on one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+
+from magrathea import masks
+from magrathea.data import Dataset
+from magrathea.errors import MagratheaError
+from magrathea.hub import load_world
+from magrathea.train import load_recipe, train
+from magrathea.train.batches import BatchConfig, draw_batch, draw_prompted
+from magrathea.train.cache import RETURN_STEPS, TokenCache
+from magrathea.train.heart import HeartConfig, Progress, train_heart
+from magrathea.world import World
+
+CONFIG = HeartConfig(steps=6, checkpoint_seconds=0, batch=BatchConfig(num_segments=4, num_steps=5, num_prompted=2))
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture
+def work(debug_world: World, debug_dataset: Dataset, tmp_path: Path) -> Path:
+    """A folder with an untrained world and a token cache."""
+    debug_world.save_pretrained(tmp_path / "world")
+    train_episodes, _ = debug_dataset.split()
+    TokenCache.build(debug_dataset, train_episodes, debug_world, tmp_path / "tokens")
+    return tmp_path
+
+
+def losses(work: Path, name: str, stop_at: int | None = None) -> list[float]:
+    world, seen = load_world(work / "world"), []
+
+    def report(progress: Progress) -> None:
+        seen.append(progress.loss)
+        if progress.step == stop_at:
+            raise Killed
+
+    cache = TokenCache.open(work / "tokens", world.layout)
+    train_heart(world.model, cache, CONFIG, work / f"{name}.safetensors", report)
+    world.save_pretrained(work / name)
+    return seen
+
+
+def test_a_killed_training_goes_on_exactly(work: Path) -> None:
+    whole = losses(work, "whole")
+    with pytest.raises(Killed):
+        losses(work, "parts", stop_at=4)
+    rest = losses(work, "parts")
+    assert rest == whole[-len(rest) :] and len(rest) == 3  # the update after the last checkpoint is done again
+    first, second = (load_world(work / name).model.state_dict() for name in ("whole", "parts"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def _one_of_two(rank: int, work: Path) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29533")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    seen = losses(work, f"rank{rank}")
+    (work / f"losses{rank}").write_text(repr(seen))
+    dist.destroy_process_group()
+
+
+def test_two_processes_do_what_one_does(work: Path) -> None:
+    alone = losses(work, "alone")
+    multiprocessing.spawn(_one_of_two, (work,), nprocs=2)
+    for rank in range(2):
+        together = [float(number) for number in (work / f"losses{rank}").read_text().strip("[]").split(",")]
+        assert together == pytest.approx(alone, rel=1e-4)
+
+
+def test_the_world_has_learned(debug_world: World, debug_dataset: Dataset) -> None:
+    right = total = 0
+    for index in debug_dataset.split(0.1)[1]:
+        episode = debug_dataset.episode(index)
+        tokens = debug_world.encode_episode(episode.observation, episode.action, episode.reward, episode.terminated)
+        segments = tokens.unfold(0, 4, 1).transpose(1, 2)
+        logits = debug_world.predict_segment(segments, masks.forward_dynamics(debug_world.layout), first=3)
+        for name in ("observation", "reward", "terminated"):
+            hits = logits[name][:, 0].argmax(-1) == segments[:, -1, debug_world.layout.span(name)]
+            right, total = right + int(hits.sum()), total + hits.numel()
+    assert right / total > 0.99
+
+
+def test_segments_stay_within_their_episodes(work: Path, debug_world: World) -> None:
+    cache = TokenCache.open(work / "tokens", debug_world.layout)
+    tokens, _ = cache.segments(300, 8, torch.Generator().manual_seed(0))
+    starts = tokens[:, :, 0] == debug_world.layout.slots[0].absent  # the action of a reset, or past the end
+    past_end = tokens[:, :, -1] == debug_world.layout.slots[-1].absent
+    assert not (starts[:, 1:] & ~past_end[:, 1:]).any()
+    assert past_end.any() and not past_end[:, 1].any()
+
+
+def test_prompts_show_only_the_goal_or_the_return(work: Path, debug_world: World) -> None:
+    layout = debug_world.layout
+    cache = TokenCache.open(work / "tokens", layout)
+    batch = draw_prompted(cache, BatchConfig(num_prompted=40), 3, torch.Generator().manual_seed(0))
+    assert batch.prompt is not None and batch.tokens.shape[1] == 1 and batch.first == 3
+    for prompt in batch.prompt:
+        shown = {slot.name for slot in layout.slots if (prompt[layout.span(slot.name)] < slot.vocab_size).any()}
+        assert shown <= {"observation"} or shown == {"reward"}
+    assert RETURN_STEPS == 64
+
+
+def test_only_the_past_is_spoiled(work: Path, debug_world: World) -> None:
+    cache = TokenCache.open(work / "tokens", debug_world.layout)
+    config = BatchConfig(num_segments=64, num_steps=6, spoiled_share=1.0, most_spoiled=0.5)
+    batch = draw_batch(cache, config, torch.Generator().manual_seed(0))
+    clean = draw_batch(cache, BatchConfig(num_segments=64, num_steps=6, spoiled_share=0), torch.Generator().manual_seed(0))
+    assert torch.equal(batch.tokens, clean.tokens)
+    assert not torch.equal(batch.past_tokens[:, 1:], batch.tokens)
+
+
+def test_mistakes_are_told(debug_dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(MagratheaError, match="No dataset in"):
+        train(tmp_path / "nothing", tmp_path / "world")
+    with pytest.raises(MagratheaError, match="No recipe 'nonesuch'"):
+        load_recipe("nonesuch")
+    bad = tmp_path / "bad.toml"
+    bad.write_text("colour = 3")
+    with pytest.raises(MagratheaError, match="cannot be used"):
+        load_recipe(bad)
+    (tmp_path / "debug.toml").write_text('size = "debug"\nsteps = 1\n[tokenizer]\npatch = [4, 4]\n')
+    train(debug_dataset.folder, tmp_path / "world", recipe=tmp_path / "debug.toml")
+    with pytest.raises(MagratheaError, match="other settings or data"):
+        train(debug_dataset.folder, tmp_path / "world", recipe=tmp_path / "debug.toml", seed=5)
+    (tmp_path / "world" / ".training" / "checkpoint.safetensors").write_bytes(b"broken")
+    with pytest.raises(MagratheaError, match="is damaged or of another training"):
+        train(debug_dataset.folder, tmp_path / "world", recipe=tmp_path / "debug.toml")
