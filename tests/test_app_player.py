@@ -38,7 +38,7 @@ def play(scene: Callable[[Player, Viewer], Awaitable[None]], world: SquareWorld 
     asyncio.run(main())
 
 
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"

@@ -42,14 +42,14 @@ def say(socket: ClientConnection, **message: Any) -> None:
 
 def text_of(socket: ClientConnection, kind: str) -> dict:
     while True:
-        data = socket.recv(timeout=5)
+        data = socket.recv(timeout=20)
         if isinstance(data, str) and json.loads(data)["type"] == kind:
             return json.loads(data)
 
 
 def frame_of(socket: ClientConnection, step: int) -> Frame:
     while True:
-        data = socket.recv(timeout=5)
+        data = socket.recv(timeout=20)
         if isinstance(data, str):
             continue
         frame = decode_frame(data)
@@ -98,7 +98,7 @@ def test_a_flood_is_ignored_and_the_connection_survives(url: str) -> None:
         for _ in range(500):
             say(socket, type="seen", frame=0)
         assert "messages a second" in text_of(socket, "error")["reason"]
-        socket.recv(timeout=5)
+        socket.recv(timeout=20)
 
 
 def test_the_same_seed_and_actions_give_the_same_frames(url: str) -> None:
@@ -129,7 +129,7 @@ def test_a_full_server_says_so_and_an_empty_seat_is_given_away(url: str) -> None
         refusal = text_of(late, "error")
         assert "All 3 places" in refusal["reason"] and refusal["fatal"]
         with pytest.raises(ConnectionClosed):
-            late.recv(timeout=5)
+            late.recv(timeout=20)
     time.sleep(0.2)
     with joined(url) as socket:
         text_of(socket, "world")
@@ -204,7 +204,7 @@ def test_check_plays_a_running_server(url: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0 and json.loads(done.stdout)["frames"] == 3
     with pytest.raises(CheckError, match="no world 'moon'"):
-        check(url, world_id="moon", timeout=5)
+        check(url, world_id="moon", timeout=20)
     with pytest.raises(OSError):
         check("http://127.0.0.1:9", timeout=2)
 
