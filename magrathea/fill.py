@@ -25,7 +25,8 @@ from magrathea.layout import Layout
 Order = Literal["adaptive", "one_shot", "maskgit", "autoregressive"]
 ORDERS: tuple[Order, ...] = ("adaptive", "one_shot", "maskgit", "autoregressive")
 
-# tokens (R, N), hole_mask (R, N), rows (R,) of the batch, or None for all -> logits for each slot (R, tokens, vocabulary)
+# tokens (R, N), hole_mask (R, N), rows (R,) of the batch, or None for all
+# -> logits for each slot (R, its tokens, its vocabulary)
 Predict = Callable[[Tensor, Tensor, Tensor | None], dict[str, Tensor]]
 
 

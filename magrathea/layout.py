@@ -102,7 +102,9 @@ class Layout:
 
     @classmethod
     def from_config(cls, config: list[dict[str, Any]]) -> Layout:
-        return cls(tuple(Slot(**{**slot, "grid": tuple(slot["grid"]), "group": tuple(slot["group"])}) for slot in config))
+        return cls(
+            tuple(Slot(**{**slot, "grid": tuple(slot["grid"]), "group": tuple(slot["group"])}) for slot in config)
+        )
 
 
 def group_for(grid: tuple[int, int], most_positions: int = 32) -> tuple[int, int]:

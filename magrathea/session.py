@@ -108,9 +108,8 @@ class Session:
     def _starts(self, start: Start, rows: list[int]) -> list[Tensor]:
         """The first steps (T, N) of each of these rows."""
         stored = self.world.starts
-        if start is None or isinstance(start, int | np.integer):
-            if not len(stored):
-                raise MagratheaError("This world has no stored starts; start it from recorded steps.")
+        if not len(stored) and (start is None or isinstance(start, int | np.integer)):
+            raise MagratheaError("This world has no stored starts; start it from recorded steps.")
         if start is None:
             return [stored[int(torch.randint(len(stored), (), generator=self.generators[row]))] for row in rows]
         if isinstance(start, int | np.integer):
@@ -168,7 +167,9 @@ class Session:
         return SegmentPast(*remembered, num_seen, first=num_seen, extra=extra)
 
     @torch.inference_mode()
-    def _fill(self, tokens: Tensor, holes: Tensor, shown_holes: Tensor | None = None, prompt: Tensor | None = None) -> Filled:
+    def _fill(
+        self, tokens: Tensor, holes: Tensor, shown_holes: Tensor | None = None, prompt: Tensor | None = None
+    ) -> Filled:
         """Fill `holes` (B, N) of the next step; the model is shown `shown_holes` as holes too, which stay open."""
         model = self.world.model
         shown_holes = holes if shown_holes is None else shown_holes
@@ -247,7 +248,8 @@ class Session:
             terminated=world.decode_terminated(tokens),
             tokens=tokens,
             uncertainty={
-                slot.name: unsure[:, world.layout.span(slot.name)].reshape(-1, *slot.grid) for slot in world.layout.slots
+                slot.name: unsure[:, world.layout.span(slot.name)].reshape(-1, *slot.grid)
+                for slot in world.layout.slots
             },
             num_passes=filled.num_passes.cpu().numpy(),
         )

@@ -36,7 +36,9 @@ def space_to_config(space: spaces.Space) -> dict[str, Any]:
         return {"type": "Dict", "spaces": {key: space_to_config(part) for key, part in space.spaces.items()}}
     if isinstance(space, spaces.Tuple):
         return {"type": "Tuple", "spaces": [space_to_config(part) for part in space.spaces]}
-    raise MagratheaError(f"Space {space} has no tokenizer; use Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple.")
+    raise MagratheaError(
+        f"Space {space} has no tokenizer; use Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple."
+    )
 
 
 def space_from_config(config: dict[str, Any]) -> spaces.Space:

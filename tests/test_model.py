@@ -30,7 +30,10 @@ def model() -> MaskedTransformer:
 
 def steps(batch_size: int, num_steps: int, seed: int = 0) -> torch.Tensor:
     dice = torch.Generator().manual_seed(seed)
-    parts = [torch.randint(slot.vocab_size, (batch_size, num_steps, slot.num_tokens), generator=dice) for slot in LAYOUT.slots]
+    parts = [
+        torch.randint(slot.vocab_size, (batch_size, num_steps, slot.num_tokens), generator=dice)
+        for slot in LAYOUT.slots
+    ]
     return torch.cat(parts, dim=-1)
 
 

@@ -114,7 +114,8 @@ def test_only_the_past_is_spoiled(work: Path, debug_world: World) -> None:
     cache = TokenCache.open(work / "tokens", debug_world.layout)
     config = BatchConfig(num_segments=64, num_steps=6, spoiled_share=1.0, most_spoiled=0.5)
     batch = draw_batch(cache, config, torch.Generator().manual_seed(0))
-    clean = draw_batch(cache, BatchConfig(num_segments=64, num_steps=6, spoiled_share=0), torch.Generator().manual_seed(0))
+    unspoiled = BatchConfig(num_segments=64, num_steps=6, spoiled_share=0)
+    clean = draw_batch(cache, unspoiled, torch.Generator().manual_seed(0))
     assert torch.equal(batch.tokens, clean.tokens)
     assert not torch.equal(batch.past_tokens[:, 1:], batch.tokens)
 

@@ -22,9 +22,9 @@ MOVES = {(-1, 0): "move_left", (1, 0): "move_right", (0, -1): "move_up", (0, 1):
 UNIFORM_SHARE = 0.1
 DEFENCE_SHARE = 0.85
 GOAL_SHARE = 0.4  # of segments; they are longer than the random ones
-HELD_WEIGHTS = {"noop": 0.05, "do": 0.16, "sleep": 0.004, "place_stone": 0.05, "place_plant": 0.02} | {
-    name: 0.14 for name in MOVES.values()
-}
+HELD_WEIGHTS = {"noop": 0.05, "do": 0.16, "sleep": 0.004, "place_stone": 0.05, "place_plant": 0.02} | dict.fromkeys(
+    MOVES.values(), 0.14
+)
 IMPASSABLE = 1_000.0
 TOOLS = ("wood_pickaxe", "wood_sword", "stone_pickaxe", "stone_sword", "iron_pickaxe", "iron_sword")
 

@@ -89,7 +89,9 @@ def fill_batch(world: World, batch: SegmentBatch, settings: FillSettings, genera
 
     def predict(now: Tensor, open_holes: Tensor, rows: Tensor | None) -> dict[str, Tensor]:
         chosen = slice(None) if rows is None else rows
-        past = SegmentPast(encodings[chosen], keys[:, chosen], values[:, chosen], world.config.model.window, batch.first)
+        past = SegmentPast(
+            encodings[chosen], keys[:, chosen], values[:, chosen], world.config.model.window, batch.first
+        )
         logits = world.model.predict(now[:, None], open_holes[:, None], time[chosen, -1:], past)
         return {name: slot_logits.squeeze(1) for name, slot_logits in logits.items()}
 

@@ -71,7 +71,7 @@ def draw_prompted(cache: TokenCache, config: BatchConfig, window: int, generator
 def spoil(tokens: Tensor, layout: Layout, config: BatchConfig, generator: Generator) -> Tensor:
     """Replace some observation tokens (B, T, N) by what stands at the same place in another step of the batch, and
     leave out the rewards and endings of some segments, as recordings without them do."""
-    batch_size, num_steps, num_tokens = tokens.shape
+    batch_size, _, num_tokens = tokens.shape
     spoiled = torch.rand(batch_size, 1, 1, generator=generator) < config.spoiled_share
     rate = torch.rand(batch_size, 1, 1, generator=generator) * config.most_spoiled * spoiled
     flat = tokens.reshape(-1, num_tokens)

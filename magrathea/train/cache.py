@@ -49,9 +49,7 @@ class TokenCache:
             tokens, returns = [], []
             for index in episodes:
                 episode = dataset.episode(index)
-                encoded = world.encode_episode(
-                    episode.observation, episode.action, episode.reward, episode.terminated
-                )
+                encoded = world.encode_episode(episode.observation, episode.action, episode.reward, episode.terminated)
                 tokens.append(encoded.numpy().astype(np.uint16))
                 returns.append(_return_tokens(episode.reward, world))
             np.save(folder / "tokens.npy", np.concatenate(tokens))

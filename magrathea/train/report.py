@@ -16,7 +16,12 @@ from magrathea.train import heart
 from magrathea.train.settings import TrainSettings
 from magrathea.world import World
 
-COLUMNS = (TextColumn("training"), BarColumn(), TextColumn("{task.percentage:.0f}% {task.description}"), TimeElapsedColumn())
+COLUMNS = (
+    TextColumn("training"),
+    BarColumn(),
+    TextColumn("{task.percentage:.0f}% {task.description}"),
+    TimeElapsedColumn(),
+)
 
 
 class TrainReport:

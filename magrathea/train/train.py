@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from gymnasium import spaces
 
 from magrathea.config import model_size
 from magrathea.data import Dataset
@@ -152,9 +151,7 @@ def _draw_starts(source: Dataset, held_out: Any, world: World, settings: TrainSe
         last = len(episode.reward) - window
         first = 0 if place < len(long_enough) // 2 else int(dice.integers(last + 1))
         steps = slice(first, first + window)
-        tokens = world.encode_episode(
-            episode.observation, episode.action, episode.reward, episode.terminated
-        )
+        tokens = world.encode_episode(episode.observation, episode.action, episode.reward, episode.terminated)
         starts.append(tokens[steps])
     return torch.stack(starts)
 
@@ -195,5 +192,3 @@ def _is_first_process() -> bool:
 def _wait_for_all() -> None:
     if dist.is_initialized():
         dist.barrier()
-
-
