@@ -1,0 +1,88 @@
+"""The shipped Crafter in the page: the dream scrolls as its keys say, and the same keys give the same dream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from app_square_world import serving
+
+from magrathea.app import create_app
+from magrathea.app.server import catalog_of
+from magrathea.hub import shipped_worlds
+
+playwright = pytest.importorskip("playwright.sync_api")
+from playwright.sync_api import Browser, Page, expect  # noqa: E402
+from test_app_browser import CHROMIUM, at_step, begin, browser, opened  # noqa: E402, F401
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
+    pytest.mark.skipif("crafter" not in shipped_worlds(), reason="no world 'crafter' is shipped"),
+]
+
+TILE, ROWS, COLUMNS = 7, 7, 9  # of the map; the inventory's two rows are below it
+PIXELS = """() => {
+  const canvas = document.getElementById('dream');
+  return [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data];
+}"""
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    catalog, only = catalog_of("crafter")
+    with serving(create_app(catalog, only=only)) as address:
+        yield address
+
+
+@pytest.fixture
+def page(browser: Browser, url: str) -> Iterator[Page]:  # noqa: F811
+    yield from opened(browser, url, world="crafter")
+
+
+def tiles(page: Page) -> np.ndarray:
+    """The map in the canvas: (rows, columns, pixels of a tile)."""
+    pixels = np.array(page.evaluate(PIXELS), np.uint8).reshape(63, 63, 4)[: ROWS * TILE, :, :3]
+    return pixels.reshape(ROWS, TILE, COLUMNS, TILE, 3).swapaxes(1, 2).reshape(ROWS, COLUMNS, -1)
+
+
+def share_scrolled(before: np.ndarray, after: np.ndarray) -> float:
+    """How much of the map stands one column further left than it did."""
+    return float((before[:, 1:] == after[:, :-1]).all(-1).mean())
+
+
+def test_walking_right_scrolls_the_dream(page: Page) -> None:
+    best = 0.0
+    for start in range(4):
+        begin(page, start=start)
+        for step in range(1, 5):
+            before = tiles(page)
+            page.keyboard.press("ArrowRight")
+            at_step(page, step)
+            best = max(best, share_scrolled(before, tiles(page)) if (before != tiles(page)).any() else 0.0)
+        if best > 0.8:
+            break
+    assert best > 0.8
+
+
+def test_the_same_seed_and_keys_give_the_same_dream(page: Page) -> None:
+    runs = []
+    for _ in range(2):
+        begin(page, seed=5, start=2)
+        for step, key in enumerate(["ArrowDown", " ", "ArrowLeft", "ArrowLeft"], start=1):
+            page.keyboard.press(key)
+            at_step(page, step)
+        runs.append(page.evaluate(PIXELS))
+    assert runs[0] == runs[1]
+
+
+def test_the_real_game_begins_beside_the_dream(page: Page) -> None:
+    pytest.importorskip("crafter")
+    begin(page)
+    page.locator("label:has(#reality-toggle)").click()
+    expect(page.locator("#reality-view")).to_be_visible(timeout=20_000)
+    expect(page.locator("body")).to_have_attribute("data-state", "ready")
+    page.keyboard.press("ArrowDown")
+    at_step(page, 1)
+    expect(page.locator("#reality-pill")).to_be_hidden()
