@@ -48,6 +48,8 @@ def dream(url: str, query: str, messages: list[dict]) -> list[Frame]:
                 frames.append(decode_frame(data))
                 socket.send(json.dumps({"type": "seen", "frame": frames[-1].header["frame"]}))
                 header = frames[-1].header
+                if header["kind"] == "dream" and header["state"] == "ended":
+                    return frames  # a model that has learned little may end its dream
                 if header["kind"] == "dream" and header["step"] == num_steps and header["state"] != "starting":
                     break
     return frames
