@@ -21,6 +21,9 @@ _SPACE_ANGLES = (0.0, 0.0, 2.2, 1.4, 0.9, 0.5, 0.25, 0.12)  # radians for each r
 class RotaryPositions(nn.Module):
     """Turns for the queries and keys of a step's positions (Su et al. 2021, over three axes)."""
 
+    time_angles: Tensor
+    space_angles: Tensor
+
     def __init__(self, layout: Layout) -> None:
         super().__init__()
         turns = torch.arange(TIME_PERIOD, dtype=torch.float64)[:, None] * torch.tensor(_TIME_TURNS) * (2 * math.pi)

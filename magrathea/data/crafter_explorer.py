@@ -238,12 +238,12 @@ class Explorer:
         """Dig into stone, close the way behind, and sleep there; without a pickaxe, sleep where one stands."""
         if self._can_collect("stone"):
             yield from self._go(self._where("stone"))
-            move = MOVES[tuple(int(v) for v in self.env.player.facing)]
+            move = MOVES[tuple(int(v) for v in self.env.player.facing)]  # type: ignore[index]
             for _ in range(4):
                 if self._facing()[0] != "stone" and self._facing()[0] not in constants.walkable:
                     break
                 yield from ("do", move)
-            yield MOVES[tuple(-int(v) for v in self.env.player.facing)]
+            yield MOVES[tuple(-int(v) for v in self.env.player.facing)]  # type: ignore[index]
             yield "place_stone"
         yield "sleep"
 
@@ -257,7 +257,7 @@ class Explorer:
     def _bump(self) -> Plan:
         """Walk into something that stands in the way, several times."""
         yield from self._go(self._where("water", "tree", "stone", "table", "coal"))
-        move = MOVES[tuple(int(v) for v in self.env.player.facing)]
+        move = MOVES[tuple(int(v) for v in self.env.player.facing)]  # type: ignore[index]
         yield from [move] * int(self.rng.integers(1, 5))
 
     def _tunnel(self) -> Plan:
