@@ -94,10 +94,11 @@ def test_tokenizer_of_the_guide_round_trips() -> None:
     assert np.array_equal(again.encode(values), tokens)
 
 
-def test_example_environment_conforms() -> None:
+def test_example_environment_conforms(monkeypatch: pytest.MonkeyPatch) -> None:
     specification = importlib.util.spec_from_file_location("garden", ROOT / "docs" / "examples" / "garden.py")
     assert specification is not None and specification.loader is not None
     module = importlib.util.module_from_spec(specification)
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", {})  # it may be registered already
     specification.loader.exec_module(module)
     env = gymnasium.make("Garden-v0", render_mode="rgb_array")
     check_env(env.unwrapped)
