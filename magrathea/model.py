@@ -128,7 +128,7 @@ class MaskedTransformer(nn.Module):
         self.positions = RotaryPositions(layout)
         self.memory_layers = nn.ModuleList(Block(config, index) for index in range(config.num_memory_layers))
         self.past_keys_values = Linear(config.width, 2 * config.num_layers * config.width)
-        self.carry = Linear(config.width, config.width)
+        self.carry = Linear(config.width, config.width, scale=0.0)  # learns to begin as a copy
         self.layers = nn.ModuleList(Block(config, index) for index in range(config.num_layers))
         self.head = StepHead(layout, config.width)
         self.compute_dtype = torch.float32

@@ -79,7 +79,7 @@ class Attention(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.num_heads = width // HEAD_WIDTH
-        self.sharpness = nn.Parameter(torch.full((self.num_heads, 1, 1), 3.0))
+        self.sharpness = nn.Parameter(torch.full((self.num_heads, 1, 1), 1.0))
         self.queries_keys_values = Linear(width, 3 * width)
         self.out = Linear(width, width, scale=0.2)
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from magrathea.data import Dataset
+from magrathea.evaluate.card import write_card
 from magrathea.evaluate.dreams import measure_control, measure_pictures, measure_tokens, real_pictures
 from magrathea.evaluate.drift import measure_drift
-from magrathea.evaluate.card import write_card
 from magrathea.evaluate.headlines import headlines
 from magrathea.evaluate.next_step import measure_next_step
 from magrathea.evaluate.page import write_page
