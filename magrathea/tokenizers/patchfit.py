@@ -5,11 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from magrathea.tokenizers.codebook import leaders, refine
+from magrathea.tokenizers.noise import noise_size, noisy_codes
 from magrathea.tokenizers.patches import hash_rows, split
 
 _MAX_FRAMES = 20_000
 _FRAMES_AT_A_TIME = 256
 _MAX_LONE = 60_000  # patches seen once that are kept: noise has no end of them
+_MAX_AGAIN = 40_000  # patches seen more than once that are looked at, the most frequent
+_DRIFT = 18.0  # root mean square, in grey levels, by which light may change a patch before it gets another code
+_CONTRAST = 50.0  # and the most that it may change a single value
 
 
 def sample_frames(frames: np.ndarray, limit: int, seed: int) -> np.ndarray:
@@ -20,17 +24,48 @@ def sample_frames(frames: np.ndarray, limit: int, seed: int) -> np.ndarray:
 
 
 def fit_codebook(images: np.ndarray, patch: tuple[int, int], num_codes: int, seed: int) -> np.ndarray:
-    """Codes uint8 (K <= num_codes, P) for images (M, H, W, channels)."""
-    patches, counts = count_patches(sample_frames(images, _MAX_FRAMES, seed), patch, seed)
+    """Codes uint8 (K <= num_codes, P) for images (M, H, W, channels).
+
+    All of the different patches if they are few enough. Otherwise, in a world with noise, codes for the patches that
+    come back exactly, spaced so that light may drift a little, and averaged ones for the noisy (see `noise`); in a
+    world without noise as many codes as allowed.
+    """
+    patches, weights, counts = count_patches(sample_frames(images, _MAX_FRAMES, seed), patch, seed)
     if len(patches) <= num_codes:
         return patches
-    return codes_of(patches, counts, num_codes)
+    again, once = counts > 1, counts == 1
+    size = noise_size(patches[once], seed)
+    if size == 0 or not again.any():
+        return codes_of(patches, weights, num_codes)
+    widening = 1.0
+    while True:  # nearly always once
+        crisp = crisp_codes(patches[again][:_MAX_AGAIN], weights[again][:_MAX_AGAIN], widening, num_codes)
+        if len(crisp) < 0.9 * num_codes:
+            break
+        widening *= 1.2
+    noisy = noisy_codes(patches[once], crisp, size, images.shape[3], num_codes - len(crisp), seed)
+    return np.unique(np.round(np.concatenate([crisp, noisy])).astype(np.uint8), axis=0)
 
 
-def count_patches(images: np.ndarray, patch: tuple[int, int], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The different patches (M, P) of images, most frequent first, and how often each comes (M,) float32.
+def crisp_codes(patches: np.ndarray, weights: np.ndarray, widening: float, limit: int) -> np.ndarray:
+    """Codes (K, P) float32 for patches (M, P), most frequent first: leaders, then averaged; about `limit` at most.
 
-    Of the patches that come once only a random part is kept, with weights that stand for the rest.
+    A patch follows a leader if it differs little on the whole and at no single value much: that is what changing light
+    does, while another digit differs much at few pixels and gets a code of its own.
+    """
+    values, free, chosen = patches.astype(np.float32), np.arange(len(patches)), []
+    while len(free) and len(chosen) < limit:
+        chosen.append(free[0])
+        gaps = np.abs(values[free] - values[free[0]])
+        follows = (gaps**2).mean(axis=1) <= (widening * _DRIFT) ** 2
+        free = free[~(follows & (gaps.max(axis=1) <= widening * _CONTRAST))]
+    return refine(patches, weights, patches[chosen], 2)
+
+
+def count_patches(images: np.ndarray, patch: tuple[int, int], seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The different patches (M, P) of images, most frequent first, their weights (M,) float32 and counts (M,).
+
+    Weights are counts, but of the patches that come once only a random part is kept, and weighs for the rest.
     """
     length = patch[0] * patch[1] * images.shape[3]
     tokens = (images.shape[1] // patch[0]) * (images.shape[2] // patch[1])
@@ -47,7 +82,7 @@ def count_patches(images: np.ndarray, patch: tuple[int, int], seed: int) -> tupl
         chosen = np.sort(np.concatenate([np.flatnonzero(counts > 1), kept]))
         first, weights, counts = first[chosen], weights[chosen], counts[chosen]
     order = np.lexsort((first, -counts))
-    return _gather(images, patch, first[order], tokens)[:, :length], weights[order]
+    return _gather(images, patch, first[order], tokens)[:, :length], weights[order], counts[order]
 
 
 def _gather(images: np.ndarray, patch: tuple[int, int], positions: np.ndarray, tokens: int) -> np.ndarray:

@@ -1,0 +1,76 @@
+"""Measure PatchTokenizer on Crafter: python docs/measure_tokenizer.py [NUM_FIT_FRAMES NUM_TEST_FRAMES]
+
+Every test state is drawn three times: as it is, again (the night's noise anew), and under the next step's daylight.
+PSNR in dB; "same" and "next" are the shares of the 63 map tiles that keep their code.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import crafter
+import numpy as np
+from gymnasium import spaces
+
+from magrathea.tokenizers import PatchTokenizer
+
+
+def frames(seed: int, number: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """([frames, drawn again, in the next step's light] (number, 63, 63, 3) each, daylight (number,))."""
+    random, drawn, daylight = np.random.default_rng(seed), ([], [], []), []
+    while len(daylight) < number:
+        env = crafter.Env(size=(63, 63), length=2000, seed=int(random.integers(2**31)))
+        env.reset()
+        env._step = int(random.integers(300))
+        action, done = 0, False
+        for step in range(400):
+            if step % 4 == 0:
+                action = (
+                    int(random.choice(5, p=[0.1, 0.2, 0.2, 0.2, 0.3]))
+                    if random.random() < 0.8
+                    else int(random.integers(17))
+                )
+            if random.random() < 0.03:  # show every digit
+                for item in env._player.inventory:
+                    low = 2 if item in ("health", "food", "drink", "energy") else 0
+                    high = 2 if item.endswith(("pickaxe", "sword")) else 10
+                    env._player.inventory[item] = int(random.integers(low, high))
+            env._player.health = max(env._player.health, 3)
+            frame, _, done, _ = env.step(action)
+            light = env._world.daylight
+            drawn[0].append(frame)
+            drawn[1].append(env.render())
+            env._world.daylight = 1 - np.abs(np.cos(np.pi * (((env._step + 1) / 300) % 1 + 0.3))) ** 3
+            drawn[2].append(env.render())
+            env._world.daylight = light
+            daylight.append(light)
+            if done:
+                break
+    return [np.array(part[:number]) for part in drawn], np.array(daylight[:number])
+
+
+def main() -> None:
+    num_fit, num_test = (int(value) for value in sys.argv[1:3]) if len(sys.argv) > 2 else (6000, 1500)
+    (to_fit, _, _), _ = frames(1, num_fit)
+    (now, again, after), daylight = frames(2, num_test)
+    day = daylight >= 0.5
+    print("| codes allowed | used | fit s | PSNR day | night | same day | night | next day | night | inventory exact |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for num_codes in (160, 256, 512, 1024):
+        started = time.perf_counter()
+        tokenizer = PatchTokenizer(spaces.Box(0, 255, (63, 63, 3), np.uint8), patch=(7, 7), num_codes=num_codes).fit(
+            to_fit
+        )
+        seconds = time.perf_counter() - started
+        codes = [tokenizer.encode(part) for part in (now, again, after)]
+        error = np.square(tokenizer.decode(codes[0]).astype(np.float32) - now)
+        psnr = [10 * np.log10(255**2 / error[chosen].mean()) for chosen in (day, ~day)]
+        kept = [100 * (codes[0] == other)[chosen, :63].mean() for other in codes[1:] for chosen in (day, ~day)]
+        exact = 100 * (error[:, 49:].max(axis=(1, 2, 3)) == 0).mean()
+        figures = " | ".join(f"{figure:.1f}" for figure in [seconds, *psnr, *kept, exact])
+        print(f"| {num_codes} | {tokenizer.vocab_size} | {figures} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
