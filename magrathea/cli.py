@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional, arg
 
+from magrathea.allocator import keep_memory
 from magrathea.errors import MagratheaError
 
 EnvId = Annotated[Positional[str], arg(metavar="ENV_ID")]
@@ -262,6 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for a mistake in what was asked, 130 for Ctrl-C."""
     if "" not in sys.path:
         sys.path.insert(0, "")  # so that "module:id" finds a module in the working directory, as `python -m` does
+    keep_memory()
     try:
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
