@@ -51,6 +51,11 @@ def layout_for(tokenizers: Tokenizers) -> Layout:
     return Layout(tuple(slots))
 
 
+def absent_step(layout: Layout) -> Tensor:
+    """(N,) a step of which nothing is there."""
+    return torch.cat([torch.full((slot.num_tokens,), slot.absent) for slot in layout.slots])
+
+
 class World:
     """A learned world. Make one with `train`, load one with `from_pretrained`, run one as a `Session`.
 
@@ -203,7 +208,7 @@ class World:
         """A prompt to act toward: an observation to reach, or a return over the next 64 steps -> (1, N)."""
         if (goal is None) == (total_reward is None):
             raise MagratheaError("A prompt is a goal or a return: give one of the two.")
-        tokens = torch.cat([torch.full((1, slot.num_tokens), slot.absent) for slot in self.layout.slots], dim=-1)
+        tokens = absent_step(self.layout)[None]
         role: Role = "observation" if goal is not None else "reward"
         spans = [self.layout.span(slot.name) for slot in self.layout.of_role(role)]
         given = self.tokenizers[role].encode(goal if goal is not None else np.float32(total_reward))

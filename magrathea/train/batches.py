@@ -9,7 +9,8 @@ from torch import Generator, Tensor
 
 from magrathea import masks
 from magrathea.layout import Layout
-from magrathea.train.cache import RETURN_STEPS, TokenCache, absent_step
+from magrathea.train.cache import RETURN_STEPS, TokenCache
+from magrathea.world import absent_step
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from magrathea.data import Dataset
 from magrathea.layout import Layout
-from magrathea.world import World
+from magrathea.world import World, absent_step
 
 RETURN_STEPS = 64  # a prompt's return is the reward of so many steps to come
 
@@ -80,11 +80,6 @@ class TokenCache:
         ahead = torch.randint(1, most_ahead + 1, (num,), generator=generator)
         goals = tokens[torch.arange(num), num_steps - 1 + ahead]
         return tokens[:, :num_steps], returns[:, :num_steps], goals
-
-
-def absent_step(layout: Layout) -> Tensor:
-    """(N,) a step of which nothing is there."""
-    return torch.cat([torch.full((slot.num_tokens,), slot.absent) for slot in layout.slots])
 
 
 def _return_tokens(reward: np.ndarray, world: World) -> np.ndarray:
