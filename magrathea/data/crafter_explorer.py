@@ -20,8 +20,10 @@ from magrathea.data.crafter import ACTION_NAMES, CrafterEnv
 ACTIONS = {name: index for index, name in enumerate(ACTION_NAMES)}
 MOVES = {(-1, 0): "move_left", (1, 0): "move_right", (0, -1): "move_up", (0, 1): "move_down"}
 UNIFORM_SHARE = 0.1
-DEFENCE_SHARE = 0.85
-GOAL_SHARE = 0.4  # of segments; they are longer than the random ones
+RANDOM_SLEEP_SHARE = 0.3  # a sleeper in the open is mostly killed
+DEFENCE_SHARE = 0.95
+NIGHT_GOAL_SHARE = 0.9
+GOAL_SHARE = 0.45  # of segments; they are longer than the random ones
 HELD_WEIGHTS = {"noop": 0.05, "do": 0.16, "sleep": 0.004, "place_stone": 0.05, "place_plant": 0.02} | dict.fromkeys(
     MOVES.values(), 0.14
 )
@@ -39,7 +41,7 @@ class Explorer:
         assert isinstance(unwrapped, CrafterEnv), "the Crafter explorer plays 'magrathea/Crafter-v0' only"
         self.env, self.rng = unwrapped, rng
         self._plan: Plan = iter(())
-        self._left = 0
+        self._left, self._num_steps = 0, 0
         others = [name for name in ACTION_NAMES if name not in HELD_WEIGHTS]
         weights = np.array([HELD_WEIGHTS.get(name, 0.15 / len(others)) for name in ACTION_NAMES])
         self._weights = weights / weights.sum()
@@ -48,8 +50,10 @@ class Explorer:
         if self._left <= 0:
             self._begin_segment()
         self._left -= 1
+        self._num_steps += 1
         if self.rng.random() < UNIFORM_SHARE:
-            return int(self.rng.integers(len(ACTION_NAMES)))
+            name = ACTION_NAMES[self.rng.integers(len(ACTION_NAMES))]
+            return ACTIONS[name if name != "sleep" or self.rng.random() < RANDOM_SLEEP_SHARE else "noop"]
         reflex = self._defend()
         if reflex is not None:
             return ACTIONS[reflex]
@@ -61,7 +65,7 @@ class Explorer:
         return ACTIONS[self._random_move()]
 
     def _begin_segment(self) -> None:
-        if self.rng.random() < GOAL_SHARE:
+        if self._num_steps == 0 or self.rng.random() < (NIGHT_GOAL_SHARE if self._is_dark() else GOAL_SHARE):
             self._left, self._plan = int(self.rng.integers(40, 140)), self._goal()
         else:
             self._left, self._plan = int(self.rng.integers(10, 80)), self._sticky()
@@ -70,6 +74,9 @@ class Explorer:
 
     def _have(self, item: str) -> int:
         return self.env.player.inventory[item]
+
+    def _is_dark(self) -> bool:
+        return bool(self.env.world.daylight < 0.4)
 
     def _facing(self) -> tuple[str | None, Any]:
         player = self.env.player
@@ -110,14 +117,16 @@ class Explorer:
 
     def _goal(self) -> Plan:
         """The most urgent need, else mostly the next step of the technology, else one of the other pastimes."""
-        rng, dark = self.rng, self.env.world.daylight < 0.3
+        rng = self.rng
         if self._have("drink") < 4:
             return self._collect("water", times=int(rng.integers(2, 7)))
         if self._have("food") < 4:
             return self._eat()
-        if self._have("energy") < 3 or (self._have("energy") < 8 and rng.random() < (0.4 if dark else 0.02)):
+        if self._have("energy") < 3 or (self._have("energy") < 8 and rng.random() < 0.02):
             return self._shelter()
-        if rng.random() < 0.62:
+        if self._is_dark() and self._can_collect("stone") and rng.random() < 0.8:
+            return self._shelter() if self._have("energy") < 9 else self._tunnel()
+        if rng.random() < (0.9 if self._num_steps < 150 else 0.7):
             return self._technology()
         pastimes: list[Callable[[], Plan]] = [
             self._travel,
@@ -235,8 +244,12 @@ class Explorer:
                 yield self._random_move()
 
     def _shelter(self) -> Plan:
-        """Dig into stone, close the way behind, and sleep there; without a pickaxe, sleep where one stands."""
-        if self._can_collect("stone"):
+        """Dig into stone, close the way behind, and sleep there; without a pickaxe, mostly stay awake."""
+        if not self._can_collect("stone"):
+            if self._have("energy") > 1 and self.rng.random() < 0.85:
+                yield from self._technology()
+                return
+        else:
             yield from self._go(self._where("stone"))
             move = MOVES[tuple(int(v) for v in self.env.player.facing)]  # type: ignore[index]
             for _ in range(4):
