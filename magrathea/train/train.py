@@ -12,11 +12,12 @@ import torch
 import torch.distributed as dist
 
 from magrathea.config import model_size
-from magrathea.data import Dataset
+from magrathea.data import Dataset, Episode
 from magrathea.errors import MagratheaError
 from magrathea.fill import FillSettings
 from magrathea.hub import load_world, save_world
 from magrathea.layout import Role
+from magrathea.memory import memory_named
 from magrathea.tokenizers import RewardTokenizer, TerminatedTokenizer, Tokenizer, tokenizer_for
 from magrathea.train.batches import BatchConfig
 from magrathea.train.cache import TokenCache
@@ -95,6 +96,8 @@ def _begin(
             metadata=_metadata(source, settings, out),
         )
         world = World(tokenizers, config, _no_starts(tokenizers))
+        recorded = (world.encode_episode(*_parts(source.episode(index))) for index in episodes)
+        world.memory = memory_named(config.model.memory).fit(world.layout, recorded)
         world.starts = _draw_starts(source, held_out, world, settings)
         world.metadata["training"]["tokenizer"] = report.tokenizers(world, source, held_out)
         save_world(world, out)
@@ -117,6 +120,10 @@ def _fit_tokenizers(source: Dataset, episodes: Any, settings: TrainSettings) -> 
     action = tokenizer_for(source.action_space).fit(_joined(actions), seed=settings.seed)
     reward = RewardTokenizer().fit(np.concatenate(rewards))
     return {"action": action, "observation": observation, "reward": reward, "terminated": TerminatedTokenizer()}
+
+
+def _parts(episode: Episode) -> tuple[Any, ...]:
+    return episode.observation, episode.action, episode.reward, episode.terminated
 
 
 def _every(values: Any, stride: int) -> Any:
@@ -151,7 +158,7 @@ def _draw_starts(source: Dataset, held_out: Any, world: World, settings: TrainSe
         last = len(episode.reward) - window
         first = 0 if place < len(long_enough) // 2 else int(dice.integers(last + 1))
         steps = slice(first, first + window)
-        tokens = world.encode_episode(episode.observation, episode.action, episode.reward, episode.terminated)
+        tokens = world.encode_episode(*_parts(episode))
         starts.append(tokens[steps])
     return torch.stack(starts)
 
