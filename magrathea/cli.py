@@ -86,6 +86,7 @@ def train(
     recipe: Name = None,
     device: str = "auto",
     seed: Number = None,
+    begin_from: Name = None,
     report: bool = True,
     report_minutes: Minutes = None,
 ) -> None:
@@ -102,13 +103,24 @@ def train(
         recipe: name of a shipped recipe, or a .toml file; what is given here besides wins over it.
         device: "auto", "cpu" or "cuda".
         seed: seed of everything that is drawn.
+        begin_from: a world whose tokenizers and weights to begin with.
         report: evaluate the world when it is learned.
         report_minutes: about how long the evaluation may take; without it, everything is measured in full.
     """
     from magrathea.train import train as learn
 
     rank, device = _join_processes(device)
-    learn(dataset, out, size=size, minutes=minutes, steps=steps, recipe=recipe, device=device, seed=seed)
+    learn(
+        dataset,
+        out,
+        size=size,
+        minutes=minutes,
+        steps=steps,
+        recipe=recipe,
+        device=device,
+        seed=seed,
+        begin_from=begin_from,
+    )
     if report and rank == 0:
         evaluate(str(out), dataset, out=out / "report", minutes=report_minutes, device=device)
 

@@ -136,7 +136,7 @@ class RingPast:
         part.last = self.last[rows]
         part.num_written = [self.num_written[row] for row in rows.tolist()]
         part.extra = None if self.extra is None else (self.extra[0][:, rows], self.extra[1][:, rows])
-        part.recalled = None if self.recalled is None else self.recalled[rows]
+        part.recalled = None
         return part
 
     def step_before(self, num_steps: int) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from magrathea.errors import MagratheaError
 from magrathea.history import CHUNK, History, MemoryState
+from magrathea.memory import WindowMemory
 from magrathea.past import Past, RingPast, SegmentPast
 from magrathea.world import World
 
@@ -34,7 +35,7 @@ class Remembered:
 
     def __init__(self, world: World, histories: list[History], inference: Inference) -> None:
         self.world, self.histories, self.inference = world, histories, inference
-        self.memory = world.new_memory()
+        self.memory = world.new_memory(len(histories))
         self._num_written = [0] * len(histories)  # steps that each row's memory has taken in
         self._ring: RingPast | None = None
 
@@ -43,28 +44,37 @@ class Remembered:
         return self.world.config.model.window
 
     # -- what the model may attend to ---------------------------------------------------------------------------------
-    def past(self, rows: Tensor | None, prompt: Tensor | None) -> Past:
-        """The past of the next step of these rows (all, if not given), and a prompt (1, N) or (R, N) beside it."""
+    def recall(self, tokens: Tensor, hole_mask: Tensor) -> Tensor | None:
+        """The pictures (B, 1, C) that the memory recalls for the next steps (B, N) with holes."""
+        picture = self.memory.read(tokens, hole_mask, range(len(self.histories))).picture
+        return None if picture is None else picture.to(self.world.device)[:, None]
+
+    def past(self, rows: Tensor | None, prompt: Tensor | None, recalled: Tensor | None) -> Past:
+        """The past of the next step of these rows (all, if not given), with a prompt (1, N) or (R, N) and what was
+        recalled (R, 1, C) beside it."""
         chosen = range(len(self.histories)) if rows is None else rows.tolist()
         extra = None
         if prompt is not None:
             time = torch.tensor([len(self.histories[row]) for row in chosen], device=self.world.device)
             extra = self.world.model.prompt(prompt.expand(len(time), -1).to(self.world.device), time)
         if self.inference == "naive":
-            return self._naive_past([self.histories[row] for row in chosen], extra)
+            return self._naive_past([self.histories[row] for row in chosen], extra, recalled)
         assert self._ring is not None, "catch_up comes before past"
         ring = self._ring if rows is None else self._ring.select(rows)
-        ring.extra = extra
+        ring.extra, ring.recalled = extra, recalled
         return ring
 
-    def _naive_past(self, histories: Sequence[History], extra: tuple[Tensor, Tensor] | None) -> Past:
+    def _naive_past(
+        self, histories: Sequence[History], extra: tuple[Tensor, Tensor] | None, recalled: Tensor | None
+    ) -> Past:
         num_seen = [min(len(history), self._window) for history in histories]
         if len(set(num_seen)) > 1:
             raise MagratheaError("Naive inference needs rows of equal history; use inference='cached'.")
         first = [len(history) - seen for history, seen in zip(histories, num_seen, strict=True)]
         tokens = np.stack([history.read(begin)["tokens"] for history, begin in zip(histories, first, strict=True)])
         time = torch.tensor(first)[:, None] + torch.arange(num_seen[0])
-        return SegmentPast(*self._encode(tokens, time), num_seen[0], first=num_seen[0], extra=extra)
+        seen = num_seen[0]
+        return SegmentPast(*self._encode(tokens, time), seen, first=seen, extra=extra, recalled=recalled)
 
     def _encode(self, tokens: np.ndarray, time: Tensor) -> Encoded:
         """Tokens (R, T, N) at times (R, T)."""
@@ -142,41 +152,23 @@ class Remembered:
             self._ring.write(*_choose(encoded, here), [rows[i] for i in here])
         if self._has_memory:
             here = _lacking(rows, numbers, self._num_written)
-            self._write_memory([rows[i] for i in here], _choose(encoded, here)[0].squeeze(1))
+            steps = [self.histories[rows[i]].read(numbers[i], numbers[i] + 1)["tokens"][0] for i in here]
+            self._write_memory([rows[i] for i in here], steps, _choose(encoded, here)[0].squeeze(1))
 
     # -- the memory ---------------------------------------------------------------------------------------------------
     @property
     def _has_memory(self) -> bool:
-        return bool(self.memory.state_dict())
+        return not isinstance(self.memory, WindowMemory)
 
-    def _write_memory(self, rows: list[int], encodings: Tensor) -> None:
-        """The next step (R, P, D) of these rows enters the memory; the other rows' states stay."""
+    def _write_memory(self, rows: list[int], steps: list[np.ndarray], encodings: Tensor) -> None:
+        """The next steps (N,) of these rows, encoded as (R, P, D), enter the memory."""
         if not rows:
             return
-        if len(rows) == len(self.histories):
-            self.memory.write(encodings)
-        else:
-            states = self.memory_states()
-            company = encodings.new_zeros(len(self.histories), *encodings.shape[1:])
-            company[rows] = encodings
-            self.memory.write(company)
-            written = self.memory_states()
-            self._set_memory([written[row] if row in rows else state for row, state in enumerate(states)])
+        self.memory.write(torch.from_numpy(np.stack(steps).astype(np.int64)), encodings, rows)
         for row in rows:
             self._num_written[row] += 1
-        due = [row for row in rows if self._num_written[row] % CHUNK == 0]
-        if due:
-            states = self.memory_states()
-            for row in due:
-                self.histories[row].keep(self._num_written[row], states[row])
-
-    def memory_states(self) -> list[MemoryState]:
-        """The memory's state, row by row."""
-        state = self.memory.state_dict()
-        return [{name: tensor[row] for name, tensor in state.items()} for row in range(len(self.histories))]
-
-    def _set_memory(self, states: list[MemoryState]) -> None:
-        self.memory.load_state_dict({name: torch.stack([state[name] for state in states]) for name in states[0]})
+            if self._num_written[row] % CHUNK == 0:
+                self.histories[row].keep(self._num_written[row], self.memory.state_dict(row))
 
     # -- starting anew, going back, parting ---------------------------------------------------------------------------
     @torch.inference_mode()
@@ -198,26 +190,22 @@ class Remembered:
             if self._ring is not None and self._ring.num_written[row] > length:
                 self._ring.num_written[row] = max(0, length - self._window)
         rows = [row for row, length in enumerate(lengths) if self._num_written[row] > length]
-        if rows:
-            states = self.memory_states()
-            for row in rows:
-                kept = self._num_written[row] = self.histories[row].nearest(lengths[row])
-                states[row] = self.histories[row].checkpoints.get(kept, states[row])
-            self._set_memory(states)
-            env_mask = torch.tensor([row in rows and not self._num_written[row] for row in range(len(lengths))])
-            self.memory.reset(env_mask)
+        for row in rows:
+            self._num_written[row] = self.histories[row].nearest(lengths[row])
+            if self._num_written[row]:
+                self.memory.load_state_dict(row, self.histories[row].checkpoints[self._num_written[row]])
+            else:
+                self.memory.reset(torch.arange(len(lengths)) == row)
 
-    def state(self, rows: list[int]) -> tuple[dict[str, Tensor], list[int]]:
-        """The memory's state (R, …) in these rows, and the number of steps that it has taken in."""
-        state = self.memory.state_dict()
-        if rows != list(range(len(self.histories))):
-            state = {name: tensor[rows] for name, tensor in state.items()}
-        return state, [self._num_written[row] for row in rows]
+    def state(self, rows: list[int]) -> tuple[list[MemoryState], list[int]]:
+        """The memory's states in these rows, and the number of steps that each has taken in."""
+        return [self.memory.state_dict(row) for row in rows], [self._num_written[row] for row in rows]
 
     @torch.inference_mode()
-    def restore(self, state: dict[str, Tensor], num_written: list[int]) -> None:
+    def restore(self, states: list[MemoryState], num_written: list[int]) -> None:
         """Go on from what `state` gave."""
-        self.memory.load_state_dict({name: tensor.to(self.world.device) for name, tensor in state.items()})
+        for row, state in enumerate(states):
+            self.memory.load_state_dict(row, state)
         self._num_written = list(num_written)
 
 

@@ -213,6 +213,7 @@ class Session:
         """Fill `holes` (B, N) of the next step; the model is shown `shown_holes` as holes too, which stay open."""
         model, remembered, device = self.world.model, self._remembered, self.world.device
         remembered.catch_up()
+        recalled = remembered.recall(tokens, holes if shown_holes is None else holes | shown_holes)
         holes = holes.to(device)
         also_hidden = None if shown_holes is None else shown_holes.to(device) & ~holes
         time = torch.tensor([len(history) for history in self._histories], device=device)
@@ -222,7 +223,8 @@ class Session:
             if also_hidden is not None:
                 hidden = hidden | (also_hidden if rows is None else also_hidden[rows])
             when = time if rows is None else time[rows]
-            logits = model.predict(now[:, None], hidden[:, None], when[:, None], remembered.past(rows, prompt))
+            known = recalled if rows is None or recalled is None else recalled[rows]
+            logits = model.predict(now[:, None], hidden[:, None], when[:, None], remembered.past(rows, prompt, known))
             return {name: slot_logits.squeeze(1) for name, slot_logits in logits.items()}
 
         for generator, seed, history in zip(self._generators, self.seeds, self._histories, strict=True):

@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from magrathea.errors import MagratheaError
-from magrathea.history import History, StepKind, record_of
+from magrathea.history import History, MemoryState, StepKind, record_of
 from magrathea.layout import Layout
 from magrathea.world import World
 
@@ -35,7 +35,7 @@ class SessionState:
         inference: "cached" or "naive".
         seeds: of each row's dice.
         histories: of each row.
-        memory: the memory's state, each tensor (B, …).
+        memory: the memory's state in each row.
         num_remembered: the number of steps that each row's memory has taken in.
     """
 
@@ -43,7 +43,7 @@ class SessionState:
     inference: str
     seeds: list[int]
     histories: list[History]
-    memory: dict[str, Tensor]
+    memory: list[MemoryState]
     num_remembered: list[int]
 
 
@@ -55,7 +55,6 @@ def pack(state: SessionState, world_name: str, fingerprint: str) -> bytes:
         field: torch.from_numpy(np.concatenate([np.ascontiguousarray(row[field]) for row in steps]))
         for field in ("tokens", "kind", "seed")
     }
-    tensors |= {f"memory/{name}": tensor for name, tensor in state.memory.items()}
     rows = []
     for row, history in enumerate(state.histories):
         rows.append(
@@ -67,6 +66,7 @@ def pack(state: SessionState, world_name: str, fingerprint: str) -> bytes:
                 "checkpoints": sorted(history.checkpoints),
             }
         )
+        tensors |= {f"memory/{row}/{name}": tensor for name, tensor in state.memory[row].items()}
         for number, kept in history.checkpoints.items():
             tensors |= {f"checkpoint/{row}/{number}/{name}": tensor for name, tensor in kept.items()}
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
@@ -213,7 +213,7 @@ def _state_of(file: SessionFile, layout: Layout) -> SessionState:
         header["inference"],
         [int(np.int64(row["seed"])) for row in rows],
         histories,
-        _under(tensors, "memory/"),
+        [_under(tensors, f"memory/{index}/") for index in range(len(rows))],
         [row["num_remembered"] for row in rows],
     )
 

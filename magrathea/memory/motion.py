@@ -103,7 +103,14 @@ def fit_motions(
     np.fill_diagonal(affinity, ALIKE)
     pairs = Pairs(before, after, action)
     anything = np.ones(before.shape[1], bool)
-    motions = Motions(grid, anything, _candidates(grid), np.zeros((num_actions + 1, 1), np.float32), affinity, np.zeros(num_tokens + 1, np.float32))
+    motions = Motions(
+        grid,
+        anything,
+        _candidates(grid),
+        np.zeros((num_actions + 1, 1), np.float32),
+        affinity,
+        np.zeros(num_tokens + 1, np.float32),
+    )
     motions = _with_region(_with_frequent(motions, pairs.some(1500)), pairs)
     for _ in range(2):
         motions = _with_affinity(_with_chances(motions, pairs), pairs)

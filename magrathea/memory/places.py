@@ -128,7 +128,9 @@ class PlaceMemory:
         slots = self.places.layout.of_role("action")
         unknown = hole_mask[:, : sum(slot.num_tokens for slot in slots)].any(dim=1).numpy()
         actions = np.where(unknown, len(self.places.motions.log_prior) - 1, actions)
-        return Recall(picture=torch.from_numpy(np.stack([self.look(row, a) for row, a in zip(rows, actions, strict=True)])))
+        return Recall(
+            picture=torch.from_numpy(np.stack([self.look(row, a) for row, a in zip(rows, actions, strict=True)]))
+        )
 
     def see(self, row: int, picture: np.ndarray, motion: int) -> None:
         """Take in the picture (C,) that a motion has led to."""
@@ -158,25 +160,23 @@ class PlaceMemory:
         rows, columns = turned(np.array(pose[0]), self._rows, self._columns)
         return ((rows + (pose[1] + _FAR)) * (2 * _FAR) + columns + (pose[2] + _FAR)).tolist()
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """For each row its places' keys and tokens, its pose, and the picture it saw last."""
-        state = {}
-        for row in range(self.batch_size):
-            places, last = self._maps[row], self._last.get(row, ())
-            state[f"{row}/keys"] = torch.tensor(list(places), dtype=torch.int64)
-            state[f"{row}/tokens"] = torch.tensor(list(places.values()), dtype=torch.int32)
-            state[f"{row}/pose"] = torch.tensor(self._poses[row])
-            state[f"{row}/last"] = torch.tensor(last, dtype=torch.int32)
-        return state
+    def state_dict(self, row: int) -> dict[str, Tensor]:
+        """The keys and tokens of its places, its pose, and the picture that it saw last."""
+        places, last = self._maps[row], self._last.get(row, ())
+        return {
+            "keys": torch.tensor(list(places), dtype=torch.int64),
+            "tokens": torch.tensor(list(places.values()), dtype=torch.int32),
+            "pose": torch.tensor(self._poses[row]),
+            "last": torch.tensor(last, dtype=torch.int32),
+        }
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        for row in range(self.batch_size):
-            self._maps[row] = dict(zip(state[f"{row}/keys"].tolist(), state[f"{row}/tokens"].tolist(), strict=True))
-            quarters, at_row, at_column = state[f"{row}/pose"].tolist()
-            self._poses[row] = (quarters, at_row, at_column)
-            self._last.pop(row, None)
-            if len(state[f"{row}/last"]):
-                self._last[row] = state[f"{row}/last"].numpy().astype(np.int64)
+    def load_state_dict(self, row: int, state: dict[str, Tensor]) -> None:
+        self._maps[row] = dict(zip(state["keys"].tolist(), state["tokens"].tolist(), strict=True))
+        quarters, at_row, at_column = state["pose"].tolist()
+        self._poses[row] = (quarters, at_row, at_column)
+        self._last.pop(row, None)
+        if len(state["last"]):
+            self._last[row] = state["last"].numpy().astype(np.int64)
 
 
 def _action_slot(layout: Layout) -> Slot:

@@ -46,8 +46,8 @@ class WindowMemory:
     def reset(self, env_mask: Tensor | None = None) -> None:
         pass
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self, row: int) -> dict[str, Tensor]:
         return {}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, row: int, state: dict[str, Tensor]) -> None:
         pass

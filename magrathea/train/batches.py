@@ -68,7 +68,9 @@ def draw_prompted(cache: TokenCache, config: BatchConfig, window: int, generator
     reward_slot = layout.of_role("reward")[0]
     wants_return = torch.rand(config.num_prompted, 1, generator=generator) < 0.5
     prompt = goals.clone()
-    prompt[:, layout.span(reward_slot.name)] = segments.returns[:, -2, None]  # to come once the step before has happened
+    prompt[:, layout.span(reward_slot.name)] = segments.returns[
+        :, -2, None
+    ]  # to come once the step before has happened
     hidden = torch.where(wants_return, masks.return_prompt(layout), masks.goal_prompt(layout))
     prompt = torch.where(hidden, absent_step(layout), prompt)
     holes = masks.behaviour_cloning(layout).expand(config.num_prompted, 1, -1)
