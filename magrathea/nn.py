@@ -12,7 +12,8 @@ from magrathea.config import HEAD_WIDTH
 from magrathea.layout import Layout
 
 TIME_PERIOD = 64  # steps after which a rotary time repeats, exactly: a world can run for ever
-# Pairs of numbers turn; a third of them for each axis. Each axis keeps two still pairs, so that a head can also look for what a token is, wherever and whenever it is.
+# Pairs of numbers turn; a third of them for each axis. Each axis keeps two still pairs, so that a head can also
+# look for what a token is, wherever and whenever it is.
 _TIME_TURNS = (0, 0, 1, 3, 6, 11, 19, 29)  # whole turns in TIME_PERIOD steps
 _SPACE_ANGLES = (0.0, 0.0, 2.2, 1.4, 0.9, 0.5, 0.25, 0.12)  # radians for each row or column
 

@@ -80,7 +80,7 @@ class World:
         self.tokenizers, self.config, self.starts = tokenizers, config, starts.long()
         self.layout = model.layout if model is not None else layout_for(tokenizers)
         self.model = model if model is not None else MaskedTransformer(self.layout, config.model)
-        self.memory: MemoryKind = memory if memory is not None else Window()
+        self.memory: MemoryKind = Window() if memory is None else memory
         if starts.ndim != 3 or starts.shape[-1] != self.layout.num_tokens:
             raise MagratheaError(
                 f"A world's starts are (K, W, {self.layout.num_tokens}) tokens; got {tuple(starts.shape)}."
@@ -112,7 +112,6 @@ class World:
         """A hash (sha256) of all that shapes its dreams: weights, sizes, tokenizers, starts; not of its metadata."""
         config = {
             "model": self.config.model.to_config(),
-            "memory": self.config.memory,
             "layout": self.layout.to_config(),
             "tokenizers": {role: tokenizer.to_config() for role, tokenizer in self.tokenizers.items()},
             "spaces": {role: space_to_config(tokenizer.space) for role, tokenizer in self.tokenizers.items()},
@@ -122,6 +121,7 @@ class World:
             for role, tokenizer in self.tokenizers.items()
             for name, tensor in tokenizer.tensors().items()
         }
+        tensors |= {f"memory/{name}": tensor for name, tensor in self.memory.tensors().items()}
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
         for name, tensor in sorted((tensors | {"starts": self.starts}).items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
