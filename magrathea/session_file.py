@@ -10,7 +10,7 @@ import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -126,6 +126,8 @@ class SessionFile:
     """A session's file whose checksum is right; what it says is still to be checked against its world."""
 
     source: str
+    world_name: str
+    fingerprint: str
     header: dict[str, Any]
     tensors: dict[str, Tensor]
 
@@ -133,17 +135,17 @@ class SessionFile:
         """Its world, if that is a shipped one; raises MagratheaError if not."""
         from magrathea.hub import shipped_worlds
 
-        name = self.header["world"]["name"]
-        if name not in shipped_worlds():
-            raise MagratheaError(f"{self.source} is of the world '{name}', which is not a shipped one; give its world.")
-        return World.from_pretrained(name)
+        if self.world_name not in shipped_worlds():
+            raise MagratheaError(
+                f"{self.source} is of the world '{self.world_name}', which is not a shipped one; give its world."
+            )
+        return World.from_pretrained(self.world_name)
 
     def check_world(self, world: World) -> None:
         """Raises MagratheaError if the session is not of this world."""
-        own = self.header["world"]
-        if own["fingerprint"] != world.fingerprint:
+        if self.fingerprint != world.fingerprint:
             raise MagratheaError(
-                f"{self.source} is of the world '{own['name']}' ({str(own['fingerprint'])[:12]}), not of this "
+                f"{self.source} is of the world '{self.world_name}' ({self.fingerprint[:12]}), not of this "
                 f"'{world.metadata.get('name', '')}' ({world.fingerprint[:12]}); give the world that it was saved in."
             )
 
@@ -170,7 +172,8 @@ def unpack(data: bytes, source: str) -> SessionFile:
         tensors, header = load(data), metadata["header"]
         if metadata["checksum"] != _checksum(header, tensors):
             raise ValueError("its checksum is wrong")
-        return SessionFile(source, json.loads(header), tensors)
+        fields = json.loads(header)
+        return SessionFile(source, str(fields["world"]["name"]), str(fields["world"]["fingerprint"]), fields, tensors)
     except (SafetensorError, *MISFITS) as error:
         raise MagratheaError(f"{source} is damaged ({error}); take a copy of it that is whole.") from error
 
@@ -187,13 +190,11 @@ def _metadata(data: bytes) -> dict[str, str]:
 
 def state_of(file: SessionFile, world: World) -> SessionState:
     """What a session's file holds; raises MagratheaError where it is of another world or makes no sense."""
+    file.check_world(world)
     try:
-        file.check_world(world)
         return _state_of(file, world)
-    except MagratheaError:
-        raise
     except MISFITS as error:
-        raise MagratheaError(f"{file.source} makes no sense ({error!r}); give one that Session.save wrote.") from error
+        raise MagratheaError(f"{file.source} makes no sense ({error}); give one that Session.save wrote.") from error
 
 
 def _state_of(file: SessionFile, world: World) -> SessionState:
@@ -205,6 +206,8 @@ def _state_of(file: SessionFile, world: World) -> SessionState:
     ends = np.cumsum(counts["length"])
     if len(rows) < 1 or ends[-1] != len(log):
         raise ValueError("the lengths of its rows are not those of its log")
+    if file.header["inference"] not in get_args(Inference):
+        raise ValueError(f"unknown inference '{file.header['inference']}'")
     kept = _memory_states(file.tensors)
     histories = [History(world.layout, num_start) for num_start in counts["num_start"]]
     for index, (history, part) in enumerate(zip(histories, np.split(log, ends[:-1]), strict=True)):
