@@ -116,16 +116,13 @@ class World:
             "tokenizers": {role: tokenizer.to_config() for role, tokenizer in self.tokenizers.items()},
             "spaces": {role: space_to_config(tokenizer.space) for role, tokenizer in self.tokenizers.items()},
         }
-        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()} | {
-            f"{role}/{name}": tensor
-            for role, tokenizer in self.tokenizers.items()
-            for name, tensor in tokenizer.tensors().items()
-        }
-        tensors |= {f"memory/{name}": tensor for name, tensor in self.memory.tensors().items()}
+        parts = {"model": self.model.state_dict(), "memory": self.memory.tensors(), "world": {"starts": self.starts}}
+        parts |= {role: tokenizer.tensors() for role, tokenizer in self.tokenizers.items()}
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-        for name, tensor in sorted((tensors | {"starts": self.starts}).items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        for part, tensors in sorted(parts.items()):
+            for name, tensor in sorted(tensors.items()):
+                digest.update(f"{part}/{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def to(self, device: str | torch.device) -> World:
