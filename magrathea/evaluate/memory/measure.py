@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from magrathea.evaluate.memory.journeys import dream_journeys, measure_trips, me
 from magrathea.evaluate.memory.poses import measure_poses
 from magrathea.evaluate.memory.recall import summarize_ages, tally_recall
 from magrathea.evaluate.memory.tracking import Tracker, travel_of
-from magrathea.evaluate.memory.views import Sights, TileView, kinds_of_tokens, sights_of, view_of
+from magrathea.evaluate.memory.views import TileView, kinds_of_tokens, sights_of, view_of
 from magrathea.evaluate.recordings import (
     Budget,
     Recording,
@@ -50,8 +49,8 @@ def measure_memory(
     view = None if slot is None else view_of(source.env_id, infos, slot)
     if slot is None or (view is None and "pose" not in infos):
         raise MagratheaError(
-            f"Dataset '{source.folder}' does not say which place its pictures show, or a token of this world is no tile; "
-            "measure memory on Crafter or MiniGrid, or record a pose (x, y, degrees) in the infos."
+            f"Dataset '{source.folder}' does not say which place a picture shows, or this world's tokens are no tiles; "
+            "measure memory on Crafter or MiniGrid, or record infos['pose'] (x, y, degrees)."
         )
     forced = predict_recordings(world, recordings, budget.part(SHARES["forced"]))
     measured: dict[str, Any] = {

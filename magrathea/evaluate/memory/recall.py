@@ -87,9 +87,9 @@ def tally_recall(
             "most frequent": common["same token"],
         },
     }
-    told = ["same token"] if sights.content is sights.tokens else ["same kind", "same token"]
-    measures = {name: (right[name], lit) for name in told}
-    measures |= {f"{name}, landmarks": (right[name], lit & ~common[name]) for name in told}
+    told = "same token" if sights.content is sights.tokens else "same kind"
+    measures = {told: (right[told], lit), f"{told}, landmarks": (right[told], lit & ~common[told])}
+    measures["same token"] = (right["same token"], lit)
     if not sights.clear.all():
         measures["same token, any light"] = (right["same token"], predicted >= 0)
     for measure, (sources, counted) in measures.items():

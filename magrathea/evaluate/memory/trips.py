@@ -4,8 +4,8 @@ A body walks on as long as it gets on, and turns aside where it does not. A step
 body moved: a bump is no part of the way. Then it undoes its motions one by one, the last one first; a body that sees
 only ahead turns about, walks back, and turns about again. If something stands in the way it tries again for a while.
 
-What was last shown of a cell on the way out is what has to be shown of it on the way back. Only cells are asked for that
-were out of sight in between for longer than the attention window; at home, and on the whole way back.
+What was last shown of a cell on the way out is what has to be shown of it on the way back. Asked for are only the cells
+that were out of sight in between for longer than the attention window; at home, and on the whole way back.
 """
 
 from __future__ import annotations
