@@ -43,7 +43,9 @@ def predict_recordings(
     step, done, most_bytes = np.zeros(len(rows), dtype=np.int64), np.zeros(len(rows), dtype=bool), 0
     while not done.all() and not budget.spent():
         step += ~done
-        actions = [_at(recordings[index].episode.action, now - 1) for index, now in zip(rows, step, strict=True)]
+        actions = [
+            _at(recordings[index].episode.action, now - 1) for index, now in zip(rows, step.tolist(), strict=True)
+        ]
         guesses = session.peek(stack(actions)).tokens.numpy()
         for row in np.flatnonzero(~done):
             predicted[rows[row]][step[row]] = guesses[row]

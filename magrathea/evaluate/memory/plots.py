@@ -28,7 +28,7 @@ def plot_memory(path: Path, measured: dict[str, Any]) -> Path:
         if "dreams" in measured:
             _curve(axes, measured["dreams"][cells]["curve"], "dream", COLOURS["real"], "dream, with itself")
         _chance(axes, curves, measured["window"])
-        axes.legend(frameon=False, fontsize=8, loc="lower left")
+        axes.legend(frameon=False, fontsize=8)
     return save(figure, path)
 
 
@@ -81,7 +81,7 @@ def _chance(axes: Axes, curves: dict[str, Any], window: int) -> None:
     chances = {"never seen before: chance": ("model", "--"), "always the most frequent": ("most frequent", ":")}
     for label, (source, style) in chances.items():
         value = curves["new"][source]["value"]
-        if value is not None:
+        if value:
             axes.axhline(value, color=FAINT_INK, linewidth=1, linestyle=style, label=label)
     axes.axvspan(1, window, color=FAINT_INK, alpha=0.12, linewidth=0, label=f"window of {window} steps")
     axes.set_xscale("log")

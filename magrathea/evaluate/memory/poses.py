@@ -1,8 +1,9 @@
 """Worlds without tiles whose pose is known: are places that are seen again drawn better than new ones?
 
-The dataset gives `infos["pose"]` (T + 1, 3): x, y in the environment's units, and the angle in degrees. A frame is
-*revisited* if an earlier one was taken from nearly the same pose before the body had been away for longer than the
-window; it is *new* if all earlier ones, the window's aside, were taken from elsewhere.
+The dataset gives `infos["pose"]` (T + 1, 3): x, y in the environment's units, and the angle in degrees. A visit lasts
+until the body is elsewhere. A frame is *revisited* if one of an earlier visit, longer ago than the window, was taken
+from nearly the same pose. It is *new* if there was an earlier visit, all frames of earlier visits were taken from
+elsewhere, and none of this visit before the window's from nearly the same pose.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from magrathea.layout import Slot
 from magrathea.world import World
 
 NEAR = (2.0, 10.0)  # median steps of the body, and degrees, within which two poses show the same
-FAR = 4.0  # times as much is elsewhere
+FAR = 4.0  # times as much apart is elsewhere
 
 
 def revisits(pose: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
@@ -35,7 +36,8 @@ def revisits(pose: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
         before = np.flatnonzero(apart[: away[-1]] <= 1) if len(away) else away
         if len(before) and now - before[-1] > window:
             age[now] = now - before[-1]
-        new[now] = now > window and not (apart[: now - window] <= FAR).any()
+        seen_lately = (apart[: max(0, now - window)] <= 1).any()
+        new[now] = len(away) > 0 and not seen_lately and not (apart[: away[-1]] <= FAR).any()
     return age, new
 
 
