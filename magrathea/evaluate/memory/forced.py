@@ -23,7 +23,7 @@ class Forced:
 
     Attributes:
         predicted: for each recording (T + 1, N) tokens; those of step 0, and of steps not reached, are -1.
-        memory_bytes: of the memory's state of one world, when it was largest.
+        memory_bytes: of the memory's state of one world, on average over the rows, when that was largest.
     """
 
     predicted: list[np.ndarray]
@@ -50,8 +50,9 @@ def predict_recordings(
         for row in np.flatnonzero(~done):
             predicted[rows[row]][step[row]] = guesses[row]
         session.observe(stack(actions), *_observed(recordings, rows, step))
-        most_bytes = max(most_bytes, state_bytes(session))
         ended = ~done & (step + 1 == [len(recordings[index].tokens) for index in rows])
+        if ended.any():
+            most_bytes = max(most_bytes, state_bytes(session))
         again = np.zeros(len(rows), dtype=bool)
         for row in np.flatnonzero(ended):
             again[row] = bool(waiting)
@@ -60,11 +61,11 @@ def predict_recordings(
         done |= ended & ~again
         if again.any():
             session.reset(again, start=_first_steps(recordings, rows))
-    return Forced(predicted, most_bytes)
+    return Forced(predicted, max(most_bytes, state_bytes(session)))
 
 
 def state_bytes(session: Session) -> int:
-    """Bytes of the memory's state for each row of a session; what the attention window keeps is not counted."""
+    """Bytes of the memory's state for a row of a session, on average; the attention window is not counted."""
     return sum(tensor.nbytes for tensor in session.memory.state_dict().values()) // session.batch_size
 
 

@@ -55,7 +55,7 @@ def measure_memory(
     forced = predict_recordings(world, recordings, budget.part(SHARES["forced"]))
     measured: dict[str, Any] = {
         "window": world.config.model.window,
-        "memory": world.config.memory,
+        "memory": world.config.model.memory,
         "bytes": forced.memory_bytes,
         "next step": _next_step(world, recordings, forced.predicted),
     }
