@@ -79,8 +79,13 @@ def held_out_recordings(world: World, dataset: Dataset, num_episodes: int, seed:
     """Up to `num_episodes` of the episodes that the world was not trained on, drawn by the seed, encoded."""
     unseen = unseen_episodes(world, dataset)
     chosen = np.random.default_rng(seed).permutation(unseen)[:num_episodes]
+    return encode_episodes(world, dataset, sorted(chosen.tolist()))
+
+
+def encode_episodes(world: World, dataset: Dataset, numbers: list[int]) -> list[Recording]:
+    """These episodes of a dataset."""
     recordings = []
-    for number in sorted(chosen.tolist()):
+    for number in numbers:
         episode = dataset.episode(number)
         tokens = world.encode_episode(episode.observation, episode.action, episode.reward, episode.terminated)
         recordings.append(Recording(number, episode, tokens.numpy()))
