@@ -15,11 +15,13 @@ from magrathea.world import World
 
 @dataclass
 class Recording:
-    """A held-out episode: its number in the dataset, what was recorded, and its tokens (T + 1, N) int64."""
+    """A held-out episode: its number in the dataset, what was recorded, its tokens (T + 1, N) int64, and the pictures
+    (T + 1, 2, C) that the world's memory recalls at each of its steps, without and with the action, or None."""
 
     number: int
     episode: Episode
     tokens: np.ndarray
+    recalled: np.ndarray | None = None
 
 
 class Budget:
@@ -88,5 +90,6 @@ def encode_episodes(world: World, dataset: Dataset, numbers: list[int]) -> list[
     for number in numbers:
         episode = dataset.episode(number)
         tokens = world.encode_episode(episode.observation, episode.action, episode.reward, episode.terminated)
-        recordings.append(Recording(number, episode, tokens.numpy()))
+        recalled = world.memory.recall_episode(tokens)
+        recordings.append(Recording(number, episode, tokens.numpy(), None if recalled is None else recalled.numpy()))
     return recordings

@@ -178,8 +178,7 @@ def _with_chances(motions: Motions, pairs: Pairs) -> Motions:
         counts[-1] = counts.sum(axis=0)
         chances = counts / counts.sum(axis=1, keepdims=True)
         log_prior = np.log(chances).astype(np.float32)
-    made = chances.max(axis=0) > np.maximum(LEAST_CHANCE, 2 * chances[-1])
-    made &= chances[-1] > LEAST_SHARE
+    made = (chances.max(axis=0) > LEAST_CHANCE) & (chances[-1] > LEAST_SHARE)
     made[0] = True
     if made.all():
         return replace(motions, log_prior=log_prior)
