@@ -184,9 +184,7 @@ def test_segments_ask_for_every_step_once() -> None:
                     asked.append((episode, step))
                     assert batch.targets[row, place, 0] == 1000 * episode + step
                     assert batch.previous[row, place, 0] == 1000 * episode + step - 1
-        assert sorted(asked) == [
-            (index, step) for index, part in enumerate(tokens) for step in range(1, len(part))
-        ]
+        assert sorted(asked) == [(index, step) for index, part in enumerate(tokens) for step in range(1, len(part))]
 
 
 def test_videos_can_be_played(tmp_path: Path) -> None:
