@@ -52,7 +52,7 @@ def predict_recordings(
         session.observe(stack(actions), *_observed(recordings, rows, step))
         ended = ~done & (step + 1 == [len(recordings[index].tokens) for index in rows])
         again = np.zeros(len(rows), dtype=bool)
-        for row in np.flatnonzero(ended):
+        for row in np.flatnonzero(ended).tolist():
             most_bytes = max(most_bytes, state_bytes(session, row))
             again[row] = bool(waiting)
             if waiting:
