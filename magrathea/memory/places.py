@@ -117,7 +117,8 @@ class PlaceMemory:
         """Steps (R, N) of these rows are final."""
         steps = tokens.numpy()
         pictures, actions = steps[:, self._span], _actions(self.places.layout, steps)
-        before = np.stack([self._last.get(row, picture) for row, picture in zip(rows, pictures, strict=True)])
+        seen = zip(rows, pictures, strict=True)
+        before = np.stack([self._last[row] if row in self._last else picture for row, picture in seen])
         motions = self.places.motions.follow(before, pictures, actions)
         for row, picture, motion in zip(rows, pictures, motions.tolist(), strict=True):
             self.see(row, picture, motion if row in self._last else 0)

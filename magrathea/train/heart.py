@@ -17,7 +17,6 @@ from magrathea.train.batches import Batch, BatchConfig, draw_batch, draw_prompte
 from magrathea.train.cache import TokenCache
 from magrathea.train.checkpoint import load_checkpoint, save_checkpoint
 
-
 SHARPNESS_SCALE = 6.0  # a head's sharpness is one number, which has far to go
 
 
