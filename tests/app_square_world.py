@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 import uvicorn
 from gymnasium import spaces
 
 from magrathea.app.catalog import Catalog
 from magrathea.app.server import create_app
+from magrathea.errors import MagratheaError
 
 GRID, TILE = 7, 9
 NAMES = ["noop", "left", "right", "up", "down", "paint", "end"]
@@ -33,7 +37,7 @@ def move(tokens: np.ndarray, action: int) -> np.ndarray:
     return np.array([action, np.clip(row + down, 0, GRID - 1), np.clip(column + right, 0, GRID - 1), shade, hue])
 
 
-def draw(tokens: np.ndarray) -> np.ndarray:
+def draw(tokens: Any) -> np.ndarray:
     """Tokens (5,) -> picture (63, 63, 3): the square's red is 255, the ground's is 0."""
     _, row, column, shade, hue = tokens.tolist()
     picture = np.full((GRID, GRID, 3), (0, shade, 60 + 40 * hue), np.uint8)
@@ -58,10 +62,18 @@ class SquareWorld:
         self.observation_space = spaces.Box(0, 255, (GRID * TILE, GRID * TILE, 3), np.uint8)
         self.starts = np.array([[[0, 3, 3, 40 + 20 * k, 0]] * 3 for k in range(4)])
         self.num_starts = len(self.starts)
+        self.layout = SimpleNamespace(num_tokens=NUM_TOKENS)
+        self.fingerprint = "square"
 
     def decode_observation(self, tokens: np.ndarray) -> np.ndarray:
         rows = tokens.reshape(-1, NUM_TOKENS)
         return np.stack([draw(row) for row in rows]).reshape(*tokens.shape[:-1], *self.observation_space.shape)
+
+    def decode_reward(self, tokens: Any) -> np.ndarray:
+        return (np.asarray(tokens)[..., 0] == 5).astype(np.float32)
+
+    def decode_terminated(self, tokens: Any) -> np.ndarray:
+        return np.asarray(tokens)[..., 0] == 6
 
     def encode_episode(self, observation: Any, action: Any, reward: Any, terminated: Any) -> np.ndarray:
         steps = []
@@ -73,36 +85,80 @@ class SquareWorld:
 
 
 class SquareSession:
-    """Has of `Session` what the app uses."""
+    """Has of `Session` what the app uses. A row is its seed and the tokens of its steps, the start's first."""
 
     def __init__(self, world: SquareWorld, batch_size: int = 1, seed: int = 0, start: Any = None) -> None:
-        self.world = world
-        self.reset(seed=seed, start=start)
-
-    def reset(self, env_mask: Any = None, seed: int | None = None, start: Any = None) -> Any:
-        self.generator = np.random.default_rng(seed)
         if start is None:
-            start = int(self.generator.integers(self.world.num_starts))
-        self.tokens = self.world.starts[start][-1] if isinstance(start, int) else start[-1]
-        return self.observation
+            start = int(np.random.default_rng(seed).integers(world.num_starts))
+        first = world.starts[start] if isinstance(start, int) else np.asarray(start)
+        self.world, self.rows = world, [(seed, 1, [first[-1]])]
+
+    @classmethod
+    def of(cls, world: SquareWorld, rows: list) -> SquareSession:
+        session = cls(world)
+        session.rows = [(seed, num_start, list(steps)) for seed, num_start, steps in rows]
+        return session
+
+    @classmethod
+    def join(cls, sessions: list[SquareSession]) -> SquareSession:
+        return cls.of(sessions[0].world, [row for session in sessions for row in session.rows])
+
+    def fork_batch(self, rows: list[int]) -> SquareSession:
+        return self.of(self.world, [self.rows[row] for row in rows])
 
     @property
-    def observation(self) -> np.ndarray:
-        return self.world.decode_observation(self.tokens[None])
+    def batch_size(self) -> int:
+        return len(self.rows)
 
-    def step(self, action: np.ndarray) -> SimpleNamespace:
-        assert action.shape == (1,)
+    @property
+    def num_steps(self) -> np.ndarray:
+        return np.array([len(steps) - num_start for _, num_start, steps in self.rows])
+
+    @property
+    def tokens(self) -> torch.Tensor:
+        return torch.tensor(np.stack([steps[-1] for _, _, steps in self.rows]))
+
+    def history_of(self, row: int) -> torch.Tensor:
+        return torch.tensor(np.stack(self.rows[row][2]))
+
+    def rewind(self, num_steps: int) -> None:
+        for _, _, steps in self.rows:
+            del steps[len(steps) - num_steps :]
+
+    def relive(self, tokens: torch.Tensor) -> None:
+        self.rows[0][2].extend(np.asarray(tokens))
+
+    def save(self, path: Any) -> None:
+        rows = [(seed, num_start, np.array(steps).tolist()) for seed, num_start, steps in self.rows]
+        Path(path).write_text(json.dumps({"fingerprint": self.world.fingerprint, "rows": rows}))
+
+    @classmethod
+    def load(cls, path: Any, world: SquareWorld) -> SquareSession:
+        try:
+            saved = json.loads(Path(path).read_text())
+        except ValueError as error:
+            raise MagratheaError("This is no session file.") from error
+        if saved["fingerprint"] != world.fingerprint:
+            raise MagratheaError("This session file belongs to another world.")
+        return cls.of(world, [(seed, num_start, map(np.array, steps)) for seed, num_start, steps in saved["rows"]])
+
+    def step(self, action: np.ndarray, rows: list[int] | None = None) -> SimpleNamespace:
+        rows = list(range(self.batch_size)) if rows is None else rows
+        assert action.shape == (len(rows),)
         time.sleep(self.world.step_seconds)
-        self.tokens = move(self.tokens, int(action[0]))
-        uncertainty = np.zeros((1, GRID, GRID), np.float32)
-        uncertainty[0, self.tokens[1], self.tokens[2]] = self.generator.random()
+        uncertainty = np.zeros((len(rows), GRID, GRID), np.float32)
+        for index, row in enumerate(rows):
+            seed, _, steps = self.rows[row]
+            steps.append(move(steps[-1], int(action[index])))
+            uncertainty[index, steps[-1][1], steps[-1][2]] = np.random.default_rng([seed, len(steps)]).random()
+        tokens = self.tokens[rows]
         return SimpleNamespace(
-            observation=self.observation,
-            reward=np.array([1.0 if action[0] == 5 else 0.0], np.float32),
-            terminated=np.array([action[0] == 6]),
-            tokens=self.tokens[None],
-            uncertainty={"observation": uncertainty, "reward": np.zeros((1, 1, 1))},
-            num_passes=np.array([2]),
+            observation=self.world.decode_observation(tokens),
+            reward=self.world.decode_reward(tokens),
+            terminated=self.world.decode_terminated(tokens),
+            tokens=tokens,
+            uncertainty={"observation": uncertainty, "reward": np.zeros((len(rows), 1, 1))},
+            num_passes=np.full(len(rows), 2),
         )
 
 
@@ -127,7 +183,7 @@ class SquareEnv(gymnasium.Env):
 
 def square_app(world: SquareWorld | None = None, **options: Any):
     """The app with the square world at id "square"."""
-    options = {"make_session": SquareSession, "make_env": lambda _: SquareEnv(), **options}
+    options = {"session_class": SquareSession, "make_env": lambda _: SquareEnv(), **options}
     square = world or SquareWorld()
     return create_app(Catalog({"square": "square"}, lambda _: square), **options)
 

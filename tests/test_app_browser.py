@@ -47,7 +47,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with serving(square_app(max_players=50)) as address:
+    with serving(square_app(limits=Limits(awake=50, new_per_second=100))) as address:
         yield address
 
 
@@ -281,7 +281,7 @@ def test_reality_that_is_not_installed_says_so(browser: Browser) -> None:
 
 
 def test_a_full_server_is_told_and_let_in_when_there_is_room(browser: Browser) -> None:
-    with serving(square_app(max_players=1)) as address:
+    with serving(square_app(limits=Limits(awake=1))) as address:
         pages = opened(browser, address)
         next(pages)
         late = browser.new_page()

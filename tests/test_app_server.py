@@ -28,7 +28,7 @@ from magrathea.errors import MagratheaError
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with serving(square_app(max_players=3)) as address:
+    with serving(square_app(limits=Limits(awake=3, new_per_second=100))) as address:
         yield address
 
 
@@ -163,7 +163,7 @@ def test_pages_and_pictures(url: str) -> None:
 def test_one_world_opens_at_once_and_its_card_can_be_read(tmp_path: Any) -> None:
     (tmp_path / "README.md").write_text("# Square\n")
     catalog = Catalog({"square": tmp_path}, lambda _: SquareWorld())
-    with serving(create_app(catalog, only="square", make_session=SquareSession)) as address:
+    with serving(create_app(catalog, only="square", session_class=SquareSession)) as address:
         assert b"dream-screen" in get(address)[2]
         assert get(f"{address}/api/worlds/square/card")[2] == b"# Square\n"
         assert json.loads(get(f"{address}/api/worlds")[2])[0]["has_card"]
