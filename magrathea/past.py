@@ -99,14 +99,15 @@ class RingPast:
         """Keep a final step, as the model remembers it: encoding (R, 1, P, D), keys and values (L, R, 1, H, P, 48) of
         these rows (all, if not given)."""
         rows = list(range(len(self.num_written))) if rows is None else rows
-        places = {self.num_written[row] % self.window for row in rows}
-        together = len(places) == 1 and len(rows) == len(self.num_written)
-        for index, row in [(slice(None), slice(None))] if together else list(enumerate(rows)):
-            place = next(iter(places)) if together else self.num_written[row] % self.window  # type: ignore[index]
+        for place in {self.num_written[row] % self.window for row in rows}:
+            here = [i for i, row in enumerate(rows) if self.num_written[row] % self.window == place]
+            everywhere = len(here) == len(self.num_written)
+            given = slice(None) if everywhere else here
+            row = slice(None) if everywhere else [rows[i] for i in here]
             start = (1 + place) * self.num_positions
-            self.keys[:, row, :, start : start + self.num_positions] = keys[:, index].squeeze(-4)
-            self.values[:, row, :, start : start + self.num_positions] = values[:, index].squeeze(-4)
-            self.last[row] = encoding[index].squeeze(-3)
+            self.keys[:, row, :, start : start + self.num_positions] = keys[:, given].squeeze(2)
+            self.values[:, row, :, start : start + self.num_positions] = values[:, given].squeeze(2)
+            self.last[row] = encoding[given].squeeze(1)
         for row in rows:
             self.num_written[row] += 1
 

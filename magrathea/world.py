@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from magrathea.layout import ROLES, Layout, Role, Slot, group_for
 from magrathea.memory import Memory, WindowMemory
 from magrathea.model import MaskedTransformer
 from magrathea.past import SegmentPast
+from magrathea.spaces import space_to_config
 from magrathea.tokenizers import Tokenizer
 
 Tokenizers = dict[Role, Tokenizer]
@@ -97,6 +101,27 @@ class World:
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash (sha256) of all that shapes its dreams: weights, sizes, tokenizers, starts; not of its metadata."""
+        config = {
+            "model": self.config.model.to_config(),
+            "memory": self.config.memory,
+            "layout": self.layout.to_config(),
+            "tokenizers": {role: tokenizer.to_config() for role, tokenizer in self.tokenizers.items()},
+            "spaces": {role: space_to_config(tokenizer.space) for role, tokenizer in self.tokenizers.items()},
+        }
+        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()} | {
+            f"{role}/{name}": tensor
+            for role, tokenizer in self.tokenizers.items()
+            for name, tensor in tokenizer.tensors().items()
+        }
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+        for name, tensor in sorted((tensors | {"starts": self.starts}).items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     def to(self, device: str | torch.device) -> World:
         """Move the model; on GPUs it then computes in bf16."""

@@ -75,8 +75,7 @@ def test_starts_from_recorded_steps(untrained: World) -> None:
     seen, _ = env.reset(seed=0, options={"observation": observation, "action": action})
     assert np.array_equal(seen, observation[-1])
     recorded = untrained.encode_episode(observation, action)
-    for got, expected in zip(env.session._recent[0], recorded[-untrained.config.model.window :], strict=True):
-        assert got.equal(expected)
+    assert env.session.history.equal(recorded[None])
     env.reset(options={"observation": list(observation), "action": list(action), "reward": reward})
     assert env.session.world.decode_reward(env.session.tokens)[0] == reward[-1]
     assert env.reset(options={"observation": observation[:1]})[0].shape == IMAGE.shape
