@@ -89,9 +89,12 @@ class History:
             self.append(step["tokens"], step["kind"], step["seed"])
 
     def read(self, first: int = 0, last: int | None = None) -> np.ndarray:
-        """Steps first…last - 1 (all, if not given) as records (T,) with the fields tokens, kind and seed."""
+        """Steps first…last - 1 (all, if not given) as records (T,) with the fields tokens, kind and seed.
+
+        A negative `first` counts from the end.
+        """
         last = len(self) if last is None else last
-        first = min(first, last)
+        first = min(first if first >= 0 else max(0, len(self) + first), last)
         parts = [self._tail[: self._num_tail]]
         chunk = self._chunks
         while chunk is not None and chunk.end > first:

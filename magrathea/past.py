@@ -127,6 +127,16 @@ class RingPast:
         part.extra = None if self.extra is None else (self.extra[0][:, rows], self.extra[1][:, rows])
         return part
 
+    def beside(self, other: RingPast) -> RingPast:
+        """A ring of these rows and, after them, another's."""
+        both = object.__new__(RingPast)
+        both.window, both.num_positions, both.extra = self.window, self.num_positions, None
+        both.keys = torch.cat([self.keys, other.keys], dim=1)
+        both.values = torch.cat([self.values, other.values], dim=1)
+        both.last = torch.cat([self.last, other.last])
+        both.num_written = self.num_written + other.num_written
+        return both
+
     def step_before(self, num_steps: int) -> Tensor:
         return self.last.unsqueeze(1)
 

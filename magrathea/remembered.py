@@ -3,7 +3,7 @@
 Both are functions of the steps' tokens alone, and are brought up to date when the model is about to be asked. Each
 step is always encoded in the same company, so that a session that was restored, forked or rewound computes bit for
 bit what one that never stopped does: the start of a row by itself, W steps at a time; every later step in a batch of
-all rows, in its own row.
+all rows, in its own row. (Where rows step apart from each other, a step's company is the rows that step with it.)
 """
 
 from __future__ import annotations
@@ -73,24 +73,23 @@ class Remembered:
 
     # -- keeping up ---------------------------------------------------------------------------------------------------
     @torch.inference_mode()
-    def catch_up(self) -> None:
-        """Take in all steps that the histories have and the ring or the memory has not."""
-        lengths = [len(history) for history in self.histories]
-        missing = [self._first_missing(row, length) for row, length in enumerate(lengths)]
-        behind = [length - first for length, first in zip(lengths, missing, strict=True)]
-        if not any(behind):
-            return
-        begun = [row for row, first in enumerate(missing) if first < self.histories[row].num_start]
+    def catch_up(self, chosen: list[int] | None = None) -> None:
+        """Take in all steps of these rows (all, if not given) that the ring or the memory has not."""
+        rows = list(range(len(self.histories))) if chosen is None else chosen
+        lengths = {row: len(self.histories[row]) for row in rows}
+        missing = {row: self._first_missing(row, length) for row, length in lengths.items()}
+        behind = max(lengths[row] - missing[row] for row in rows)
+        begun = [row for row in rows if missing[row] < min(lengths[row], self.histories[row].num_start)]
         if begun:
             self._take_in_starts(begun, missing)
-        for back in range(max(behind), 0, -1):
-            rows = [
-                row
-                for row, length in enumerate(lengths)
+        for back in range(behind, 0, -1):
+            numbers = {
+                row: length - back
+                for row, length in lengths.items()
                 if length - back >= max(missing[row], self.histories[row].num_start)
-            ]
-            if rows:
-                self._take_in_step(rows, [length - back for length in lengths])
+            }
+            if numbers:
+                self._take_in_step(numbers, list(range(len(self.histories))) if chosen is None else list(numbers))
 
     def _new_ring(self) -> RingPast:
         like = self.world.model.past_keys_values.weight.detach().to(self.world.model.compute_dtype)
@@ -105,7 +104,7 @@ class Remembered:
             first = ring.num_written[row]
         return min(first, self._num_written[row]) if self._has_memory else first
 
-    def _take_in_starts(self, rows: list[int], missing: list[int]) -> None:
+    def _take_in_starts(self, rows: list[int], missing: dict[int, int]) -> None:
         encoded = {row: self._encode_start(self.histories[row], missing[row]) for row in rows}
         for number in range(min(missing[row] for row in rows), max(self.histories[row].num_start for row in rows)):
             here = [row for row in rows if missing[row] <= number < self.histories[row].num_start]
@@ -126,14 +125,18 @@ class Remembered:
             steps += zip(encodings.split(1, 1), keys.split(1, 2), values.split(1, 2), strict=True)
         return steps[first - begin :]
 
-    def _take_in_step(self, rows: list[int], numbers: list[int]) -> None:
-        """Step numbers[row] of each of these rows, in a batch of all rows."""
-        tokens = np.zeros((len(self.histories), 1, self.world.layout.num_tokens), np.int64)
-        for row in rows:
+    def _take_in_step(self, numbers: dict[int, int], company: list[int]) -> None:
+        """One step of each of these rows, by its number, in a batch of all rows in company."""
+        tokens = np.zeros((len(company), 1, self.world.layout.num_tokens), np.int64)
+        time = torch.tensor([[len(self.histories[row])] for row in company])
+        rows = list(numbers)
+        places = [company.index(row) for row in rows]
+        for row, place in zip(rows, places, strict=True):
             history, number = self.histories[row], numbers[row]
-            tokens[row, 0] = history.last if number == len(history) - 1 else history.read(number, number + 1)["tokens"]
-        encoded = self._encode(tokens, torch.tensor(numbers)[:, None])
-        self._write(rows, [numbers[row] for row in rows], _choose(encoded, rows))
+            is_last = number == len(history) - 1
+            tokens[place, 0] = history.last if is_last else history.read(number, number + 1)["tokens"]
+            time[place] = number
+        self._write(rows, list(numbers.values()), _choose(self._encode(tokens, time), places))
 
     def _write(self, rows: list[int], numbers: list[int], encoded: Sequence[Tensor]) -> None:
         """Step numbers[i] of row rows[i], as encoded, enters the ring and the memory, where they lack it."""
@@ -206,6 +209,26 @@ class Remembered:
             self._set_memory(states)
             env_mask = torch.tensor([row in rows and not self._num_written[row] for row in range(len(lengths))])
             self.memory.reset(env_mask)
+
+    # -- companies that change ----------------------------------------------------------------------------------------
+    @torch.inference_mode()
+    def join(self, other: Remembered) -> None:
+        """Take in another's rows, after the own ones; its histories are added already."""
+        state, others = self.memory.state_dict(), other.memory.state_dict()
+        self.restore(
+            {name: torch.cat([tensor, others[name]]) for name, tensor in state.items()},
+            self._num_written + other._num_written,
+        )
+        if self._ring is not None:
+            self._ring = self._ring.beside(other._ring or other._new_ring())
+
+    @torch.inference_mode()
+    def keep(self, rows: list[int]) -> None:
+        """Forget all other rows; their histories are gone already."""
+        state = self.memory.state_dict()
+        self.restore({name: tensor[rows] for name, tensor in state.items()}, [self._num_written[row] for row in rows])
+        if self._ring is not None:
+            self._ring = self._ring.select(torch.tensor(rows))
 
     def state(self, rows: list[int]) -> tuple[dict[str, Tensor], list[int]]:
         """The memory's state (R, …) in these rows, and the number of steps that it has taken in."""

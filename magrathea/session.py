@@ -178,28 +178,37 @@ class Session:
         return self._histories[row].num_start
 
     # -- living -------------------------------------------------------------------------------------------------------
-    def step(self, action: Any) -> StepResult:
-        """Act in every row, and dream what comes back. action (B, *shape); raises MagratheaError outside the space."""
-        filled = self._imagine(action)
-        self._append(filled.tokens, StepKind.DREAMT)
+    def step(self, action: Any, rows: Sequence[int] | None = None) -> StepResult:
+        """Act, and dream what comes back, in every row or only in these, R of them, while the others wait.
+
+        action (B, *shape) or (R, *shape), and as many rows in the result; raises MagratheaError outside the space.
+        """
+        chosen = None if rows is None or list(rows) == list(range(self.batch_size)) else list(rows)
+        filled = self._imagine(action, chosen)
+        self._append(filled.tokens, StepKind.DREAMT, chosen)
         return self._result(filled)
 
     def peek(self, action: Any) -> StepResult:
         """What `step` would dream, without entering it into the past."""
         return self._result(self._imagine(action))
 
-    def _imagine(self, action: Any) -> Filled:
+    def _imagine(self, action: Any, rows: list[int] | None = None) -> Filled:
         known = self.world.tokenizers["action"].encode(np.asarray(action) if np.isscalar(action) else action)
-        if known.shape[:-1] != (self.batch_size,):
-            raise MagratheaError(f"Session has {self.batch_size} rows but got actions for {known.shape[:-1]}.")
-        return self._imagine_tokens(torch.from_numpy(known))
+        num_rows = self.batch_size if rows is None else len(rows)
+        if known.shape[:-1] != (num_rows,):
+            raise MagratheaError(f"Session steps {num_rows} rows but got actions for {known.shape[:-1]}.")
+        return self._imagine_tokens(torch.from_numpy(known), rows)
 
-    def _imagine_tokens(self, actions: Tensor) -> Filled:
-        """The next step of every row, given the tokens of its action (B, A)."""
-        tokens = torch.zeros(self.batch_size, self.world.layout.num_tokens, dtype=torch.long)
+    def _imagine_tokens(self, actions: Tensor, rows: list[int] | None = None) -> Filled:
+        """The next step of every row (of these rows), given the tokens of its action (B, A)."""
+        tokens = torch.zeros(len(actions), self.world.layout.num_tokens, dtype=torch.long)
         tokens[:, : actions.shape[-1]] = actions
         holes = self._forward_holes.expand_as(tokens)
-        return self._fill("step", tokens, holes)
+        return self._fill("step", tokens, holes, only=rows)
+
+    def prepare(self) -> None:
+        """Encode now what the next step would have to encode first, as after loading."""
+        self._remembered.catch_up()
 
     @torch.inference_mode()
     def _fill(
@@ -209,30 +218,39 @@ class Session:
         holes: Tensor,
         shown_holes: Tensor | None = None,
         prompt: Tensor | None = None,
+        only: list[int] | None = None,
     ) -> Filled:
-        """Fill `holes` (B, N) of the next step; the model is shown `shown_holes` as holes too, which stay open."""
+        """Fill `holes` (B, N) of the next step; the model is shown `shown_holes` as holes too, which stay open.
+
+        Given `only` R rows, everything is of these rows.
+        """
         model, remembered, device = self.world.model, self._remembered, self.world.device
-        remembered.catch_up()
+        remembered.catch_up(only)
+        every = range(self.batch_size) if only is None else only
+        numbers = None if only is None else torch.tensor(only)
         holes = holes.to(device)
         also_hidden = None if shown_holes is None else shown_holes.to(device) & ~holes
-        time = torch.tensor([len(history) for history in self._histories], device=device)
+        time = torch.tensor([len(self._histories[row]) for row in every], device=device)
 
         def predict(now: Tensor, open_holes: Tensor, rows: Tensor | None) -> dict[str, Tensor]:
             hidden = open_holes
             if also_hidden is not None:
                 hidden = hidden | (also_hidden if rows is None else also_hidden[rows])
             when = time if rows is None else time[rows]
-            logits = model.predict(now[:, None], hidden[:, None], when[:, None], remembered.past(rows, prompt))
+            those = rows if numbers is None else numbers if rows is None else numbers[rows.cpu()]
+            logits = model.predict(now[:, None], hidden[:, None], when[:, None], remembered.past(those, prompt))
             return {name: slot_logits.squeeze(1) for name, slot_logits in logits.items()}
 
-        for generator, seed, history in zip(self._generators, self.seeds, self._histories, strict=True):
-            generator.manual_seed(roll(seed, purpose, history.num_steps))
-        return fill(predict, tokens.to(device), holes, self.world.layout, self.settings, self._generators)
+        for row in every:
+            self._generators[row].manual_seed(roll(self.seeds[row], purpose, self._histories[row].num_steps))
+        generators = [self._generators[row] for row in every]
+        return fill(predict, tokens.to(device), holes, self.world.layout, self.settings, generators)
 
-    def _append(self, tokens: Tensor, kind: StepKind) -> None:
-        """The next step (B, N) of every row is final."""
-        for history, step, seed in zip(self._histories, tokens.cpu().numpy(), self.seeds, strict=True):
-            history.append(step, kind, seed)
+    def _append(self, tokens: Tensor, kind: StepKind, rows: list[int] | None = None) -> None:
+        """The next step (B, N) of every row (of these rows) is final."""
+        every = range(self.batch_size) if rows is None else rows
+        for row, step in zip(every, tokens.cpu().numpy(), strict=True):
+            self._histories[row].append(step, kind, self.seeds[row])
 
     def observe(self, action: Any, observation: Any, reward: Any = None, terminated: Any = None) -> StepResult:
         """Take in a real step of every row instead of dreaming one."""
@@ -336,6 +354,25 @@ class Session:
         forked = self._from_state(self.world, self._state(rows, [self.seeds[row] for row in rows]))
         forked.seeds = forked._given_seeds(chosen)
         return forked
+
+    def join(self, other: Session) -> None:
+        """Take in the rows of another session of this world, after the own ones; the other is spent."""
+        if other.world is not self.world or other.inference != self.inference or other.settings != self.settings:
+            raise MagratheaError("Only sessions of the same world, settings and inference can join.")
+        self._histories.extend(other._histories)
+        self._remembered.join(other._remembered)
+        self._count_rows([*self.seeds, *other.seeds])
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Give up all rows but these, in this order."""
+        rows = list(rows)
+        self._histories[:] = [self._histories[row] for row in rows]
+        self._remembered.keep(rows)
+        self._count_rows([self.seeds[row] for row in rows])
+
+    def _count_rows(self, seeds: list[int]) -> None:
+        self.batch_size, self.seeds = len(seeds), seeds
+        self._generators = [Generator() for _ in seeds]
 
     def _state(self, rows: list[int], seeds: list[int]) -> SessionState:
         """All that a session of these rows is; its histories are forks of this one's."""

@@ -8,7 +8,6 @@ import json
 import socket
 import threading
 import time
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +20,8 @@ from gymnasium import spaces
 from magrathea.app.catalog import Catalog
 from magrathea.app.server import create_app
 from magrathea.errors import MagratheaError
+from magrathea.history import record_of
+from magrathea.layout import Layout, Slot
 
 GRID, TILE = 7, 9
 NAMES = ["noop", "left", "right", "up", "down", "paint", "end"]
@@ -62,7 +63,8 @@ class SquareWorld:
         self.observation_space = spaces.Box(0, 255, (GRID * TILE, GRID * TILE, 3), np.uint8)
         self.starts = np.array([[[0, 3, 3, 40 + 20 * k, 0]] * 3 for k in range(4)])
         self.num_starts = len(self.starts)
-        self.layout = SimpleNamespace(num_tokens=NUM_TOKENS)
+        seen = Slot(name="observation", role="observation", vocab_size=255, grid=(1, NUM_TOKENS - 1))
+        self.layout = Layout((Slot(name="action", role="action", vocab_size=len(NAMES)), seen))
         self.fingerprint = "square"
 
     def decode_observation(self, tokens: np.ndarray) -> np.ndarray:
@@ -99,9 +101,14 @@ class SquareSession:
         session.rows = [(seed, num_start, list(steps)) for seed, num_start, steps in rows]
         return session
 
-    @classmethod
-    def join(cls, sessions: list[SquareSession]) -> SquareSession:
-        return cls.of(sessions[0].world, [row for session in sessions for row in session.rows])
+    def join(self, other: SquareSession) -> None:
+        self.rows.extend(other.rows)
+
+    def prepare(self) -> None:
+        pass
+
+    def keep(self, rows: list[int]) -> None:
+        self.rows = [self.rows[row] for row in rows]
 
     def fork_batch(self, rows: list[int]) -> SquareSession:
         return self.of(self.world, [self.rows[row] for row in rows])
@@ -111,35 +118,39 @@ class SquareSession:
         return len(self.rows)
 
     @property
-    def num_steps(self) -> np.ndarray:
-        return np.array([len(steps) - num_start for _, num_start, steps in self.rows])
-
-    @property
     def tokens(self) -> torch.Tensor:
         return torch.tensor(np.stack([steps[-1] for _, _, steps in self.rows]))
 
-    def history_of(self, row: int) -> torch.Tensor:
-        return torch.tensor(np.stack(self.rows[row][2]))
+    def log_of(self, row: int, first: int = 0) -> np.ndarray:
+        seed, num_start, steps = self.rows[row]
+        log = np.zeros(len(steps), record_of(self.world.layout))
+        log["tokens"], log["kind"], log["seed"] = np.stack(steps), 1, seed
+        log["kind"][:num_start] = 0
+        return log[first:]
+
+    def num_start_of(self, row: int) -> int:
+        return self.rows[row][1]
 
     def rewind(self, num_steps: int) -> None:
         for _, _, steps in self.rows:
             del steps[len(steps) - num_steps :]
 
-    def relive(self, tokens: torch.Tensor) -> None:
-        self.rows[0][2].extend(np.asarray(tokens))
+    def extend(self, logs: list[np.ndarray]) -> None:
+        for (_, _, steps), log in zip(self.rows, logs, strict=True):
+            steps.extend(log["tokens"].astype(int))
 
-    def save(self, path: Any) -> None:
+    def to_bytes(self) -> bytes:
         rows = [(seed, num_start, np.array(steps).tolist()) for seed, num_start, steps in self.rows]
-        Path(path).write_text(json.dumps({"fingerprint": self.world.fingerprint, "rows": rows}))
+        return json.dumps({"fingerprint": self.world.fingerprint, "rows": rows}).encode()
 
     @classmethod
-    def load(cls, path: Any, world: SquareWorld) -> SquareSession:
+    def from_bytes(cls, data: bytes, world: SquareWorld, source: str = "This session") -> SquareSession:
         try:
-            saved = json.loads(Path(path).read_text())
+            saved = json.loads(data)
         except ValueError as error:
-            raise MagratheaError("This is no session file.") from error
+            raise MagratheaError(f"{source} is not a session.") from error
         if saved["fingerprint"] != world.fingerprint:
-            raise MagratheaError("This session file belongs to another world.")
+            raise MagratheaError(f"{source} is of another world.")
         return cls.of(world, [(seed, num_start, map(np.array, steps)) for seed, num_start, steps in saved["rows"]])
 
     def step(self, action: np.ndarray, rows: list[int] | None = None) -> SimpleNamespace:

@@ -21,6 +21,7 @@ from websockets.sync.client import ClientConnection, connect
 from magrathea.app import create_app, play
 from magrathea.app.catalog import Catalog, key_map, noop_action
 from magrathea.app.check import CheckError, check
+from magrathea.app.library import Limits
 from magrathea.app.picture import Painter
 from magrathea.app.protocol import Frame, decode_frame
 from magrathea.errors import MagratheaError
@@ -70,7 +71,7 @@ def get(url: str) -> tuple[int, dict, bytes]:
 def test_a_step_is_answered_with_its_picture(url: str) -> None:
     with joined(url) as socket:
         world = text_of(socket, "world")
-        assert world["world"]["name"] == "Square" and world["world"]["noop"] == 0 and not world["resumed"]
+        assert world["world"]["name"] == "Square" and world["world"]["noop"] == 0
         assert world["world"]["actions"][5] == {"index": 5, "name": "paint", "keys": [" "]}
         say(socket, type="step", action=2)
         frame = frame_of(socket, 1)
@@ -112,16 +113,24 @@ def test_the_same_seed_and_actions_give_the_same_frames(url: str) -> None:
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_a_ticket_leads_back_to_the_dream(url: str) -> None:
+def test_a_link_leads_back_to_the_session_and_two_may_watch_it(url: str) -> None:
     with joined(url) as socket:
-        ticket = text_of(socket, "world")["ticket"]
+        session = text_of(socket, "world")["session"]
         say(socket, type="step", action=2)
         frame_of(socket, 1)
-    with joined(url, f"ticket={ticket}") as socket:
-        assert text_of(socket, "world")["resumed"]
-        assert frame_of(socket, 1).parts["picture"][9 * 3, 9 * 4, 0] == 255
-    with joined(url, "ticket=forged") as socket:
-        assert not text_of(socket, "world")["resumed"]
+        with joined(url, f"session={session}") as other:
+            assert text_of(other, "world")["session"] == session
+            assert frame_of(other, 1).parts["picture"][9 * 3, 9 * 4, 0] == 255
+            say(other, type="step", action=2)
+            assert "somebody else drives" in text_of(other, "error")["reason"]
+            say(other, type="wheel", wish="ask")
+            say(socket, type="wheel", wish="give")
+            while not text_of(other, "session")["driving"]:
+                pass
+            say(other, type="step", action=4)
+            assert frame_of(socket, 2).parts["picture"][9 * 4, 9 * 4, 0] == 255
+    with joined(url, "session=forged") as socket:
+        assert "is not here" in text_of(socket, "error")["reason"]
 
 
 def test_a_full_server_says_so_and_an_empty_seat_is_given_away(url: str) -> None:

@@ -33,10 +33,6 @@ class Row:
     index: int
     seconds: float
 
-    @property
-    def tokens(self) -> np.ndarray:
-        return np.asarray(self.result.tokens[self.index])
-
 
 Finish = Callable[[Sequence[tuple["Lane", Row]]], None]
 
@@ -82,7 +78,10 @@ class _Group:
 
     def join(self, session: Any, keeper: Any) -> Lane:
         lane = Lane(self, keeper)
-        self.batch = session if self.batch is None else type(session).join([self.batch, session])
+        if self.batch is None:
+            self.batch = session
+        else:
+            self.batch.join(session)
         self.lanes.append(lane)
         return lane
 
@@ -91,11 +90,18 @@ class _Group:
             return
         lane.closed = True
         rows = [row for row, other in enumerate(self.lanes) if other is not lane]
-        self.batch = self.batch.fork_batch(rows) if rows else None
         self.lanes.remove(lane)
+        if rows:
+            self.batch.keep(rows)
+        else:
+            self.batch = None
 
     def fork(self, lane: Lane) -> Any:
         return self.batch.fork_batch([self.lanes.index(lane)])
+
+    def last_log(self, lane: Lane) -> np.ndarray:
+        """The record (1,) of the lane's newest step; in the engine's thread."""
+        return self.batch.log_of(self.lanes.index(lane), -1)
 
     def withdraw(self, lane: Lane) -> None:
         self.last.discard(lane)

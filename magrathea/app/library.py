@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,10 @@ import torch
 from torch import Tensor
 
 from magrathea.app.engine import Engine, Lane, Row
-from magrathea.app.picture import Painter, png
+from magrathea.app.picture import Painter, png, row_of
 from magrathea.app.store import Store, StoredStep
 from magrathea.errors import MagratheaError
+from magrathea.history import record_of
 
 SNAPSHOT_STEPS, SNAPSHOT_SHARE = 256, 8  # a snapshot after so many steps, and after so great a part of all of them
 
@@ -80,14 +80,15 @@ class Library:
     def wake(self, world: Any, branch: int, number: int) -> tuple[Any, int]:
         """The session as it was after a step of a branch, and how far its snapshot brought it."""
         file, at, shared = self.store.snapshot(branch, number)
-        session = self._load(file, world)
+        session = self.session_class.from_bytes(file, world, source="This session")
         if at > shared:
             session.rewind(at - shared)
         steps = self.store.steps(branch, shared, number)
         if len(steps) != number - shared:
             raise MagratheaError(f"Store '{self.store.path}' has lost steps of branch {branch}.")
         if steps:
-            session.relive(torch.stack([_tokens(world, step.tokens) for step in steps]))
+            session.extend([np.concatenate([_record(world, step.record) for step in steps])])
+        session.prepare()
         return session, shared
 
     def total_reward(self, branch: int, number: int) -> float:
@@ -100,45 +101,39 @@ class Library:
             steps = self.store.steps(branch, number - 1, number)
             if not steps:
                 raise MagratheaError(f"There is no step {number} on this branch.")
-            tokens = steps[0].tokens
+            record = steps[0].record
         else:
-            tokens = self.store.first(branch)
-        return png(Painter(world.observation_space).paint(world.decode_observation(_tokens(world, tokens))))
+            record = self.store.first(branch)
+        seen = world.decode_observation(torch.from_numpy(_record(world, record)["tokens"].astype(np.int64)))
+        return png(Painter(world.observation_space).paint(row_of(seen, 0)))
 
     # -- files --------------------------------------------------------------------------------------------------------
     def download(self, world: Any, session: str) -> bytes:
         """The session file of a session's branch, as it is now."""
         found = self.store.session(session)
-        return file_of(self.wake(world, found.head, found.num_steps)[0])
+        return self.wake(world, found.head, found.num_steps)[0].to_bytes()
 
     def upload(self, world_id: str, world: Any, file: bytes, name: str = "") -> str:
         """A new session from a session file; raises MagratheaError if it is damaged, foreign or too large."""
         if len(file) > self.limits.upload_bytes:
             raise MagratheaError(f"A session file may have {self.limits.upload_bytes >> 20} MB at most.")
-        session = self._load(file, world)
+        session = self.session_class.from_bytes(file, world, source="This file")
         if session.batch_size != 1:
             raise MagratheaError(f"This file holds {session.batch_size} dreams; save one: session.fork_batch([0]).")
-        steps = session.history_of(0)
-        num_steps = int(session.num_steps[0])
-        if num_steps > self.limits.steps:
-            raise MagratheaError(f"A session may have {self.limits.steps} steps at most; this one has {num_steps}.")
-        first, later = np.asarray(steps[-num_steps - 1]), np.asarray(steps[len(steps) - num_steps :])
-        totals = np.cumsum(_finite(world.decode_reward(steps[len(steps) - num_steps :])), dtype=float)
-        rows = [(_bytes(tokens), float(total)) for tokens, total in zip(later, totals, strict=True)]
+        log, num_start = session.log_of(0), session.num_start_of(0)
+        if len(log) - num_start > self.limits.steps:
+            raise MagratheaError(f"A session may have {self.limits.steps} steps at most; this one has {len(log)}.")
+        rewards = world.decode_reward(torch.from_numpy(log["tokens"][num_start:].astype(np.int64)))
+        totals = np.cumsum(_finite(rewards), dtype=float)
+        rows = [(step.tobytes(), float(total)) for step, total in zip(log[num_start:], totals, strict=True)]
         added = self.add(world_id, name)
-        self.store.add_root(added, 0, _bytes(first), file, rows)
+        self.store.add_root(added, log[num_start - 1].tobytes(), file, rows)
         return added
-
-    def _load(self, file: bytes, world: Any) -> Any:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "session.mwsession"
-            path.write_bytes(file)
-            return self.session_class.load(path, world)
 
     # -- sessions that are played -------------------------------------------------------------------------------------
     def _keep(self, rows: Sequence[tuple[Lane, Row]]) -> None:
         """In the engine's thread: the steps of a batch are kept before anybody sees them."""
-        steps = [lane.keeper.after(row) for lane, row in rows]
+        steps = [lane.keeper.after(row, lane.group.last_log(lane)) for lane, row in rows]
         self.store.append(steps)
         for (lane, _), step in zip(rows, steps, strict=True):
             lane.keeper.num_steps, lane.keeper.total_reward = step.number, step.total_reward
@@ -153,7 +148,7 @@ class Library:
 
     def _snapshot(self, session: Any, branch: int, number: int) -> None:
         try:
-            self.store.put_snapshot(branch, number, file_of(session))
+            self.store.put_snapshot(branch, number, session.to_bytes())
         except MagratheaError as error:  # waking will take longer, and nothing is lost
             log.warning("no snapshot of branch %s at step %s: %s", branch, number, error)
 
@@ -167,31 +162,32 @@ class Life:
         self.total_reward = 0.0
         self._lane: Lane | None = None
 
-    def after(self, row: Row) -> StoredStep:
-        """The step that a row brought, as it is kept."""
+    def after(self, row: Row, record: np.ndarray) -> StoredStep:
+        """The step that a row brought, as it is kept, given its log's record (1,)."""
         reward = float(_finite(row.result.reward[row.index]))
-        return StoredStep(self.branch, self.num_steps + 1, _bytes(row.tokens), self.total_reward + reward)
+        return StoredStep(self.branch, self.num_steps + 1, record.tobytes(), self.total_reward + reward)
 
     async def begin(self, seed: int, start: Any) -> Tensor:
         """A new branch, from a stored start or from given steps; returns the tokens (N,) that it begins with."""
         self._check_room()
         await self.sleep()
-        session = await self.library.engine.call(self._new_session, seed, start)
-        branch = await self.library.engine.call(self._add_root, seed, session)
+        session = await asyncio.to_thread(self._new_session, seed, start)
+        branch = await asyncio.to_thread(self._add_root, session)
         return await self._enter(session, branch, 0, 0)
 
     def _new_session(self, seed: int, start: Any) -> Any:
-        return self.library.session_class(self.world, seed=seed, start=start)
+        session = self.library.session_class(self.world, seed=seed, start=start)
+        session.prepare()
+        return session
 
-    def _add_root(self, seed: int, session: Any) -> int:
-        first = _bytes(np.asarray(session.tokens[0]))
-        return self.library.store.add_root(self.session, seed, first, file_of(session))
+    def _add_root(self, session: Any) -> int:
+        return self.library.store.add_root(self.session, session.log_of(0, -1).tobytes(), session.to_bytes())
 
     async def wake(self) -> Tensor:
         """Go on where the session was left; returns the tokens (N,) of its last step."""
         found = self.library.store.session(self.session)
         await self.sleep()
-        session, shared = await self.library.engine.call(self.library.wake, self.world, found.head, found.num_steps)
+        session, shared = await asyncio.to_thread(self.library.wake, self.world, found.head, found.num_steps)
         return await self._enter(session, found.head, found.num_steps, shared)
 
     async def go(self, branch: int, number: int) -> Tensor:
@@ -201,7 +197,7 @@ class Life:
         if number < tips[branch]:
             self._check_room()
         await self.sleep()
-        session, shared = await self.library.engine.call(self.library.wake, self.world, branch, number)
+        session, shared = await asyncio.to_thread(self.library.wake, self.world, branch, number)
         if number < tips[branch]:
             branch = self.library.store.add_fork(self.session, branch, number)
         else:
@@ -239,22 +235,12 @@ class Life:
             raise MagratheaError(f"a session has {self.library.limits.branches} branches at most; open a new one")
 
 
-def file_of(session: Any) -> bytes:
-    """What `Session.save` writes."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "session.mwsession"
-        session.save(path)
-        return path.read_bytes()
-
-
-def _bytes(tokens: np.ndarray) -> bytes:
-    return tokens.astype("<u2" if tokens.max() < 1 << 16 else "<u4").tobytes()
-
-
-def _tokens(world: Any, data: bytes) -> Tensor:
-    """(N,) int64"""
-    num_tokens = int(world.layout.num_tokens)
-    return torch.from_numpy(np.frombuffer(data, f"<u{len(data) // num_tokens}").astype(np.int64))
+def _record(world: Any, data: bytes) -> np.ndarray:
+    """The log's record (1,) of a step: its tokens, where they came from and the seed of the dice."""
+    record = record_of(world.layout)
+    if len(data) != record.itemsize:
+        raise MagratheaError("This session was made in another world of the same name; open it with that one.")
+    return np.frombuffer(data, record)
 
 
 def _finite(values: Any) -> np.ndarray:

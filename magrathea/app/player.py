@@ -251,7 +251,7 @@ class Player:
             self._wants_reality = False
             return self.start
         steps = (recording.observation, recording.action, recording.reward, recording.terminated)
-        return await self.life.library.engine.call(self.world.encode_episode, *steps)
+        return await asyncio.to_thread(self.world.encode_episode, *steps)
 
     # What is shown
 

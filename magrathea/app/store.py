@@ -28,10 +28,10 @@ SCHEMA = """
 CREATE TABLE session (id TEXT PRIMARY KEY, world TEXT NOT NULL, name TEXT NOT NULL, created REAL NOT NULL,
     used REAL NOT NULL, head INTEGER, deleted INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE branch (id INTEGER PRIMARY KEY, session TEXT NOT NULL REFERENCES session, parent INTEGER REFERENCES branch,
-    forked_at INTEGER NOT NULL, seed INTEGER NOT NULL, first BLOB, created REAL NOT NULL);
+    forked_at INTEGER NOT NULL, first BLOB, created REAL NOT NULL);
 CREATE INDEX branch_of_session ON branch (session);
 CREATE INDEX branch_of_parent ON branch (parent);
-CREATE TABLE step (branch INTEGER NOT NULL REFERENCES branch, number INTEGER NOT NULL, tokens BLOB NOT NULL,
+CREATE TABLE step (branch INTEGER NOT NULL REFERENCES branch, number INTEGER NOT NULL, record BLOB NOT NULL,
     total_reward REAL NOT NULL, PRIMARY KEY (branch, number)) WITHOUT ROWID;
 CREATE TABLE snapshot (branch INTEGER NOT NULL REFERENCES branch, number INTEGER NOT NULL, file BLOB NOT NULL,
     PRIMARY KEY (branch, number));
@@ -43,11 +43,12 @@ PAGE_BYTES = 4096
 
 @dataclass(frozen=True)
 class StoredStep:
-    """A step as it is kept: its branch, its number from 1 on, its tokens as bytes, and all reward up to it."""
+    """A step as it is kept: its branch, its number from 1 on, the record of the session's log (tokens, where they came
+    from, seed of the dice), and all reward up to it."""
 
     branch: int
     number: int
-    tokens: bytes
+    record: bytes
     total_reward: float
 
 
@@ -155,7 +156,7 @@ class Store:
     def append(self, steps: Iterable[StoredStep]) -> None:
         """Keep the next steps of some branches: all of them or, if this raises, none."""
         with self._writing() as db:
-            rows = [(step.branch, step.number, step.tokens, step.total_reward) for step in steps]
+            rows = [(step.branch, step.number, step.record, step.total_reward) for step in steps]
             try:
                 db.executemany("INSERT INTO step VALUES (?, ?, ?, ?)", rows)
             except sqlite3.IntegrityError as error:
@@ -176,7 +177,7 @@ class Store:
 
     def steps(self, branch: int, after: int, up_to: int) -> list[StoredStep]:
         """The steps that lead to step ``up_to`` of a branch, without those up to ``after``; oldest first."""
-        query = "SELECT number, tokens, total_reward FROM step WHERE branch = ? AND number > ? AND number <= ?"
+        query = "SELECT number, record, total_reward FROM step WHERE branch = ? AND number > ? AND number <= ?"
         return [
             StoredStep(part, *row)
             for part, low, high in self._line(branch, up_to)
@@ -184,7 +185,7 @@ class Store:
         ]
 
     def first(self, branch: int) -> bytes:
-        """The tokens of the step that a branch, or the one it left, began from."""
+        """The record of the step that a branch, or the one it left, began from."""
         root = self._line(branch, 0)[0][0]
         return self._rows("SELECT first FROM branch WHERE id = ?", root)[0][0]
 
@@ -217,13 +218,11 @@ class Store:
             db.execute("INSERT INTO session VALUES (?, ?, ?, ?, ?, NULL, 0)", (session, world, name, now, now))
         return session
 
-    def add_root(
-        self, session: str, seed: int, first: bytes, file: bytes, steps: Iterable[tuple[bytes, float]] = ()
-    ) -> int:
+    def add_root(self, session: str, first: bytes, file: bytes, steps: Iterable[tuple[bytes, float]] = ()) -> int:
         """A branch that begins anew, or with the steps of an uploaded file; the session goes on with it."""
         with self._writing() as db:
-            values = (session, None, 0, seed, first, time.time())
-            branch = db.execute("INSERT INTO branch VALUES (NULL, ?, ?, ?, ?, ?, ?)", values).lastrowid
+            values = (session, None, 0, first, time.time())
+            branch = db.execute("INSERT INTO branch VALUES (NULL, ?, ?, ?, ?, ?)", values).lastrowid
             rows = [(branch, number, *step) for number, step in enumerate(steps, 1)]
             db.executemany("INSERT INTO step VALUES (?, ?, ?, ?)", rows)
             db.execute("INSERT INTO snapshot VALUES (?, ?, ?)", (branch, len(rows), file))
@@ -235,9 +234,8 @@ class Store:
         """A branch that leaves another, of this session or not, after one of its steps; the session goes on with it."""
         holder = next(part for part, low, _ in reversed(self._line(parent, forked_at)) if forked_at > low or not low)
         with self._writing() as db:
-            (seed,) = db.execute("SELECT seed FROM branch WHERE id = ?", (holder,)).fetchone()
-            values = (session, holder, forked_at, seed, None, time.time())
-            branch = db.execute("INSERT INTO branch VALUES (NULL, ?, ?, ?, ?, ?, ?)", values).lastrowid
+            values = (session, holder, forked_at, None, time.time())
+            branch = db.execute("INSERT INTO branch VALUES (NULL, ?, ?, ?, ?, ?)", values).lastrowid
             self._go_on(db, session, branch)
         assert branch is not None
         return branch
