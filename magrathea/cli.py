@@ -205,8 +205,10 @@ def play(
     port: int = 8000,
     device: str = "cpu",
     open_browser: bool = True,
+    store: Annotated[Path | None, arg(metavar="FILE")] = None,
+    token: Name = None,
 ) -> None:
-    """Play a world in the browser. Without a world, a start page shows the shipped ones.
+    """Play a world in the browser. Without a world, a start page shows the shipped ones. Every session is kept.
 
     Args:
         world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
@@ -214,10 +216,14 @@ def play(
         port: port to listen on; 0 takes any free one.
         device: "cpu" or "cuda".
         open_browser: open the page in the default browser; never where the environment variable CI is set.
+        store: file that sessions are kept in; without it, sessions.db in the folder that the environment variable
+            MAGRATHEA_HOME names, or in the user's own folder for data.
+        token: what visitors must show; where other machines are let in, the server makes one if none is given.
     """
     from magrathea.app import play as serve
 
-    serve(world, host=host, port=port, device=device, open_browser=open_browser and not os.environ.get("CI"))
+    open_browser = open_browser and not os.environ.get("CI")
+    serve(world, host=host, port=port, device=device, open_browser=open_browser, store=store, token=token)
 
 
 def bench(
@@ -228,6 +234,7 @@ def bench(
     device: str = "auto",
     seed: int = 0,
     profile: bool = False,
+    players: tuple[int, ...] = (),
 ) -> None:
     """Measure how fast a world dreams and learns on this machine; prints JSON. Leave the machine alone meanwhile.
 
@@ -238,6 +245,7 @@ def bench(
         device: "auto", "cpu" or "cuda".
         seed: seed of starts, actions and dice.
         profile: print the operations that one player's steps spend their time in, and nothing else.
+        players: measure nothing but how many players one server serves: so many at once, each in a session of its own.
     """
     from magrathea.bench import bench as measure
     from magrathea.bench import profile_steps
@@ -245,6 +253,11 @@ def bench(
 
     if profile:
         print(profile_steps(World.from_pretrained(world, device="cpu" if device == "auto" else device)))
+    elif players:
+        from magrathea.app.crowd import measure_players
+
+        loaded = World.from_pretrained(world, device="cpu" if device == "auto" else device)
+        print(json.dumps(measure_players(loaded, players, seconds, seed), indent=1))
     else:
         print(json.dumps(measure(world, batch_sizes, seconds=seconds, device=device, seed=seed), indent=1))
 

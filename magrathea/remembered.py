@@ -214,21 +214,25 @@ class Remembered:
     @torch.inference_mode()
     def join(self, other: Remembered) -> None:
         """Take in another's rows, after the own ones; its histories are added already."""
-        state, others = self.memory.state_dict(), other.memory.state_dict()
-        self.restore(
-            {name: torch.cat([tensor, others[name]]) for name, tensor in state.items()},
-            self._num_written + other._num_written,
-        )
+        if self._has_memory:
+            self._set_company(self.memory_states() + other.memory_states())
+        self._num_written += other._num_written
         if self._ring is not None:
             self._ring = self._ring.beside(other._ring or other._new_ring())
 
     @torch.inference_mode()
     def keep(self, rows: list[int]) -> None:
         """Forget all other rows; their histories are gone already."""
-        state = self.memory.state_dict()
-        self.restore({name: tensor[rows] for name, tensor in state.items()}, [self._num_written[row] for row in rows])
+        if self._has_memory:
+            states = self.memory_states()
+            self._set_company([states[row] for row in rows])
+        self._num_written = [self._num_written[row] for row in rows]
         if self._ring is not None:
             self._ring = self._ring.select(torch.tensor(rows))
+
+    def _set_company(self, states: list[MemoryState]) -> None:
+        self.memory = self.world.new_memory()
+        self._set_memory(states)
 
     def state(self, rows: list[int]) -> tuple[dict[str, Tensor], list[int]]:
         """The memory's state (R, …) in these rows, and the number of steps that it has taken in."""

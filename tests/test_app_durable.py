@@ -1,4 +1,4 @@
-"""A server that is killed at any moment has lost no step that it acknowledged, and goes on as if it had never stopped."""
+"""A server that is killed at any moment has lost no acknowledged step, and goes on as if it had never stopped."""
 
 from __future__ import annotations
 

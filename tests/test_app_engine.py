@@ -33,7 +33,7 @@ def run(scene: Callable[[Engine], Awaitable[None]], **options: Any) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from("step join keep".split()), st.integers(0, 2**20)), max_size=12))
+@given(st.lists(st.tuples(st.sampled_from(["step", "join", "keep"]), st.integers(0, 2**20)), max_size=12))
 def test_rows_that_step_apart_join_and_leave_are_what_they_are_alone(events: list[tuple[str, int]]) -> None:
     alone = [Session(WORLD, seed=0)]
     batch, next_seed = Session(WORLD, seed=0), 1
@@ -142,9 +142,7 @@ def test_a_dream_that_breaks_spoils_no_other(caplog: pytest.LogCaptureFixture) -
     async def scene(engine: Engine) -> None:
         world = SquareWorld()
         lanes = [await engine.open(Fragile(world, start=0)) for _ in range(3)]
-        outcomes = await asyncio.gather(
-            lanes[0].step(2), lanes[1].step(6), lanes[2].step(4), return_exceptions=True
-        )
+        outcomes = await asyncio.gather(lanes[0].step(2), lanes[1].step(6), lanes[2].step(4), return_exceptions=True)
         assert isinstance(outcomes[1], RuntimeError)
         for index, place in ((0, [2, 3, 4]), (2, [4, 4, 3])):
             row = outcomes[index]
