@@ -200,10 +200,9 @@ def square_app(world: SquareWorld | None = None, **options: Any):
 
 
 @contextlib.contextmanager
-def serving(app: Any):
+def serving(app: Any, port: int = 0):
     """Serve an app from a thread; gives its URL."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", port))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws_max_size=1 << 16, timeout_graceful_shutdown=1))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
     thread.start()

@@ -114,9 +114,7 @@ class Library:
         return self.wake(world, found.head, found.num_steps)[0].to_bytes()
 
     def upload(self, world_id: str, world: Any, file: bytes, name: str = "") -> str:
-        """A new session from a session file; raises MagratheaError if it is damaged, foreign or too large."""
-        if len(file) > self.limits.upload_bytes:
-            raise MagratheaError(f"A session file may have {self.limits.upload_bytes >> 20} MB at most.")
+        """A new session from a session file; raises MagratheaError if it is damaged, foreign or too long."""
         session = self.session_class.from_bytes(file, world, source="This file")
         if session.batch_size != 1:
             raise MagratheaError(f"This file holds {session.batch_size} dreams; save one: session.fork_batch([0]).")

@@ -77,6 +77,7 @@ def create_app(
         Route("/", site.home),
         Route("/play/{world}", site.play_page),
         Route("/card/{world}", site.card_page),
+        Route("/sessions", site.sessions_page),
         Route("/health", site.health),
         Route("/api/worlds", site.worlds),
         Route("/api/worlds/{world}", site.world),
@@ -114,6 +115,9 @@ class Site:
     async def play_page(self, request: Request) -> Response:
         self._known(request)
         return FileResponse(STATIC / "play.html")
+
+    async def sessions_page(self, _: Request) -> Response:
+        return FileResponse(STATIC / "sessions.html")
 
     async def card_page(self, request: Request) -> Response:
         self._known(request)

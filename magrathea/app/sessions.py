@@ -105,14 +105,21 @@ class SessionRoutes:
         return Response(file, media_type="application/octet-stream", headers=headers)
 
     async def upload(self, request: Request) -> Response:
-        """A session file as the body; ``?world=`` and ``?name=``."""
-        world_id = request.query_params.get("world", "")
+        """A session file as the body; ``?name=``. Its world is the one of this server that it was made in."""
         name = self._name(request.query_params.get("name", ""))
-        world = await self._world(world_id)
         self.allow_new()
         file = await _limited(request, self.library.limits.upload_bytes)
-        added = await run_in_threadpool(self.library.upload, world_id, world, file, name)
+        added = await run_in_threadpool(self._upload, file, name)
         return JSONResponse(self._described(self.library.store.session(added)), 201)
+
+    def _upload(self, file: bytes, name: str) -> str:
+        refused = MagratheaError("This server has no world.")
+        for world_id in self.catalog:
+            try:
+                return self.library.upload(world_id, self.catalog.world(world_id), file, name)
+            except MagratheaError as error:
+                refused = error
+        raise refused
 
     async def picture(self, request: Request) -> Response:
         found = self.library.store.session(request.path_params["session"])
