@@ -191,7 +191,15 @@ def test_other_sites_and_other_names_are_refused(url: str) -> None:
 
 @pytest.mark.parametrize(
     ("host", "own"),
-    [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("::", False), ("a.example", False)],
+    [
+        ("127.0.0.1", True),
+        ("localhost", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("a.example", False),
+    ],
 )
 def test_names_of_this_machine(host: str, own: bool) -> None:
     assert is_loopback(host) == own

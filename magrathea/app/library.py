@@ -134,15 +134,14 @@ class Library:
         steps = [lane.keeper.after(row, lane.group.last_log(lane)) for lane, row in rows]
         self.store.append(steps)
         for (lane, _), step in zip(rows, steps, strict=True):
-            lane.keeper.num_steps, lane.keeper.total_reward = step.number, step.total_reward
-            self._snapshot_if_due(lane)
+            lane.keeper.kept = step
+            self._snapshot_if_due(lane, step)
 
-    def _snapshot_if_due(self, lane: Lane) -> None:
-        life = lane.keeper
-        since = life.num_steps - life.snapshot_at
-        if since >= SNAPSHOT_STEPS and since * SNAPSHOT_SHARE >= life.num_steps:
-            life.snapshot_at = life.num_steps
-            self._saver.submit(self._snapshot, lane.group.fork(lane), life.branch, life.num_steps)
+    def _snapshot_if_due(self, lane: Lane, step: StoredStep) -> None:
+        since = step.number - lane.keeper.snapshot_at
+        if since >= SNAPSHOT_STEPS and since * SNAPSHOT_SHARE >= step.number:
+            lane.keeper.snapshot_at = step.number
+            self._saver.submit(self._snapshot, lane.group.fork(lane), step.branch, step.number)
 
     def _snapshot(self, session: Any, branch: int, number: int) -> None:
         try:
@@ -158,6 +157,7 @@ class Life:
         self.library, self.world, self.session = library, world, session
         self.branch = self.num_steps = self.snapshot_at = 0
         self.total_reward = 0.0
+        self.kept: StoredStep | None = None  # the newest step, from the moment when it is kept
         self._lane: Lane | None = None
 
     def after(self, row: Row, record: np.ndarray) -> StoredStep:
@@ -213,7 +213,10 @@ class Life:
             raise MagratheaError("this session sleeps; load the page again")
         if self.num_steps >= self.library.limits.steps:
             raise MagratheaError(f"a session may have {self.library.limits.steps} steps at most; branch or begin anew")
-        return await self._lane.step(action)
+        row = await self._lane.step(action)
+        assert self.kept is not None
+        self.num_steps, self.total_reward = self.kept.number, self.kept.total_reward
+        return row
 
     async def sleep(self) -> None:
         """Leave the engine; the session costs no memory until it wakes."""
