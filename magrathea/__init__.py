@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from magrathea.fill import FillSettings
     from magrathea.hub import shipped_worlds
     from magrathea.layout import Layout, Slot
-    from magrathea.session import Session, StepResult
+    from magrathea.session import Session
+    from magrathea.step_result import StepResult
     from magrathea.tokenizers import Tokenizer, tokenizer_for
     from magrathea.world import World
 
@@ -47,7 +48,7 @@ _HOMES = {
     "Layout": "layout",
     "Session": "session",
     "Slot": "layout",
-    "StepResult": "session",
+    "StepResult": "step_result",
     "Tokenizer": "tokenizers",
     "World": "world",
     "shipped_worlds": "hub",

@@ -25,6 +25,7 @@ Folder = Annotated[Path, arg(metavar="FOLDER")]
 DatasetFolder = Annotated[Positional[Path], arg(metavar="DATASET")]
 Minutes = Annotated[float | None, arg(metavar="FLOAT")]
 Number = Annotated[int | None, arg(metavar="INT")]
+Names = Annotated[tuple[str, ...], arg(metavar="[WORLD ...]")]
 Name = Annotated[str | None, arg(metavar="STR")]
 Size = Literal["debug", "tiny", "small", "base"]
 
@@ -86,6 +87,7 @@ def train(
     recipe: Name = None,
     device: str = "auto",
     seed: Number = None,
+    begin_from: Name = None,
     report: bool = True,
     report_minutes: Minutes = None,
 ) -> None:
@@ -102,13 +104,24 @@ def train(
         recipe: name of a shipped recipe, or a .toml file; what is given here besides wins over it.
         device: "auto", "cpu" or "cuda".
         seed: seed of everything that is drawn.
+        begin_from: a world whose tokenizers and weights to begin with.
         report: evaluate the world when it is learned.
         report_minutes: about how long the evaluation may take; without it, everything is measured in full.
     """
     from magrathea.train import train as learn
 
     rank, device = _join_processes(device)
-    learn(dataset, out, size=size, minutes=minutes, steps=steps, recipe=recipe, device=device, seed=seed)
+    learn(
+        dataset,
+        out,
+        size=size,
+        minutes=minutes,
+        steps=steps,
+        recipe=recipe,
+        device=device,
+        seed=seed,
+        begin_from=begin_from,
+    )
     if report and rank == 0:
         evaluate(str(out), dataset, out=out / "report", minutes=report_minutes, device=device)
 
@@ -122,6 +135,8 @@ def evaluate(
     num_dreams: int = 64,
     minutes: Minutes = None,
     orders: bool = False,
+    memory: bool = False,
+    beside: Names = (),
     device: str = "auto",
     seed: int = 0,
 ) -> None:
@@ -132,28 +147,26 @@ def evaluate(
         dataset: folder of the dataset that the world was trained on, or of another one of the same environment.
         out: folder of the report.
         num_episodes: most episodes to measure on.
-        num_dreams: most dreams of 64 steps.
+        num_dreams: most dreams of 64 steps; with --memory at most 16, which travel.
         minutes: about how long it may take; without it, everything is measured in full.
         orders: compare the orders of filling instead, and print a Markdown table.
+        memory: measure instead what the world remembers beyond its attention window.
+        beside: further worlds, whose memories are compared with this one's.
         device: "auto", "cpu" or "cuda".
         seed: seed of the choice of episodes and of the dreams.
     """
-    from magrathea.evaluate import compare_orders
+    from magrathea.evaluate import compare_orders, memory_report
     from magrathea.evaluate import evaluate as measure
 
+    options: dict[str, Any] = {"num_episodes": num_episodes, "num_dreams": num_dreams, "minutes": minutes}
+    options |= {"device": device, "seed": seed}
+    if memory or beside:
+        print(memory_report([world, *beside], dataset, out, **options))
+        return
     if orders:
         print(compare_orders(world, dataset, minutes=minutes, device=device, seed=seed))
         return
-    metrics = measure(
-        world,
-        dataset,
-        out,
-        num_episodes=num_episodes,
-        num_dreams=num_dreams,
-        minutes=minutes,
-        device=device,
-        seed=seed,
-    )
+    metrics = measure(world, dataset, out, **options)
     for item in metrics["headlines"]:
         print(f"{item['name']}: {_figure(item)}" + (f" ({item['beside']})" if item["beside"] else ""))
     print(f"The report is {out / 'index.html'}")

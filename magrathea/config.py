@@ -20,13 +20,15 @@ class ModelConfig:
         num_memory_layers: layers that encode a past step, once.
         window: W, number of past steps that are attended to.
         mlp_ratio: hidden width of the feed-forward layers over D.
+        memory: name of the memory beyond the window.
     """
 
     width: int = 192
     num_layers: int = 4
     num_memory_layers: int = 1
     window: int = 6
-    mlp_ratio: int = 4
+    mlp_ratio: int = 2
+    memory: str = "window"
 
     def __post_init__(self) -> None:
         if self.width % HEAD_WIDTH:

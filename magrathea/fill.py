@@ -43,8 +43,8 @@ class FillSettings:
     """
 
     order: Order = "adaptive"
-    max_passes: int = 3
-    threshold: float = 0.9
+    max_passes: int = 2
+    threshold: float = 0.5
     temperature: float = 1.0
     min_probability: float = 0.05
 

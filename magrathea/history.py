@@ -13,6 +13,7 @@ from enum import IntEnum
 import numpy as np
 from torch import Tensor
 
+from magrathea.errors import MagratheaError
 from magrathea.layout import Layout
 
 CHUNK = 64  # steps
@@ -33,6 +34,15 @@ def record_of(layout: Layout) -> np.dtype:
     return np.dtype([("tokens", tokens, (layout.num_tokens,)), ("kind", np.uint8), ("seed", np.int64)])
 
 
+def check_log(log: np.ndarray, layout: Layout) -> None:
+    """Raises MagratheaError unless these are steps (T,) of such a layout."""
+    record, most = record_of(layout), np.concatenate([np.full(slot.num_tokens, slot.absent) for slot in layout.slots])
+    if log.ndim != 1 or log.dtype != record:
+        raise MagratheaError(f"A log is an array of {record}; got shape {log.shape} of {log.dtype}.")
+    if (log["tokens"] > most).any() or (log["kind"] > max(StepKind)).any():
+        raise MagratheaError("A log has tokens or kinds of steps that its world does not have; take it from its world.")
+
+
 @dataclass(frozen=True, eq=False)
 class _Chunk:
     """CHUNK steps that no longer change, and those before them."""
@@ -40,6 +50,10 @@ class _Chunk:
     before: _Chunk | None
     steps: np.ndarray
     end: int  # number of steps up to here
+
+    @property
+    def begin(self) -> int:
+        return self.end - CHUNK
 
 
 class History:
@@ -50,82 +64,77 @@ class History:
         checkpoints: number of steps -> the memory's state after them; dense near the end, sparse long ago.
     """
 
-    def __init__(self, record: np.dtype) -> None:
-        self.num_start = 0
+    def __init__(self, layout: Layout, num_start: int = 0) -> None:
+        self.num_start = num_start
         self.checkpoints: dict[int, MemoryState] = {}
         self._chunks: _Chunk | None = None
-        self._tail = np.zeros(CHUNK, record)
-        self._num_tail = 0
+        self._tail = np.zeros(CHUNK, record_of(layout))
+        self._begin = self._num_tail = 0  # where the tail begins, how many steps it has
 
     def __len__(self) -> int:
-        return (self._chunks.end if self._chunks else 0) + self._num_tail
+        return self._begin + self._num_tail
 
     @property
     def num_steps(self) -> int:
         """Steps since the start."""
         return len(self) - self.num_start
 
-    @property
-    def last(self) -> np.ndarray:
-        """The tokens (N,) of the newest step."""
-        if self._num_tail:
-            return self._tail["tokens"][self._num_tail - 1]
-        assert self._chunks is not None, "an empty history has no last step"
-        return self._chunks.steps["tokens"][-1]
-
+    # -- writing ------------------------------------------------------------------------------------------------------
     def append(self, tokens: np.ndarray, kind: StepKind, seed: int) -> None:
         """One more step; tokens (N,)."""
         place = self._num_tail
         self._tail["tokens"][place], self._tail["kind"][place], self._tail["seed"][place] = tokens, kind, seed
-        self._num_tail += 1
+        self._grown(1)
+
+    def extend(self, log: np.ndarray) -> None:
+        """Further steps (T,), as `read` gives them."""
+        while len(log):
+            now = log[: CHUNK - self._num_tail]
+            self._tail[self._num_tail : self._num_tail + len(now)] = now
+            self._grown(len(now))
+            log = log[len(now) :]
+
+    def _grown(self, num_steps: int) -> None:
+        self._num_tail += num_steps
         if self._num_tail == CHUNK:
             self._tail.flags.writeable = False
-            self._chunks = _Chunk(self._chunks, self._tail, len(self))
+            self._begin += CHUNK
+            self._chunks = _Chunk(self._chunks, self._tail, self._begin)
             self._tail, self._num_tail = np.zeros(CHUNK, self._tail.dtype), 0
-
-    def extend(self, steps: np.ndarray) -> None:
-        """Further steps (T,) as `read` gives them."""
-        for step in steps:
-            self.append(step["tokens"], step["kind"], step["seed"])
-
-    def read(self, first: int = 0, last: int | None = None) -> np.ndarray:
-        """Steps first…last - 1 (all, if not given) as records (T,) with the fields tokens, kind and seed.
-
-        A negative `first` counts from the end.
-        """
-        last = len(self) if last is None else last
-        first = min(first if first >= 0 else max(0, len(self) + first), last)
-        parts = [self._tail[: self._num_tail]]
-        chunk = self._chunks
-        while chunk is not None and chunk.end > first:
-            parts.append(chunk.steps)
-            chunk = chunk.before
-        begin = chunk.end if chunk else 0
-        steps = parts[0] if len(parts) == 1 else np.concatenate(parts[::-1])
-        return steps[first - begin : last - begin].copy()
-
-    def fork(self) -> History:
-        """The same steps, to go on with apart from these."""
-        other = object.__new__(History)
-        other.num_start, other.checkpoints = self.num_start, dict(self.checkpoints)
-        other._chunks, other._tail, other._num_tail = self._chunks, self._tail.copy(), self._num_tail
-        return other
 
     def truncate(self, length: int) -> None:
         """Forget all steps but the first `length`."""
-        if length == len(self):
-            return
-        while self._chunks is not None and self._chunks.end > length:
-            self._tail, self._num_tail = self._chunks.steps, CHUNK
-            self._chunks = self._chunks.before
-        self._tail = self._tail.copy()
-        self._num_tail = length - (self._chunks.end if self._chunks else 0)
+        steps = self._tail
+        while self._chunks is not None and length < self._begin:
+            steps, self._begin, self._chunks = self._chunks.steps, self._chunks.begin, self._chunks.before
+        self._tail, self._num_tail = steps.copy(), length - self._begin
         self.checkpoints = {number: state for number, state in self.checkpoints.items() if number <= length}
 
-    def shared_with(self, other: History) -> int:
-        """Number of first steps that the two hold in the same chunks."""
-        ends = {id(chunk): chunk.end for chunk in self._chain()}
-        return next((chunk.end for chunk in other._chain() if id(chunk) in ends), 0)
+    # -- reading ------------------------------------------------------------------------------------------------------
+    @property
+    def last(self) -> np.ndarray:
+        """The tokens (N,) of the newest step."""
+        return self.tokens_at(len(self) - 1)
+
+    def tokens_at(self, number: int) -> np.ndarray:
+        """The tokens (N,) of a step."""
+        if number >= self._begin:
+            return self._tail["tokens"][number - self._begin]
+        return self.read(number, number + 1)["tokens"][0]
+
+    def read(self, first: int = 0, last: int | None = None) -> np.ndarray:
+        """Steps first…last - 1, counted as slices do, as records (T,) with the fields tokens, kind and seed."""
+        first, last, _ = slice(first, last).indices(len(self))
+        parts, begin = [self._tail[: self._num_tail]], self._begin
+        for chunk in self._chain():
+            if chunk.end <= first:
+                break
+            if begin >= last:
+                parts.clear()  # what is newer is not asked for
+            parts.append(chunk.steps)
+            begin = chunk.begin
+        steps = np.concatenate(parts[::-1]) if len(parts) > 1 else parts[0]
+        return steps[first - begin : last - begin].copy()
 
     def _chain(self) -> Iterator[_Chunk]:
         """Full chunks, newest first."""
@@ -134,19 +143,27 @@ class History:
             yield chunk
             chunk = chunk.before
 
+    # -- forks --------------------------------------------------------------------------------------------------------
+    def fork(self) -> History:
+        """The same steps, to go on with apart from these."""
+        other = object.__new__(History)
+        other.__dict__ |= self.__dict__ | {"checkpoints": dict(self.checkpoints), "_tail": self._tail.copy()}
+        return other
+
+    def shared_with(self, other: History) -> int:
+        """Number of first steps that the two hold in the same chunks."""
+        own = {id(chunk) for chunk in self._chain()}
+        return next((chunk.end for chunk in other._chain() if id(chunk) in own), 0)
+
     # -- the memory's states ------------------------------------------------------------------------------------------
     def keep(self, number: int, state: MemoryState) -> None:
         """Keep the memory's state after `number` steps, and thin out the older ones: the farther back, the fewer."""
         self.checkpoints[number] = state
         for old in list(self.checkpoints):
-            if number - old > 4 * CHUNK * _twos(old // CHUNK):
+            chunks = old // CHUNK
+            if number - old > 4 * CHUNK * (chunks & -chunks):  # the greatest power of two that divides it
                 del self.checkpoints[old]
 
     def nearest(self, number: int) -> int:
         """The number of steps of the latest state that is not after `number` steps; 0 where there is none."""
         return max((kept for kept in self.checkpoints if kept <= number), default=0)
-
-
-def _twos(number: int) -> int:
-    """The greatest power of two that divides it."""
-    return number & -number

@@ -18,6 +18,7 @@ from magrathea.config import ModelConfig
 from magrathea.errors import MagratheaError
 from magrathea.fill import FillSettings
 from magrathea.layout import ROLES, Layout
+from magrathea.memory import memory_named
 from magrathea.model import MaskedTransformer
 from magrathea.spaces import space_from_config, space_to_config
 from magrathea.tokenizers import tokenizer_from
@@ -60,7 +61,6 @@ def _write_files(world: World, folder: Path) -> None:
         "format_version": FORMAT_VERSION,
         "model": world.config.model.to_config(),
         "fill": world.config.fill.to_config(),
-        "memory": world.config.memory,
         "layout": world.layout.to_config(),
         "tokenizers": {role: tokenizer.to_config() for role, tokenizer in world.tokenizers.items()},
         "spaces": {role: space_to_config(tokenizer.space) for role, tokenizer in world.tokenizers.items()},
@@ -74,6 +74,7 @@ def _write_files(world: World, folder: Path) -> None:
     weights = {name: tensor.detach().cpu().bfloat16() for name, tensor in world.model.state_dict().items()}
     save_file(weights, folder / "model.safetensors")
     save_file(tokenizer_tensors, folder / "tokenizers.safetensors")
+    save_file(world.memory.tensors(), folder / "memory.safetensors")
     save_file({"starts": world.starts.to(torch.int32).contiguous()}, folder / "starts.safetensors")
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     card = folder / "README.md"
@@ -89,7 +90,7 @@ def load_world(name: str | Path, device: str = "cpu") -> World:
     try:
         tokenizers = _read_tokenizers(config, _read_tensors(folder / "tokenizers.safetensors"))
         layout, model_config = Layout.from_config(config["layout"]), ModelConfig(**config["model"])
-        world_config = WorldConfig(model_config, FillSettings(**config["fill"]), config["memory"], config["metadata"])
+        world_config = WorldConfig(model_config, FillSettings(**config["fill"]), config["metadata"])
     except (KeyError, TypeError) as error:
         raise MagratheaError(f"World '{folder}' has a config.json that lacks or misnames {error}.") from error
     model = MaskedTransformer(layout, model_config)
@@ -99,7 +100,8 @@ def load_world(name: str | Path, device: str = "cpu") -> World:
     except RuntimeError as error:
         raise MagratheaError(f"World '{folder}' has weights that do not fit its config.json; save it anew.") from error
     starts = _read_tensors(folder / "starts.safetensors").get("starts", torch.zeros(0, 1, layout.num_tokens))
-    return World(tokenizers, world_config, starts, model.eval()).to(device)
+    memory = memory_named(model_config.memory).from_tensors(layout, _read_tensors(folder / "memory.safetensors"))
+    return World(tokenizers, world_config, starts, model.eval(), memory).to(device)
 
 
 def find_world(name: str | Path) -> Path:

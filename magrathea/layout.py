@@ -97,6 +97,18 @@ class Layout:
     def of_role(self, *roles: Role) -> tuple[Slot, ...]:
         return tuple(slot for slot in self.slots if slot.role in roles)
 
+    def first_position(self, slot: Slot) -> int:
+        """Where a slot's positions begin among the P positions of a step."""
+        return sum(other.num_positions for other in self.slots[: self.slots.index(slot)])
+
+    @property
+    def picture(self) -> Slot:
+        """The observation's largest grid of tokens; raises MagratheaError where there is none of 3x3 or more."""
+        slots = [slot for slot in self.of_role("observation") if min(slot.grid) >= 3]
+        if not slots:
+            raise MagratheaError("This world has no picture of 3x3 tokens or more; choose the memory 'window'.")
+        return max(slots, key=lambda slot: slot.num_tokens)
+
     def to_config(self) -> list[dict[str, Any]]:
         return [asdict(slot) for slot in self.slots]
 

@@ -91,8 +91,8 @@ RANDOM: dict[str, Callable[..., BoolTensor]] = {
 }
 MIXTURE: dict[str, float] = {
     "forward_dynamics": 0.5,
-    "forward_in_progress": 0.2,
-    "inverse_dynamics": 0.06,
+    "forward_in_progress": 0.14,
+    "inverse_dynamics": 0.12,
     "behaviour_cloning": 0.06,
     "judge": 0.06,
     "inpaint": 0.06,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from magrathea.config import HEAD_WIDTH, ModelConfig
 from magrathea.layout import Layout, Slot
+from magrathea.memory import memory_named
 from magrathea.nn import Attention, FeedForward, Linear, RotaryPositions, norm, turn
 from magrathea.past import NO_PAST, Past, SegmentPast
 
@@ -60,13 +61,18 @@ class StepEmbedding(nn.Module):
     def forward(self, tokens: Tensor, hole_mask: Tensor | None = None) -> Tensor:
         """tokens (..., N), hole_mask (..., N) True = hole -> (..., P, D)"""
         parts = []
-        for slot, table, merge in zip(self.layout.slots, self.tokens, self.merge, strict=True):
+        for slot in self.layout.slots:
             span = self.layout.span(slot.name)
             known = tokens[..., span]
             if hole_mask is not None:
                 known = known.masked_fill(hole_mask[..., span], slot.vocab_size + 1)
-            parts.append(merge(table(group_tokens(known, slot)).flatten(-2)))
+            parts.append(self.of_slot(slot, known))
         return torch.cat(parts, dim=-2) + self.position
+
+    def of_slot(self, slot: Slot, tokens: Tensor) -> Tensor:
+        """The tokens of one slot (..., its N) -> its positions (..., its P, D), without the positions' own vectors."""
+        index = self.layout.slots.index(slot)
+        return self.merge[index](self.tokens[index](group_tokens(tokens, slot)).flatten(-2))
 
 
 def group_tokens(values: Tensor, slot: Slot) -> Tensor:
@@ -129,6 +135,8 @@ class MaskedTransformer(nn.Module):
         self.memory_layers = nn.ModuleList(Block(config, index) for index in range(config.num_memory_layers))
         self.past_keys_values = Linear(config.width, 2 * config.num_layers * config.width)
         self.carry = Linear(config.width, config.width, scale=0.0)  # learns to begin as a copy
+        recalls_pictures = memory_named(config.memory).recalls_pictures
+        self.recall = Linear(config.width, config.width, scale=0.0) if recalls_pictures else None
         self.layers = nn.ModuleList(Block(config, index) for index in range(config.num_layers))
         self.head = StepHead(layout, config.width)
         self.compute_dtype = torch.float32
@@ -167,17 +175,31 @@ class MaskedTransformer(nn.Module):
     def fill_positions(self, tokens: Tensor, hole_mask: Tensor, time: Tensor, past: Past) -> Tensor:
         """Steps with holes (B, T, N) at times (B, T) -> their positions' last states (B, T, P, D)."""
         x = self.embedding(tokens, hole_mask).to(self.compute_dtype) + self.carry(past.step_before(tokens.shape[1]))
+        if self.recall is not None and past.recalled is not None:
+            x = x + self._recalled(past.recalled)
         turns = self.positions(time)
         for layer in self.layers:
             x = layer(x, turns, past)
         return x
+
+    def _recalled(self, picture: Tensor) -> Tensor:
+        """The picture that a memory recalls (B, T, C) -> what it adds to the step's positions (B, T, P, D)."""
+        slot, start = self.layout.picture, self.layout.first_position(self.layout.picture)
+        places = self.recall(norm(self.embedding.of_slot(slot, picture)).to(self.compute_dtype))
+        return F.pad(places, (0, 0, start, self.layout.num_positions - start - slot.num_positions))
 
     def predict(self, tokens: Tensor, hole_mask: Tensor, time: Tensor, past: Past) -> dict[str, Tensor]:
         """Steps with holes (B, T, N) at times (B, T) -> for each slot logits (B, T, its tokens, its vocabulary)."""
         return self.head(self.fill_positions(tokens, hole_mask, time, past))
 
     def forward(
-        self, past_tokens: Tensor, tokens: Tensor, hole_mask: Tensor, prompt: Tensor | None = None, first: int = 0
+        self,
+        past_tokens: Tensor,
+        tokens: Tensor,
+        hole_mask: Tensor,
+        prompt: Tensor | None = None,
+        first: int = 0,
+        recalled: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The training loss of a batch of segments: cross-entropy at the holes, summed, and their weight.
 
@@ -187,12 +209,13 @@ class MaskedTransformer(nn.Module):
             hole_mask: (B, T - first, N) True = hole; holes whose token is absent are not learned.
             prompt: (B, N) or None.
             first: index of the first step that is filled.
+            recalled: (B, T - first, C) the pictures that a memory recalls for the steps that are filled, or None.
         """
         batch_size, num_steps = past_tokens.shape[:2]
         time = torch.arange(num_steps, device=tokens.device).expand(batch_size, num_steps)
         remembered = self.remember(past_tokens, time)
         extra = None if prompt is None else self.prompt(prompt, time[:, first])
-        past = SegmentPast(*remembered, self.config.window, first, extra)
+        past = SegmentPast(*remembered, self.config.window, first, extra, recalled)
         x = self.fill_positions(tokens, hole_mask, time[:, first:], past)
         return self._loss(self.head.features(x), tokens, hole_mask)
 

@@ -15,7 +15,13 @@ from magrathea.config import HEAD_WIDTH, ModelConfig
 
 
 class Past(Protocol):
-    """The past keys and values that a step may attend to, for each of the model's layers."""
+    """The past keys and values that a step may attend to, for each of the model's layers.
+
+    Attributes:
+        recalled: the pictures (B, T, C) that a memory recalls for the T steps that are filled, or None.
+    """
+
+    recalled: Tensor | None
 
     def join(self, layer: int, step: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Own keys and values (B, H, P, 48) of the step -> those and the past's (B, H, K, 48), and an attention mask
@@ -29,6 +35,8 @@ class Past(Protocol):
 
 class NoPast:
     """A step by itself."""
+
+    recalled: Tensor | None = None
 
     def join(self, layer: int, step: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, None]:
         return keys, values, None
@@ -49,6 +57,7 @@ class SegmentPast:
         window: W.
         first: index of the first step that is filled; steps are counted from it.
         extra: further steps (a prompt, what a memory reads), seen by all: keys and values (L, B, H, M, 48).
+        recalled: the pictures (B, T - first, C) that a memory recalls.
     """
 
     def __init__(
@@ -59,11 +68,12 @@ class SegmentPast:
         window: int,
         first: int = 0,
         extra: tuple[Tensor, Tensor] | None = None,
+        recalled: Tensor | None = None,
     ) -> None:
         self.encodings = encodings
         self.keys = [layer.unbind(1) for layer in keys.unbind(0)]
         self.values = [layer.unbind(1) for layer in values.unbind(0)]
-        self.window, self.first, self.extra = window, first, extra
+        self.window, self.first, self.extra, self.recalled = window, first, extra, recalled
 
     def step_before(self, num_steps: int) -> Tensor:
         if self.first:
@@ -94,6 +104,7 @@ class RingPast:
         self.last = like.new_zeros(batch_size, num_positions, config.width)
         self.num_written = [0] * batch_size
         self.extra: tuple[Tensor, Tensor] | None = None
+        self.recalled: Tensor | None = None
 
     def write(self, encoding: Tensor, keys: Tensor, values: Tensor, rows: list[int] | None = None) -> None:
         """Keep a final step, as the model remembers it: encoding (R, 1, P, D), keys and values (L, R, 1, H, P, 48) of
@@ -101,9 +112,10 @@ class RingPast:
         rows = list(range(len(self.num_written))) if rows is None else rows
         for place in {self.num_written[row] % self.window for row in rows}:
             here = [i for i, row in enumerate(rows) if self.num_written[row] % self.window == place]
-            everywhere = len(here) == len(self.num_written)
-            given = slice(None) if everywhere else here
-            row = slice(None) if everywhere else [rows[i] for i in here]
+            row: list[int] | slice = [rows[i] for i in here]
+            given: list[int] | slice = here
+            if row == list(range(len(self.num_written))):  # everywhere, in order: nothing needs picking out
+                given = row = slice(None)
             start = (1 + place) * self.num_positions
             self.keys[:, row, :, start : start + self.num_positions] = keys[:, given].squeeze(2)
             self.values[:, row, :, start : start + self.num_positions] = values[:, given].squeeze(2)
@@ -125,12 +137,13 @@ class RingPast:
         part.last = self.last[rows]
         part.num_written = [self.num_written[row] for row in rows.tolist()]
         part.extra = None if self.extra is None else (self.extra[0][:, rows], self.extra[1][:, rows])
+        part.recalled = None
         return part
 
     def beside(self, other: RingPast) -> RingPast:
         """A ring of these rows and, after them, another's."""
         both = object.__new__(RingPast)
-        both.window, both.num_positions, both.extra = self.window, self.num_positions, None
+        both.window, both.num_positions, both.extra, both.recalled = self.window, self.num_positions, None, None
         both.keys = torch.cat([self.keys, other.keys], dim=1)
         both.values = torch.cat([self.values, other.values], dim=1)
         both.last = torch.cat([self.last, other.last])

@@ -3,13 +3,15 @@
 Both are functions of the steps' tokens alone, and are brought up to date when the model is about to be asked. Each
 step is always encoded in the same company, so that a session that was restored, forked or rewound computes bit for
 bit what one that never stopped does: the start of a row by itself, W steps at a time; every later step in a batch of
-all rows, in its own row. (Where rows step apart from each other, a step's company is the rows that step with it.)
+all rows, in its own row (where rows step apart from others: of all that step with it).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -17,169 +19,192 @@ from torch import Tensor
 
 from magrathea.errors import MagratheaError
 from magrathea.history import CHUNK, History, MemoryState
+from magrathea.memory import Memory, WindowMemory
 from magrathea.past import Past, RingPast, SegmentPast
 from magrathea.world import World
 
 Inference = Literal["cached", "naive"]
-Encoded = tuple[Tensor, Tensor, Tensor]  # encodings (R, T, P, D), keys and values (L, R, T, H, P, 48)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One step of R rows: tokens (R, N), encodings (R, 1, P, D), keys and values (L, R, 1, H, P, 48)."""
+
+    tokens: Tensor
+    encodings: Tensor
+    keys: Tensor
+    values: Tensor
+
+    def of(self, rows: list[int]) -> Encoded:
+        if len(rows) == len(self.tokens):
+            return self
+        return Encoded(self.tokens[rows], self.encodings[rows], self.keys[:, rows], self.values[:, rows])
+
+    @staticmethod
+    def together(steps: list[Encoded]) -> Encoded:
+        return Encoded(
+            torch.cat([step.tokens for step in steps]),
+            torch.cat([step.encodings for step in steps]),
+            torch.cat([step.keys for step in steps], dim=1),
+            torch.cat([step.values for step in steps], dim=1),
+        )
 
 
 class Remembered:
     """The past of B rows, as the model sees it.
 
     Args:
-        histories: of each row; shared with the session, which appends to them.
+        histories: of each row; shared with the rows, which append to them.
         inference: "cached" keeps keys and values in a ring; "naive" makes them anew for every pass.
+        memory: each row's memory, as `state` gave it.
+        num_written: the number of steps that each row's memory has taken in.
     """
 
-    def __init__(self, world: World, histories: list[History], inference: Inference) -> None:
+    def __init__(
+        self,
+        world: World,
+        histories: list[History],
+        inference: Inference,
+        memory: Sequence[MemoryState],
+        num_written: Sequence[int],
+    ) -> None:
+        if inference not in get_args(Inference):
+            raise MagratheaError(f"Unknown inference '{inference}'; choose 'cached' or 'naive'.")
         self.world, self.histories, self.inference = world, histories, inference
-        self.memory = world.new_memory()
-        self._num_written = [0] * len(histories)  # steps that each row's memory has taken in
+        self._window = world.config.model.window
         self._ring: RingPast | None = None
+        self._restore(memory, num_written)
+
+    def _restore(self, memory: Sequence[MemoryState], num_written: Sequence[int]) -> None:
+        """Set the memory's states. It is made when it is first needed, so that a fork that is only looked at costs
+        nothing."""
+        self._restored, self._num_written = list(memory), list(num_written)
+        self.__dict__.pop("memory", None)
+
+    @cached_property
+    def memory(self) -> Memory:
+        """What the model remembers of the steps that were taken in, beyond its window."""
+        memory = self.world.new_memory(len(self._restored))
+        for row, state in enumerate(self._restored):
+            if self._num_written[row]:
+                memory.load_state_dict(row, state)
+        return memory
 
     @property
-    def _window(self) -> int:
-        return self.world.config.model.window
+    def _has_memory(self) -> bool:
+        return not isinstance(self.memory, WindowMemory)
+
+    def _new_ring(self) -> RingPast:
+        model = self.world.model
+        like = model.past_keys_values.weight.detach().to(model.compute_dtype)
+        return RingPast(self.world.config.model, len(self.histories), self.world.layout.num_positions, like)
 
     # -- what the model may attend to ---------------------------------------------------------------------------------
-    def past(self, rows: Tensor | None, prompt: Tensor | None) -> Past:
-        """The past of the next step of these rows (all, if not given), and a prompt (1, N) or (R, N) beside it."""
-        chosen = range(len(self.histories)) if rows is None else rows.tolist()
+    def recall(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> Tensor | None:
+        """The pictures (R, 1, C) that the memory recalls for the next steps (R, N) with holes of these rows."""
+        picture = self.memory.read(tokens, hole_mask, rows).picture
+        return None if picture is None else picture.to(self.world.device)[:, None]
+
+    def past(self, rows: Sequence[int], prompt: Tensor | None, recalled: Tensor | None) -> Past:
+        """The past of the next step of these rows, with a prompt (1, N) or (R, N) and what was recalled (R, 1, C)
+        beside it."""
+        histories = [self.histories[row] for row in rows]
         extra = None
         if prompt is not None:
-            time = torch.tensor([len(self.histories[row]) for row in chosen], device=self.world.device)
+            time = torch.tensor([len(history) for history in histories], device=self.world.device)
             extra = self.world.model.prompt(prompt.expand(len(time), -1).to(self.world.device), time)
-        if self.inference == "naive":
-            return self._naive_past([self.histories[row] for row in chosen], extra)
-        assert self._ring is not None, "catch_up comes before past"
-        ring = self._ring if rows is None else self._ring.select(rows)
-        ring.extra = extra
+        if self._ring is None:
+            return self._naive_past(histories, extra, recalled)
+        everywhere = list(rows) == list(range(len(self.histories)))
+        ring = self._ring if everywhere else self._ring.select(torch.tensor(rows))
+        ring.extra, ring.recalled = extra, recalled
         return ring
 
-    def _naive_past(self, histories: Sequence[History], extra: tuple[Tensor, Tensor] | None) -> Past:
-        num_seen = [min(len(history), self._window) for history in histories]
-        if len(set(num_seen)) > 1:
+    def _naive_past(
+        self, histories: list[History], extra: tuple[Tensor, Tensor] | None, recalled: Tensor | None
+    ) -> Past:
+        seen = min(len(histories[0]), self._window)
+        if any(min(len(history), self._window) != seen for history in histories):
             raise MagratheaError("Naive inference needs rows of equal history; use inference='cached'.")
-        first = [len(history) - seen for history, seen in zip(histories, num_seen, strict=True)]
-        tokens = np.stack([history.read(begin)["tokens"] for history, begin in zip(histories, first, strict=True)])
-        time = torch.tensor(first)[:, None] + torch.arange(num_seen[0])
-        return SegmentPast(*self._encode(tokens, time), num_seen[0], first=num_seen[0], extra=extra)
+        first = torch.tensor([len(history) - seen for history in histories])
+        tokens = torch.stack([_tokens(history, -seen, None) for history in histories])
+        return SegmentPast(*self._encode(tokens, first[:, None] + torch.arange(seen)), seen, seen, extra, recalled)
 
-    def _encode(self, tokens: np.ndarray, time: Tensor) -> Encoded:
-        """Tokens (R, T, N) at times (R, T)."""
-        device = self.world.device
-        return self.world.model.remember(torch.from_numpy(tokens.astype(np.int64)).to(device), time.to(device))
+    def _encode(self, tokens: Tensor, time: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens (R, T, N) at times (R, T) -> encodings (R, T, P, D), keys and values (L, R, T, H, P, 48)."""
+        return self.world.model.remember(tokens.to(self.world.device), time.to(self.world.device))
 
     # -- keeping up ---------------------------------------------------------------------------------------------------
     @torch.inference_mode()
-    def catch_up(self, chosen: list[int] | None = None) -> None:
-        """Take in all steps of these rows (all, if not given) that the ring or the memory has not."""
-        rows = list(range(len(self.histories))) if chosen is None else chosen
-        lengths = {row: len(self.histories[row]) for row in rows}
-        missing = {row: self._first_missing(row, length) for row, length in lengths.items()}
-        behind = max(lengths[row] - missing[row] for row in rows)
-        begun = [row for row in rows if missing[row] < min(lengths[row], self.histories[row].num_start)]
-        if begun:
-            self._take_in_starts(begun, missing)
-        for back in range(behind, 0, -1):
-            numbers = {
-                row: length - back
-                for row, length in lengths.items()
-                if length - back >= max(missing[row], self.histories[row].num_start)
-            }
-            if numbers:
-                self._take_in_step(numbers, list(range(len(self.histories))) if chosen is None else list(numbers))
+    def catch_up(self, rows: Sequence[int]) -> None:
+        """Take in all steps that the histories of these rows have and the ring or the memory has not."""
+        if self._ring is None and self.inference == "cached":
+            self._ring = self._new_ring()
+        histories = [self.histories[row] for row in rows]
+        missing = [self._first_missing(row) for row in rows]
+        if any(first < history.num_start for first, history in zip(missing, histories, strict=True)):
+            self._take_in_starts(rows, missing)
+        later = [
+            len(history) - max(first, history.num_start) for first, history in zip(missing, histories, strict=True)
+        ]
+        for back in range(max(later), 0, -1):
+            self._take_in_step(rows, [index for index, num_steps in enumerate(later) if num_steps >= back], back)
 
-    def _new_ring(self) -> RingPast:
-        like = self.world.model.past_keys_values.weight.detach().to(self.world.model.compute_dtype)
-        return RingPast(self.world.config.model, len(self.histories), self.world.layout.num_positions, like)
-
-    def _first_missing(self, row: int, length: int) -> int:
+    def _first_missing(self, row: int) -> int:
         """The first step that the row's ring or its memory has to take in."""
-        first = length
-        if self.inference == "cached":
-            ring = self._ring = self._ring or self._new_ring()
-            ring.num_written[row] = max(ring.num_written[row], length - self._window)
-            first = ring.num_written[row]
+        first = length = len(self.histories[row])
+        if self._ring is not None:
+            first = self._ring.num_written[row] = max(self._ring.num_written[row], length - self._window)
         return min(first, self._num_written[row]) if self._has_memory else first
 
-    def _take_in_starts(self, rows: list[int], missing: dict[int, int]) -> None:
-        encoded = {row: self._encode_start(self.histories[row], missing[row]) for row in rows}
-        for number in range(min(missing[row] for row in rows), max(self.histories[row].num_start for row in rows)):
-            here = [row for row in rows if missing[row] <= number < self.histories[row].num_start]
-            if here:
-                steps = [encoded[row][number - missing[row]] for row in here]
-                parts = [
-                    torch.cat(part, dim=dim) for dim, part in zip((0, 1, 1), zip(*steps, strict=True), strict=True)
-                ]
-                self._write(here, [number] * len(here), parts)
+    def _take_in_starts(self, rows: Sequence[int], missing: list[int]) -> None:
+        """What is missing of the rows' starts, the rows together step by step."""
+        steps: dict[int, dict[int, Encoded]] = {}  # number of the step -> row -> what it is
+        for row, first in zip(rows, missing, strict=True):
+            for number, step in self._encode_start(self.histories[row], first):
+                steps.setdefault(number, {})[row] = step
+        for number in sorted(steps):
+            here = list(steps[number])
+            self._write(here, [number] * len(here), Encoded.together(list(steps[number].values())))
 
-    def _encode_start(self, history: History, first: int) -> list[Encoded]:
-        """Steps first… of a row's start, each encoded beside those of its piece of W steps."""
-        begin = first // self._window * self._window
-        steps: list[Encoded] = []
-        for piece in range(begin, history.num_start, self._window):
-            time = torch.arange(piece, min(piece + self._window, history.num_start))
-            encodings, keys, values = self._encode(history.read(piece, int(time[-1]) + 1)["tokens"][None], time[None])
-            steps += zip(encodings.split(1, 1), keys.split(1, 2), values.split(1, 2), strict=True)
-        return steps[first - begin :]
+    def _encode_start(self, history: History, first: int) -> list[tuple[int, Encoded]]:
+        """Steps first… of a row's start and their numbers, each encoded beside those of its piece of W steps."""
+        steps = []
+        for begin in range(first // self._window * self._window, history.num_start, self._window):
+            numbers = range(begin, min(begin + self._window, history.num_start))
+            tokens = _tokens(history, begin, numbers.stop)
+            encodings, keys, values = self._encode(tokens[None], torch.tensor([numbers]))
+            parts = zip(tokens.split(1), encodings.split(1, 1), keys.split(1, 2), values.split(1, 2), strict=True)
+            steps += [(n, Encoded(*step)) for n, step in zip(numbers, parts, strict=True) if n >= first]
+        return steps
 
-    def _take_in_step(self, numbers: dict[int, int], company: list[int]) -> None:
-        """One step of each of these rows, by its number, in a batch of all rows in company."""
-        tokens = np.zeros((len(company), 1, self.world.layout.num_tokens), np.int64)
-        time = torch.tensor([[len(self.histories[row])] for row in company])
-        rows = list(numbers)
-        places = [company.index(row) for row in rows]
-        for row, place in zip(rows, places, strict=True):
-            history, number = self.histories[row], numbers[row]
-            is_last = number == len(history) - 1
-            tokens[place, 0] = history.last if is_last else history.read(number, number + 1)["tokens"]
-            time[place] = number
-        self._write(rows, list(numbers.values()), _choose(self._encode(tokens, time), places))
+    def _take_in_step(self, rows: Sequence[int], here: list[int], back: int) -> None:
+        """The step `back` from the end of rows[i] for each i of `here`, in a batch of all the rows."""
+        numbers = [max(0, len(self.histories[row]) - back) for row in rows]
+        tokens = np.zeros((len(rows), self.world.layout.num_tokens), np.int64)
+        for index in here:
+            tokens[index] = self.histories[rows[index]].tokens_at(numbers[index])
+        steps = torch.from_numpy(tokens)
+        encoded = Encoded(steps, *self._encode(steps[:, None], torch.tensor(numbers)[:, None]))
+        self._write([rows[index] for index in here], [numbers[index] for index in here], encoded.of(here))
 
-    def _write(self, rows: list[int], numbers: list[int], encoded: Sequence[Tensor]) -> None:
+    def _write(self, rows: list[int], numbers: list[int], encoded: Encoded) -> None:
         """Step numbers[i] of row rows[i], as encoded, enters the ring and the memory, where they lack it."""
         if self._ring is not None:
             here = _lacking(rows, numbers, self._ring.num_written)
-            self._ring.write(*_choose(encoded, here), [rows[i] for i in here])
+            step = encoded.of(here)
+            self._ring.write(step.encodings, step.keys, step.values, [rows[i] for i in here])
         if self._has_memory:
             here = _lacking(rows, numbers, self._num_written)
-            self._write_memory([rows[i] for i in here], _choose(encoded, here)[0].squeeze(1))
+            self._write_memory([rows[i] for i in here], encoded.of(here))
 
-    # -- the memory ---------------------------------------------------------------------------------------------------
-    @property
-    def _has_memory(self) -> bool:
-        return bool(self.memory.state_dict())
-
-    def _write_memory(self, rows: list[int], encodings: Tensor) -> None:
-        """The next step (R, P, D) of these rows enters the memory; the other rows' states stay."""
-        if not rows:
-            return
-        if len(rows) == len(self.histories):
-            self.memory.write(encodings)
-        else:
-            states = self.memory_states()
-            company = encodings.new_zeros(len(self.histories), *encodings.shape[1:])
-            company[rows] = encodings
-            self.memory.write(company)
-            written = self.memory_states()
-            self._set_memory([written[row] if row in rows else state for row, state in enumerate(states)])
+    def _write_memory(self, rows: list[int], step: Encoded) -> None:
+        if rows:
+            self.memory.write(step.tokens, step.encodings.squeeze(1), rows)
         for row in rows:
             self._num_written[row] += 1
-        due = [row for row in rows if self._num_written[row] % CHUNK == 0]
-        if due:
-            states = self.memory_states()
-            for row in due:
-                self.histories[row].keep(self._num_written[row], states[row])
-
-    def memory_states(self) -> list[MemoryState]:
-        """The memory's state, row by row."""
-        state = self.memory.state_dict()
-        return [{name: tensor[row] for name, tensor in state.items()} for row in range(len(self.histories))]
-
-    def _set_memory(self, states: list[MemoryState]) -> None:
-        self.memory.load_state_dict({name: torch.stack([state[name] for state in states]) for name in states[0]})
+            if self._num_written[row] % CHUNK == 0:
+                self.histories[row].keep(self._num_written[row], self.memory.state_dict(row))
 
     # -- starting anew, going back, parting ---------------------------------------------------------------------------
     @torch.inference_mode()
@@ -187,75 +212,50 @@ class Remembered:
         """These rows begin anew."""
         if self._ring is not None:
             self._ring.forget(rows)
+        for row in rows:
+            self._num_written[row] = 0
         env_mask = torch.zeros(len(self.histories), dtype=torch.bool)
         env_mask[rows] = True
         self.memory.reset(env_mask)
-        for row in rows:
-            self._num_written[row] = 0
 
     @torch.inference_mode()
     def go_back(self) -> None:
         """Forget what is beyond the end of the histories, which were cut."""
-        lengths = [len(history) for history in self.histories]
-        for row, length in enumerate(lengths):
-            if self._ring is not None and self._ring.num_written[row] > length:
-                self._ring.num_written[row] = max(0, length - self._window)
-        rows = [row for row, length in enumerate(lengths) if self._num_written[row] > length]
-        if rows:
-            states = self.memory_states()
-            for row in rows:
-                kept = self._num_written[row] = self.histories[row].nearest(lengths[row])
-                states[row] = self.histories[row].checkpoints.get(kept, states[row])
-            self._set_memory(states)
-            env_mask = torch.tensor([row in rows and not self._num_written[row] for row in range(len(lengths))])
-            self.memory.reset(env_mask)
+        for row, history in enumerate(self.histories):
+            if self._ring is not None and self._ring.num_written[row] > len(history):
+                self._ring.num_written[row] = max(0, len(history) - self._window)
+            if self._num_written[row] > len(history):
+                number = self._num_written[row] = history.nearest(len(history))
+                self.memory.reset(torch.arange(len(self.histories)) == row)
+                if number:
+                    self.memory.load_state_dict(row, history.checkpoints[number])
 
-    # -- companies that change ----------------------------------------------------------------------------------------
+    # -- rows that come and go ----------------------------------------------------------------------------------------
+    def state(self, rows: Sequence[int]) -> tuple[list[MemoryState], list[int]]:
+        """The memory's states in these rows, and the number of steps that each has taken in."""
+        return [self.memory.state_dict(row) for row in rows], [self._num_written[row] for row in rows]
+
     @torch.inference_mode()
     def join(self, other: Remembered) -> None:
-        """Take in another's rows, after the own ones; its histories are added already."""
-        if self._has_memory:
-            self._set_company(self.memory_states() + other.memory_states())
-        self._num_written += other._num_written
+        """Take in another's rows, after the own ones; the histories have them already."""
+        own, others = (each.state(range(len(each._num_written))) for each in (self, other))
+        self._restore(own[0] + others[0], own[1] + others[1])
         if self._ring is not None:
             self._ring = self._ring.beside(other._ring or other._new_ring())
 
     @torch.inference_mode()
-    def keep(self, rows: list[int]) -> None:
-        """Forget all other rows; their histories are gone already."""
-        if self._has_memory:
-            states = self.memory_states()
-            self._set_company([states[row] for row in rows])
-        self._num_written = [self._num_written[row] for row in rows]
+    def keep(self, rows: Sequence[int]) -> None:
+        """Give up all rows but these."""
+        self._restore(*self.state(rows))
         if self._ring is not None:
             self._ring = self._ring.select(torch.tensor(rows))
 
-    def _set_company(self, states: list[MemoryState]) -> None:
-        self.memory = self.world.new_memory()
-        self._set_memory(states)
 
-    def state(self, rows: list[int]) -> tuple[dict[str, Tensor], list[int]]:
-        """The memory's state (R, …) in these rows, and the number of steps that it has taken in."""
-        state = self.memory.state_dict()
-        if rows != list(range(len(self.histories))):
-            state = {name: tensor[rows] for name, tensor in state.items()}
-        return state, [self._num_written[row] for row in rows]
-
-    @torch.inference_mode()
-    def restore(self, state: dict[str, Tensor], num_written: list[int]) -> None:
-        """Go on from what `state` gave."""
-        self.memory.load_state_dict({name: tensor.to(self.world.device) for name, tensor in state.items()})
-        self._num_written = list(num_written)
+def _tokens(history: History, first: int, last: int | None) -> Tensor:
+    """(T, N) int64"""
+    return torch.from_numpy(history.read(first, last)["tokens"].astype(np.int64))
 
 
 def _lacking(rows: list[int], numbers: list[int], num_written: list[int]) -> list[int]:
     """Which of the rows have not taken in their step yet."""
     return [i for i, (row, number) in enumerate(zip(rows, numbers, strict=True)) if number >= num_written[row]]
-
-
-def _choose(encoded: Sequence[Tensor], here: list[int]) -> Sequence[Tensor]:
-    """Some of the rows of what was encoded."""
-    encodings, keys, values = encoded
-    if len(here) == len(encodings):
-        return encoded
-    return encodings[here], keys[:, here], values[:, here]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import os
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -18,12 +19,15 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from magrathea.errors import MagratheaError
-from magrathea.history import History, StepKind, record_of
+from magrathea.fill import FillSettings
+from magrathea.history import History, MemoryState, check_log, record_of
 from magrathea.layout import Layout
+from magrathea.remembered import Inference
 from magrathea.world import World
 
 FORMAT_VERSION = 1
-SUFFIX = ".mwsession"
+FIELDS = ("tokens", "kind", "seed")  # of a logged step
+MISFITS = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RuntimeError)  # of strange files
 
 
 @dataclass(frozen=True)
@@ -31,31 +35,29 @@ class SessionState:
     """All that a session of B rows is, apart from its world.
 
     Attributes:
-        settings: of `fill`, as JSON.
+        settings: how its steps are filled.
         inference: "cached" or "naive".
         seeds: of each row's dice.
         histories: of each row.
-        memory: the memory's state, each tensor (B, …).
+        memory: the memory's state in each row.
         num_remembered: the number of steps that each row's memory has taken in.
     """
 
-    settings: dict[str, Any]
-    inference: str
+    settings: FillSettings
+    inference: Inference
     seeds: list[int]
     histories: list[History]
-    memory: dict[str, Tensor]
+    memory: list[MemoryState]
     num_remembered: list[int]
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
-def pack(state: SessionState, world_name: str, fingerprint: str) -> bytes:
+def pack(state: SessionState, world: World) -> bytes:
     """The contents of a session's file."""
     steps = [history.read() for history in state.histories]
     tensors = {
-        field: torch.from_numpy(np.concatenate([np.ascontiguousarray(row[field]) for row in steps]))
-        for field in ("tokens", "kind", "seed")
+        field: torch.from_numpy(np.concatenate([np.ascontiguousarray(row[field]) for row in steps])) for field in FIELDS
     }
-    tensors |= {f"memory/{name}": tensor for name, tensor in state.memory.items()}
     rows = []
     for row, history in enumerate(state.histories):
         rows.append(
@@ -67,13 +69,15 @@ def pack(state: SessionState, world_name: str, fingerprint: str) -> bytes:
                 "checkpoints": sorted(history.checkpoints),
             }
         )
-        for number, kept in history.checkpoints.items():
-            tensors |= {f"checkpoint/{row}/{number}/{name}": tensor for name, tensor in kept.items()}
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+        kept = {f"memory/{row}": state.memory[row]}
+        kept |= {f"checkpoint/{row}/{number}": memory for number, memory in history.checkpoints.items()}
+        for place, memory in kept.items():
+            tensors |= {f"{place}:{name}": tensor.detach().cpu().clone() for name, tensor in memory.items()}
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     header = json.dumps(
         {
-            "world": {"name": world_name, "fingerprint": fingerprint},
-            "fill": state.settings,
+            "world": {"name": world.metadata.get("name", ""), "fingerprint": world.fingerprint},
+            "fill": state.settings.to_config(),
             "inference": state.inference,
             "rows": rows,
         }
@@ -90,7 +94,7 @@ def _checksum(header: str, tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256(header.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -122,6 +126,8 @@ class SessionFile:
     """A session's file whose checksum is right; what it says is still to be checked against its world."""
 
     source: str
+    world_name: str
+    fingerprint: str
     header: dict[str, Any]
     tensors: dict[str, Tensor]
 
@@ -129,17 +135,17 @@ class SessionFile:
         """Its world, if that is a shipped one; raises MagratheaError if not."""
         from magrathea.hub import shipped_worlds
 
-        name = self.header["world"]["name"]
-        if name not in shipped_worlds():
-            raise MagratheaError(f"{self.source} is of the world '{name}', which is not a shipped one; give its world.")
-        return World.from_pretrained(name)
+        if self.world_name not in shipped_worlds():
+            raise MagratheaError(
+                f"{self.source} is of the world '{self.world_name}', which is not a shipped one; give its world."
+            )
+        return World.from_pretrained(self.world_name)
 
     def check_world(self, world: World) -> None:
         """Raises MagratheaError if the session is not of this world."""
-        own = self.header["world"]
-        if own["fingerprint"] != world.fingerprint:
+        if self.fingerprint != world.fingerprint:
             raise MagratheaError(
-                f"{self.source} is of the world '{own['name']}' ({own['fingerprint'][:12]}), not of "
+                f"{self.source} is of the world '{self.world_name}' ({self.fingerprint[:12]}), not of this "
                 f"'{world.metadata.get('name', '')}' ({world.fingerprint[:12]}); give the world that it was saved in."
             )
 
@@ -153,87 +159,98 @@ def read_file(path: str | Path) -> bytes:
 
 def unpack(data: bytes, source: str) -> SessionFile:
     """Read a session's file; raises MagratheaError where it is damaged, foreign or newer. Nothing is unpickled."""
-    damaged = f"{source} is damaged or incomplete; take a copy of it that is whole."
-    try:
-        metadata = _metadata(data)
-    except ValueError as error:
-        raise MagratheaError(f"{source} is not a session, or its beginning is damaged.") from error
-    if not str(metadata.get("magrathea_session", "")).isdecimal():
-        raise MagratheaError(f"{source} is not a session; give a file that Session.save wrote.")
-    version = int(metadata["magrathea_session"])
-    if version > FORMAT_VERSION:
+    metadata = _metadata(data)
+    version = str(metadata.get("magrathea_session", ""))
+    if not version.isdecimal():
+        raise MagratheaError(f"{source} is not a session, or its beginning is lost; give one that Session.save wrote.")
+    if int(version) > FORMAT_VERSION:
         raise MagratheaError(
             f"{source} has format version {version}, but this Magrathea reads versions up to {FORMAT_VERSION}; "
             "install a newer Magrathea."
         )
     try:
-        tensors = load(data)
-        if metadata["checksum"] != _checksum(metadata["header"], tensors):
-            raise MagratheaError(damaged)
-        return SessionFile(source, json.loads(metadata["header"]), tensors)
-    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise MagratheaError(damaged) from error
+        tensors, header = load(data), metadata["header"]
+        if metadata["checksum"] != _checksum(header, tensors):
+            raise ValueError("its checksum is wrong")
+        fields = json.loads(header)
+        return SessionFile(source, str(fields["world"]["name"]), str(fields["world"]["fingerprint"]), fields, tensors)
+    except (SafetensorError, *MISFITS) as error:
+        raise MagratheaError(f"{source} is damaged ({error}); take a copy of it that is whole.") from error
 
 
 def _metadata(data: bytes) -> dict[str, str]:
-    """The metadata of a safetensors file: eight bytes say how long its JSON header is."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    """The metadata of a safetensors file: eight bytes say how long its JSON header is. Empty where there is none."""
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except (ValueError, RecursionError):
+        return {}
     metadata = header.get("__metadata__") if isinstance(header, dict) else None
     return metadata if isinstance(metadata, dict) else {}
 
 
-def state_of(file: SessionFile, layout: Layout) -> SessionState:
-    """What a session's file holds, for a world of this layout; raises MagratheaError where it makes no sense."""
+def state_of(file: SessionFile, world: World) -> SessionState:
+    """What a session's file holds; raises MagratheaError where it is of another world or makes no sense."""
+    file.check_world(world)
     try:
-        return _state_of(file, layout)
-    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
-        raise MagratheaError(
-            f"{file.source} contradicts itself ({error}); it was not written by Session.save."
-        ) from error
+        return _state_of(file, world)
+    except MISFITS as error:
+        raise MagratheaError(f"{file.source} makes no sense ({error}); give one that Session.save wrote.") from error
 
 
-def _state_of(file: SessionFile, layout: Layout) -> SessionState:
-    header, tensors, rows = file.header, file.tensors, file.header["rows"]
-    steps = _steps_of(tensors, layout)
-    ends = np.cumsum([0] + [int(row["length"]) for row in rows])
-    if not rows or ends[-1] != len(steps):
+def _state_of(file: SessionFile, world: World) -> SessionState:
+    rows, log = file.header["rows"], _log(file.tensors, world.layout)
+    counts = {key: [operator.index(row[key]) for row in rows] for key in ("length", "num_start", "num_remembered")}
+    for length, num_start, num_remembered in zip(*counts.values(), strict=True):
+        if not 1 <= num_start <= length or not 0 <= num_remembered <= length:
+            raise ValueError("the numbers of its steps contradict each other")
+    ends = np.cumsum(counts["length"])
+    if len(rows) < 1 or ends[-1] != len(log):
         raise ValueError("the lengths of its rows are not those of its log")
-    histories = []
-    for index, row in enumerate(rows):
-        if not 1 <= row["num_start"] <= row["length"] or not 0 <= row["num_remembered"] <= row["length"]:
-            raise ValueError("a row has more steps of one kind than of all")
-        history = History(record_of(layout))
-        history.extend(steps[ends[index] : ends[index + 1]])
-        history.num_start = row["num_start"]
-        for number in row["checkpoints"]:
-            history.checkpoints[int(number)] = _under(tensors, f"checkpoint/{index}/{number}/")
-        histories.append(history)
-    return SessionState(
-        header["fill"],
-        header["inference"],
+    if file.header["inference"] not in get_args(Inference):
+        raise ValueError(f"unknown inference '{file.header['inference']}'")
+    kept = _memory_states(file.tensors)
+    histories = [History(world.layout, num_start) for num_start in counts["num_start"]]
+    for index, (history, part) in enumerate(zip(histories, np.split(log, ends[:-1]), strict=True)):
+        history.extend(part)
+        for number in rows[index]["checkpoints"]:
+            history.checkpoints[operator.index(number)] = kept[f"checkpoint/{index}/{number}"]
+    state = SessionState(
+        FillSettings(**file.header["fill"]),
+        file.header["inference"],
         [int(np.int64(row["seed"])) for row in rows],
         histories,
-        _under(tensors, "memory/"),
-        [row["num_remembered"] for row in rows],
+        [kept.get(f"memory/{index}", {}) for index in range(len(rows))],
+        counts["num_remembered"],
     )
+    _check_memory(state, world)
+    return state
 
 
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+def _log(tensors: dict[str, Tensor], layout: Layout) -> np.ndarray:
+    """The log (T,) of all rows, one after the other."""
+    log = np.zeros(len(tensors["tokens"]), record_of(layout))
+    for field in FIELDS:
+        values = tensors[field].numpy()
+        if (values.dtype, values.shape) != (log[field].dtype, log[field].shape):
+            raise ValueError(f"the {field} of its log are {values.dtype} of shape {values.shape}")
+        log[field] = values
+    check_log(log, layout)
+    return log
 
 
-def _steps_of(tensors: dict[str, Tensor], layout: Layout) -> np.ndarray:
-    """The log (T,) of all rows."""
-    record = record_of(layout)
-    fields = {field: tensors[field].numpy() for field in ("tokens", "kind", "seed")}
-    most = np.concatenate([np.full(slot.num_tokens, slot.absent) for slot in layout.slots])
-    if fields["tokens"].shape[1:] != most.shape or (fields["tokens"] > most).any():
-        raise ValueError("its log has tokens that its world does not have")
-    if not np.isin(fields["kind"], list(StepKind)).all():
-        raise ValueError("its log has steps of an unknown kind")
-    steps = np.zeros(len(fields["tokens"]), record)
-    for field, values in fields.items():
-        if values.dtype != record[field].base or len(values) != len(steps):
-            raise ValueError(f"its log's '{field}' has another type or length")
-        steps[field] = values
-    return steps
+def _check_memory(state: SessionState, world: World) -> None:
+    """Let a memory of this world take in every state, to see that it can."""
+    memory = world.new_memory(len(state.histories))
+    for row, history in enumerate(state.histories):
+        current = [state.memory[row]] if state.num_remembered[row] else []
+        for kept in [*history.checkpoints.values(), *current]:
+            memory.load_state_dict(row, kept)
+
+
+def _memory_states(tensors: dict[str, Tensor]) -> dict[str, MemoryState]:
+    """The tensors "place:name" by their places."""
+    states: dict[str, MemoryState] = {}
+    for key, tensor in tensors.items():
+        place, _, name = key.partition(":")
+        states.setdefault(place, {})[name] = tensor
+    return states

@@ -17,7 +17,7 @@ from magrathea.config import ModelConfig
 from magrathea.errors import MagratheaError
 from magrathea.fill import FillSettings
 from magrathea.layout import ROLES, Layout, Role, Slot, group_for
-from magrathea.memory import Memory, WindowMemory
+from magrathea.memory import Memory, MemoryKind, Window
 from magrathea.model import MaskedTransformer
 from magrathea.past import SegmentPast
 from magrathea.spaces import space_to_config
@@ -33,13 +33,11 @@ class WorldConfig:
     Attributes:
         model: sizes of the masked transformer.
         fill: how a dream's steps are filled unless a session says otherwise.
-        memory: name of the memory beyond the window.
         metadata: name, env_id, fps, action_names, key_map, description, and how the world was trained.
     """
 
     model: ModelConfig
     fill: FillSettings = field(default_factory=FillSettings)
-    memory: str = "window"
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
@@ -68,14 +66,21 @@ class World:
         config: sizes and metadata.
         starts: (K, W, N) tokens of real steps, oldest first, from which dreams may start.
         model: a trained model; a new one if not given.
+        memory: what the memory that the model's config names has learned; remembers nothing if not given.
     """
 
     def __init__(
-        self, tokenizers: Tokenizers, config: WorldConfig, starts: Tensor, model: MaskedTransformer | None = None
+        self,
+        tokenizers: Tokenizers,
+        config: WorldConfig,
+        starts: Tensor,
+        model: MaskedTransformer | None = None,
+        memory: MemoryKind | None = None,
     ) -> None:
         self.tokenizers, self.config, self.starts = tokenizers, config, starts.long()
         self.layout = model.layout if model is not None else layout_for(tokenizers)
         self.model = model if model is not None else MaskedTransformer(self.layout, config.model)
+        self.memory: MemoryKind = Window() if memory is None else memory
         if starts.ndim != 3 or starts.shape[-1] != self.layout.num_tokens:
             raise MagratheaError(
                 f"A world's starts are (K, W, {self.layout.num_tokens}) tokens; got {tuple(starts.shape)}."
@@ -107,20 +112,17 @@ class World:
         """A hash (sha256) of all that shapes its dreams: weights, sizes, tokenizers, starts; not of its metadata."""
         config = {
             "model": self.config.model.to_config(),
-            "memory": self.config.memory,
             "layout": self.layout.to_config(),
             "tokenizers": {role: tokenizer.to_config() for role, tokenizer in self.tokenizers.items()},
             "spaces": {role: space_to_config(tokenizer.space) for role, tokenizer in self.tokenizers.items()},
         }
-        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()} | {
-            f"{role}/{name}": tensor
-            for role, tokenizer in self.tokenizers.items()
-            for name, tensor in tokenizer.tensors().items()
-        }
+        parts = {"model": self.model.state_dict(), "memory": self.memory.tensors(), "world": {"starts": self.starts}}
+        parts |= {role: tokenizer.tensors() for role, tokenizer in self.tokenizers.items()}
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-        for name, tensor in sorted((tensors | {"starts": self.starts}).items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        for part, tensors in sorted(parts.items()):
+            for name, tensor in sorted(tensors.items()):
+                digest.update(f"{part}/{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def to(self, device: str | torch.device) -> World:
@@ -129,11 +131,9 @@ class World:
         self.model.compute_dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         return self
 
-    def new_memory(self) -> Memory:
-        """An empty memory of the kind that this world was trained with."""
-        if self.config.memory != "window":
-            raise MagratheaError(f"Unknown memory '{self.config.memory}'; this version has 'window'.")
-        return WindowMemory()
+    def new_memory(self, batch_size: int) -> Memory:
+        """The empty memories of B running worlds, of the kind that this world was trained with."""
+        return self.memory.new(batch_size)
 
     # -- files --------------------------------------------------------------------------------------------------------
     @classmethod
@@ -207,7 +207,12 @@ class World:
     # -- the heart on real steps --------------------------------------------------------------------------------------
     @torch.inference_mode()
     def predict_segment(
-        self, tokens: Tensor, hole_mask: Tensor, first: int = 1, prompt: Tensor | None = None
+        self,
+        tokens: Tensor,
+        hole_mask: Tensor,
+        first: int = 1,
+        prompt: Tensor | None = None,
+        recalled: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Teacher-forced logits: what the model would fill into each step, given the real steps before it.
 
@@ -216,6 +221,7 @@ class World:
             hole_mask: (B, T - first, N), or anything that broadcasts to it; True = hole.
             first: steps before it are only seen, not filled.
             prompt: (B, N) or None.
+            recalled: (B, T - first, C) pictures that the memory recalls, as `recall` picks them, or None.
 
         Returns:
             for each slot (B, T - first, its tokens, its vocabulary) float32.
@@ -225,7 +231,8 @@ class World:
         steps = tokens[:, first:]
         holes = hole_mask.to(self.device).expand(steps.shape)
         extra = None if prompt is None else self.model.prompt(prompt.to(self.device), time[:, first])
-        past = SegmentPast(*self.model.remember(tokens, time), self.config.model.window, first, extra)
+        recalled = None if recalled is None else recalled.to(self.device)
+        past = SegmentPast(*self.model.remember(tokens, time), self.config.model.window, first, extra, recalled)
         logits = self.model.predict(steps, holes, time[:, first:], past)
         return {name: slot_logits.float() for name, slot_logits in logits.items()}
 

@@ -118,8 +118,8 @@ def test_a_perfect_dream_has_the_ceilings_figures(world: World, dataset: Dataset
 
 
 def test_filling_one_step_agrees_with_predicting_it(world: World, dataset: Dataset) -> None:
-    tokens = [recording.tokens for recording in held_out_recordings(world, dataset, 4)]
-    batch = next(iter(segment_batches(tokens, world.config.model.window, batch_size=4, chunk=1)))
+    recordings = held_out_recordings(world, dataset, 4)
+    batch = next(iter(segment_batches(recordings, world.config.model.window, batch_size=4, chunk=1)))
     likeliest = replace(world.config.fill, order="one_shot", temperature=0.0)
     dice = [torch.Generator().manual_seed(row) for row in range(4)]
     filled = fill_batch(world, batch, likeliest, dice)

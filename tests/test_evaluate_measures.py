@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
 import pytest
 
-from magrathea.data import make_env
+from magrathea.data import Episode, make_env
 from magrathea.evaluate.cells import changed_cells, crafter_cells, crafter_noise, describe_cells, shown_tiles
 from magrathea.evaluate.forcing import segment_batches
 from magrathea.evaluate.pictures import (
@@ -22,6 +23,7 @@ from magrathea.evaluate.pictures import (
     ssim,
     total_variation,
 )
+from magrathea.evaluate.recordings import Recording
 from magrathea.evaluate.statistics import Tally, expected_calibration_error, f1, figure, pooled_psnr, ratio
 from magrathea.evaluate.video import side_by_side, write_contact_sheet, write_video
 from magrathea.layout import Slot
@@ -170,7 +172,8 @@ def test_minigrid_cells_are_those_that_the_agent_saw() -> None:
 
 
 def test_segments_ask_for_every_step_once() -> None:
-    recordings = [np.arange(length)[:, None].repeat(2, 1) + 1000 * index for index, length in enumerate((40, 3, 17, 2))]
+    tokens = [np.arange(length)[:, None].repeat(2, 1) + 1000 * index for index, length in enumerate((40, 3, 17, 2))]
+    recordings = [Recording(index, cast(Episode, None), steps) for index, steps in enumerate(tokens)]
     for window, chunk in ((4, 16), (3, 1), (1, 5)):
         asked = []
         for batch in segment_batches(recordings, window, batch_size=3, chunk=chunk):
@@ -181,9 +184,7 @@ def test_segments_ask_for_every_step_once() -> None:
                     asked.append((episode, step))
                     assert batch.targets[row, place, 0] == 1000 * episode + step
                     assert batch.previous[row, place, 0] == 1000 * episode + step - 1
-        assert sorted(asked) == [
-            (index, step) for index, tokens in enumerate(recordings) for step in range(1, len(tokens))
-        ]
+        assert sorted(asked) == [(index, step) for index, part in enumerate(tokens) for step in range(1, len(part))]
 
 
 def test_videos_can_be_played(tmp_path: Path) -> None:

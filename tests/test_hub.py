@@ -75,9 +75,9 @@ def _other_width(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def _without_memory(folder: Path) -> None:
+def _without_fill(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
-    del config["memory"]
+    del config["fill"]
     (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -85,7 +85,7 @@ DAMAGE = {
     "damaged": _truncate,
     "format version 99": _other_version,
     "do not fit": _other_width,
-    "lacks or misnames": _without_memory,
+    "lacks or misnames": _without_fill,
     "is missing": lambda folder: (folder / "starts.safetensors").unlink(),
     "has no config.json": lambda folder: (folder / "config.json").unlink(),
     "cannot be read": lambda folder: (folder / "config.json").write_text("{"),

@@ -14,7 +14,8 @@ from gymnasium import spaces
 from magrathea.envs.start import start_from
 from magrathea.errors import MagratheaError
 from magrathea.fill import FillSettings
-from magrathea.session import Session, StepResult
+from magrathea.session import Session
+from magrathea.step_result import StepResult
 from magrathea.tokenizers.patch import is_image
 from magrathea.world import World
 

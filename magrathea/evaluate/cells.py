@@ -64,39 +64,38 @@ def changed_cells(tokens: np.ndarray) -> Cells:
     return Cells({"unchanged": unchanged, "changed": ~unchanged}, {"all": steps}, np.full(unchanged.shape, FAINT))
 
 
-def seen_before(places: np.ndarray, shown: np.ndarray, window: int) -> np.ndarray:
-    """When each cell's place was last shown.
+def last_sights(places: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """When each cell's place was last shown, and where in that picture.
 
     places (T + 1, R, C, 2) whole coordinates on the map of every cell; shown (T + 1, R, C) whether it can be seen.
-    Returns (T, R, C) for steps 1…T: the latest step before, within the window, that showed the place; -1 if none did.
+    Returns for steps 0…T the latest step before that showed the place, -1 if none did, and the flat index of the cell
+    that showed it: both (T + 1, R, C).
     """
-    num_steps, rows, columns = shown.shape
-    low = places.reshape(-1, 2).min(axis=0)
-    keys = (places[..., 0] - low[0]) * (int(places[..., 1].max() - low[1]) + 1) + places[..., 1] - low[1]
-    last = np.full((num_steps - 1, rows, columns), -1)
-    latest = np.full(int(keys.max()) + 1, -1)
-    for step in range(num_steps):
-        if step:
-            found = latest[keys[step]]
-            last[step - 1] = np.where(found >= step - window, found, -1)
-        latest[keys[step][shown[step]]] = step
-    return last
+    numbers = number_places(places)
+    step_of, cell_of = np.full(numbers.max() + 1, -1), np.zeros(numbers.max() + 1, dtype=np.int64)
+    last, cell = np.empty(shown.shape, dtype=np.int64), np.empty(shown.shape, dtype=np.int64)
+    for step, (here, seen) in enumerate(zip(numbers, shown, strict=True)):
+        last[step], cell[step] = step_of[here], cell_of[here]
+        step_of[here[seen]], cell_of[here[seen]] = step, np.flatnonzero(seen)
+    return last, cell
 
 
-def content_at(values: np.ndarray, places: np.ndarray, shown: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """values (T + 1, R, C) of cells -> (T, R, C): the value that each cell's place had at step `last`; -1 if none."""
-    result = np.full(last.shape, -1, dtype=np.int64)
-    for step in range(1, len(values)):
-        for past in np.unique(last[step - 1]):
-            if past < 0:
-                continue
-            table = {
-                tuple(place): value
-                for place, value in zip(places[past][shown[past]], values[past][shown[past]], strict=True)
-            }
-            for row, column in np.argwhere(last[step - 1] == past):
-                result[step - 1, row, column] = table[tuple(places[step, row, column])]
-    return result
+def number_places(places: np.ndarray) -> np.ndarray:
+    """places (…, 2) whole coordinates -> (…) numbers from 0 on, the same for the same place."""
+    joined = (places[..., 0].astype(np.int64) << 32) + places[..., 1]
+    return np.unique(joined, return_inverse=True)[1].reshape(joined.shape)
+
+
+def seen_before(places: np.ndarray, shown: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """`last_sights` of steps 1…T, where they lie within the window."""
+    last, cell = last_sights(places, shown)
+    within = last >= np.arange(len(last))[:, None, None] - window
+    return np.where(within, last, -1)[1:], cell[1:]
+
+
+def content_at(values: np.ndarray, last: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """values (T + 1, R, C) of cells -> (…): the values of `cell` at step `last`, -1 where that is -1."""
+    return np.where(last >= 0, values.reshape(len(values), -1)[last, cell], -1)
 
 
 def crafter_cells(infos: dict[str, np.ndarray], tokens: np.ndarray, grid: tuple[int, int], window: int) -> Cells:
@@ -107,8 +106,8 @@ def crafter_cells(infos: dict[str, np.ndarray], tokens: np.ndarray, grid: tuple[
     offsets = np.stack(np.meshgrid(np.arange(rows) - rows // 2, np.arange(columns) - columns // 2, indexing="ij"), -1)
     places = infos["position"].astype(np.int64)[:, None, None, ::-1] + offsets  # (T + 1, rows, columns, (row, column))
     shown = np.ones(semantic.shape, dtype=bool)
-    last = seen_before(places, shown, window)
-    before = content_at(semantic, places, shown, last)
+    last, cell = seen_before(places, shown, window)
+    before = content_at(semantic, last, cell)
     visible = last >= 0
     still = visible & (before == semantic[1:]) & (semantic[1:] <= CRAFTER_MATERIALS)
     groups = {"visible and still": still, "visible, in motion": visible & ~still, "new": ~visible}
@@ -122,7 +121,7 @@ def crafter_cells(infos: dict[str, np.ndarray], tokens: np.ndarray, grid: tuple[
     copied = None
     if grid == (rows + 2, columns):
         copied = np.full((len(still), *grid), -1)
-        copied[:, :rows] = content_at(tokens.reshape(-1, *grid)[:, :rows], places, shown, last)
+        copied[:, :rows] = content_at(tokens.reshape(-1, *grid)[:, :rows], last, cell)
         copied = copied.reshape(len(still), -1)
     return Cells(spread_groups, conditions, np.maximum(noise, FAINT), copied)
 
@@ -149,7 +148,7 @@ def minigrid_cells(
     """
     places = infos["cells"].astype(np.int64)
     shown = shown_tiles(frames, places.shape[1:3])
-    last = seen_before(places, shown, window)
+    last, cell = seen_before(places, shown, window)
     new = (last < 0) & shown[1:]
     changed = (tokens[1:] != tokens[:-1]).any(axis=1)
     nothing_new = ~new.any(axis=(1, 2))
@@ -164,7 +163,7 @@ def minigrid_cells(
     }
     copied = None
     if grid == places.shape[1:3]:
-        copied = content_at(tokens.reshape(-1, *grid), places, shown, last)
+        copied = content_at(tokens.reshape(-1, *grid), last, cell)
         copied = np.where(shown[1:], copied, -1).reshape(len(new), -1)
     return Cells(groups, conditions, np.full(tokens[1:].shape, FAINT), copied, exact)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from magrathea import masks
+from magrathea.evaluate.recordings import Recording
 from magrathea.fill import Filled, FillSettings, fill
 from magrathea.past import SegmentPast
 from magrathea.world import World
@@ -27,6 +28,7 @@ class SegmentBatch:
         episodes: (B,) indices of the recordings.
         steps: (B, C) index in its recording of every predicted step.
         valid: (B, C) False where a step only fills up the batch.
+        recalled: (B, C, 2, cells) what the memory recalls at the predicted steps, or None; see Recording.
     """
 
     tokens: Tensor
@@ -34,6 +36,19 @@ class SegmentBatch:
     episodes: np.ndarray
     steps: np.ndarray
     valid: np.ndarray
+    recalled: Tensor | None = None
+
+    def predict(self, world: World, hole_mask: Tensor, prompt: Tensor | None = None) -> dict[str, Tensor]:
+        """For each slot the logits (B, C, its tokens, its vocabulary) at the predicted steps, with what the memory
+        recalls; hole_mask broadcasts to (B, C, N)."""
+        return world.predict_segment(self.tokens, hole_mask, self.first, prompt, self.recalled_under(world, hole_mask))
+
+    def recalled_under(self, world: World, hole_mask: Tensor) -> Tensor | None:
+        """(B, C, cells) what is recalled where the action is known or, as hole_mask says, a hole."""
+        if self.recalled is None:
+            return None
+        asks_action = hole_mask[..., world.layout.span(world.layout.of_role("action")[0].name)].any(-1)
+        return torch.where(asks_action[..., None], self.recalled[:, :, 0], self.recalled[:, :, 1])
 
     @property
     def targets(self) -> Tensor:
@@ -47,14 +62,14 @@ class SegmentBatch:
 
 
 def segment_batches(
-    recordings: list[np.ndarray], window: int, batch_size: int = 16, chunk: int = CHUNK, seed: int = 0
+    recordings: Sequence[Recording], window: int, batch_size: int = 16, chunk: int = CHUNK, seed: int = 0
 ) -> Iterator[SegmentBatch]:
-    """Cut recordings (T + 1, N) into segments that predict every step but the first, once; in an order drawn by the
+    """Cut recordings into segments that predict every step but the first, once; in an order drawn by the
     seed, so that a part of them is a fair sample."""
     plans = []
-    for episode, tokens in enumerate(recordings):
+    for episode, recording in enumerate(recordings):
         begin = 1
-        while begin < len(tokens):
+        while begin < len(recording.tokens):
             plans.append((min(begin, window), episode, begin))  # near the start, there are few steps before
             begin += chunk
     order = np.random.default_rng(seed).permutation(len(plans))
@@ -69,14 +84,22 @@ def segment_batches(
         yield _gather(recordings, first, group, chunk)
 
 
-def _gather(recordings: list[np.ndarray], first: int, group: list[tuple[int, int]], chunk: int) -> SegmentBatch:
+def _gather(recordings: Sequence[Recording], first: int, group: list[tuple[int, int]], chunk: int) -> SegmentBatch:
     steps = np.stack([np.arange(begin - first, begin + chunk) for _, begin in group])
-    lengths = np.array([len(recordings[episode]) for episode, _ in group])
+    lengths = np.array([len(recordings[episode].tokens) for episode, _ in group])
     valid = steps < lengths[:, None]
     inside = np.minimum(steps, lengths[:, None] - 1)
-    tokens = np.stack([recordings[episode][rows] for (episode, _), rows in zip(group, inside, strict=True)])
-    episodes = np.array([episode for episode, _ in group])
-    return SegmentBatch(torch.from_numpy(tokens), first, episodes, steps[:, first:], valid[:, first:])
+    parts = [(recordings[episode], rows) for (episode, _), rows in zip(group, inside, strict=True)]
+    tokens = np.stack([recording.tokens[rows] for recording, rows in parts])
+    recalled = [recording.recalled[rows[first:]] for recording, rows in parts if recording.recalled is not None]
+    return SegmentBatch(
+        torch.from_numpy(tokens),
+        first,
+        np.array([episode for episode, _ in group]),
+        steps[:, first:],
+        valid[:, first:],
+        torch.from_numpy(np.stack(recalled)) if recalled else None,
+    )
 
 
 @torch.inference_mode()
@@ -86,12 +109,13 @@ def fill_batch(world: World, batch: SegmentBatch, settings: FillSettings, genera
     past_tokens, device = batch.tokens[:, : batch.first].to(world.device), world.device
     time = torch.arange(batch.first + 1, device=device).expand(len(past_tokens), -1)
     encodings, keys, values = world.model.remember(past_tokens, time[:, :-1])
+    recalled = batch.recalled_under(world, holes[:, None])
+    recalled = None if recalled is None else recalled.to(device)
 
     def predict(now: Tensor, open_holes: Tensor, rows: Tensor | None) -> dict[str, Tensor]:
         chosen = slice(None) if rows is None else rows
-        past = SegmentPast(
-            encodings[chosen], keys[:, chosen], values[:, chosen], world.config.model.window, batch.first
-        )
+        window, known = world.config.model.window, None if recalled is None else recalled[chosen]
+        past = SegmentPast(encodings[chosen], keys[:, chosen], values[:, chosen], window, batch.first, recalled=known)
         logits = world.model.predict(now[:, None], open_holes[:, None], time[chosen, -1:], past)
         return {name: slot_logits.squeeze(1) for name, slot_logits in logits.items()}
 

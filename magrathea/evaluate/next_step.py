@@ -45,8 +45,8 @@ def measure_next_step(world: World, recordings: list[Recording], budget: Budget)
     }
     tally = Tally(len(recordings))
     hole_mask = masks.forward_dynamics(world.layout)
-    for batch in segment_batches([recording.tokens for recording in recordings], window):
-        logits = world.predict_segment(batch.tokens, hole_mask, batch.first)
+    for batch in segment_batches(recordings, window):
+        logits = batch.predict(world, hole_mask)
         all_right = np.ones(batch.valid.shape, dtype=bool)
         for slot in slots:
             span = world.layout.span(slot.name)
@@ -176,8 +176,7 @@ def _tally_filled(tally: Tally, world: World, recordings: list[Recording], budge
     """Count the confidences of `fill` itself, which fills in several passes: those of a sample of single steps."""
     settings, num_steps = replace(world.config.fill, temperature=0.0), 0
     generators = [Generator().manual_seed(row) for row in range(32)]
-    tokens = [recording.tokens for recording in recordings]
-    for batch in segment_batches(tokens, world.config.model.window, batch_size=32, chunk=1):
+    for batch in segment_batches(recordings, world.config.model.window, batch_size=32, chunk=1):
         filled = fill_batch(world, batch, settings, generators[: len(batch.episodes)])
         right = (filled.tokens == batch.targets[:, 0]).numpy()
         for slot in world.layout.of_role("observation"):

@@ -85,8 +85,7 @@ def _next_steps(
     """Fill single steps, given the real ones before, with the order that is measured."""
     span, done = role_span(world.layout, "observation"), 0
     generators = [Generator().manual_seed(seed + row) for row in range(32)]
-    tokens = [recording.tokens for recording in recordings]
-    for batch in segment_batches(tokens, world.config.model.window, batch_size=32, chunk=1, seed=seed):
+    for batch in segment_batches(recordings, world.config.model.window, batch_size=32, chunk=1, seed=seed):
         filled = fill_batch(world, batch, settings, generators[: len(batch.episodes)])
         right = (filled.tokens == batch.targets[:, 0])[:, span].numpy()
         changed = (batch.targets[:, 0] != batch.previous[:, 0])[:, span].numpy()

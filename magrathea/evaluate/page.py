@@ -39,8 +39,8 @@ video { width: 100%; background: #11141c; image-rendering: pixelated; }
 def write_page(out: Path, metrics: dict[str, Any]) -> Path:
     """Write `index.html` into the folder that holds the plots and videos."""
     sections = [
-        _heading(metrics),
-        _headlines(metrics["headlines"]),
+        heading(metrics["about"], "metrics.json"),
+        cards(metrics["headlines"]),
         _dreams(metrics, out),
         _pictures(metrics, out),
         _next_step(metrics["next step"], out),
@@ -49,14 +49,16 @@ def write_page(out: Path, metrics: dict[str, Any]) -> Path:
         _uses(metrics["uses"]),
         _drift(metrics["drift"], out),
     ]
-    title = escape(f"{metrics['about']['world']}: evaluation")
-    page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+    return write_sections(out / "index.html", f"{metrics['about']['world']}: evaluation", sections)
+
+
+def write_sections(path: Path, title: str, sections: list[str]) -> Path:
+    """Write a page of sections of HTML."""
+    path.write_text(
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style>'
         f"<main>{''.join(sections)}</main></html>\n"
     )
-    path = out / "index.html"
-    path.write_text(page)
     return path
 
 
@@ -87,7 +89,8 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
     return f'<div class="box"><table><tr>{head}</tr>{body}</table></div>'
 
 
-def _plots(out: Path, *names: str) -> str:
+def plot_grid(out: Path, *names: str) -> str:
+    """Those of these pictures that there are, side by side."""
     found = [name for name in names if (out / name).exists()]
     return (
         '<div class="grid">'
@@ -99,26 +102,27 @@ def _plots(out: Path, *names: str) -> str:
     )
 
 
-def _heading(metrics: dict[str, Any]) -> str:
-    about = metrics["about"]
+def heading(about: dict[str, Any], data: str) -> str:
+    """The world's name, what was measured on, and a link to the file of all figures."""
     return (
         f"<h1>{escape(str(about['world']))}</h1><p>A world of {escape(str(about['environment']))}, "
         f"{about['parameters'] / 1e6:.1f} million parameters, measured on {len(about['episodes'])} episodes "
         f"({about['steps']:,} steps; {escape(about['from'])}). Intervals are 95% bootstrap intervals over episodes. "
-        'All figures: <a href="metrics.json">metrics.json</a>.</p>'
+        f'All figures: <a href="{data}">{data}</a>.</p>'
     )
 
 
-def _headlines(items: list[dict[str, Any]]) -> str:
-    cards = []
+def cards(items: list[dict[str, Any]]) -> str:
+    """Headlines as cards."""
+    shown = []
     for item in items:
         figure, unit = item["figure"], item["unit"]
         interval = "" if figure["low"] is None else f"{number(figure['low'], unit)} … {number(figure['high'], unit)}"
-        cards.append(
+        shown.append(
             f'<div class="card"><b>{number(figure["value"], unit)}</b><span>{escape(item["name"])}</span>'
             f"<small>{interval}{'<br>' if interval and item['beside'] else ''}{escape(item['beside'])}</small></div>"
         )
-    return f'<div class="cards">{"".join(cards)}</div>'
+    return f'<div class="cards">{"".join(shown)}</div>'
 
 
 def _dreams(metrics: dict[str, Any], out: Path) -> str:
@@ -137,7 +141,7 @@ def _dreams(metrics: dict[str, Any], out: Path) -> str:
 def _pictures(metrics: dict[str, Any], out: Path) -> str:
     pictures = metrics.get("pictures")
     if not pictures:
-        return "<h2>Over the horizon</h2>" + _plots(out, "tokens.png")
+        return "<h2>Over the horizon</h2>" + plot_grid(out, "tokens.png")
     tables = []
     for metric, unit in (("psnr", "dB"), ("ssim", "")):
         for condition, curves in pictures[metric].items():
@@ -153,7 +157,7 @@ def _pictures(metrics: dict[str, Any], out: Path) -> str:
         "<p>Open-loop dreams under the recording's actions. PSNR is averaged over frames and capped at 48.1 dB, an "
         "error of one grey level. A dream that takes another, equally likely turn than the recording loses PSNR.</p>"
     )
-    plots = _plots(out, *(f"psnr-{condition}.png" for condition in pictures["psnr"]), "ssim-all.png", "tokens.png")
+    plots = plot_grid(out, *(f"psnr-{condition}.png" for condition in pictures["psnr"]), "ssim-all.png", "tokens.png")
     return "<h2>Over the horizon</h2>" + note + plots + "".join(tables)
 
 
@@ -187,7 +191,7 @@ def _next_step(measured: dict[str, Any], out: Path) -> str:
     ]
     columns = ["steps", "model", "repeat", "number"]
     parts.append("<h3>Steps right in all tokens of the observation</h3>" + table(columns, rows))
-    return "".join(parts) + _plots(out, "calibration.png")
+    return "".join(parts) + plot_grid(out, "calibration.png")
 
 
 def _control(control: dict[str, Any]) -> str:
@@ -246,4 +250,4 @@ def _drift(drift: dict[str, Any], out: Path) -> str:
         cells = [show(piece[key], "") if isinstance(piece[key], dict) else number(piece[key], "") for key in columns]
         rows.append([f"{piece['first step']}–{piece['last step']}", *cells])
     note = "<p>Dreams under recorded actions, each until it ends itself, in pieces of 50 steps.</p>"
-    return "<h2>Long dreams</h2>" + note + _plots(out, "drift.png") + "<br>" + table(["steps", *columns], rows)
+    return "<h2>Long dreams</h2>" + note + plot_grid(out, "drift.png") + "<br>" + table(["steps", *columns], rows)

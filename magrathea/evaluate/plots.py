@@ -20,7 +20,12 @@ INK, FAINT_INK, GRID = "#1c2333", "#626c80", "#e4e7ee"
 
 def _axes(title: str, across: str, up: str, size: tuple[float, float] = (6.4, 3.6)) -> tuple[Figure, Axes]:
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.add_subplot()
+    return figure, add_axes(figure, title, across, up)
+
+
+def add_axes(figure: Figure, title: str, across: str, up: str, place: tuple[int, int, int] = (1, 1, 1)) -> Axes:
+    """A panel of a figure, in our looks; its place is (rows, columns, number)."""
+    axes = figure.add_subplot(*place)
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
     axes.set_xlabel(across, fontsize=9, color=FAINT_INK)
     axes.set_ylabel(up, fontsize=9, color=FAINT_INK)
@@ -29,19 +34,27 @@ def _axes(title: str, across: str, up: str, size: tuple[float, float] = (6.4, 3.
     axes.set_axisbelow(True)
     for side in axes.spines.values():
         side.set_visible(False)
-    return figure, axes
+    return axes
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as a picture."""
     figure.savefig(path, dpi=160)
     return path
 
 
-def _band(axes: Axes, across: list[float], figures: list[dict], source: str) -> None:
-    """A line of figures with their intervals as a band."""
+def band(
+    axes: Axes,
+    across: list[float],
+    figures: list[dict],
+    source: str,
+    colour: str | None = None,
+    label: str | None = None,
+) -> None:
+    """A line of figures with their intervals as a band; colour and label are the source's own, if not given."""
     points = [(place, figure) for place, figure in zip(across, figures, strict=True) if figure["value"] is not None]
     places = [place for place, _ in points]
-    colour = COLOURS.get(source, "#8a5cd6")
+    colour = colour or COLOURS.get(source, "#8a5cd6")
     axes.plot(
         places,
         [figure["value"] for _, figure in points],
@@ -49,7 +62,7 @@ def _band(axes: Axes, across: list[float], figures: list[dict], source: str) -> 
         linewidth=1.8,
         marker="o",
         markersize=2.5,
-        label=NAMES.get(source, source),
+        label=label or NAMES.get(source, source),
     )
     if points and all(figure["low"] is not None for _, figure in points):
         axes.fill_between(
@@ -66,9 +79,9 @@ def plot_horizon(path: Path, curves: dict[str, dict[str, dict]], title: str, up:
     """curves: source -> horizon -> figure."""
     figure, axes = _axes(title, "dreamt steps", up)
     for source, by_horizon in curves.items():
-        _band(axes, [float(horizon) for horizon in by_horizon], list(by_horizon.values()), source)
+        band(axes, [float(horizon) for horizon in by_horizon], list(by_horizon.values()), source)
     axes.legend(frameon=False, fontsize=8)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_reliability(path: Path, calibration: dict[str, dict]) -> Path:
@@ -89,7 +102,7 @@ def plot_reliability(path: Path, calibration: dict[str, dict]) -> Path:
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.legend(frameon=False, fontsize=8)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_drift(path: Path, drift: dict) -> Path:
@@ -104,13 +117,7 @@ def plot_drift(path: Path, drift: dict) -> Path:
     ]
     panels = [panel for panel in panels if panel[0] in pieces[0]]
     for index, (key, title) in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), index + 1)
-        axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK)
-        axes.set_xlabel("dreamt steps", fontsize=9, color=FAINT_INK)
-        axes.tick_params(labelsize=8, colors=FAINT_INK, length=0)
-        axes.grid(color=GRID, linewidth=0.8)
-        for side in axes.spines.values():
-            side.set_visible(False)
+        axes = add_axes(figure, title, "dreamt steps", "", (1, len(panels), index + 1))
         if key == "histogram distance":
             axes.plot(
                 places,
@@ -128,12 +135,12 @@ def plot_drift(path: Path, drift: dict) -> Path:
                 label="as much real",
             )
         else:
-            _band(axes, places, [piece[key] for piece in pieces], "dream")
+            band(axes, places, [piece[key] for piece in pieces], "dream")
             if key in drift["real"]:
                 axes.axhline(drift["real"][key]["value"], color=COLOURS["real"], linestyle="--", label="real")
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False, fontsize=8)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_actions(path: Path, by_action: dict[str, dict]) -> Path:
@@ -154,4 +161,4 @@ def plot_actions(path: Path, by_action: dict[str, dict]) -> Path:
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
     axes.set_ylim(0, 1.02)
     axes.legend(frameon=False, fontsize=8, ncols=2)
-    return _save(figure, path)
+    return save(figure, path)

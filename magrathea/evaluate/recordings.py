@@ -15,11 +15,13 @@ from magrathea.world import World
 
 @dataclass
 class Recording:
-    """A held-out episode: its number in the dataset, what was recorded, and its tokens (T + 1, N) int64."""
+    """A held-out episode: its number in the dataset, what was recorded, its tokens (T + 1, N) int64, and the pictures
+    (T + 1, 2, C) that the world's memory recalls at each of its steps, without and with the action, or None."""
 
     number: int
     episode: Episode
     tokens: np.ndarray
+    recalled: np.ndarray | None = None
 
 
 class Budget:
@@ -79,9 +81,15 @@ def held_out_recordings(world: World, dataset: Dataset, num_episodes: int, seed:
     """Up to `num_episodes` of the episodes that the world was not trained on, drawn by the seed, encoded."""
     unseen = unseen_episodes(world, dataset)
     chosen = np.random.default_rng(seed).permutation(unseen)[:num_episodes]
+    return encode_episodes(world, dataset, sorted(chosen.tolist()))
+
+
+def encode_episodes(world: World, dataset: Dataset, numbers: list[int]) -> list[Recording]:
+    """These episodes of a dataset."""
     recordings = []
-    for number in sorted(chosen.tolist()):
+    for number in numbers:
         episode = dataset.episode(number)
         tokens = world.encode_episode(episode.observation, episode.action, episode.reward, episode.terminated)
-        recordings.append(Recording(number, episode, tokens.numpy()))
+        recalled = world.memory.recall_episode(tokens)
+        recordings.append(Recording(number, episode, tokens.numpy(), None if recalled is None else recalled.numpy()))
     return recordings

@@ -68,7 +68,7 @@ def evaluate(
     recordings = held_out_recordings(world, source, num_episodes, seed)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    metrics: dict[str, Any] = {"about": _about(world, source, recordings, seed)}
+    metrics: dict[str, Any] = {"about": about(world, source, recordings, seed)}
     metrics["next step"] = measure_next_step(world, recordings, time_left.part(SHARES["next step"]))
     metrics |= _measure_dreams(world, recordings, out, num_dreams, time_left.part(SHARES["dreams"]), seed)
     metrics["uses"] = measure_uses(world, recordings, time_left.part(SHARES["uses"]), seed)
@@ -82,7 +82,8 @@ def evaluate(
     return metrics
 
 
-def _about(world: World, source: Dataset, recordings: list[Recording], seed: int) -> dict[str, Any]:
+def about(world: World, source: Dataset, recordings: list[Recording], seed: int) -> dict[str, Any]:
+    """What was measured, and on what."""
     same = is_training_dataset(world, source)
     return {
         "world": world.metadata.get("name"),

@@ -30,10 +30,10 @@ def measure_uses(world: World, recordings: list[Recording], budget: Budget, seed
     tally = Tally(len(recordings))
     baselines = Baselines(world.layout, [recording.tokens for recording in recordings])
     generator = Generator().manual_seed(seed)
-    segments = segment_batches([recording.tokens for recording in recordings], world.config.model.window, seed=seed)
+    segments = segment_batches(recordings, world.config.model.window, seed=seed)
     for batch in segments:
         _infer_and_act(tally, world, batch, baselines)
-        judged = world.predict_segment(batch.tokens, masks.judge(world.layout), batch.first)
+        judged = batch.predict(world, masks.judge(world.layout))
         tally_judgement(tally, "judge", world, recordings, batch, judged)
         _repair(tally, world, batch, baselines, generator)
         _act_toward(tally, world, recordings, batch)
@@ -69,12 +69,8 @@ def _infer_and_act(tally: Tally, world: World, batch: SegmentBatch, baselines: B
     targets, previous = batch.targets[..., span].numpy(), batch.previous[..., span].numpy()
     changed = (batch.targets[..., seen] != batch.previous[..., seen]).any(-1).numpy() & batch.valid
     repeated, common = (targets == previous).all(-1), (targets == baselines.commonest).all(-1)
-    inferred, _ = action_scores(
-        layout, world.predict_segment(batch.tokens, masks.inverse_dynamics(layout), batch.first), batch.targets
-    )
-    cloned, surprise = action_scores(
-        layout, world.predict_segment(batch.tokens, masks.behaviour_cloning(layout), batch.first), batch.targets
-    )
+    inferred, _ = action_scores(layout, batch.predict(world, masks.inverse_dynamics(layout)), batch.targets)
+    cloned, surprise = action_scores(layout, batch.predict(world, masks.behaviour_cloning(layout)), batch.targets)
     for use, scores in (("inverse dynamics", inferred), ("behaviour cloning", cloned)):
         for condition, where in (("all steps", batch.valid), ("picture changed", changed)):
             for source, values in (
@@ -100,7 +96,7 @@ def _repair(tally: Tally, world: World, batch: SegmentBatch, baselines: Baseline
     uses["random holes/any share hidden"] = masks.random_holes(layout, shape, generator)
     targets = batch.targets.numpy()
     for use, holes in uses.items():
-        logits = world.predict_segment(batch.tokens, holes, batch.first)
+        logits = batch.predict(world, holes)
         guesses = torch.cat([logits[slot.name].argmax(-1).cpu() for slot in layout.slots], dim=-1).numpy()
         absent = np.concatenate([np.full(slot.num_tokens, slot.absent) for slot in layout.slots])
         where = holes.numpy() & batch.valid[..., None] & (targets != absent)

@@ -20,6 +20,15 @@ RETURN_STEPS = 64  # a prompt's return is the reward of so many steps to come
 
 
 @dataclass(frozen=True)
+class Segments:
+    """tokens (B, T, N) int64, absent past an episode's end; returns (B, T); recalled (B, T, 2, C) or None."""
+
+    tokens: Tensor
+    returns: Tensor
+    recalled: Tensor | None
+
+
+@dataclass(frozen=True)
 class TokenCache:
     """The tokens of some episodes, end to end.
 
@@ -27,41 +36,50 @@ class TokenCache:
         tokens: (S, N) uint16, memory-mapped.
         returns: (S,) uint16, the token of the reward still to come within RETURN_STEPS after each step.
         ends: (E,) index just past the last step of each episode.
+        recalled: (S, 2, C) uint16, memory-mapped, the pictures that the world's memory recalls at each step without
+            and with its action; or None.
         layout: of the N tokens.
     """
 
     tokens: np.ndarray
     returns: np.ndarray
     ends: np.ndarray
+    recalled: np.ndarray | None
     layout: Layout
 
     @classmethod
     def open(cls, folder: Path, layout: Layout) -> TokenCache:
         tokens = np.load(folder / "tokens.npy", mmap_mode="r")
         ends = np.array(json.loads((folder / "episodes.json").read_text())["ends"])
-        return cls(tokens, np.load(folder / "returns.npy"), ends, layout)
+        recalled = folder / "recalled.npy"
+        pictures = np.load(recalled, mmap_mode="r") if recalled.exists() else None
+        return cls(tokens, np.load(folder / "returns.npy"), ends, pictures, layout)
 
     @classmethod
     def build(cls, dataset: Dataset, episodes: Sequence[int], world: World, folder: Path) -> TokenCache:
         """Encode these episodes into `folder`, unless it holds them already."""
         if not (folder / "episodes.json").exists():
             folder.mkdir(parents=True, exist_ok=True)
-            tokens, returns = [], []
+            tokens, returns, recalled = [], [], []
             for index in episodes:
                 episode = dataset.episode(index)
                 encoded = world.encode_episode(episode.observation, episode.action, episode.reward, episode.terminated)
                 tokens.append(encoded.numpy().astype(np.uint16))
                 returns.append(_return_tokens(episode.reward, world))
+                pictures = world.memory.recall_episode(encoded)
+                recalled += [] if pictures is None else [pictures.numpy().astype(np.uint16)]
             np.save(folder / "tokens.npy", np.concatenate(tokens))
             np.save(folder / "returns.npy", np.concatenate(returns))
+            if recalled:
+                np.save(folder / "recalled.npy", np.concatenate(recalled))
             ends = np.cumsum([len(part) for part in tokens]).tolist()
             partial = folder / "episodes.json.partial"
             partial.write_text(json.dumps({"ends": ends, "episodes": [int(index) for index in episodes]}))
             os.replace(partial, folder / "episodes.json")
         return cls.open(folder, world.layout)
 
-    def segments(self, num: int, num_steps: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Random segments (num, num_steps, N) int64, absent past an episode's end, and returns (num, num_steps)."""
+    def segments(self, num: int, num_steps: int, generator: Generator) -> Segments:
+        """Random segments of num_steps."""
         starts_of = np.concatenate([[0], self.ends[:-1]])
         lengths = self.ends - starts_of
         places = torch.randint(int((lengths - 1).sum()), (num,), generator=generator).numpy()
@@ -72,14 +90,16 @@ class TokenCache:
         index = np.minimum(index, self.ends[episode][:, None] - 1)
         tokens = torch.from_numpy(self.tokens[index].astype(np.int64))
         tokens[torch.from_numpy(past_end)] = absent_step(self.layout)
-        return tokens, torch.from_numpy(self.returns[index].astype(np.int64))
+        recalled = None if self.recalled is None else torch.from_numpy(self.recalled[index].astype(np.int64))
+        return Segments(tokens, torch.from_numpy(self.returns[index].astype(np.int64)), recalled)
 
-    def later(self, num: int, num_steps: int, most_ahead: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Segments, their returns, and for each a step (num, N) that came 1…most_ahead steps after its last one."""
-        tokens, returns = self.segments(num, num_steps + most_ahead, generator)
+    def later(self, num: int, num_steps: int, most_ahead: int, generator: Generator) -> tuple[Segments, Tensor]:
+        """Segments, and for each a step (num, N) that came 1…most_ahead steps after its last one."""
+        longer = self.segments(num, num_steps + most_ahead, generator)
         ahead = torch.randint(1, most_ahead + 1, (num,), generator=generator)
-        goals = tokens[torch.arange(num), num_steps - 1 + ahead]
-        return tokens[:, :num_steps], returns[:, :num_steps], goals
+        goals = longer.tokens[torch.arange(num), num_steps - 1 + ahead]
+        recalled = None if longer.recalled is None else longer.recalled[:, :num_steps]
+        return Segments(longer.tokens[:, :num_steps], longer.returns[:, :num_steps], recalled), goals
 
 
 def _return_tokens(reward: np.ndarray, world: World) -> np.ndarray:

@@ -26,6 +26,7 @@ class TrainSettings:
         learning_rate: the greatest.
         held_out: share of the episodes that are kept for evaluation.
         num_starts: stored start states.
+        begin_from: folder or name of a world whose tokenizers and weights the training begins with.
         seed: of everything drawn.
         metadata: name, description, fps and the like, added to what the dataset tells.
     """
@@ -39,6 +40,7 @@ class TrainSettings:
     learning_rate: float = 2.5e-3
     held_out: float = 0.05
     num_starts: int = 64
+    begin_from: str | None = None
     seed: int = 0
     fill: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)

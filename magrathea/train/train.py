@@ -12,11 +12,12 @@ import torch
 import torch.distributed as dist
 
 from magrathea.config import model_size
-from magrathea.data import Dataset
+from magrathea.data import Dataset, Episode
 from magrathea.errors import MagratheaError
 from magrathea.fill import FillSettings
 from magrathea.hub import load_world, save_world
 from magrathea.layout import Role
+from magrathea.memory import memory_named
 from magrathea.tokenizers import RewardTokenizer, TerminatedTokenizer, Tokenizer, tokenizer_for
 from magrathea.train.batches import BatchConfig
 from magrathea.train.cache import TokenCache
@@ -39,6 +40,7 @@ def train(
     recipe: str | Path | None = None,
     device: str = "auto",
     seed: int | None = None,
+    begin_from: str | Path | None = None,
 ) -> World:
     """Learn a world from a dataset and write its folder; goes on where it was if it was stopped.
 
@@ -50,9 +52,11 @@ def train(
         recipe: a .toml file or the name of a shipped recipe; the other arguments override it.
         device: "cpu", "cuda", or "auto" for a GPU if there is one.
         seed: of everything drawn.
+        begin_from: a world whose tokenizers and weights to begin with; new parts of the model begin as nothing.
     """
+    begin_from = None if begin_from is None else str(begin_from)
     settings = load_recipe(recipe) if recipe is not None else TrainSettings()
-    settings = with_changes(settings, size=size, minutes=minutes, steps=steps, seed=seed)
+    settings = with_changes(settings, size=size, minutes=minutes, steps=steps, seed=seed, begin_from=begin_from)
     if settings.minutes is None and settings.steps is None:
         settings = replace(settings, minutes=10.0)
     out, source = Path(out), Dataset.open(dataset)
@@ -88,18 +92,34 @@ def _begin(
     """The world with fitted tokenizers, stored starts and an untrained heart; found in `out` after an interruption."""
     if _is_first_process() and not (out / "config.json").exists():
         torch.manual_seed(settings.seed)
-        tokenizers = _fit_tokenizers(source, episodes, settings)
+        earlier = None if settings.begin_from is None else load_world(settings.begin_from)
+        tokenizers = earlier.tokenizers if earlier else _fit_tokenizers(source, episodes, settings)
         config = WorldConfig(
             replace(model_size(settings.size), **settings.model),
             FillSettings(**settings.fill),
             metadata=_metadata(source, settings, out),
         )
         world = World(tokenizers, config, _no_starts(tokenizers))
+        if earlier is not None:
+            _go_on_from(earlier, world, source)
+        recorded = (world.encode_episode(*_parts(source.episode(index))) for index in episodes)
+        world.memory = memory_named(config.model.memory).fit(world.layout, recorded)
         world.starts = _draw_starts(source, held_out, world, settings)
         world.metadata["training"]["tokenizer"] = report.tokenizers(world, source, held_out)
         save_world(world, out)
     _wait_for_all()
     return load_world(out)
+
+
+def _go_on_from(earlier: World, world: World, source: Dataset) -> None:
+    """Give the world the weights of an earlier one; raises MagratheaError where the two do not go together."""
+    if (earlier.observation_space, earlier.action_space) != (source.observation_space, source.action_space):
+        raise MagratheaError("The world to begin from has other observations or actions than the dataset.")
+    own, weights = world.model.state_dict(), earlier.model.state_dict()
+    unlike = [name for name, tensor in weights.items() if name not in own or own[name].shape != tensor.shape]
+    if unlike:
+        raise MagratheaError(f"The world to begin from has another size ({unlike[0]} differs); give that size.")
+    world.model.load_state_dict(weights, strict=False)
 
 
 def _fit_tokenizers(source: Dataset, episodes: Any, settings: TrainSettings) -> Tokenizers:
@@ -117,6 +137,10 @@ def _fit_tokenizers(source: Dataset, episodes: Any, settings: TrainSettings) -> 
     action = tokenizer_for(source.action_space).fit(_joined(actions), seed=settings.seed)
     reward = RewardTokenizer().fit(np.concatenate(rewards))
     return {"action": action, "observation": observation, "reward": reward, "terminated": TerminatedTokenizer()}
+
+
+def _parts(episode: Episode) -> tuple[Any, ...]:
+    return episode.observation, episode.action, episode.reward, episode.terminated
 
 
 def _every(values: Any, stride: int) -> Any:
@@ -151,13 +175,16 @@ def _draw_starts(source: Dataset, held_out: Any, world: World, settings: TrainSe
         last = len(episode.reward) - window
         first = 0 if place < len(long_enough) // 2 else int(dice.integers(last + 1))
         steps = slice(first, first + window)
-        tokens = world.encode_episode(episode.observation, episode.action, episode.reward, episode.terminated)
+        tokens = world.encode_episode(*_parts(episode))
         starts.append(tokens[steps])
     return torch.stack(starts)
 
 
 def _metadata(source: Dataset, settings: TrainSettings, out: Path) -> dict[str, Any]:
-    training = {"dataset": source.env_id, "recipe": settings.to_config()}
+    recipe = settings.to_config()
+    if settings.begin_from is not None:
+        recipe["begin_from"] = Path(settings.begin_from).name
+    training = {"dataset": source.env_id, "recipe": recipe}
     kept = {"held_out": settings.held_out, "split_seed": settings.seed, "dataset_id": source.fingerprint}
     names = {"name": out.name, "env_id": source.env_id}
     return json.loads(json.dumps(names | source.metadata | settings.metadata | kept | {"training": training}))

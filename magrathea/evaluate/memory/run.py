@@ -1,0 +1,116 @@
+"""The evaluation of a world's memory, and the comparison of several."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from magrathea.data import Dataset
+from magrathea.errors import MagratheaError
+from magrathea.evaluate.memory.measure import measure_memory
+from magrathea.evaluate.memory.plots import plot_comparison, plot_memory, plot_trips
+from magrathea.evaluate.memory.report import STRETCHES, TRIP, as_text, tables, write_memory_page
+from magrathea.evaluate.recordings import Budget, held_out_recordings, open_dataset
+from magrathea.evaluate.run import about, write_json
+from magrathea.world import World
+
+MOST_DREAMS = 16  # that travel side by side
+
+
+def memory_report(worlds: Sequence[str], dataset: str | Path, out: str | Path, **options: Any) -> str:
+    """What is printed of the memory of a world, or of several compared; the options are those of `evaluate_memory`."""
+    if len(worlds) > 1:
+        return f"{compare_memories(worlds, dataset, out, **options)}\nThe table and the figure are in {out}"
+    measured = evaluate_memory(worlds[0], dataset, out, **options)["memory"]
+    return "\n".join([*(table.markdown() for table in tables(measured)), f"The report is {Path(out) / 'memory.html'}"])
+
+
+def evaluate_memory(
+    world: str | Path | World,
+    dataset: str | Path | Dataset,
+    out: str | Path,
+    *,
+    num_episodes: int = 64,
+    num_dreams: int = MOST_DREAMS,
+    minutes: float | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measure what a world remembers on held-out episodes; write `memory.json`, `memory.html` and plots into a folder.
+
+    The arguments are those of `evaluate`; of the dreams, which travel, there are 16 at most. Returns what `memory.json`
+    holds: "about", and under "memory" what `measure_memory` returns. Raises MagratheaError for a dataset that does not
+    say which place its pictures show.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    world = world if isinstance(world, World) else World.from_pretrained(world, device=device)
+    source, out, began = open_dataset(dataset), Path(out), time.monotonic()
+    recordings = held_out_recordings(world, source, num_episodes, seed)
+    budget = Budget(None if minutes is None else 60 * minutes)
+    measured = measure_memory(
+        world, source, recordings, num_dreams=min(num_dreams, MOST_DREAMS), budget=budget, seed=seed
+    )
+    metrics = {"about": about(world, source, recordings, seed), "memory": measured}
+    metrics["about"]["seconds"] = round(time.monotonic() - began, 1)
+    out.mkdir(parents=True, exist_ok=True)
+    if "recall" in measured:
+        plot_memory(out / "memory.png", measured)
+    if any(measured.get("trips", {}).values()):
+        plot_trips(out / "trips.png", measured["trips"])
+    write_json(out / "memory.json", metrics)
+    write_memory_page(out, metrics)
+    return metrics
+
+
+def compare_memories(
+    worlds: Sequence[str | Path], dataset: str | Path | Dataset, out: str | Path, **options: Any
+) -> str:
+    """Measure several worlds on the same episodes; a Markdown table of them all.
+
+    Writes `comparison.json`, `comparison.png` and `comparison.md` into a folder, and each world's own report into a
+    folder in it. `minutes` of the options (those of `evaluate_memory`) are shared out evenly. Raises MagratheaError for
+    worlds of one name.
+    """
+    names = [Path(world).name for world in worlds]
+    if len(set(names)) < len(names):
+        raise MagratheaError(f"Worlds to compare need names of their own, but these are {names}; rename a folder.")
+    if options.get("minutes") is not None:
+        options["minutes"] /= len(worlds)
+    source, out, compared = open_dataset(dataset), Path(out), {}
+    for name, world in zip(names, worlds, strict=True):
+        compared[name] = evaluate_memory(world, source, out / name, **options)["memory"]
+    write_json(out / "comparison.json", compared)
+    if all("recall" in measured for measured in compared.values()):
+        plot_comparison(out / "comparison.png", compared)
+    text = comparison_table(compared)
+    (out / "comparison.md").write_text(text)
+    return text
+
+
+def comparison_table(compared: dict[str, dict[str, Any]]) -> str:
+    """What worlds remember, what it costs, and what it does to the next step: a row for each."""
+    rows = []
+    for name, measured in compared.items():
+        row = {"world": name, "memory": measured["memory"], "bytes": f"{measured['bytes']:,}"}
+        row["next step"] = as_text(measured["next step"])
+        if "recall" in measured:
+            curves = next(iter(measured["recall"].values()))
+            row |= {f"recall {stretch}": as_text(curves[stretch]["model"]) for stretch in STRETCHES}
+            row["never seen"] = as_text(curves["new"]["model"])
+        trip = measured.get("trips", {}).get("dream", {}).get(TRIP)
+        if trip:
+            row |= {f"home after {TRIP}": as_text(trip["at home"]), "landmarks": as_text(trip["way back, landmarks"])}
+        if "dreams" in measured:
+            row["dream steps/s"] = f"{measured['dreams']['steps per second']:,}"
+        if "revisited - new" in measured.get("poses", {}):
+            row["revisited - new"] = as_text(measured["poses"]["revisited - new"]["model"], "dB")
+        rows.append(row)
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = [f"| {' | '.join(columns)} |", f"| --- {'| ---: ' * (len(columns) - 1)}|"]
+    lines += [f"| {' | '.join(row.get(column, '–') for column in columns)} |" for row in rows]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,119 @@
+"""Small worlds of the board whose dreams are wild, one for each memory, the same in every process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import torch
+from board import Board
+from torch import Tensor
+
+from magrathea import memory as memories
+from magrathea.config import model_size
+from magrathea.layout import Layout
+from magrathea.memory import MemoryKind, Recall, memory_named
+from magrathea.model import MaskedTransformer
+from magrathea.tokenizers import RewardTokenizer, TerminatedTokenizer, tokenizer_for
+from magrathea.world import World, WorldConfig, layout_for
+
+NUM_ACTIONS = 5
+Played = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+class Echo:
+    """A memory with a state of floats that everything it was told went into. Counts what is written."""
+
+    recalls_pictures = True
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+
+    @classmethod
+    def fit(cls, layout: Layout, episodes: Iterable[Tensor]) -> Echo:
+        return cls(layout)
+
+    @classmethod
+    def from_tensors(cls, layout: Layout, tensors: dict[str, Tensor]) -> Echo:
+        return cls(layout)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    def new(self, batch_size: int) -> EchoMemory:
+        return EchoMemory(self.layout, batch_size)
+
+    def recall_episode(self, tokens: Tensor) -> None:
+        return None
+
+
+class EchoMemory:
+    num_written = 0
+
+    def __init__(self, layout: Layout, batch_size: int) -> None:
+        self.span, num_tokens = layout.span(layout.picture.name), layout.picture.num_tokens
+        self.sums = torch.zeros(batch_size)
+        self.pictures = torch.zeros(batch_size, 7, num_tokens, dtype=torch.long)
+
+    def write(self, tokens: Tensor, encodings: Tensor, rows: Sequence[int]) -> None:
+        EchoMemory.num_written += len(rows)
+        rows = list(rows)
+        self.sums[rows] = 0.99 * self.sums[rows] + encodings.sum(dim=(1, 2))
+        self.pictures[rows] = torch.cat([self.pictures[rows][:, 1:], tokens[:, None, self.span]], dim=1)
+
+    def read(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> Recall:
+        which = self.sums[list(rows)].mul(1000).long() % 7
+        return Recall(picture=self.pictures[list(rows), which])
+
+    def reset(self, env_mask: Tensor | None = None) -> None:
+        env_mask = torch.ones(len(self.sums), dtype=torch.bool) if env_mask is None else env_mask
+        self.sums[env_mask], self.pictures[env_mask] = 0, 0
+
+    def state_dict(self, row: int) -> dict[str, Tensor]:
+        return {"sum": self.sums[row].clone(), "pictures": self.pictures[row].clone()}
+
+    def load_state_dict(self, row: int, state: dict[str, Tensor]) -> None:
+        self.sums[row], self.pictures[row] = state["sum"], state["pictures"]
+
+
+memories.MEMORIES["echo"] = Echo
+MEMORIES = ("window", "places", "echo")
+
+
+def play_board(num_steps: int, seed: int = 0) -> Played:
+    """Observations (num_steps + 1, …), actions, rewards, endings (num_steps) of random play that never ends."""
+    env, dice = Board(), np.random.default_rng(seed)
+    actions = dice.integers(NUM_ACTIONS, size=num_steps)
+    observations = [env.reset(seed=seed)[0]]
+    rewards = []
+    for action in actions:
+        observation, reward, *_ = env.step(action)
+        observations.append(observation)
+        rewards.append(reward)
+    return np.stack(observations), actions, np.array(rewards, np.float32), np.zeros(num_steps, bool)
+
+
+@cache
+def wild_world(memory: str = "window", seed: int = 0) -> World:
+    """A world of the board that was not trained: its dice decide nearly everything."""
+    observation, action, reward, terminated = play_board(400)
+    tokenizers = {
+        "action": tokenizer_for(Board.action_space),
+        "observation": tokenizer_for(Board.observation_space, patch=(4, 4)).fit(observation),
+        "reward": RewardTokenizer().fit(reward),
+        "terminated": TerminatedTokenizer(),
+    }
+    torch.manual_seed(seed)
+    config = WorldConfig(replace(model_size("debug"), memory=memory), metadata={"name": "wild"})
+    model = MaskedTransformer(layout_for(tokenizers), config.model).eval()
+    for part in (model.carry, model.recall):
+        if part is not None:
+            torch.nn.init.normal_(part.weight, std=0.2)
+    world = World(tokenizers, config, torch.zeros(0, 1, model.layout.num_tokens), model)
+    tokens = world.encode_episode(observation, action, reward, terminated)
+    world.starts = torch.stack([tokens[first : first + 3] for first in range(0, 40, 5)])
+    kind: type[MemoryKind] = memory_named(memory)
+    world.memory = kind.fit(world.layout, [tokens])
+    return world

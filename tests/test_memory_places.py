@@ -1,0 +1,161 @@
+"""The memory of places, on maps that are known by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from magrathea.errors import MagratheaError
+from magrathea.layout import Layout, Slot
+from magrathea.memory import Places, memory_named
+from magrathea.memory.motion import fit_motions, sources_of
+
+VIEW, MAP, NUM_TOKENS = 5, 24, 12
+MOVES = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
+TURNS = ("wait", "forward", "left", "right")
+
+
+def layout_of(num_actions: int, rows: int = VIEW) -> Layout:
+    return Layout(
+        (
+            Slot(name="action", role="action", vocab_size=num_actions),
+            Slot(name="observation", role="observation", vocab_size=NUM_TOKENS, grid=(rows, VIEW)),
+            Slot(name="reward", role="reward", vocab_size=2),
+            Slot(name="terminated", role="terminated", vocab_size=2),
+        )
+    )
+
+
+def as_steps(layout: Layout, actions: list[int], pictures: list[np.ndarray]) -> Tensor:
+    tokens = torch.zeros(len(pictures), layout.num_tokens, dtype=torch.long)
+    tokens[:, 0] = torch.tensor([layout.slots[0].absent, *actions])
+    tokens[:, layout.span("observation")] = torch.from_numpy(np.stack(pictures)).flatten(1)
+    return tokens
+
+
+def walk(dice: np.random.Generator, num_steps: int) -> tuple[Tensor, np.ndarray]:
+    """Steps of a walk over a random map with walls that stop it, seen from above, with a row of other things below
+    the view; and where it stood."""
+    world, layout = dice.integers(1, 8, (MAP, MAP)), layout_of(len(MOVES), VIEW + 1)
+    walls = dice.random((MAP, MAP)) < 0.2
+    place, pictures, actions, places, action = np.array([MAP // 2, MAP // 2]), [], [], [], 0
+    for step in range(num_steps + 1):
+        if step:
+            action = int(dice.integers(len(MOVES))) if dice.random() < 0.3 else action
+            actions.append(action)
+            there = np.clip(place + MOVES[action], 2, MAP - 3)
+            place = place if walls[tuple(there)] else there
+        view = world[place[0] - 2 : place[0] + 3, place[1] - 2 : place[1] + 3].copy()
+        view[2, 2] = 11  # the walker
+        pictures.append(np.concatenate([view, dice.integers(8, 10, (1, VIEW))]))
+        places.append(place)
+    return as_steps(layout, actions, pictures), np.array(places)
+
+
+def roam(dice: np.random.Generator, num_steps: int) -> Tensor:
+    """Steps seen through the eyes of one who turns: ahead of him is up, he stands in the middle of the last row."""
+    world, layout = dice.integers(1, 9, (MAP, MAP)), layout_of(len(TURNS))
+    place, heading, pictures, actions = np.array([MAP // 2, MAP // 2]), 0, [], []
+    for step in range(num_steps + 1):
+        if step:
+            action = int(dice.choice(len(TURNS), p=(0.1, 0.5, 0.2, 0.2)))
+            actions.append(action)
+            heading = (heading + {2: 1, 3: -1}.get(action, 0)) % 4
+            ahead = np.array([(-1, 0), (0, -1), (1, 0), (0, 1)][heading])
+            place = np.clip(place + ahead, 5, MAP - 6) if action == 1 else place
+        around = np.rot90(world[place[0] - 4 : place[0] + 5, place[1] - 4 : place[1] + 5], -heading)
+        pictures.append(around[:5, 2:7].copy())
+    return as_steps(layout, actions, pictures)
+
+
+def test_motions_are_found_without_being_told() -> None:
+    tokens, places = walk(np.random.default_rng(0), 1500)
+    layout = layout_of(len(MOVES), VIEW + 1)
+    pictures = tokens[:, layout.span("observation")].numpy()
+    motions = fit_motions(pictures[:-1], pictures[1:], tokens[1:, 0].numpy(), (VIEW + 1, VIEW), NUM_TOKENS, len(MOVES))
+    assert sorted(motions.table.tolist()) == sorted([0, *move] for move in MOVES)
+    assert not motions.region[-VIEW:].any() and motions.region.sum() >= VIEW * VIEW - 1
+    assert [motions.table[motion].tolist() for motion in motions.intended[:-1]] == [[0, *move] for move in MOVES]
+    other, where = walk(np.random.default_rng(1), 400)
+    seen = other[:, layout.span("observation")].numpy()
+    found = motions.table[motions.follow(seen[:-1], seen[1:], other[1:, 0].numpy())][:, 1:]
+    assert (found == np.diff(where, axis=0)).all()
+
+
+def test_turns_are_found() -> None:
+    layout = layout_of(len(TURNS))
+    tokens = roam(np.random.default_rng(0), 2500)
+    places = Places.fit(layout, [tokens])
+    assert sorted(places.motions.table[:, 0].tolist()) == [0, 0, 1, 3]
+    recalled = places.recall_episode(roam(np.random.default_rng(1), 10))  # runs on another map
+    assert recalled.shape == (11, 2, VIEW * VIEW)
+
+
+@pytest.mark.parametrize("play", [lambda seed, num: walk(np.random.default_rng(seed), num)[0],
+                                  lambda seed, num: roam(np.random.default_rng(seed), num)])  # fmt: skip
+def test_what_was_seen_is_recalled_as_it_was(play) -> None:
+    tokens = play(0, 2500)
+    layout = layout_of(int(tokens[0, 0]), VIEW + 1 if tokens.shape[1] > VIEW * VIEW + 3 else VIEW)
+    places, other = Places.fit(layout, [tokens]), play(1, 600)
+    recalled = places.recall_episode(other)[:, 1].numpy()
+    seen = other[:, layout.span("observation")].numpy()
+    motions = places.motions
+    moved = np.array([0, *motions.follow(seen[:-1], seen[1:], other[1:, 0].numpy())])
+    as_meant = moved == motions.intended[np.minimum(other[:, 0].numpy(), len(motions.intended) - 1)]
+    known = (recalled != layout.picture.absent) & as_meant[:, None] & (seen != 11)
+    assert known[100:].sum() > 5000
+    assert (recalled == seen)[known].mean() > 0.99
+
+
+def test_what_only_passes_leaves_the_place_as_it_was() -> None:
+    tokens, _ = walk(np.random.default_rng(0), 2500)
+    places = Places.fit(layout_of(len(MOVES), VIEW + 1), [tokens])
+    walker = 2 * VIEW + 2  # his cell of the picture
+    assert places.passing[11] or not places.motions.region[walker]
+    assert not places.passing[1:8].any()
+
+
+def test_state_is_all_that_a_memory_is() -> None:
+    tokens, _ = walk(np.random.default_rng(0), 800)
+    places = Places.fit(layout_of(len(MOVES), VIEW + 1), [tokens])
+    again = Places.from_tensors(places.layout, places.tensors())
+    one, other = places.new(2), again.new(2)
+    encodings, holes = torch.zeros(1, 1, 1), torch.zeros(1, tokens.shape[1], dtype=torch.bool)
+    for index in range(50):
+        one.write(tokens[index : index + 1], encodings, [1])
+    other.load_state_dict(1, one.state_dict(1))
+    for index in range(50, 80):
+        for memory in (one, other):
+            memory.write(tokens[index : index + 1], encodings, [1])
+        step = tokens[index + 1 : index + 2]
+        assert torch.equal(one.read(step, holes, [1]).picture, other.read(step, holes, [1]).picture)
+    one.reset(torch.tensor([False, True]))
+    assert (one.read(tokens[:1], holes, [1]).picture == places.layout.picture.absent).all()
+
+
+def test_without_the_action_the_place_where_one_stands_is_recalled() -> None:
+    tokens, _ = walk(np.random.default_rng(0), 800)
+    places = Places.fit(layout_of(len(MOVES), VIEW + 1), [tokens])
+    memory, holes = places.new(1), torch.zeros(1, tokens.shape[1], dtype=torch.bool)
+    memory.write(tokens[:1], torch.zeros(1, 1, 1), [0])
+    holes[0, 0] = True
+    picture = memory.read(tokens[1:2], holes, [0]).picture[0].numpy()
+    region = places.motions.region
+    assert (picture[region] == tokens[0, places.layout.span("observation")].numpy()[region]).all()
+
+
+def test_sources_of_a_quarter_turn() -> None:
+    sources = sources_of(np.array([[0, 0, 0], [0, 0, 1], [1, 2, 0]]), (3, 3), np.ones(9, bool))
+    assert sources[0].tolist() == list(range(9))
+    assert sources[1].tolist() == [1, 2, -1, 4, 5, -1, 7, 8, -1]
+    assert sources[2].tolist() == [6, 3, 0, 7, 4, 1, 8, 5, 2]
+
+
+def test_bad_names_and_pictures_are_told() -> None:
+    with pytest.raises(MagratheaError, match="Unknown memory 'nothing'"):
+        memory_named("nothing")
+    small = Layout((Slot(name="action", role="action", vocab_size=3), Slot(name="o", role="observation", vocab_size=4)))
+    with pytest.raises(MagratheaError, match="no picture"):
+        Places.fit(small, [])

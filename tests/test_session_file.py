@@ -1,0 +1,190 @@
+"""A session's file: what is in it, and what is refused with a reason."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load, save
+from session_worlds import wild_world
+from torch import Tensor
+
+from magrathea import session_file
+from magrathea.errors import MagratheaError
+from magrathea.session import Session
+
+Header = dict[str, Any]
+Tensors = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def file() -> bytes:
+    session = Session(wild_world("echo"), 2, seed=1)
+    for number in range(70):
+        session.step(np.array([number % 5, 2]))
+    return session.to_bytes()
+
+
+def read(data: bytes, world: str = "echo") -> Session:
+    return Session.from_bytes(data, wild_world(world))
+
+
+def refusal(data: bytes, world: str = "echo") -> str:
+    with pytest.raises(MagratheaError) as told:
+        read(data, world)
+    assert "\n" not in str(told.value)
+    return str(told.value)
+
+
+def test_what_is_in_a_file(file: bytes) -> None:
+    """The format that docs/sessions.md describes."""
+    tensors, metadata = load(file), session_file._metadata(file)
+    world, header = wild_world("echo"), json.loads(metadata["header"])
+    assert set(metadata) == {"magrathea_session", "header", "checksum"} and metadata["magrathea_session"] == "1"
+    assert header["world"] == {"name": "wild", "fingerprint": world.fingerprint}
+    assert header["fill"] == world.config.fill.to_config() and header["inference"] == "cached"
+    counts = {"num_start": 3, "length": 73, "num_remembered": 72, "checkpoints": [64]}
+    assert header["rows"] == [{"seed": 1, **counts}, {"seed": 2, **counts}]
+    assert {name: (tensor.dtype, *tensor.shape) for name, tensor in tensors.items() if ":" not in name} == {
+        "tokens": (torch.uint8, 146, world.layout.num_tokens),
+        "kind": (torch.uint8, 146),
+        "seed": (torch.int64, 146),
+    }
+    places = {name.partition(":")[0] for name in tensors if ":" in name}
+    assert places == {"memory/0", "memory/1", "checkpoint/0/64", "checkpoint/1/64"}
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, session = tmp_path / "new" / "a.mwsession", Session(wild_world())
+    session.save(path)
+    before = path.read_bytes()
+    session.step([1])
+
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", fail)
+        with pytest.raises(MagratheaError, match=r"cannot be written.*No space"):
+            session.save(path)
+    assert path.read_bytes() == before and [each.name for each in path.parent.iterdir()] == ["a.mwsession"]
+    session.save(path)
+    assert Session.load(path, session.world).num_steps.tolist() == [1]
+
+
+@given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+@settings(max_examples=150, deadline=None)
+def test_no_damaged_byte_is_overlooked(file: bytes, place: float, flip: int) -> None:
+    damaged = bytearray(file)
+    damaged[int(place * len(file))] ^= flip
+    assert refusal(bytes(damaged)).startswith("This session is ")
+
+
+@given(share=st.floats(0, 1, exclude_max=True))
+@settings(max_examples=60, deadline=None)
+def test_no_missing_end_is_overlooked(file: bytes, share: float) -> None:
+    assert refusal(file[: int(share * len(file))]).startswith("This session is ")
+    assert "damaged" in refusal(file + b"more")
+
+
+class Bomb:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_foreign_files_are_refused_and_never_executed(tmp_path: Path) -> None:
+    bomb = pickle.dumps(Bomb(tmp_path / "exploded"))
+    model = save({"weight": torch.zeros(3)})
+    for data in (b"", b"hello", b"\x00" * 100, b"[" * 100_000, bomb, model, save({}, {"magrathea_session": "one"})):
+        assert "is not a session" in refusal(data)
+    torch.save(Bomb(tmp_path / "exploded"), tmp_path / "saved.pt")
+    for path in (tmp_path / "saved.pt", tmp_path, tmp_path / "none"):
+        with pytest.raises(MagratheaError, match=r"is not a session|cannot be read"):
+            Session.load(path, wild_world())
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_newer_files_ask_for_a_newer_magrathea(file: bytes) -> None:
+    metadata = session_file._metadata(file) | {"magrathea_session": "2"}
+    assert "version 2" in refusal(save(load(file), metadata)) and "newer Magrathea" in refusal(save({}, metadata))
+
+
+def test_a_session_of_another_world_is_refused(file: bytes) -> None:
+    assert "give the world that it was saved in" in refusal(file, "window")
+    with pytest.raises(MagratheaError, match="'wild', which is not a shipped one; give its world"):
+        Session.from_bytes(file)
+    other = copy.deepcopy(wild_world("echo"))
+    del other.__dict__["fingerprint"]
+    other.config.metadata["description"] = "the same, with other words"
+    assert Session.from_bytes(file, other).num_steps.tolist() == [70, 70]
+    del other.__dict__["fingerprint"]
+    with torch.no_grad():
+        other.model.embedding.position[0, 0] += 1e-6
+    with pytest.raises(MagratheaError, match="give the world that it was saved in"):
+        Session.from_bytes(file, other)
+
+
+def _row(**changes: Any) -> Callable[[Header, Tensors], None]:
+    return lambda header, tensors: header["rows"][1].update(changes)
+
+
+def _tensor(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[Header, Tensors], None]:
+    return lambda header, tensors: tensors.update({name: change(tensors[name])})
+
+
+NONSENSE: dict[str, Callable[[Header, Tensors], Any]] = {
+    "rows that are longer than the log": _row(length=74),
+    "rows that are shorter": _row(length=72),
+    "no row": lambda header, tensors: header.update(rows=[]),
+    "rows that are no rows": lambda header, tensors: header.update(rows=[1, 2]),
+    "no start": _row(num_start=0),
+    "a start beyond the end": _row(num_start=80),
+    "half a step": _row(num_start=1.5),
+    "a negative length": _row(length=-73),
+    "a memory of the future": _row(num_remembered=99),
+    "a seed beyond 64 bits": _row(seed=2**64),
+    "a seed that is a word": _row(seed="one"),
+    "a state that is not there": _row(checkpoints=[64, 128]),
+    "no header of the world": lambda header, tensors: header.pop("world"),
+    "an unknown inference": lambda header, tensors: header.update(inference="guess"),
+    "an unknown order of filling": lambda header, tensors: header["fill"].update(order="backwards"),
+    "an unknown setting": lambda header, tensors: header["fill"].update(speed=3),
+    "tokens that the world does not have": _tensor("tokens", lambda tokens: tokens + 100),
+    "tokens of another type": _tensor("tokens", lambda tokens: tokens.int()),
+    "steps of another width": _tensor("tokens", lambda tokens: tokens[:, 1:].clone()),
+    "an unknown kind of step": _tensor("kind", lambda kind: kind + 5),
+    "too few kinds": _tensor("kind", lambda kind: kind[1:].clone()),
+    "no tokens": lambda header, tensors: tensors.pop("tokens"),
+    "no state of the memory": lambda header, tensors: tensors.pop("memory/1:sum"),
+    "a state of another shape": _tensor("checkpoint/0/64:pictures", lambda pictures: pictures[:, :2].clone()),
+}
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE)
+def test_a_file_that_contradicts_itself_is_refused(file: bytes, nonsense: str) -> None:
+    """Even where somebody made its checksum right."""
+    tensors, header = load(file), json.loads(session_file._metadata(file)["header"])
+    assert read(_written(header, tensors)).num_steps.tolist() == [70, 70]
+    NONSENSE[nonsense](header, tensors)
+    message = refusal(_written(header, tensors))
+    assert message.startswith("This session ") and ("makes no sense" in message or "is damaged" in message)
+
+
+def _written(header: Header, tensors: Tensors) -> bytes:
+    text = json.dumps(header)
+    checksum = session_file._checksum(text, tensors)
+    return save(tensors, {"magrathea_session": "1", "header": text, "checksum": checksum})

@@ -1,0 +1,363 @@
+"""Sessions that are saved, loaded, forked and rewound go on as if nothing had happened, bit for bit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from session_worlds import MEMORIES, NUM_ACTIONS, EchoMemory, play_board, wild_world
+
+from magrathea.dice import roll
+from magrathea.errors import MagratheaError
+from magrathea.history import CHUNK, History, StepKind, record_of
+from magrathea.session import Session
+from magrathea.step_result import StepResult
+
+OBSERVATIONS = play_board(30, seed=1)[0]
+ROWS = 2
+
+actions = st.lists(st.integers(0, NUM_ACTIONS - 1), min_size=ROWS, max_size=ROWS)
+steps = st.one_of(
+    st.tuples(st.just("step"), actions),
+    st.tuples(st.just("observe"), actions, st.integers(0, len(OBSERVATIONS) - ROWS)),
+)
+detours = st.one_of(
+    st.tuples(st.sampled_from(["save and load", "fork", "peek", "act"])),
+    st.tuples(st.just("fork with a seed"), st.integers(0, 3)),
+    st.tuples(st.just("reset"), st.sampled_from([(True, True), (True, False), (False, True)])),
+    st.tuples(st.just("rewind"), st.integers(1, 12)),
+)
+lives = st.lists(st.one_of(steps, steps, detours), max_size=25)
+
+
+def live(session: Session, step: Sequence[Any]) -> None:
+    """A step of either kind."""
+    if step[0] == "step":
+        session.step(np.array(step[1]))
+    else:
+        seen = OBSERVATIONS[step[2] : step[2] + ROWS]
+        session.observe(np.array(step[1]), seen, np.zeros(ROWS, np.float32), np.zeros(ROWS, bool))
+
+
+def same(one: StepResult, other: StepResult) -> bool:
+    """Bit for bit, and how sure the model was too."""
+    unsure = all(np.array_equal(one.uncertainty[name], other.uncertainty[name]) for name in one.uncertainty)
+    return unsure and torch.equal(one.tokens, other.tokens) and np.array_equal(one.num_passes, other.num_passes)
+
+
+def assert_same(one: Session, other: Session) -> None:
+    """Two sessions are the same, and will be."""
+    action = np.ones(ROWS, np.int64)
+    assert same(one.peek(action), other.peek(action))
+    assert [difference.first for difference in one.diff(other)] == [None] * ROWS
+    for row in range(ROWS):
+        assert np.array_equal(one.log_of(row), other.log_of(row))
+        states = one.memory.state_dict(row), other.memory.state_dict(row)
+        assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    assert one.seeds == other.seeds
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(life=lives, seed=st.integers(0, 5))
+def test_any_life_is_the_same_as_one_without_detours(tmp_path: Path, memory: str, life: list, seed: int) -> None:
+    """Whatever is done in between, a session is what one is that took the remaining steps and never stopped."""
+    world = wild_world(memory)
+    session, plain = Session(world, ROWS, seed=seed), []  # the steps that count, each with the seeds of its dice
+    for event in life:
+        name = event[0]
+        if name in ("step", "observe"):
+            plain.append((session.seeds, event))
+            live(session, event)
+        elif name == "save and load":
+            session = Session.load(session.save(tmp_path / "a.mwsession"), world)
+        elif name == "fork":
+            session, other = session.fork(), session
+            live(other, ("step", [4] * ROWS))  # the one that is left behind lives on
+        elif name == "fork with a seed":
+            session = session.fork(seed=event[1])
+        elif name == "reset":
+            plain.append((session.seeds, event))
+            session.reset(np.array(event[1]))
+        elif name == "rewind":
+            number = min(event[1], int(session.num_steps.min()))
+            session.rewind(number)
+            if number:
+                cut = len(plain) - number
+                assert session.seeds == plain[cut][0]
+                plain = plain[:cut]
+        elif name == "peek":
+            session.peek(np.zeros(ROWS, np.int64))
+        else:
+            session.act()
+    never_stopped = Session(world, ROWS, seed=seed)
+    for seeds, event in plain:
+        never_stopped._rows.seeds[:] = seeds
+        if event[0] == "reset":
+            never_stopped.reset(np.array(event[1]))
+        else:
+            live(never_stopped, event)
+    never_stopped._rows.seeds[:] = session.seeds
+    assert_same(session, never_stopped)
+
+
+ELSEWHERE = """
+import sys
+import numpy as np, torch
+torch.set_num_threads(1)
+from session_worlds import wild_world
+from magrathea.session import Session
+
+session = Session.load(sys.argv[1], wild_world(sys.argv[2]))
+results = [session.step(np.array([number % 5, 3])) for number in range(70)]
+session.rewind(5)
+result = session.peek(np.array([1, 1]))
+np.savez(sys.argv[3], tokens=result.tokens.numpy(), **{name: unsure for name, unsure in result.uncertainty.items()})
+session.save(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_another_process_goes_on_bit_for_bit(tmp_path: Path, memory: str) -> None:
+    world, file = wild_world(memory), tmp_path / "a.mwsession"
+    session = Session(world, ROWS, seed=3)
+    for number in range(75):
+        live(session, ("step", [number % 5, 2]) if number % 3 else ("observe", [0, 1], number % 20))
+    session.save(file)
+    command = [sys.executable, "-c", ELSEWHERE, str(file), memory, str(tmp_path / "peeked.npz")]
+    subprocess.run(command, check=True, cwd=Path(__file__).parent)
+    for number in range(65):
+        session.step(np.array([number % 5, 3]))
+    peeked, result = np.load(tmp_path / "peeked.npz"), session.peek(np.array([1, 1]))
+    assert np.array_equal(peeked["tokens"], result.tokens)
+    assert all(np.array_equal(peeked[name], unsure) for name, unsure in result.uncertainty.items())
+    assert_same(session, Session.load(file, world))
+
+
+def test_peek_brings_what_step_brings() -> None:
+    session = Session(wild_world("echo"), ROWS, seed=1)
+    for number in range(5):
+        action = np.array([number, 1])
+        assert same(session.peek(action), session.peek(action)) and same(session.peek(action), session.step(action))
+    assert session.num_steps.tolist() == [5, 5]
+
+
+# -- going back -------------------------------------------------------------------------------------------------------
+def test_each_row_goes_back_its_own_way() -> None:
+    session, other = (Session(wild_world("echo"), ROWS, seed=1) for _ in range(2))
+    for number in range(9):
+        session.step(np.array([number % 5, 1]))
+        if number < 7:
+            other.step(np.array([number % 5, 1]))
+    session.rewind([2, 6])
+    assert session.num_steps.tolist() == [7, 3]
+    assert torch.equal(session.tokens[0], other.tokens[0])
+    assert torch.equal(session.peek(np.array([1, 1])).tokens[0], other.peek(np.array([1, 1])).tokens[0])
+
+
+def test_going_back_says_how_far_it_can() -> None:
+    session = Session(wild_world(), ROWS)
+    session.step(np.array([1, 2]))
+    for number in (2, -1, [0, 2], [1]):
+        with pytest.raises(MagratheaError, match=r"its rows have \[1, 1\] to go back|give one each"):
+            session.rewind(number)
+    assert session.num_steps.tolist() == [1, 1]
+
+
+def test_going_back_does_not_write_the_whole_life_again() -> None:
+    """The memory's states are kept along the way, more densely near the end."""
+    session = Session(wild_world("echo"), 1, start=0)
+    _observe_many(session, 1_000)
+    session.prepare()
+    for number, most in ((10, 2 * CHUNK), (300, 6 * CHUNK)):
+        before = EchoMemory.num_written
+        session.rewind(number)
+        session.prepare()
+        assert EchoMemory.num_written - before <= most
+    assert len(session._rows.histories[0].checkpoints) < 16
+
+
+def _observe_many(session: Session, num_steps: int) -> None:
+    """A long life, quickly."""
+    log = np.repeat(session.log_of(0, -1), num_steps)
+    log["kind"] = StepKind.OBSERVED
+    log["tokens"] = np.random.default_rng(0).integers(2, size=log["tokens"].shape)
+    session.extend([log] * session.batch_size)
+
+
+# -- forks ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("num_steps", [1_000, 100_000])
+def test_a_fork_of_a_long_life_costs_kilobytes(num_steps: int) -> None:
+    session = Session(wild_world("places"), 1, start=0)
+    _observe_many(session, num_steps)
+    tracemalloc.start()
+    fork = session.fork(seed=1)
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size < 16 * 1024
+    assert fork._rows.remembered._ring is None and "memory" not in fork._rows.remembered.__dict__
+    mine, theirs = session._rows.histories[0], fork._rows.histories[0]
+    assert mine.shared_with(theirs) == len(mine) // CHUNK * CHUNK and mine._chunks is theirs._chunks
+    assert not np.shares_memory(mine._tail, theirs._tail) and torch.equal(session.history, fork.history)
+
+
+def test_forks_part_when_their_seeds_or_actions_differ() -> None:
+    session = Session(wild_world(), 1, seed=4)
+    session.step([1])
+    forks = [session.fork(), session.fork(), session.fork(seed=9)]
+    for step in range(5):
+        forks[0].step([2]), forks[1].step([2 if step < 3 else 3]), forks[2].step([2])
+    assert session.num_steps.tolist() == [1]
+    assert [fork.diff(forks[0])[0].first for fork in forks[1:]] == [3 + 1 + 3, 3 + 1]
+
+
+def test_a_batch_of_forks() -> None:
+    session = Session(wild_world("echo"), 3, seed=0)
+    for step in range(4):
+        session.step(np.array([0, 1, step]))
+    forks = session.fork_batch([2, 0, 2], seeds=[7, 8, 7])
+    assert [torch.equal(forks.history_of(row), session.history_of(own)) for row, own in enumerate((2, 0, 2))]
+    result = forks.step(np.array([1, 1, 1]))
+    assert torch.equal(result.tokens[0], result.tokens[2]) and not torch.equal(result.tokens[0], result.tokens[1])
+    many = session.fork_batch([1]).fork_batch(4, seeds=range(4))
+    assert many.batch_size == 4 and len(many.step(np.full(4, 2)).tokens.unique(dim=0)) > 1
+    for rows in ([], [3], [-1], 2):
+        with pytest.raises(MagratheaError, match=r"fork_batch a list|not one or more"):
+            session.fork_batch(rows)
+    with pytest.raises(MagratheaError, match="give one each"):
+        session.fork(seed=[1, 2])
+
+
+# -- logs -------------------------------------------------------------------------------------------------------------
+def test_the_log_says_where_every_step_came_from() -> None:
+    session = Session(wild_world(), ROWS, seed=5, start=2)
+    live(session, ("observe", [1, 2], 4))
+    session.step(np.array([3, 3]))
+    session = session.fork(seed=[70, 80])
+    session.step(np.array([3, 3]))
+    log = session.log_of(1)
+    assert log["kind"].tolist() == [StepKind.START] * 3 + [StepKind.OBSERVED, StepKind.DREAMT, StepKind.DREAMT]
+    assert log["seed"].tolist() == [6] * 5 + [80] and session.num_start_of(1) == 3
+    assert torch.equal(session.history[1, :3], wild_world().starts[2])
+    assert torch.equal(session.history_of(1, -2), session.history_of(1)[-2:])
+    session.reset(np.array([True, False]))
+    with pytest.raises(MagratheaError, match=r"history_of\(row\)"):
+        _ = session.history
+
+
+@given(num_steps=st.integers(0, 300), first=st.integers(-310, 310), last=st.one_of(st.none(), st.integers(-310, 310)))
+@settings(deadline=None)
+def test_any_part_of_a_log_can_be_read(num_steps: int, first: int, last: int | None) -> None:
+    history, numbers = History(wild_world().layout), np.arange(num_steps)
+    log = np.zeros(num_steps, record_of(wild_world().layout))
+    log["seed"] = numbers
+    history.extend(log)
+    assert np.array_equal(history.read(first, last)["seed"], numbers[first:last])
+    for length in sorted({num_steps, num_steps // 2, num_steps // 7}, reverse=True):
+        other = history.fork()
+        history.truncate(length)
+        assert np.array_equal(history.read()["seed"], numbers[:length]) and len(other) >= len(history)
+
+
+def test_a_log_can_be_taken_in_again() -> None:
+    """A store that has an early file and the log since has the session."""
+    session = Session(wild_world("echo"), ROWS, seed=5)
+    early = session.to_bytes()
+    for number in range(70):
+        live(session, ("step", [1, number % 5]) if number % 2 else ("observe", [1, 2], number % 9))
+    again = Session.from_bytes(early, session.world)
+    again.extend([session.log_of(row, 3) for row in range(ROWS)])
+    assert_same(session, again)
+    strange = session.log_of(0, -1)
+    strange["tokens"][:] = 200
+    for logs in ([strange] * ROWS, [session.log_of(0, -1)], [np.zeros(3)] * ROWS):
+        with pytest.raises(MagratheaError, match="log"):
+            again.extend(logs)
+    assert_same(session, again)
+
+
+# -- living again, and comparing --------------------------------------------------------------------------------------
+def test_a_replay_is_the_same_session() -> None:
+    session = Session(wild_world("echo"), ROWS, seed=2)
+    for number in range(12):
+        live(session, ("observe", [1, 2], number) if number % 4 == 1 else ("step", [number % 5, 3]))
+        if number == 5:
+            session.reset(np.array([False, True]))
+        if number == 8:
+            session = session.fork(seed=50)
+    again = session.replay()
+    assert_same(session, again)
+    assert again._rows.histories[0].shared_with(session._rows.histories[0]) == 0
+    other = session.replay(wild_world("window"))
+    assert (other.log_of(0)["kind"] == session.log_of(0)["kind"]).all() and not other.diff(session)[0].same
+
+
+def test_a_difference_is_counted_from_where_two_sessions_part() -> None:
+    session = Session(wild_world(), ROWS, seed=2)
+    for _ in range(2 * CHUNK):
+        session.step(np.array([1, 1]))
+    fork = session.fork()
+    session.rewind(10), fork.rewind(10)
+    for number in range(7):
+        session.step(np.array([1, 2]))
+        fork.step(np.array([3 if number == 4 else 1, 2]))
+    fork.step(np.array([1, 1]))
+    one, other = session.diff(fork)
+    differs = session.history != fork.history[:, :-1]
+    assert one.first == int(differs[0].any(-1).nonzero()[0]) == 3 + 2 * CHUNK - 10 + 4
+    assert one.num_steps == int(differs[0].any(-1).sum()) and one.lengths == (
+        len(session.history[0]),
+        len(fork.history[0]),
+    )
+    assert one.num_tokens == {
+        slot.name: int(differs[0][:, session.world.layout.span(slot.name)].sum()) for slot in session.world.layout.slots
+    }
+    assert other.first == len(session.history[1]) and other.num_steps == 0 and not other.same
+    with pytest.raises(MagratheaError, match="same number of rows"):
+        session.diff(fork.fork_batch([0]))
+
+
+# -- rows that come and go --------------------------------------------------------------------------------------------
+def test_sessions_that_step_together_dream_what_they_dream_alone() -> None:
+    world = wild_world("echo")
+    alone = [Session(world, seed=seed, start=seed) for seed in range(3)]
+    batch = alone[0].fork()
+    batch.step([4], rows=[0]), alone[0].step([4])
+    for session in alone[1:]:
+        batch.join(session.fork())
+    for number, rows in enumerate([[0, 1, 2], [2], [0, 2], [0, 1], [1], [0, 1, 2]]):
+        result = batch.step(np.full(len(rows), number % 5), rows=rows)
+        for place, row in enumerate(rows):
+            assert torch.equal(result.tokens[place], alone[row].step([number % 5]).tokens[0])
+    batch.keep([2, 0])
+    assert batch.batch_size == 2 and batch.seeds == (2, 0)
+    result = batch.step(np.array([1, 2]))
+    assert torch.equal(result.tokens, torch.cat([alone[2].step([1]).tokens, alone[0].step([2]).tokens]))
+    with pytest.raises(MagratheaError, match="can join only"):
+        batch.join(Session(wild_world("window")))
+
+
+# -- dice -------------------------------------------------------------------------------------------------------------
+def test_dice_never_change() -> None:
+    """Saved sessions and shared seeds rely on these very numbers."""
+    assert roll(0, "step", 0) == 7316601067076945981 and roll(-3, "episode") == 2926550447205943039
+
+
+def test_without_a_seed_another_episode_follows() -> None:
+    session, other = (Session(wild_world(), ROWS, seed=1) for _ in range(2))
+    other.step(np.array([1, 1]))
+    session.reset(), other.reset()
+    assert session.seeds == other.seeds != (1, 2)
+    assert same(session.step(np.array([1, 1])), other.step(np.array([1, 1])))
+    for seed in (2**63, [1], [1, -(2**64)]):
+        with pytest.raises(MagratheaError, match=r"64 bits|give one each"):
+            session.reset(seed=seed)
