@@ -247,7 +247,7 @@ def bench(
     device: str = "auto",
     seed: int = 0,
     profile: bool = False,
-    players: tuple[int, ...] = (),
+    players: str = "",
 ) -> None:
     """Measure how fast a world dreams and learns on this machine; prints JSON. Leave the machine alone meanwhile.
 
@@ -258,7 +258,7 @@ def bench(
         device: "auto", "cpu" or "cuda".
         seed: seed of starts, actions and dice.
         profile: print the operations that one player's steps spend their time in, and nothing else.
-        players: measure nothing but how many players one server serves: so many at once, each in a session of its own.
+        players: numbers such as 1,4,16,32: measure only how one server serves so many players at once.
     """
     from magrathea.bench import bench as measure
     from magrathea.bench import profile_steps
@@ -269,8 +269,8 @@ def bench(
     elif players:
         from magrathea.app.crowd import measure_players
 
-        loaded = World.from_pretrained(world, device="cpu" if device == "auto" else device)
-        print(json.dumps(measure_players(loaded, players, seconds, seed), indent=1))
+        counts, device = _numbers(players), "cpu" if device == "auto" else device
+        print(json.dumps(measure_players(World.from_pretrained(world, device), counts, seconds, seed), indent=1))
     else:
         print(json.dumps(measure(world, batch_sizes, seconds=seconds, device=device, seed=seed), indent=1))
 
@@ -338,6 +338,14 @@ def _figure(item: dict[str, Any]) -> str:
     """A headline's value as text, in percent or decibel."""
     value = item["figure"]["value"]
     return f"{100 * value:.1f}%" if item["unit"] == "%" else f"{value:.2f} {item['unit']}".strip()
+
+
+def _numbers(text: str) -> list[int]:
+    """Numbers of players given on the command line."""
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= 1024 for part in parts):
+        raise MagratheaError(f"Option --players is '{text}'; give numbers from 1 to 1024, like 1,4,16,32.")
+    return [int(part) for part in parts]
 
 
 def _json(text: str) -> dict[str, Any]:
