@@ -28,7 +28,7 @@ from magrathea.world import World
 
 NUM_KILLS = 12
 SERVERS = multiprocessing.get_context("forkserver")
-SERVERS.set_forkserver_preload(["torch", "magrathea.app.server", "magrathea.session", "magrathea.world"])
+SERVERS.set_forkserver_preload(["torch", "magrathea.app.serve", "magrathea.session", "magrathea.world"])
 
 
 def serve(folder: Path, port: int, store: Path) -> None:

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import gymnasium
@@ -134,7 +135,10 @@ def test_a_link_leads_back_to_the_session_and_two_may_watch_it(url: str) -> None
 
 
 def test_a_full_server_says_so_and_an_empty_seat_is_given_away(url: str) -> None:
-    with joined(url), joined(url), joined(url), joined(url) as late:
+    with ExitStack() as stack:
+        for _ in range(3):
+            text_of(stack.enter_context(joined(url)), "world")
+        late = stack.enter_context(joined(url))
         refusal = text_of(late, "error")
         assert "All 3 places" in refusal["reason"] and refusal["fatal"]
         with pytest.raises(ConnectionClosed):
@@ -219,6 +223,6 @@ def test_check_plays_a_running_server(url: str) -> None:
 
 
 def test_a_port_in_use_is_told_in_one_line(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("magrathea.app.server.catalog_of", lambda world, device: (Catalog({}, lambda _: None), None))
+    monkeypatch.setattr("magrathea.app.serve.catalog_of", lambda world, device: (Catalog({}, lambda _: None), None))
     with pytest.raises(MagratheaError, match=r"Cannot listen on 127.0.0.1:\d+ .* choose another with --port"):
         play(port=int(url.rsplit(":", 1)[1]), open_browser=False)

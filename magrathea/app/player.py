@@ -12,6 +12,7 @@ from typing import Any
 
 import gymnasium
 
+from magrathea.app.audience import Audience
 from magrathea.app.catalog import frames_per_second, noop_action, num_actions
 from magrathea.app.controls import Controls
 from magrathea.app.library import Life
@@ -20,7 +21,6 @@ from magrathea.app.protocol import Frame, ProtocolError, messages
 from magrathea.app.reality import RealityTrack, make_environment
 from magrathea.app.tick import Tick, still_of, tick_of
 from magrathea.app.viewer import Viewer
-from magrathea.app.wheel import Wheel
 from magrathea.errors import MagratheaError
 
 RATE_WINDOW = 2.0  # seconds over which frames per second are counted
@@ -52,9 +52,8 @@ class Player:
         self.fps = frames_per_second(world)
         self.noop = noop_action(world)
         self.controls = Controls(noop=self.noop, realtime=self.noop is not None)
-        self.viewers: set[Viewer] = set()
-        self.wheel = Wheel()
-        self.reality = RealityTrack(world, self._publish, make_env)
+        self.audience = Audience(self._turns_changed)
+        self.reality = RealityTrack(world, self.audience.show, make_env)
         self.seed, self.start = seed, start
         self.speed: float | None = 1
         self.model_seconds = 0.0
@@ -68,8 +67,6 @@ class Player:
         self._singles: deque[int] = deque(maxlen=4)
         self._due = 0.0
         self._times: deque[float] = deque(maxlen=512)
-        self._frame_number = 0
-        self._turn: asyncio.TimerHandle | None = None
 
     @property
     def num_steps(self) -> int:
@@ -101,10 +98,7 @@ class Player:
 
     def attach(self) -> Viewer:
         """Let one more connection watch; it gets the current picture at once."""
-        if len(self.viewers) >= self.life.library.limits.viewers:
-            raise MagratheaError(f"{len(self.viewers)} visitors watch this session already; try again in a moment.")
-        viewer = Viewer()
-        self.viewers.add(viewer)
+        viewer = self.audience.add(self.life.library.limits.viewers)
         if self._tick:
             self._show()
         self._wake.set()
@@ -112,43 +106,16 @@ class Player:
 
     def detach(self, viewer: Viewer) -> None:
         """A connection is gone; a dream that nobody watches stands still."""
-        self.viewers.discard(viewer)
-        drove = self.wheel.driver is viewer
-        self.wheel.give(viewer, time.monotonic())
-        if drove or not self.viewers:
-            self.controls.clear()
-        self.tell()
+        self.audience.remove(viewer)
 
     def tell(self) -> None:
         """Say to all viewers how the session stands: its name, its branches, who drives."""
-        if not self.viewers or self._move:
+        if not self.audience.viewers or self._move:
             return
-        found = self.life.library.store.session(self.life.session)
-        branches = self.life.library.store.branches(self.life.session)
-        message = {
-            "type": "session",
-            "id": found.id,
-            "name": found.name,
-            "branch": self.life.branch,
-            "branches": [vars(branch) for branch in branches],
-            "viewers": len(self.viewers),
-            "asking": len(self.wheel.asking),
-        }
-        for viewer in self.viewers:
-            viewer.say(
-                message
-                | {
-                    "driving": self.wheel.driver is viewer,
-                    "free": self.wheel.driver is None,
-                    "asked": viewer in self.wheel.asking,
-                }
-            )
-
-    def dismiss(self, reason: str) -> None:
-        """Send all viewers away, for good."""
-        for viewer in self.viewers:
-            viewer.say({"type": "error", "reason": reason, "fatal": True})
-            viewer.end()
+        store, session = self.life.library.store, self.life.session
+        branches = [vars(branch) for branch in store.branches(session)]
+        name, branch = store.session(session).name, self.life.branch
+        self.audience.tell({"type": "session", "id": session, "name": name, "branch": branch, "branches": branches})
 
     def rule_out_reality(self, reason: str) -> None:
         """Say that the real environment cannot be had here, and why."""
@@ -173,13 +140,12 @@ class Player:
                 except TimeoutError:
                     pass
         finally:
-            if self._turn:
-                self._turn.cancel()
+            self.audience.close()
             self.reality.close()
             await self.life.sleep()
 
     def _delay(self, now: float) -> float:
-        if not self.viewers:
+        if not self.audience.viewers:
             return math.inf
         if self._move or self._singles:
             return 0.0
@@ -198,8 +164,7 @@ class Player:
             if self.life.awake and before:  # refused; the session is as it was
                 self._tick, self._move, self._paused = before, None, True
                 self._singles.clear()
-                for viewer in self.viewers:
-                    viewer.say({"type": "error", "reason": str(error)})
+                self.audience.say({"type": "error", "reason": str(error)})
             else:
                 self._fail(error)
         except Exception as error:  # the server and the other players live on
@@ -280,13 +245,7 @@ class Player:
         parts = {"picture": tick.picture} if tick else {}
         if tick and tick.uncertainty is not None:
             parts["uncertainty"] = tick.uncertainty
-        self._publish(Frame(header, parts))
-
-    def _publish(self, frame: Frame) -> None:
-        self._frame_number += 1
-        frame.header["frame"] = self._frame_number
-        for viewer in self.viewers:
-            viewer.offer(frame)
+        self.audience.show(Frame(header, parts))
 
     # What the page says
 
@@ -296,38 +255,17 @@ class Player:
         if kind == "seen":
             viewer.seen(message["frame"])
         elif kind == "wheel":
-            self._on_wheel(message["wish"], viewer)
-        elif self._drives(viewer):
+            self.audience.wish(message["wish"], viewer)
+        elif self.audience.drives(viewer):
             getattr(self, f"_on_{kind}")(message)
             self._wake.set()
         elif kind != "release":
             raise ProtocolError("somebody else drives this session; ask for the wheel first")
 
-    def _drives(self, viewer: Viewer) -> bool:
-        was_free = self.wheel.driver is None
-        drives = self.wheel.take(viewer, time.monotonic())
-        if was_free:
-            self.tell()
-        return drives
-
-    def _on_wheel(self, wish: str, viewer: Viewer) -> None:
-        driver = self.wheel.driver
-        (self.wheel.ask if wish == "ask" else self.wheel.give)(viewer, time.monotonic())
-        if self.wheel.driver is not driver:
+    def _turns_changed(self, handed_over: bool) -> None:
+        if handed_over:
             self.controls.clear()
-        self._watch_the_turn()
         self.tell()
-
-    def _watch_the_turn(self) -> None:
-        """While somebody asks for the wheel, end the driver's turn in time."""
-        if self._turn:
-            self._turn.cancel()
-        driver = self.wheel.driver
-        left = self.wheel.pass_on(time.monotonic())
-        if self.wheel.driver is not driver:
-            self.controls.clear()
-            self.tell()
-        self._turn = None if math.isinf(left) else asyncio.get_running_loop().call_later(left, self._watch_the_turn)
 
     def _on_press(self, message: dict[str, Any]) -> None:
         if self.state in ("ended", "failed"):

@@ -62,7 +62,7 @@ class Seats:
     def leave(self, session: str) -> None:
         """A connection is gone; without any other the session will sleep after a while."""
         seat = self._seats.get(session)
-        if seat and not seat.player.viewers:
+        if seat and not seat.player.audience.viewers:
             seat.empty_since = time.monotonic()
 
     def sweep(self, *, need_one: bool = False) -> None:
@@ -82,7 +82,7 @@ class Seats:
     async def dismiss(self, session: str, reason: str) -> None:
         """Send everybody away from a session and put it to sleep."""
         if session in self._seats:
-            self._seats[session].player.dismiss(reason)
+            self._seats[session].player.audience.dismiss(reason)
             await asyncio.wait([self._end(session)])
 
     async def close(self) -> None:

@@ -61,7 +61,7 @@ class SessionRoutes:
 
     def _described(self, found: StoredSession) -> dict[str, Any]:
         player = self.seats.player(found.id)
-        return asdict(found) | {"awake": player is not None, "viewers": len(player.viewers) if player else 0}
+        return asdict(found) | {"awake": player is not None, "viewers": len(player.audience.viewers) if player else 0}
 
     async def rename(self, request: Request) -> Response:
         found = self.library.store.session(request.path_params["session"])
