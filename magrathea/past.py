@@ -112,10 +112,9 @@ class RingPast:
         rows = list(range(len(self.num_written))) if rows is None else rows
         for place in {self.num_written[row] % self.window for row in rows}:
             here = [i for i, row in enumerate(rows) if self.num_written[row] % self.window == place]
-            row: list[int] | slice = [rows[i] for i in here]
-            given: list[int] | slice = here
-            if row == list(range(len(self.num_written))):  # everywhere, in order: nothing needs picking out
-                given = row = slice(None)
+            everywhere = [rows[i] for i in here] == list(range(len(self.num_written)))
+            given = slice(None) if everywhere else here
+            row = slice(None) if everywhere else [rows[i] for i in here]
             start = (1 + place) * self.num_positions
             self.keys[:, row, :, start : start + self.num_positions] = keys[:, given].squeeze(2)
             self.values[:, row, :, start : start + self.num_positions] = values[:, given].squeeze(2)

@@ -162,6 +162,21 @@ def test_limits_on_sessions_branches_steps_visitors_and_rates() -> None:
         assert ask(f"{url}/api/sessions", "POST", b"x" * 200)[0] == 413
 
 
+def test_a_session_that_nobody_watches_sleeps_and_wakes_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("magrathea.app.seats.LINGER", 0.2)
+    monkeypatch.setattr("magrathea.app.server.LINGER", 0.2)
+    with serving(square_app()) as url:
+        session = dreamt(url, 2, 5)
+        end = time.monotonic() + 20
+        while ask(f"{url}/api/sessions/{session}")[1]["awake"]:
+            assert time.monotonic() < end, "it does not sleep"
+            time.sleep(0.05)
+        assert ask(f"{url}/health")[1]["players"] == 0
+        with joined(url, f"session={session}") as socket:
+            assert frame_of(socket, 2).header["total_reward"] == 1
+            assert ask(f"{url}/api/sessions/{session}")[1]["awake"]
+
+
 def test_where_a_token_is_asked_for_nothing_else_opens() -> None:
     with serving(square_app(token="open sesame")) as url:
         socket_url = f"{url.replace('http', 'ws')}/api/worlds/square/play"
