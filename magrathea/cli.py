@@ -221,8 +221,10 @@ def play(
     port: int = 8000,
     device: str = "cpu",
     open_browser: bool = True,
+    store: Annotated[Path | None, arg(metavar="FILE")] = None,
+    token: Name = None,
 ) -> None:
-    """Play a world in the browser. Without a world, a start page shows the shipped ones.
+    """Play a world in the browser. Without a world, a start page shows the shipped ones. Every session is kept.
 
     Args:
         world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
@@ -230,10 +232,14 @@ def play(
         port: port to listen on; 0 takes any free one.
         device: "cpu" or "cuda".
         open_browser: open the page in the default browser; never where the environment variable CI is set.
+        store: file that sessions are kept in; without it, sessions.db in the folder that the environment variable
+            MAGRATHEA_HOME names, or in the user's own folder for data.
+        token: what visitors must show; where other machines are let in, the server makes one if none is given.
     """
     from magrathea.app import play as serve
 
-    serve(world, host=host, port=port, device=device, open_browser=open_browser and not os.environ.get("CI"))
+    open_browser = open_browser and not os.environ.get("CI")
+    serve(world, host=host, port=port, device=device, open_browser=open_browser, store=store, token=token)
 
 
 def bench(
@@ -244,6 +250,7 @@ def bench(
     device: str = "auto",
     seed: int = 0,
     profile: bool = False,
+    players: str = "",
 ) -> None:
     """Measure how fast a world dreams and learns on this machine; prints JSON. Leave the machine alone meanwhile.
 
@@ -254,6 +261,7 @@ def bench(
         device: "auto", "cpu" or "cuda".
         seed: seed of starts, actions and dice.
         profile: print the operations that one player's steps spend their time in, and nothing else.
+        players: numbers such as 1,4,16,32: measure only how one server serves so many players at once.
     """
     from magrathea.bench import bench as measure
     from magrathea.bench import profile_steps
@@ -261,6 +269,11 @@ def bench(
 
     if profile:
         print(profile_steps(World.from_pretrained(world, device=device)))
+    elif players:
+        from magrathea.app.crowd import measure_players
+
+        counts, world_here = _numbers(players), World.from_pretrained(world, device=device)
+        print(json.dumps(measure_players(world_here, counts, seconds, seed), indent=1))
     else:
         print(json.dumps(measure(world, batch_sizes, seconds=seconds, device=device, seed=seed), indent=1))
 
@@ -328,6 +341,14 @@ def _figure(item: dict[str, Any]) -> str:
     """A headline's value as text, in percent or decibel."""
     value = item["figure"]["value"]
     return f"{100 * value:.1f}%" if item["unit"] == "%" else f"{value:.2f} {item['unit']}".strip()
+
+
+def _numbers(text: str) -> list[int]:
+    """Numbers of players given on the command line."""
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= 1024 for part in parts):
+        raise MagratheaError(f"Option --players is '{text}'; give numbers from 1 to 1024, like 1,4,16,32.")
+    return [int(part) for part in parts]
 
 
 def _json(text: str) -> dict[str, Any]:

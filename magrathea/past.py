@@ -112,7 +112,7 @@ class RingPast:
         rows = list(range(len(self.num_written))) if rows is None else rows
         for place in {self.num_written[row] % self.window for row in rows}:
             here = [i for i, row in enumerate(rows) if self.num_written[row] % self.window == place]
-            everywhere = len(here) == len(self.num_written)
+            everywhere = [rows[i] for i in here] == list(range(len(self.num_written)))
             given = slice(None) if everywhere else here
             row = slice(None) if everywhere else [rows[i] for i in here]
             start = (1 + place) * self.num_positions

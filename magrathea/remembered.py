@@ -115,7 +115,8 @@ class Remembered:
             extra = self.world.model.prompt(prompt.expand(len(time), -1).to(self.world.device), time)
         if self._ring is None:
             return self._naive_past(histories, extra, recalled)
-        ring = self._ring if len(rows) == len(self.histories) else self._ring.select(torch.tensor(rows))
+        everywhere = list(rows) == list(range(len(self.histories)))
+        ring = self._ring if everywhere else self._ring.select(torch.tensor(rows))
         ring.extra, ring.recalled = extra, recalled
         return ring
 

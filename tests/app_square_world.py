@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import threading
 import time
@@ -12,11 +13,15 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 import uvicorn
 from gymnasium import spaces
 
 from magrathea.app.catalog import Catalog
 from magrathea.app.server import create_app
+from magrathea.errors import MagratheaError
+from magrathea.history import record_of
+from magrathea.layout import Layout, Slot
 
 GRID, TILE = 7, 9
 NAMES = ["noop", "left", "right", "up", "down", "paint", "end"]
@@ -33,7 +38,7 @@ def move(tokens: np.ndarray, action: int) -> np.ndarray:
     return np.array([action, np.clip(row + down, 0, GRID - 1), np.clip(column + right, 0, GRID - 1), shade, hue])
 
 
-def draw(tokens: np.ndarray) -> np.ndarray:
+def draw(tokens: Any) -> np.ndarray:
     """Tokens (5,) -> picture (63, 63, 3): the square's red is 255, the ground's is 0."""
     _, row, column, shade, hue = tokens.tolist()
     picture = np.full((GRID, GRID, 3), (0, shade, 60 + 40 * hue), np.uint8)
@@ -58,10 +63,19 @@ class SquareWorld:
         self.observation_space = spaces.Box(0, 255, (GRID * TILE, GRID * TILE, 3), np.uint8)
         self.starts = np.array([[[0, 3, 3, 40 + 20 * k, 0]] * 3 for k in range(4)])
         self.num_starts = len(self.starts)
+        seen = Slot(name="observation", role="observation", vocab_size=255, grid=(1, NUM_TOKENS - 1))
+        self.layout = Layout((Slot(name="action", role="action", vocab_size=len(NAMES)), seen))
+        self.fingerprint = "square"
 
     def decode_observation(self, tokens: np.ndarray) -> np.ndarray:
         rows = tokens.reshape(-1, NUM_TOKENS)
         return np.stack([draw(row) for row in rows]).reshape(*tokens.shape[:-1], *self.observation_space.shape)
+
+    def decode_reward(self, tokens: Any) -> np.ndarray:
+        return (np.asarray(tokens)[..., 0] == 5).astype(np.float32)
+
+    def decode_terminated(self, tokens: Any) -> np.ndarray:
+        return np.asarray(tokens)[..., 0] == 6
 
     def encode_episode(self, observation: Any, action: Any, reward: Any, terminated: Any) -> np.ndarray:
         steps = []
@@ -73,36 +87,89 @@ class SquareWorld:
 
 
 class SquareSession:
-    """Has of `Session` what the app uses."""
+    """Has of `Session` what the app uses. A row is its seed and the tokens of its steps, the start's first."""
 
     def __init__(self, world: SquareWorld, batch_size: int = 1, seed: int = 0, start: Any = None) -> None:
-        self.world = world
-        self.reset(seed=seed, start=start)
-
-    def reset(self, env_mask: Any = None, seed: int | None = None, start: Any = None) -> Any:
-        self.generator = np.random.default_rng(seed)
         if start is None:
-            start = int(self.generator.integers(self.world.num_starts))
-        self.tokens = self.world.starts[start][-1] if isinstance(start, int) else start[-1]
-        return self.observation
+            start = int(np.random.default_rng(seed).integers(world.num_starts))
+        first = world.starts[start] if isinstance(start, int) else np.asarray(start)
+        self.world, self.rows = world, [(seed, 1, [first[-1]])]
+
+    @classmethod
+    def of(cls, world: SquareWorld, rows: list) -> SquareSession:
+        session = cls(world)
+        session.rows = [(seed, num_start, list(steps)) for seed, num_start, steps in rows]
+        return session
+
+    def join(self, other: SquareSession) -> None:
+        self.rows.extend(other.rows)
+
+    def prepare(self) -> None:
+        pass
+
+    def keep(self, rows: list[int]) -> None:
+        self.rows = [self.rows[row] for row in rows]
+
+    def fork_batch(self, rows: list[int]) -> SquareSession:
+        return self.of(self.world, [self.rows[row] for row in rows])
 
     @property
-    def observation(self) -> np.ndarray:
-        return self.world.decode_observation(self.tokens[None])
+    def batch_size(self) -> int:
+        return len(self.rows)
 
-    def step(self, action: np.ndarray) -> SimpleNamespace:
-        assert action.shape == (1,)
+    @property
+    def tokens(self) -> torch.Tensor:
+        return torch.tensor(np.stack([steps[-1] for _, _, steps in self.rows]))
+
+    def log_of(self, row: int, first: int = 0) -> np.ndarray:
+        seed, num_start, steps = self.rows[row]
+        log = np.zeros(len(steps), record_of(self.world.layout))
+        log["tokens"], log["kind"], log["seed"] = np.stack(steps), 1, seed
+        log["kind"][:num_start] = 0
+        return log[first:]
+
+    def num_start_of(self, row: int) -> int:
+        return self.rows[row][1]
+
+    def rewind(self, num_steps: int) -> None:
+        for _, _, steps in self.rows:
+            del steps[len(steps) - num_steps :]
+
+    def extend(self, logs: list[np.ndarray]) -> None:
+        for (_, _, steps), log in zip(self.rows, logs, strict=True):
+            steps.extend(log["tokens"].astype(int))
+
+    def to_bytes(self) -> bytes:
+        rows = [(seed, num_start, np.array(steps).tolist()) for seed, num_start, steps in self.rows]
+        return json.dumps({"fingerprint": self.world.fingerprint, "rows": rows}).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, world: SquareWorld, source: str = "This session") -> SquareSession:
+        try:
+            saved = json.loads(data)
+        except ValueError as error:
+            raise MagratheaError(f"{source} is not a session.") from error
+        if saved["fingerprint"] != world.fingerprint:
+            raise MagratheaError(f"{source} is of another world.")
+        return cls.of(world, [(seed, num_start, map(np.array, steps)) for seed, num_start, steps in saved["rows"]])
+
+    def step(self, action: np.ndarray, rows: list[int] | None = None) -> SimpleNamespace:
+        rows = list(range(self.batch_size)) if rows is None else rows
+        assert action.shape == (len(rows),)
         time.sleep(self.world.step_seconds)
-        self.tokens = move(self.tokens, int(action[0]))
-        uncertainty = np.zeros((1, GRID, GRID), np.float32)
-        uncertainty[0, self.tokens[1], self.tokens[2]] = self.generator.random()
+        uncertainty = np.zeros((len(rows), GRID, GRID), np.float32)
+        for index, row in enumerate(rows):
+            seed, _, steps = self.rows[row]
+            steps.append(move(steps[-1], int(action[index])))
+            uncertainty[index, steps[-1][1], steps[-1][2]] = np.random.default_rng([seed, len(steps)]).random()
+        tokens = self.tokens[rows]
         return SimpleNamespace(
-            observation=self.observation,
-            reward=np.array([1.0 if action[0] == 5 else 0.0], np.float32),
-            terminated=np.array([action[0] == 6]),
-            tokens=self.tokens[None],
-            uncertainty={"observation": uncertainty, "reward": np.zeros((1, 1, 1))},
-            num_passes=np.array([2]),
+            observation=self.world.decode_observation(tokens),
+            reward=self.world.decode_reward(tokens),
+            terminated=self.world.decode_terminated(tokens),
+            tokens=tokens,
+            uncertainty={"observation": uncertainty, "reward": np.zeros((len(rows), 1, 1))},
+            num_passes=np.full(len(rows), 2),
         )
 
 
@@ -127,16 +194,15 @@ class SquareEnv(gymnasium.Env):
 
 def square_app(world: SquareWorld | None = None, **options: Any):
     """The app with the square world at id "square"."""
-    options = {"make_session": SquareSession, "make_env": lambda _: SquareEnv(), **options}
+    options = {"session_class": SquareSession, "make_env": lambda _: SquareEnv(), **options}
     square = world or SquareWorld()
     return create_app(Catalog({"square": "square"}, lambda _: square), **options)
 
 
 @contextlib.contextmanager
-def serving(app: Any):
+def serving(app: Any, port: int = 0):
     """Serve an app from a thread; gives its URL."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", port))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws_max_size=1 << 16, timeout_graceful_shutdown=1))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
     thread.start()

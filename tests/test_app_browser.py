@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from app_square_world import SquareWorld, serving, square_app
 
+from magrathea.app.library import Limits
+
 playwright = pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import Browser, Page, expect  # noqa: E402
 
@@ -47,7 +49,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with serving(square_app(max_players=50)) as address:
+    with serving(square_app(limits=Limits(awake=50, new_per_second=100))) as address:
         yield address
 
 
@@ -281,7 +283,7 @@ def test_reality_that_is_not_installed_says_so(browser: Browser) -> None:
 
 
 def test_a_full_server_is_told_and_let_in_when_there_is_room(browser: Browser) -> None:
-    with serving(square_app(max_players=1)) as address:
+    with serving(square_app(limits=Limits(awake=1))) as address:
         pages = opened(browser, address)
         next(pages)
         late = browser.new_page()

@@ -5,35 +5,40 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 from app_square_world import SquareEnv, SquareSession, SquareWorld
 
+from magrathea.app.library import Library, Life
 from magrathea.app.player import Player
 from magrathea.app.protocol import Frame, ProtocolError, decode_frame
+from magrathea.app.store import Store
 from magrathea.app.viewer import MAX_UNSEEN, Viewer
 
 
-def play(scene: Callable[[Player, Viewer], Awaitable[None]], world: SquareWorld | None = None, **options: Any) -> None:
+def play(
+    scene: Callable[[Player, Viewer], Awaitable[None]],
+    world: SquareWorld | None = None,
+    session_class: Any = SquareSession,
+    **options: Any,
+) -> None:
     """Run a scene with a player whose clock runs and one viewer."""
     options = {"make_env": lambda _: SquareEnv(), "start": 0, **options}
 
     async def main() -> None:
-        with ThreadPoolExecutor(1) as dreamer:
-            player = Player(
-                world or SquareWorld(fps=50), options.pop("make_session", SquareSession), dreamer, **options
-            )
-            viewer = player.attach()
-            clock = asyncio.create_task(player.run())
-            try:
-                await until(lambda: player.state == "ready")
-                await scene(player, viewer)
-            finally:
-                clock.cancel()
-                await asyncio.gather(clock, return_exceptions=True)
+        library = Library(Store(), session_class)
+        player = Player(Life(library, world or SquareWorld(fps=50), library.add("square")), **options)
+        viewer = player.attach()
+        clock = asyncio.create_task(player.run())
+        try:
+            await until(lambda: player.state == "ready")
+            await scene(player, viewer)
+        finally:
+            clock.cancel()
+            await asyncio.gather(clock, return_exceptions=True)
+            await library.close()
 
     asyncio.run(main())
 
@@ -50,9 +55,10 @@ def say(player: Player, viewer: Viewer, kind: str, **fields: Any) -> None:
 
 
 async def newest(viewer: Viewer) -> Frame:
-    """Everything that waits is taken and seen; the last frame is returned."""
-    data = await viewer.take()
-    assert isinstance(data, bytes)
+    """The frame that waits is taken and seen."""
+    data: Any = ""
+    while isinstance(data, str):
+        data = await viewer.take()
     frame = decode_frame(data)
     viewer.seen(frame.header["frame"])
     return frame
@@ -195,10 +201,10 @@ def test_a_dream_that_breaks_is_reported_and_can_be_begun_anew(caplog: pytest.Lo
     broken = [True]
 
     class Breaks(SquareSession):
-        def step(self, action: np.ndarray) -> Any:
+        def step(self, action: np.ndarray, rows: list[int] | None = None) -> Any:
             if broken[0]:
                 raise RuntimeError("NaN in the logits\nand more")
-            return super().step(action)
+            return super().step(action, rows)
 
     async def scene(player: Player, viewer: Viewer) -> None:
         say(player, viewer, "press", action=1)
@@ -211,7 +217,7 @@ def test_a_dream_that_breaks_is_reported_and_can_be_begun_anew(caplog: pytest.Lo
         say(player, viewer, "press", action=1)
         await until(lambda: player.num_steps >= 1)
 
-    play(scene, make_session=Breaks)
+    play(scene, session_class=Breaks)
 
 
 def test_reality_begins_where_the_dream_begins_and_never_slows_it() -> None:

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import gymnasium
@@ -21,6 +22,7 @@ from websockets.sync.client import ClientConnection, connect
 from magrathea.app import create_app, play
 from magrathea.app.catalog import Catalog, key_map, noop_action
 from magrathea.app.check import CheckError, check
+from magrathea.app.library import Limits
 from magrathea.app.picture import Painter
 from magrathea.app.protocol import Frame, decode_frame
 from magrathea.errors import MagratheaError
@@ -28,7 +30,7 @@ from magrathea.errors import MagratheaError
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with serving(square_app(max_players=3)) as address:
+    with serving(square_app(limits=Limits(awake=3, new_per_second=100))) as address:
         yield address
 
 
@@ -70,7 +72,7 @@ def get(url: str) -> tuple[int, dict, bytes]:
 def test_a_step_is_answered_with_its_picture(url: str) -> None:
     with joined(url) as socket:
         world = text_of(socket, "world")
-        assert world["world"]["name"] == "Square" and world["world"]["noop"] == 0 and not world["resumed"]
+        assert world["world"]["name"] == "Square" and world["world"]["noop"] == 0
         assert world["world"]["actions"][5] == {"index": 5, "name": "paint", "keys": [" "]}
         say(socket, type="step", action=2)
         frame = frame_of(socket, 1)
@@ -112,20 +114,31 @@ def test_the_same_seed_and_actions_give_the_same_frames(url: str) -> None:
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_a_ticket_leads_back_to_the_dream(url: str) -> None:
+def test_a_link_leads_back_to_the_session_and_two_may_watch_it(url: str) -> None:
     with joined(url) as socket:
-        ticket = text_of(socket, "world")["ticket"]
+        session = text_of(socket, "world")["session"]
         say(socket, type="step", action=2)
         frame_of(socket, 1)
-    with joined(url, f"ticket={ticket}") as socket:
-        assert text_of(socket, "world")["resumed"]
-        assert frame_of(socket, 1).parts["picture"][9 * 3, 9 * 4, 0] == 255
-    with joined(url, "ticket=forged") as socket:
-        assert not text_of(socket, "world")["resumed"]
+        with joined(url, f"session={session}") as other:
+            assert text_of(other, "world")["session"] == session
+            assert frame_of(other, 1).parts["picture"][9 * 3, 9 * 4, 0] == 255
+            say(other, type="step", action=2)
+            assert "somebody else drives" in text_of(other, "error")["reason"]
+            say(other, type="wheel", wish="ask")
+            say(socket, type="wheel", wish="give")
+            while not text_of(other, "session")["driving"]:
+                pass
+            say(other, type="step", action=4)
+            assert frame_of(socket, 2).parts["picture"][9 * 4, 9 * 4, 0] == 255
+    with joined(url, "session=forged") as socket:
+        assert "is not here" in text_of(socket, "error")["reason"]
 
 
 def test_a_full_server_says_so_and_an_empty_seat_is_given_away(url: str) -> None:
-    with joined(url), joined(url), joined(url), joined(url) as late:
+    with ExitStack() as stack:
+        for _ in range(3):
+            text_of(stack.enter_context(joined(url)), "world")
+        late = stack.enter_context(joined(url))
         refusal = text_of(late, "error")
         assert "All 3 places" in refusal["reason"] and refusal["fatal"]
         with pytest.raises(ConnectionClosed):
@@ -163,7 +176,7 @@ def test_pages_and_pictures(url: str) -> None:
 def test_one_world_opens_at_once_and_its_card_can_be_read(tmp_path: Any) -> None:
     (tmp_path / "README.md").write_text("# Square\n")
     catalog = Catalog({"square": tmp_path}, lambda _: SquareWorld())
-    with serving(create_app(catalog, only="square", make_session=SquareSession)) as address:
+    with serving(create_app(catalog, only="square", session_class=SquareSession)) as address:
         assert b"dream-screen" in get(address)[2]
         assert get(f"{address}/api/worlds/square/card")[2] == b"# Square\n"
         assert json.loads(get(f"{address}/api/worlds")[2])[0]["has_card"]
@@ -210,6 +223,6 @@ def test_check_plays_a_running_server(url: str) -> None:
 
 
 def test_a_port_in_use_is_told_in_one_line(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("magrathea.app.server.catalog_of", lambda world, device: (Catalog({}, lambda _: None), None))
+    monkeypatch.setattr("magrathea.app.serve.catalog_of", lambda world, device: (Catalog({}, lambda _: None), None))
     with pytest.raises(MagratheaError, match=r"Cannot listen on 127.0.0.1:\d+ .* choose another with --port"):
         play(port=int(url.rsplit(":", 1)[1]), open_browser=False)

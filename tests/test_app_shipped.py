@@ -9,7 +9,7 @@ import pytest
 from app_square_world import serving
 
 from magrathea.app import create_app
-from magrathea.app.server import catalog_of
+from magrathea.app.serve import catalog_of
 from magrathea.hub import shipped_worlds
 
 playwright = pytest.importorskip("playwright.sync_api")

@@ -16,7 +16,7 @@ from magrathea.app import create_app
 from magrathea.app.catalog import Catalog
 from magrathea.app.check import check
 from magrathea.app.protocol import Frame, decode_frame
-from magrathea.app.server import catalog_of
+from magrathea.app.serve import catalog_of
 from magrathea.errors import MagratheaError
 from magrathea.world import World
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from lights import lights_world
 
+from magrathea.app.crowd import measure_players
 from magrathea.bench import bench, profile_steps
 from magrathea.bench.peak import count_flops, matrix_peak, peak_memory_mb
 from magrathea.bench.play import HeldActions, measure_playing
@@ -60,6 +61,14 @@ def test_bench_is_json_and_shares_are_shares() -> None:
         assert 0 < measured["share_of_float32_peak"] < 1
     assert result["training"]["tokens_per_second"] > 0 and result["memory"]["peak_rss_mb_training"] > 50
     assert result["machine"]["bfloat16_peak_gflop_per_second"] > 0
+
+
+def test_players_share_one_server_and_none_starves() -> None:
+    result = json.loads(json.dumps(measure_players(lights_world(), (1, 4), seconds=0.5)))
+    assert set(result["players"]) == {"1", "4"} and result["players"]["1"]["ratio"] == 1
+    for measured in result["players"].values():
+        assert measured["steps_per_second"] > 0 and 0 < measured["p50_ms"] <= measured["p95_ms"]
+        assert measured["fairness"] > 0.5
 
 
 def test_profile_names_operations() -> None:

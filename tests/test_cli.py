@@ -64,6 +64,8 @@ def test_runs_as_a_module_and_reports_a_mistake_in_one_line() -> None:
         (["train", "no-such-dataset", "--out", "x", "--minutes", "1"], "no-such-dataset"),
         (["eval", "no-such-world", "no-such-dataset"], "no-such"),
         (["bench", "no-such-world"], "no-such-world"),
+        (["bench", "crafter", "--players", "1,many"], "give numbers from 1 to 1024, like 1,4,16,32"),
+        (["play", "no-such-world"], "no-such-world"),
         (["make", "No-Such-Env-v0", "--out", "x"], "No-Such-Env"),
     ],
 )
@@ -127,3 +129,5 @@ def test_from_environment_to_world(
     assert cli.main(["bench", world, "--batch-sizes", "1", "2", "--seconds", "0.1"]) == 0
     measured = json.loads(capsys.readouterr().out)
     assert set(measured["playing"]) == {"1", "2"} and measured["playing"]["1"]["passes_per_step"] >= 1
+    assert cli.main(["bench", world, "--players", "1,3", "--seconds", "0.1"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["players"]) == {"1", "3"}

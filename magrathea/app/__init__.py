@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from magrathea.app.server import create_app, play
+from magrathea.app.serve import play
+from magrathea.app.server import create_app
 
 __all__ = ["create_app", "play"]

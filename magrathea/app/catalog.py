@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from magrathea.app.picture import Painter, first_of, png
+from magrathea.app.picture import Painter, png, row_of
 from magrathea.errors import MagratheaError
 
 NOOP_NAMES = ("noop", "no-op", "no_op", "nothing", "idle", "none")
@@ -120,4 +120,4 @@ def describe(world: Any, world_id: str, *, has_card: bool) -> dict[str, Any]:
 def start_png(world: Any, index: int) -> bytes:
     """The last step of a stored start segment, as a PNG file."""
     last_step = world.starts[index][-1:]
-    return png(Painter(world.observation_space).paint(first_of(world.decode_observation(last_step))))
+    return png(Painter(world.observation_space).paint(row_of(world.decode_observation(last_step), 0)))

@@ -73,13 +73,13 @@ class Painter:
         return np.ascontiguousarray(picture, dtype=np.uint8)
 
 
-def first_of(observation: Any) -> Any:
-    """Row 0 of a batched observation (dicts and tuples of arrays (B, …) included)."""
+def row_of(observation: Any, index: int) -> Any:
+    """One row of a batched observation (dicts and tuples of arrays (B, …) included)."""
     if isinstance(observation, dict):
-        return {name: first_of(value) for name, value in observation.items()}
+        return {name: row_of(value, index) for name, value in observation.items()}
     if isinstance(observation, tuple):
-        return tuple(first_of(value) for value in observation)
-    return observation[0]
+        return tuple(row_of(value, index) for value in observation)
+    return observation[index]
 
 
 def png(picture: np.ndarray) -> bytes:

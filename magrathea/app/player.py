@@ -1,4 +1,4 @@
-"""One running dream: its clock, the keys that drive it, and the viewers that watch it."""
+"""One session that is played: its clock, the keys that drive it, and the viewers that watch it."""
 
 from __future__ import annotations
 
@@ -7,91 +7,81 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Executor
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import gymnasium
-import numpy as np
 
+from magrathea.app.audience import Audience
 from magrathea.app.catalog import frames_per_second, noop_action, num_actions
 from magrathea.app.controls import Controls
-from magrathea.app.picture import Painter, first_of
+from magrathea.app.library import Life
+from magrathea.app.picture import Painter
 from magrathea.app.protocol import Frame, ProtocolError, messages
 from magrathea.app.reality import RealityTrack, make_environment
+from magrathea.app.tick import Tick, still_of, tick_of
 from magrathea.app.viewer import Viewer
+from magrathea.errors import MagratheaError
 
 RATE_WINDOW = 2.0  # seconds over which frames per second are counted
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Tick:
-    """What one step of the dream gave, ready to be shown."""
-
-    picture: np.ndarray  # uint8 (H, W, 3)
-    uncertainty: np.ndarray | None = None  # uint8 (rows, columns), 255 = no idea
-    action: int | None = None
-    reward: float = 0.0
-    terminated: bool = False
-    num_passes: int = 0
-
-
 class Player:
-    """A dream that somebody plays. Lives on the event loop; the session runs in ``dreamer``, an executor.
+    """A session that somebody plays. Lives on the event loop.
 
     Args:
-        world: the loaded world.
-        make_session: ``Session`` or the like; called as ``make_session(world, seed=…, start=…)``.
-        dreamer: where steps are computed; shared by all players of a server.
-        seed, start: of the first dream; ``start`` None lets the seed choose a stored start.
+        life: the session; woken where it was left, or begun with ``seed`` and ``start`` if it has no branch yet.
+        seed, start: of a first branch; ``start`` None lets the seed choose a stored start.
         make_env: makes the real environment of a world.
     """
 
     def __init__(
         self,
-        world: Any,
-        make_session: Callable[..., Any],
-        dreamer: Executor,
+        life: Life,
         *,
+        is_new: bool = True,
         seed: int = 0,
         start: int | None = None,
         make_env: Callable[[Any], gymnasium.Env] = make_environment,
     ) -> None:
-        self.world = world
+        world = life.world
+        self.life, self.world = life, world
         self.schema = messages(num_actions(world), int(world.num_starts))
         self.fps = frames_per_second(world)
         self.noop = noop_action(world)
         self.controls = Controls(noop=self.noop, realtime=self.noop is not None)
-        self.viewers: set[Viewer] = set()
-        self.reality = RealityTrack(world, self._publish, make_env)
+        self.audience = Audience(self._turns_changed)
+        self.reality = RealityTrack(world, self.audience.show, make_env)
         self.seed, self.start = seed, start
         self.speed: float | None = 1
-        self.num_steps = 0
-        self.total_reward = 0.0
         self.model_seconds = 0.0
         self.failure = ""
-        self._make_session = make_session
-        self._dreamer = dreamer
         self._painter = Painter(world.observation_space)
-        self._session: Any = None
         self._tick: Tick | None = None
         self._wake = asyncio.Event()
-        self._wants_restart, self._wants_reality = True, False
+        self._move: Callable[[], Awaitable[Any]] | None = self._begin if is_new else life.wake
+        self._wants_reality = False
         self._begun = self._paused = False
         self._singles: deque[int] = deque(maxlen=4)
         self._due = 0.0
         self._times: deque[float] = deque(maxlen=512)
-        self._frame_number = 0
+
+    @property
+    def num_steps(self) -> int:
+        return self.life.num_steps
+
+    @property
+    def total_reward(self) -> float:
+        return self.life.total_reward
 
     @property
     def state(self) -> str:
         """ "starting", "failed", "ended", "paused", "ready" (waits for the first key) or "playing"."""
         if self.failure:
             return "failed"
-        if self._tick is None or self._wants_restart:
+        if self._tick is None or self._move:
             return "starting"
         if self._tick.terminated:
             return "ended"
@@ -108,8 +98,7 @@ class Player:
 
     def attach(self) -> Viewer:
         """Let one more connection watch; it gets the current picture at once."""
-        viewer = Viewer()
-        self.viewers.add(viewer)
+        viewer = self.audience.add(self.life.library.limits.viewers)
         if self._tick:
             self._show()
         self._wake.set()
@@ -117,9 +106,16 @@ class Player:
 
     def detach(self, viewer: Viewer) -> None:
         """A connection is gone; a dream that nobody watches stands still."""
-        self.viewers.discard(viewer)
-        if not self.viewers:
-            self.controls.clear()
+        self.audience.remove(viewer)
+
+    def tell(self) -> None:
+        """Say to all viewers how the session stands: its name, its branches, who drives."""
+        if not self.audience.viewers or self._move:
+            return
+        store, session = self.life.library.store, self.life.session
+        branches = [vars(branch) for branch in store.branches(session)]
+        name, branch = store.session(session).name, self.life.branch
+        self.audience.tell({"type": "session", "id": session, "name": name, "branch": branch, "branches": branches})
 
     def rule_out_reality(self, reason: str) -> None:
         """Say that the real environment cannot be had here, and why."""
@@ -144,28 +140,41 @@ class Player:
                 except TimeoutError:
                     pass
         finally:
+            self.audience.close()
             self.reality.close()
+            await self.life.sleep()
 
     def _delay(self, now: float) -> float:
-        if not self.viewers:
+        if not self.audience.viewers:
             return math.inf
-        if self._wants_restart or self._singles:
+        if self._move or self._singles:
             return 0.0
         if self.state != "playing":
             return math.inf
         return max(self.controls.ready_in(now), self._due - now)
 
     async def _advance(self) -> None:
+        move, before = self._move, self._tick
         try:
-            if self._wants_restart:
-                await self._restart()
+            if move:
+                await self._make(move)
             else:
                 await self._step()
+        except MagratheaError as error:
+            if self.life.awake and before:  # refused; the session is as it was
+                self._tick, self._move, self._paused = before, None, True
+                self._singles.clear()
+                self.audience.say({"type": "error", "reason": str(error)})
+            else:
+                self._fail(error)
         except Exception as error:  # the server and the other players live on
             log.exception("a dream stopped")
-            self.failure = f"The dream stopped: {(str(error).splitlines() or [''])[0] or type(error).__name__}"
-            self._session, self._wants_restart = None, False
+            self._fail(error)
         self._show()
+
+    def _fail(self, error: Exception) -> None:
+        self.failure = f"The dream stopped: {(str(error).splitlines() or [''])[0] or type(error).__name__}"
+        self._move = None
 
     async def _step(self) -> None:
         now = time.monotonic()
@@ -174,28 +183,30 @@ class Player:
             return
         period = 0.0 if self.speed is None else 1.0 / (self.fps * self.speed)
         self._due = self._due + period if now - self._due < period else now + period
-        self.reality.act(action + int(self.world.action_space.start))
-        tick = await asyncio.get_running_loop().run_in_executor(self._dreamer, self._dream, action)
-        self._tick = tick
-        self.num_steps += 1
-        self.total_reward += tick.reward
+        in_space = action + int(self.world.action_space.start)
+        self.reality.act(in_space)
+        row = await self.life.step(in_space)
+        self.model_seconds += (row.seconds - self.model_seconds) * (0.1 if self.model_seconds else 1.0)
+        self._tick = tick_of(row, action, self._painter)
         self._times.append(time.monotonic())
-        if tick.terminated and not self._wants_restart:
+        if self._tick.terminated and not self._move:
             self.controls.clear()
             self._singles.clear()
 
-    async def _restart(self) -> None:
+    async def _make(self, move: Callable[[], Awaitable[Any]]) -> None:
+        """Begin, wake or go elsewhere."""
         self._tick = None
         self._show()
-        start: Any = self.start
-        loop = asyncio.get_running_loop()
-        if self._wants_reality:
-            start = await self._real_start()
-        seed = self.seed
-        self._wants_restart = False
-        self._tick = await loop.run_in_executor(self._dreamer, self._begin, seed, start)
-        self.num_steps, self.total_reward = 0, 0.0
+        tokens = await move()
+        self._tick = still_of(self.world, tokens, self.num_steps == 0, self._painter)
         self._times.clear()
+        if self._move is move:
+            self._move = None
+        self.tell()
+
+    async def _begin(self) -> Any:
+        start: Any = await self._real_start() if self._wants_reality else self.start
+        return await self.life.begin(self.seed, start)
 
     async def _real_start(self) -> Any:
         """Begin reality; the tokens of its first steps, or the chosen stored start if reality cannot be had."""
@@ -205,34 +216,7 @@ class Player:
             self._wants_reality = False
             return self.start
         steps = (recording.observation, recording.action, recording.reward, recording.terminated)
-        return await asyncio.get_running_loop().run_in_executor(self._dreamer, self.world.encode_episode, *steps)
-
-    # In the dreamer's thread
-
-    def _begin(self, seed: int, start: Any) -> Tick:
-        if self._session is None:
-            self._session = self._make_session(self.world, seed=seed, start=start)
-        else:
-            self._session.reset(seed=seed, start=start)
-        return Tick(self._painter.paint(first_of(self._session.observation)))
-
-    def _dream(self, action: int) -> Tick:
-        began = time.perf_counter()
-        result = self._session.step(np.array([action + int(self.world.action_space.start)]))
-        seconds = time.perf_counter() - began
-        self.model_seconds += (seconds - self.model_seconds) * (0.1 if self.model_seconds else 1.0)
-        uncertainty = result.uncertainty.get(self._painter.slot) if self._painter.slot else None
-        if uncertainty is not None:
-            uncertainty = np.rint(255 * np.clip(np.asarray(uncertainty[0], dtype=np.float32), 0, 1)).astype(np.uint8)
-        reward = float(result.reward[0])
-        return Tick(
-            picture=self._painter.paint(first_of(result.observation)),
-            uncertainty=uncertainty,
-            action=action,
-            reward=reward if math.isfinite(reward) else 0.0,
-            terminated=bool(result.terminated[0]),
-            num_passes=int(result.num_passes[0]),
-        )
+        return await asyncio.to_thread(self.world.encode_episode, *steps)
 
     # What is shown
 
@@ -242,6 +226,7 @@ class Player:
             "kind": "dream",
             "state": self.state,
             "reason": self.failure,
+            "branch": self.life.branch,
             "step": self.num_steps,
             "action": tick.action if tick else None,
             "next_action": self.controls.pending[0] if self._paused and self.controls.pending else None,
@@ -260,23 +245,27 @@ class Player:
         parts = {"picture": tick.picture} if tick else {}
         if tick and tick.uncertainty is not None:
             parts["uncertainty"] = tick.uncertainty
-        self._publish(Frame(header, parts))
-
-    def _publish(self, frame: Frame) -> None:
-        self._frame_number += 1
-        frame.header["frame"] = self._frame_number
-        for viewer in self.viewers:
-            viewer.offer(frame)
+        self.audience.show(Frame(header, parts))
 
     # What the page says
 
     def handle(self, message: dict[str, Any], viewer: Viewer) -> None:
         """Do what a checked message asks; raises ProtocolError if it cannot be done now."""
-        if message["type"] == "seen":
+        kind = message["type"]
+        if kind == "seen":
             viewer.seen(message["frame"])
-            return
-        getattr(self, f"_on_{message['type']}")(message)
-        self._wake.set()
+        elif kind == "wheel":
+            self.audience.wish(message["wish"], viewer)
+        elif self.audience.drives(viewer):
+            getattr(self, f"_on_{kind}")(message)
+            self._wake.set()
+        elif kind != "release":
+            raise ProtocolError("somebody else drives this session; ask for the wheel first")
+
+    def _turns_changed(self, handed_over: bool) -> None:
+        if handed_over:
+            self.controls.clear()
+        self.tell()
 
     def _on_press(self, message: dict[str, Any]) -> None:
         if self.state in ("ended", "failed"):
@@ -310,14 +299,19 @@ class Player:
 
     def _on_reset(self, message: dict[str, Any]) -> None:
         self.seed, self.start = message["seed"], message.get("start")
-        self._reset()
+        self._reset(self._begin)
 
-    def _reset(self) -> None:
+    def _on_branch(self, message: dict[str, Any]) -> None:
+        self.reality.stop()
+        self._wants_reality = False
+        self._reset(lambda: self.life.go(message["branch"], message["step"]))
+
+    def _reset(self, move: Callable[[], Awaitable[Any]]) -> None:
         self.controls.clear()
         self._singles.clear()
         self.failure = ""
         self._begun = self._paused = False
-        self._wants_restart = True
+        self._move = move
 
     def _on_speed(self, message: dict[str, Any]) -> None:
         self.speed = message["value"]
@@ -336,7 +330,7 @@ class Player:
             raise ProtocolError(f"there is no reality beside this dream: {self.reality.reason}")
         self._wants_reality = message["on"]
         if message["on"]:
-            self._reset()
+            self._reset(self._begin)
         else:
             self.reality.stop()
             self._show()

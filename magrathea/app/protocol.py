@@ -2,7 +2,8 @@
 
 Client to server: JSON text, one object with a "type" (see ``MESSAGES``), at most 4 KB; anything else is refused.
 
-Server to client, text: ``{"type": "world", …}`` once, ``{"type": "error", "reason": …}`` for a refusal.
+Server to client, text: ``{"type": "world", …}`` once, ``{"type": "session", …}`` whenever its name, its branches or
+its visitors change, ``{"type": "error", "reason": …}`` for a refusal; a "fatal" one ends the connection.
 Server to client, binary: one frame,
 
     4 bytes   H, the length of the header in bytes, unsigned, little-endian
@@ -79,6 +80,11 @@ def messages(num_actions: int, num_starts: int) -> dict[str, dict[str, Field]]:
         "speed": {"value": Field("0.25, 0.5, 1, 2, 4 or null", _speed)},
         "realtime": on,
         "reality": on,
+        "branch": {
+            "branch": Field("the number of a branch", _integer(0, 2**53)),
+            "step": Field("the number of a step", _integer(0, 2**53)),
+        },
+        "wheel": {"wish": Field("'ask' or 'give'", lambda value: value in ("ask", "give"))},
         "seen": {"frame": Field("a frame number", _integer(0, 2**53))},
     }
 
@@ -118,20 +124,23 @@ def _shown(value: Any, limit: int = 40) -> str:
 
 @dataclass
 class RateLimit:
-    """At most ``per_second`` messages a second, with bursts of as many; a bucket of tokens."""
+    """At most ``per_second`` messages a second, with bursts of as many or of ``burst``; a bucket of tokens."""
 
     per_second: float = 200.0
+    burst: float | None = None
     clock: Callable[[], float] = time.monotonic
+    most: float = field(init=False)
     level: float = field(init=False)
     updated: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.level, self.updated = self.per_second, self.clock()
+        self.most = self.per_second if self.burst is None else self.burst
+        self.level, self.updated = self.most, self.clock()
 
     def allow(self) -> bool:
         """Whether one more message may be handled now."""
         now = self.clock()
-        self.level = min(self.per_second, self.level + (now - self.updated) * self.per_second)
+        self.level = min(self.most, self.level + (now - self.updated) * self.per_second)
         self.updated = now
         if self.level < 1:
             return False

@@ -1,23 +1,21 @@
-"""The places of a server: who plays, who lost the connection, who must wait."""
+"""The places of a server: which sessions are awake, and since when nobody is there."""
 
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from magrathea.app.player import Player
 from magrathea.errors import MagratheaError
 
-LINGER = 60.0  # seconds that a dream waits for its lost connection to come back
+LINGER = 60.0  # seconds that a session stays awake for a lost connection to come back
 
 
 @dataclass
 class Seat:
-    """One player's place on the server, and since when nobody is connected to it."""
+    """A session that is awake, and since when nobody is connected to it."""
 
     player: Player
     task: asyncio.Task[None]
@@ -25,51 +23,69 @@ class Seat:
 
 
 class Seats:
-    """The dreams that run on this server; refuses more than ``most`` at a time."""
+    """The sessions that are awake on this server; refuses more than ``most`` at a time."""
 
-    def __init__(self, most: int, make_player: Callable[..., Player]) -> None:
+    def __init__(self, most: int) -> None:
         self.most = most
-        self._make_player = make_player
-        self._seats: dict[tuple[str, str], Seat] = {}
+        self._seats: dict[str, Seat] = {}
+        self._ending: dict[str, asyncio.Task[None]] = {}
 
     def __len__(self) -> int:
         return len(self._seats)
 
-    def join(self, world_id: str, world: Any, ticket: str | None, **options: Any) -> tuple[str, Player, bool]:
-        """A seat for a connection: the one of its ticket if that still waits, else a new one.
+    def player(self, session: str) -> Player | None:
+        """Who plays a session, if it is awake."""
+        seat = self._seats.get(session)
+        return seat.player if seat else None
 
-        Returns the ticket, the player and whether it was waiting; raises MagratheaError if all seats are taken.
-        """
-        seat = self._seats.get((world_id, ticket or ""))
-        if ticket and seat:
-            seat.empty_since = None
-            return ticket, seat.player, True
+    def make_room(self) -> None:
+        """Raises MagratheaError if one more session cannot wake; puts an empty one to sleep for it if that helps."""
         self.sweep(need_one=True)
         if len(self._seats) >= self.most:
             raise MagratheaError(f"All {self.most} places of this server are taken; try again in a moment.")
-        player = self._make_player(world, **options)
-        ticket = secrets.token_urlsafe(12)
-        self._seats[world_id, ticket] = Seat(player, asyncio.create_task(player.run()))
-        return ticket, player, False
 
-    def leave(self, world_id: str, ticket: str) -> None:
-        """A connection to this seat is gone; without any other the seat waits for it for a while."""
-        seat = self._seats.get((world_id, ticket))
-        if seat and not seat.player.viewers:
+    async def join(self, session: str, make_player: Callable[[], Player]) -> Player:
+        """The player of a session for one more connection; the session wakes if it slept."""
+        if session in self._ending:
+            await asyncio.wait([self._ending[session]])
+        seat = self._seats.get(session)
+        if seat is None:
+            self.make_room()
+            player = make_player()
+            seat = self._seats[session] = Seat(player, asyncio.create_task(player.run()), time.monotonic())
+        return seat.player
+
+    def stay(self, session: str) -> None:
+        """Somebody is connected now."""
+        self._seats[session].empty_since = None
+
+    def leave(self, session: str) -> None:
+        """A connection is gone; without any other the session will sleep after a while."""
+        seat = self._seats.get(session)
+        if seat and not seat.player.audience.viewers:
             seat.empty_since = time.monotonic()
 
     def sweep(self, *, need_one: bool = False) -> None:
-        """Free the seats that were empty too long, and the longest empty one if all are taken and one is needed."""
+        """Put to sleep what was empty too long, and the longest empty one if all seats are taken and one is needed."""
         now = time.monotonic()
         empty = sorted((seat.empty_since, key) for key, seat in self._seats.items() if seat.empty_since is not None)
-        for index, (since, key) in enumerate(empty):
+        for index, (since, session) in enumerate(empty):
             if now - since > LINGER or (need_one and index == 0 and len(self._seats) >= self.most):
-                self._seats.pop(key).task.cancel()
+                self._end(session)
+
+    def _end(self, session: str) -> asyncio.Task[None]:
+        task = self._ending[session] = self._seats.pop(session).task
+        task.cancel()
+        task.add_done_callback(lambda _: self._ending.pop(session, None))
+        return task
+
+    async def dismiss(self, session: str, reason: str) -> None:
+        """Send everybody away from a session and put it to sleep."""
+        if session in self._seats:
+            self._seats[session].player.audience.dismiss(reason)
+            await asyncio.wait([self._end(session)])
 
     async def close(self) -> None:
-        """End all dreams."""
-        tasks = [seat.task for seat in self._seats.values()]
-        self._seats.clear()
-        for task in tasks:
-            task.cancel()
+        """Put all sessions to sleep."""
+        tasks = [self._end(session) for session in list(self._seats)] + list(self._ending.values())
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -27,6 +27,7 @@ class Viewer:
         self._texts: deque[str] = deque(maxlen=MAX_TEXTS)
         self._unseen: deque[int] = deque()
         self._changed = asyncio.Event()
+        self._ended = False
 
     def offer(self, frame: Frame) -> None:
         """Put a frame in the mailbox, in place of the one of its kind that waits there."""
@@ -47,11 +48,19 @@ class Viewer:
             self._unseen.popleft()
         self._changed.set()
 
-    async def take(self) -> str | bytes:
-        """Wait for the next thing to send: a text, else the oldest waiting frame, packed."""
+    def end(self) -> None:
+        """After what waits there is nothing more."""
+        self._ended = True
+        self._frames.clear()
+        self._changed.set()
+
+    async def take(self) -> str | bytes | None:
+        """Wait for the next thing to send: a text, else the oldest waiting frame, packed; None at the end."""
         while True:
             if self._texts:
                 return self._texts.popleft()
+            if self._ended:
+                return None
             if self._frames and len(self._unseen) < MAX_UNSEEN:
                 frame = self._frames.pop(min(self._frames, key=lambda kind: self._frames[kind].header["frame"]))
                 self._unseen.append(frame.header["frame"])

@@ -125,6 +125,7 @@ export const arrowOf = (action) => action.keys.find((key) => key in ARROWS);
 
 function isTyping(event) {
   const element = document.activeElement;
-  if (element?.matches("input:not([type=checkbox], [type=radio]), select, textarea")) return true;
+  if (element?.matches("input:not([type=checkbox], [type=radio], [type=range]), select, textarea")) return true;
+  if (element?.matches("input[type=range]") && event.key.startsWith("Arrow")) return true;
   return Boolean(element?.matches("button, a, input")) && (event.key === " " || event.key === "Enter");
 }

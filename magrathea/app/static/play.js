@@ -3,13 +3,17 @@
 import { Keys, arrowOf, glyph, label, shortcuts } from "./keys.js";
 import { Figures, fillStarts, text } from "./panel.js";
 import { drawHeat, drawPicture, fitPictures } from "./picture.js";
+import { SessionPanel } from "./session.js";
+import { Timeline } from "./timeline.js";
 import { Wire } from "./wire.js";
 
 const $ = (id) => document.getElementById(id);
 const touch = matchMedia("(pointer: coarse)");
-const page = { world: null, keys: null, frame: null, reality: null, start: null, seed: 0, hiddenPause: false, waiting: false, realityNote: "" };
+const page = { world: null, keys: null, frame: null, reality: null, start: null, seed: 0, hiddenPause: false, waiting: false, restore: null };
 const figures = new Figures();
-const wire = new Wire(decodeURIComponent(location.pathname.split("/").pop()), { world: meet, frame: receive, error: toast, connection });
+const wire = new Wire(decodeURIComponent(location.pathname.split("/").pop()), { world: meet, session: settle, frame: receive, error: toast, connection });
+const session = new SessionPanel({ wheel: (wish) => wire.send({ type: "wheel", wish }), say: toast });
+const timeline = new Timeline({ look, branch: (branch, step) => wire.send({ type: "branch", branch, step }) });
 
 // -- the server's side ------------------------------------------------------------------------------------------------
 
@@ -24,7 +28,15 @@ function meet(message) {
   const first = page.world === null;
   page.world = message.world;
   if (first) furnish(message.world);
-  else if (!message.resumed) restoreChoices();
+  page.restore = session.driving ? page.frame : null; // a session that slept meanwhile wakes with its defaults
+  if (!new URL(location.href).searchParams.has("session")) history.replaceState(null, "", `?session=${message.session}`);
+}
+
+function settle(message) {
+  session.show(message);
+  timeline.show(message);
+  if (page.restore && message.free) restoreChoices(page.restore);
+  page.restore = null;
 }
 
 function receive(frame) {
@@ -52,6 +64,7 @@ function showDream(frame) {
     if (size !== $("dream").width) fitPictures($("pictures"));
   }
   figures.show(frame);
+  timeline.move(frame);
   document.body.dataset.state = frame.state;
   const paused = frame.state === "paused";
   $("pause").setAttribute("aria-pressed", String(paused));
@@ -107,6 +120,9 @@ function veil() {
 
 function veilOf(state) {
   const line = (words, name = "p") => Object.assign(document.createElement(name), { textContent: words });
+  if (state === "lost" && /not here|deleted/.test(wire.refused)) {
+    return [line("This dream is gone", "h2"), line(wire.refused), Object.assign(line("Begin a new one", "a"), { href: location.pathname, className: "button accent" })];
+  }
   if (state === "lost" && wire.refused) return [line("Not yet", "h2"), line(wire.refused)];
   if (state === "lost") return [line("Connection lost", "h2"), line("Trying again by itself.")];
   if (state === "starting") return [line("Falling asleep…")];
@@ -123,14 +139,15 @@ function veilOf(state) {
 function hint() {
   const arrows = page.world.actions.filter(arrowOf);
   const words = document.createElement("p");
+  const enter = page.frame.step ? "go on" : "enter the dream";
   if (touch.matches) {
-    words.textContent = arrows.length ? "Tap an arrow to enter the dream" : "Tap an action to enter the dream";
+    words.textContent = `Tap an ${arrows.length ? "arrow" : "action"} to ${enter}`;
     return [words];
   }
   const keys = arrows.length ? ["ArrowLeft", "ArrowUp", "ArrowDown", "ArrowRight"].filter((key) => arrows.some((action) => action.keys.includes(key)))
     : page.world.actions.flatMap((action) => action.keys.slice(0, 1)).slice(0, 4);
   for (const key of keys) words.append(Object.assign(document.createElement("kbd"), { textContent: glyph(key) }));
-  words.append(arrows.length ? " Press an arrow key to enter the dream" : " Press a key to enter the dream");
+  words.append(` Press ${arrows.length ? "an arrow key" : "a key"} to ${enter}`);
   return [words];
 }
 
@@ -171,9 +188,8 @@ function furnish(world) {
   veil();
 }
 
-function restoreChoices() {
-  const { speed, realtime } = page.frame ?? {};
-  if (speed !== undefined && speed !== 1) wire.send({ type: "speed", value: speed });
+function restoreChoices({ speed, realtime }) {
+  if (speed !== 1) wire.send({ type: "speed", value: speed });
   if (page.world.noop !== null && realtime === false) wire.send({ type: "realtime", on: false });
 }
 
@@ -186,8 +202,13 @@ function reset() {
     toast("the seed is a whole number from 0 to 2147483647");
     return;
   }
-  wire.start = { seed, start: page.start };
   wire.send({ type: "reset", seed, start: page.start });
+}
+
+// Whoever drives stops time to look back.
+function look(looking) {
+  $("layout").classList.toggle("looking-back", looking);
+  if (looking && session.driving && page.frame?.state === "playing") wire.send({ type: "pause", on: true });
 }
 
 function toggleHeat() {
@@ -215,7 +236,7 @@ function listen() {
     reset();
   });
   // After a click the keys belong to the world again; who came with the keyboard keeps the focus.
-  document.addEventListener("click", (event) => event.detail > 0 && document.activeElement?.matches("button, input:not([type=number])") && document.activeElement.blur());
+  document.addEventListener("click", (event) => event.detail > 0 && document.activeElement?.matches("button, input:not([type=number], [type=text])") && document.activeElement.blur());
   document.addEventListener("change", (event) => event.target.matches("select") && event.target.blur());
   document.addEventListener("visibilitychange", awayOrBack);
   window.addEventListener("resize", () => fitPictures($("pictures")));
@@ -223,7 +244,7 @@ function listen() {
 
 // A dream does not run on while nobody looks.
 function awayOrBack() {
-  if (document.hidden && page.frame?.state === "playing") {
+  if (document.hidden && page.frame?.state === "playing" && session.alone) {
     page.hiddenPause = true;
     wire.send({ type: "pause", on: true });
   } else if (!document.hidden && page.hiddenPause) {

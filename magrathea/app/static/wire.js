@@ -16,12 +16,11 @@ export function decodeFrame(buffer) {
 }
 
 export class Wire {
-  // listener has: world(message), frame(frame), error(reason), connection(state, text)
+  // listener has: world(message), session(message), frame(frame), error(reason), connection(state, text)
   constructor(worldId, listener) {
     this.worldId = worldId;
     this.listener = listener;
-    this.ticket = null;
-    this.start = {};
+    this.session = new URL(location.href).searchParams.get("session");
     this.attempts = 0;
     this.refused = null; // why the server does not let this page in, in words
   }
@@ -29,9 +28,7 @@ export class Wire {
   open() {
     const url = new URL(`/api/worlds/${encodeURIComponent(this.worldId)}/play`, location.href);
     url.protocol = url.protocol.replace("http", "ws");
-    for (const [name, value] of Object.entries({ ...this.start, ticket: this.ticket })) {
-      if (value !== null && value !== undefined) url.searchParams.set(name, value);
-    }
+    if (this.session) url.searchParams.set("session", this.session);
     this.listener.connection("connecting", this.attempts ? "Reconnecting…" : "Connecting…");
     this.socket = new WebSocket(url);
     this.socket.binaryType = "arraybuffer";
@@ -46,11 +43,13 @@ export class Wire {
     }
     const message = JSON.parse(data);
     if (message.type === "world") {
-      this.ticket = message.ticket;
+      this.session = message.session;
       this.attempts = 0;
       this.refused = null;
       this.listener.connection("connected", "Connected");
       this.listener.world(message);
+    } else if (message.type === "session") {
+      this.listener.session(message);
     } else if (message.type === "error") {
       if (message.fatal) this.refused = message.reason;
       else this.listener.error(message.reason);

@@ -1,0 +1,131 @@
+// Time: a slider to look back, and the branches as a small tree.
+
+import { text } from "./panel.js";
+
+const $ = (id) => document.getElementById(id);
+const SVG = "http://www.w3.org/2000/svg";
+const ROW = 16;
+
+export class Timeline {
+  // on has: look(looking), branch(branch, step)
+  constructor(on) {
+    this.on = on;
+    this.session = null;
+    this.branch = 0;
+    this.step = 0;
+    this.looking = null; // the step that is looked back at
+    this.wanted = null;
+    $("timeline").addEventListener("input", () => this.scrub($("timeline").valueAsNumber));
+    $("go-on").addEventListener("click", () => this.goOn());
+    $("back-to-now").addEventListener("click", () => this.back());
+    $("past").addEventListener("load", () => this.loaded());
+    $("past").addEventListener("error", () => (this.wanted = null));
+    new ResizeObserver(() => this.draw()).observe($("tree").parentElement);
+  }
+
+  // A frame of the dream: where it is now.
+  move(frame) {
+    if (frame.branch !== this.branch) this.back();
+    this.branch = frame.branch;
+    if (frame.step === this.step && $("timeline").max === String(frame.step)) return;
+    this.step = frame.step;
+    $("timeline").max = frame.step;
+    if (this.looking === null) $("timeline").value = frame.step;
+    this.tell();
+    this.draw();
+  }
+
+  show(session) {
+    this.session = session;
+    this.draw();
+  }
+
+  scrub(step) {
+    if (step >= this.step) {
+      this.back();
+      return;
+    }
+    const first = this.looking === null;
+    this.looking = step;
+    $("looking").hidden = false;
+    this.tell();
+    this.draw();
+    this.load();
+    if (first) this.on.look(true);
+  }
+
+  // One picture is under way at a time; when it is there, the newest wish is next.
+  load() {
+    if (this.wanted !== null || this.looking === null) return;
+    this.wanted = this.looking;
+    $("past").src = `/api/sessions/${this.session.id}/branches/${this.branch}/steps/${this.wanted}.png`;
+  }
+
+  loaded() {
+    const step = this.wanted;
+    this.wanted = null;
+    if (this.looking === null) return;
+    $("past").hidden = false;
+    $("past").dataset.step = step;
+    if (step !== this.looking) this.load();
+  }
+
+  goOn() {
+    if (this.looking !== null) this.on.branch(this.branch, this.looking);
+  }
+
+  back() {
+    if (this.looking === null) return;
+    this.looking = null;
+    this.wanted = null;
+    $("past").hidden = true;
+    $("looking").hidden = true;
+    $("timeline").value = this.step;
+    this.tell();
+    this.draw();
+    this.on.look(false);
+  }
+
+  tell() {
+    const now = this.step === 0 ? "Nothing has happened yet" : `Step ${this.step}. Drag to look back.`;
+    text($("timeline-text"), this.looking === null ? now : `Looking back at step ${this.looking} of ${this.step}`);
+    $("timeline").disabled = this.step === 0;
+  }
+
+  // Each branch is a line from where it left its parent to its last step; a click goes on at its end.
+  draw() {
+    const branches = this.session?.branches ?? [];
+    const tree = $("tree");
+    tree.toggleAttribute("hidden", branches.length < 2);
+    if (branches.length < 2) return;
+    const ends = new Map(branches.map((branch) => [branch.id, branch.id === this.branch ? Math.max(this.step, branch.num_steps) : branch.num_steps]));
+    const width = Math.max(100, tree.parentElement.clientWidth);
+    const most = Math.max(1, ...ends.values());
+    const x = (step) => 8 + ((width - 16) * step) / most;
+    const rows = new Map(branches.map((branch, row) => [branch.id, 10 + ROW * row]));
+    tree.setAttribute("viewBox", `0 0 ${width} ${ROW * branches.length + 4}`);
+    tree.style.height = `${ROW * branches.length + 4}px`;
+    tree.replaceChildren(...branches.map((branch, index) => {
+      const y = rows.get(branch.id);
+      const from = rows.get(branch.parent) ?? y;
+      const end = ends.get(branch.id);
+      const path = make("path", { d: `M${x(branch.forked_at)} ${from}V${y}H${x(end)}` });
+      const dot = make("circle", { cx: x(branch.id === this.branch ? this.looking ?? end : end), cy: y, r: 5 });
+      const reach = make("rect", { x: x(branch.forked_at) - 8, y: y - ROW / 2, width: x(end) - x(branch.forked_at) + 16, height: ROW });
+      const current = branch.id === this.branch;
+      const group = make("g", { role: "button", tabindex: 0, class: current ? "current" : "", "data-branch": branch.id,
+        "aria-label": `Branch ${index + 1}, steps ${branch.forked_at} to ${end}${current ? ", this one" : ""}` }, reach, path, dot);
+      const go = () => !current && this.on.branch(branch.id, branch.num_steps);
+      group.addEventListener("click", go);
+      group.addEventListener("keydown", (event) => event.key === "Enter" && go());
+      return group;
+    }));
+  }
+}
+
+function make(name, attributes, ...children) {
+  const made = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.append(...children);
+  return made;
+}

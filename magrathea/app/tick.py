@@ -1,0 +1,50 @@
+"""What a step of a dream shows: from rows of results to pictures and figures."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from magrathea.app.engine import Row
+from magrathea.app.picture import Painter, row_of
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What one step of the dream gave, ready to be shown."""
+
+    picture: np.ndarray  # uint8 (H, W, 3)
+    uncertainty: np.ndarray | None = None  # uint8 (rows, columns), 255 = no idea
+    action: int | None = None
+    reward: float = 0.0
+    terminated: bool = False
+    num_passes: int = 0
+
+
+def tick_of(row: Row, action: int, painter: Painter) -> Tick:
+    """The step that an action brought."""
+    result, index = row.result, row.index
+    uncertainty = result.uncertainty.get(painter.slot) if painter.slot else None
+    if uncertainty is not None:
+        share = np.clip(np.asarray(uncertainty[index], dtype=np.float32), 0, 1)
+        uncertainty = np.rint(255 * share).astype(np.uint8)
+    reward = float(result.reward[index])
+    return Tick(
+        picture=painter.paint(row_of(result.observation, index)),
+        uncertainty=uncertainty,
+        action=action,
+        reward=reward if math.isfinite(reward) else 0.0,
+        terminated=bool(result.terminated[index]),
+        num_passes=int(result.num_passes[index]),
+    )
+
+
+def still_of(world: Any, tokens: Any, is_start: bool, painter: Painter) -> Tick:
+    """The step (N,) that a session is on when it begins, wakes or branches."""
+    return Tick(
+        picture=painter.paint(row_of(world.decode_observation(tokens[None]), 0)),
+        terminated=not is_start and bool(world.decode_terminated(tokens[None])[0]),
+    )

@@ -1,0 +1,205 @@
+"""Kept dreams in a real browser: look back, branch, come back after a restart, watch together, name, share, delete."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from app_square_world import serving, square_app
+
+from magrathea.app.library import Limits
+from magrathea.app.store import Store
+
+playwright = pytest.importorskip("playwright.sync_api")
+from playwright.sync_api import Browser, Page, expect  # noqa: E402
+from test_app_browser import CHROMIUM, SQUARE, at_step, begin, browser, opened, until  # noqa: E402, F401
+
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")]
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serving(square_app(limits=Limits(awake=50, new_per_second=100))) as address:
+        yield address
+
+
+@pytest.fixture
+def page(browser: Browser, url: str) -> Iterator[Page]:  # noqa: F811
+    yield from opened(browser, url)
+
+
+def press(page: Page, *keys: str) -> None:
+    """One step after another."""
+    for key in keys:
+        step = int(page.locator("#figure-step").inner_text())
+        page.keyboard.press(key)
+        at_step(page, step + 1)
+
+
+def look_back(page: Page, step: int) -> None:
+    page.locator("#timeline").fill(str(step))
+    expect(page.locator("#past")).to_have_attribute("data-step", str(step))
+    expect(page.locator("#past")).to_be_visible()
+
+
+def test_look_back_branch_and_return(page: Page) -> None:
+    begin(page)
+    press(page, "ArrowRight", "ArrowRight", "ArrowRight", " ")
+    look_back(page, 1)
+    expect(page.locator("#timeline-text")).to_have_text("Looking back at step 1 of 4")
+    page.click("#back-to-now")
+    expect(page.locator("#past")).to_be_hidden()
+    look_back(page, 1)
+    page.click("#go-on")
+    at_step(page, 1)
+    expect(page.locator("#past")).to_be_hidden()
+    expect(page.locator("body")).to_have_attribute("data-state", "ready")
+    assert page.evaluate(SQUARE, "dream") == [3, 4]
+    press(page, "ArrowUp", "ArrowUp")
+    assert page.evaluate(SQUARE, "dream") == [1, 4]
+    branches = page.locator("#tree g")
+    expect(branches).to_have_count(2)
+    expect(page.locator("#tree g.current")).to_have_attribute("aria-label", re.compile("steps 1 to 3, this one"))
+    branches.first.press("Enter")
+    at_step(page, 4)
+    assert page.evaluate(SQUARE, "dream") == [3, 6]
+    expect(page.locator("#figure-reward")).to_have_text("1")
+    press(page, "ArrowLeft")
+    assert page.evaluate(SQUARE, "dream") == [3, 5]
+
+
+def test_the_page_finds_its_dream_again_after_a_restart_of_the_server(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
+    def app():
+        return square_app(store=Store(tmp_path / "sessions.db"))
+
+    with serving(app()) as address:
+        pages = opened(browser, address)
+        page = next(pages)
+        begin(page)
+        press(page, "ArrowRight", "ArrowRight", "ArrowUp")
+    expect(page.locator("#connection")).to_have_attribute("data-state", "lost")
+    with serving(app(), port=int(address.rsplit(":", 1)[1])):
+        expect(page.locator("#connection")).to_have_attribute("data-state", "connected")
+        expect(page.locator("body")).to_have_attribute("data-state", "ready")
+        at_step(page, 3)
+        assert page.evaluate(SQUARE, "dream") == [2, 5]
+        expect(page.locator("#realtime-toggle")).not_to_be_checked()
+        press(page, "ArrowUp")
+        look_back(page, 1)
+        page.context.on("weberror", lambda _: None)
+        page.close()
+
+
+def test_two_watch_one_dream_and_take_turns(page: Page, browser: Browser) -> None:  # noqa: F811
+    begin(page)
+    press(page, "ArrowRight")
+    other = browser.new_page()
+    other.goto(page.url)
+    at_step(other, 1)
+    expect(other.locator("#wheel-text")).to_have_text("Somebody else drives. You watch.")
+    press(page, "ArrowRight")
+    at_step(other, 2)
+    other.keyboard.press("ArrowDown")
+    expect(other.locator("#toast")).to_contain_text("Somebody else drives this session")
+    other.click("#wheel-button")
+    expect(page.locator("#wheel-text")).to_have_text("You drive. Somebody asks for a turn.")
+    page.click("#wheel-button")
+    expect(other.locator("#wheel-text")).to_contain_text("You drive")
+    press(other, "ArrowDown")
+    at_step(page, 3)
+    assert page.evaluate(SQUARE, "dream") == other.evaluate(SQUARE, "dream") == [4, 5]
+    other.context.close()
+    expect(page.locator("#wheel")).to_be_hidden()
+    press(page, "ArrowDown")
+
+
+def test_two_sessions_are_played_at_once(page: Page, browser: Browser, url: str) -> None:  # noqa: F811
+    pages = opened(browser, url)
+    other = next(pages)
+    begin(page)
+    begin(other)
+    assert page.url != other.url
+    for played, key in ((page, "ArrowRight"), (other, "ArrowLeft")):
+        played.keyboard.down(key)
+    until(lambda: page.evaluate(SQUARE, "dream") == [3, 6] and other.evaluate(SQUARE, "dream") == [3, 0])
+    for played in (page, other):
+        assert int(played.locator("#figure-step").inner_text()) >= 3
+    pages.close()
+
+
+def test_name_fork_download_upload_and_delete(page: Page, url: str, tmp_path: Path) -> None:
+    begin(page)
+    press(page, "ArrowRight", "ArrowUp")
+    page.fill("#session-name", "the corner")
+    page.keyboard.press("Enter")
+    with page.expect_download() as download:
+        page.click("#download")
+    assert download.value.suggested_filename == "the-corner.mwsession"
+    download.value.save_as(tmp_path / "corner.mwsession")
+    old = page.url
+    page.click("#what-if")
+    page.wait_for_url(lambda now: now != old)
+    at_step(page, 2)
+    expect(page.locator("#session-name")).to_have_value("the corner, what if")
+    page.get_by_role("link", name="Kept dreams").click()
+    page.set_input_files("#upload", tmp_path / "corner.mwsession")
+    page.wait_for_url("**/play/square?session=*")
+    at_step(page, 2)
+    assert page.evaluate(SQUARE, "dream") == [2, 4]
+    look_back(page, 1)
+    page.goto(f"{url}/sessions")
+    kept = page.locator(".dream", has=page.get_by_role("link", name="corner", exact=True))
+    expect(kept).to_contain_text("2 steps")
+    until(lambda: kept.locator("img").evaluate("image => image.naturalWidth") == 63)
+    kept.get_by_role("button").click()
+    kept.get_by_role("button", name="Delete corner").click()
+    expect(kept).to_have_count(0)
+    page.get_by_role("link", name="the corner", exact=True).click()
+    at_step(page, 2)
+
+
+def test_who_watches_a_deleted_dream_is_told(page: Page, url: str) -> None:
+    session = page.url.split("session=")[1]
+    page.evaluate("id => fetch(`/api/sessions/${id}`, { method: 'DELETE' })", session)
+    expect(page.locator("#veil")).to_contain_text("This dream is gone")
+    page.get_by_role("link", name="Begin a new one").click()
+    expect(page.locator("body")).to_have_attribute("data-state", "ready")
+
+
+def test_a_server_with_a_token_asks_for_it_once(browser: Browser) -> None:  # noqa: F811
+    with serving(square_app(token="open sesame")) as address:
+        page = browser.new_page()
+        page.goto(f"{address}/play/square")
+        expect(page.locator("h1")).to_have_text("This server asks for its token")
+        page.fill("input", "open")
+        page.get_by_role("button").click()
+        expect(page.locator("body")).to_contain_text("That was not it")
+        page.fill("input", "open sesame")
+        page.get_by_role("button").click()
+        expect(page.locator("body")).to_have_attribute("data-state", "ready")
+        assert "token" not in page.url
+        page.goto(address)
+        expect(page.locator(".card")).to_contain_text("A square that walks.")
+        page.context.close()
+
+
+def test_kept_dreams_fit_a_phone(browser: Browser, url: str) -> None:  # noqa: F811
+    pages = opened(browser, url, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    phone = next(pages)
+    begin(phone)
+    for step in (1, 2):
+        phone.locator('[data-action="2"]').tap()
+        at_step(phone, step)
+    look_back(phone, 1)
+    phone.click("#go-on")
+    at_step(phone, 1)
+    phone.locator('[data-action="4"]').tap()
+    at_step(phone, 2)
+    expect(phone.locator("#tree g")).to_have_count(2)
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+    phone.goto(f"{url}/sessions")
+    expect(phone.locator(".dream").first).to_be_visible()
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+    pages.close()

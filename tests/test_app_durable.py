@@ -1,0 +1,178 @@
+"""A server that is killed at any moment has lost no acknowledged step, and goes on as if it had never stopped."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from app_board_world import board_world
+from websockets.exceptions import WebSocketException
+from websockets.sync.client import connect
+
+from magrathea.app.picture import Painter
+from magrathea.app.protocol import Frame, decode_frame
+from magrathea.app.store import Store
+from magrathea.fill import FillSettings
+from magrathea.session import Session
+from magrathea.world import World
+
+NUM_KILLS = 12
+SERVERS = multiprocessing.get_context("forkserver")
+SERVERS.set_forkserver_preload(["torch", "magrathea.app.serve", "magrathea.session", "magrathea.world"])
+
+
+def serve(folder: Path, port: int, store: Path) -> None:
+    from magrathea.app import play
+
+    torch.set_num_threads(1)
+    play(str(folder), port=port, store=store, open_browser=False, device="cpu")
+
+
+class Server:
+    """A server in a process of its own, always at the same address."""
+
+    def __init__(self, folder: Path, store: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.port = listener.getsockname()[1]
+        self.arguments = (folder, self.port, store)
+        self.process: Any = None
+
+    def start(self) -> None:
+        self.process = SERVERS.Process(target=serve, args=self.arguments, daemon=True)
+        self.process.start()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+class Visitor:
+    """Plays one step after another, remembers what it was shown, and comes back by its session's id."""
+
+    def __init__(self, port: int, seed: int) -> None:
+        self.url = f"ws://127.0.0.1:{port}/api/worlds/board/play"
+        self.seed = seed
+        self.session: str | None = None
+        self.shown: dict[int, Frame] = {}
+        self.actions: list[int] = []
+        self.dice = random.Random(seed)
+        self.connection = ExitStack()
+        self.socket: Any = None
+
+    def leave(self) -> None:
+        self.connection.close()
+
+    def come(self) -> None:
+        """Connect, as often as it takes; the first frame tells how far the session has come."""
+        end = time.monotonic() + 90
+        query = f"session={self.session}" if self.session else f"seed={self.seed}&start=1"
+        while True:
+            try:
+                self.leave()
+                self.socket = self.connection.enter_context(connect(f"{self.url}?{query}"))
+                world = json.loads(self.socket.recv(timeout=30))
+                assert world["type"] == "world", world
+                self.session = world["session"]
+                frame = self.frame(lambda header: header["state"] != "starting")
+                break
+            except (OSError, WebSocketException):
+                assert time.monotonic() < end, "the server did not come back"
+                time.sleep(0.05)
+        step = frame.header["step"]
+        assert len(self.actions) - 1 <= step <= len(self.actions), "an acknowledged step is lost"
+        del self.actions[step:]
+        if step in self.shown:
+            assert (frame.parts["picture"] == self.shown[step].parts["picture"]).all()
+
+    def frame(self, wanted: Any) -> Frame:
+        while True:
+            data = self.socket.recv(timeout=60)
+            if isinstance(data, bytes):
+                frame = decode_frame(data)
+                self.socket.send(json.dumps({"type": "seen", "frame": frame.header["frame"]}))
+                assert frame.header["state"] != "failed", frame.header["reason"]
+                if frame.header["kind"] == "dream" and wanted(frame.header):
+                    return frame
+
+    def step(self) -> None:
+        """One step; it is acknowledged when its frame is here."""
+        action = self.dice.randrange(4)
+        step = len(self.actions) + 1
+        self.actions.append(action)
+        self.socket.send(json.dumps({"type": "step", "action": action}))
+        self.shown[step] = self.frame(lambda header: header["step"] == step)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    world = board_world(num_updates=15)
+    world.config.fill = FillSettings(min_probability=0.3)  # so that no dream ends before the test does
+    return world.save_pretrained(tmp_path_factory.mktemp("worlds") / "board")
+
+
+@pytest.fixture
+def server(folder: Path, tmp_path: Path) -> Iterator[Server]:
+    server = Server(folder, tmp_path / "sessions.db")
+    server.start()
+    yield server
+    server.kill()
+
+
+def test_kill_9_at_random_moments_loses_no_step_and_changes_none(server: Server, folder: Path) -> None:
+    visitor, dice = Visitor(server.port, seed=3), random.Random(0)
+    visitor.come()
+    for _ in range(NUM_KILLS):
+        killed_at = time.monotonic() + dice.uniform(0.0, 0.6)
+        try:
+            while time.monotonic() < killed_at:
+                visitor.step()
+            visitor.socket.send(json.dumps({"type": "step", "action": 1}))  # and the kill falls into a step
+            visitor.actions.append(1)
+            time.sleep(dice.uniform(0.0, 0.02))
+        finally:
+            server.kill()
+        server.start()
+        visitor.come()
+    visitor.step()
+    visitor.leave()
+    session = Session(World.from_pretrained(folder), seed=3, start=1)
+    painter = Painter(session.world.observation_space)
+    for step, action in enumerate(visitor.actions, start=1):
+        result = session.step(np.array([action]))
+        if step in visitor.shown:
+            shown = visitor.shown[step].parts
+            assert (shown["picture"] == painter.paint(result.observation[0])).all()
+            surely = np.rint(255 * np.clip(result.uncertainty[painter.slot][0], 0, 1)).astype(np.uint8)
+            assert (shown["uncertainty"] == surely).all()
+    assert len(visitor.actions) > NUM_KILLS
+
+
+def test_two_visitors_of_one_server_find_all_that_they_were_shown(server: Server) -> None:
+    visitors, dice = [Visitor(server.port, seed) for seed in (5, 6)], random.Random(1)
+    for visitor in visitors:
+        visitor.come()
+    for _ in range(4):
+        for _ in range(dice.randrange(1, 6)):
+            for visitor in visitors:
+                visitor.step()
+        server.kill()
+        server.start()
+        for visitor in visitors:
+            visitor.come()
+    for visitor in visitors:
+        visitor.leave()
+    store = Store(server.arguments[2])
+    for visitor in visitors:
+        assert visitor.session
+        assert store.session(visitor.session).num_steps == len(visitor.actions)
+    store.close()

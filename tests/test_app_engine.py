@@ -1,0 +1,165 @@
+"""Many dreams in one batch: each is what it would be alone, none waits for long, and one that fails spoils no other."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from app_square_world import SquareSession, SquareWorld
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lights import lights_world
+
+from magrathea.app.engine import Engine, Lane
+from magrathea.session import Session
+
+WORLD = lights_world()
+
+
+def run(scene: Callable[[Engine], Awaitable[None]], **options: Any) -> None:
+    async def main() -> None:
+        engine = Engine(**options)
+        try:
+            async with asyncio.timeout(60):
+                await scene(engine)
+        finally:
+            await engine.close()
+
+    asyncio.run(main())
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["step", "join", "keep"]), st.integers(0, 2**20)), max_size=12))
+def test_rows_that_step_apart_join_and_leave_are_what_they_are_alone(events: list[tuple[str, int]]) -> None:
+    alone = [Session(WORLD, seed=0)]
+    batch, next_seed = Session(WORLD, seed=0), 1
+    for kind, number in events:
+        dice = random.Random(number)
+        if kind == "join":
+            alone.append(Session(WORLD, seed=next_seed))
+            batch.join(Session(WORLD, seed=next_seed))
+            next_seed += 1
+        elif kind == "keep" and len(alone) > 1:
+            rows = sorted(dice.sample(range(len(alone)), len(alone) - 1))
+            alone = [alone[row] for row in rows]
+            batch.keep(rows)
+        else:
+            rows = dice.sample(range(len(alone)), dice.randint(1, len(alone)))
+            actions = [dice.randrange(2) for _ in rows]
+            result = batch.step(np.array(actions), rows=rows)
+            for index, (row, action) in enumerate(zip(rows, actions, strict=True)):
+                lone = alone[row].step(np.array([action]))
+                assert (result.tokens[index] == lone.tokens[0]).all()
+                for name, unsure in lone.uncertainty.items():
+                    np.testing.assert_allclose(result.uncertainty[name][index], unsure[0], atol=1e-4)
+    assert batch.batch_size == len(alone)
+    for row, lone in enumerate(alone):
+        assert (batch.history_of(row) == lone.history_of(0)).all()
+
+
+def test_lanes_that_are_due_together_go_as_one_batch() -> None:
+    sizes: list[int] = []
+
+    async def scene(engine: Engine) -> None:
+        lanes = [await engine.open(Session(WORLD, seed=seed)) for seed in range(5)]
+
+        async def play(lane: Lane, seed: int) -> list[np.ndarray]:
+            rows = [await lane.step(step % 2) for step in range(8)]
+            return [np.asarray(row.result.tokens[row.index]) for row in rows]
+
+        played = await asyncio.gather(*(play(lane, seed) for seed, lane in enumerate(lanes)))
+        for seed, tokens in enumerate(played):
+            lone = Session(WORLD, seed=seed)
+            assert (np.stack(tokens) == np.concatenate([lone.step(np.array([s % 2])).tokens for s in range(8)])).all()
+        assert np.mean(sizes) > 4
+
+    run(scene, finish=lambda rows: sizes.append(len(rows)))
+
+
+def test_a_lane_comes_and_goes_while_others_dream() -> None:
+    async def scene(engine: Engine) -> None:
+        world = SquareWorld(step_seconds=0.002)
+        first = await engine.open(SquareSession(world, start=0))
+        stop = asyncio.Event()
+
+        async def play() -> int:
+            count = 0
+            while not stop.is_set():
+                await first.step(2)
+                count += 1
+            return count
+
+        playing = asyncio.create_task(play())
+        for _ in range(5):
+            guest = await engine.open(SquareSession(world, start=1))
+            row = await guest.step(4)
+            assert row.result.tokens[row.index].tolist()[:3] == [4, 4, 3]
+            fork = await guest.session()
+            assert fork.batch_size == 1 and fork.tokens[0].tolist()[:3] == [4, 4, 3]
+            await guest.close()
+            await guest.close()
+        stop.set()
+        assert await playing >= 5 and engine.num_lanes == 1
+        await first.close()
+        assert engine.num_lanes == 0
+
+    run(scene)
+
+
+def test_nobody_starves_beside_many_that_never_pause() -> None:
+    async def scene(engine: Engine) -> None:
+        world = SquareWorld(step_seconds=0.001)
+        lanes = [await engine.open(SquareSession(world, start=0)) for _ in range(100)]  # more than go together
+        counts = [0] * len(lanes)
+
+        async def play(index: int) -> None:
+            while True:
+                await lanes[index].step(0)
+                counts[index] += 1
+
+        tasks = [asyncio.create_task(play(index)) for index in range(len(lanes))]
+        while max(counts) < 20:
+            await asyncio.sleep(0.01)
+        assert min(counts) >= 18
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    run(scene)
+
+
+def test_a_dream_that_breaks_spoils_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    class Fragile(SquareSession):
+        def step(self, action: np.ndarray, rows: Any = None) -> Any:
+            if 6 in action:
+                raise RuntimeError("broke")
+            return super().step(action, rows)
+
+    async def scene(engine: Engine) -> None:
+        world = SquareWorld()
+        lanes = [await engine.open(Fragile(world, start=0)) for _ in range(3)]
+        outcomes = await asyncio.gather(lanes[0].step(2), lanes[1].step(6), lanes[2].step(4), return_exceptions=True)
+        assert isinstance(outcomes[1], RuntimeError)
+        for index, place in ((0, [2, 3, 4]), (2, [4, 4, 3])):
+            row = outcomes[index]
+            assert row.result.tokens[row.index].tolist()[:3] == place
+        await lanes[1].step(2)
+
+    run(scene)
+
+
+def test_what_is_not_kept_is_not_seen_and_cannot_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    def full(rows: Any) -> None:
+        raise OSError("no space left")
+
+    async def scene(engine: Engine) -> None:
+        lane = await engine.open(SquareSession(SquareWorld(), start=0))
+        with pytest.raises(OSError, match="no space left"):
+            await lane.step(2)
+        assert lane.closed and engine.num_lanes == 0
+
+    run(scene, finish=full)

@@ -1,0 +1,194 @@
+"""The store keeps what it said it kept: steps, branches that share them, snapshots, names."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from magrathea.app.store import Store, StoredStep, data_home
+from magrathea.errors import MagratheaError
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """A store beside a dictionary of lists. A branch is known by its number and the list of its records."""
+
+    sessions = Bundle("sessions")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = Store()
+        self.branches: dict[str, dict[int, list[bytes]]] = {}
+        self.heads: dict[str, int] = {}
+        self.count = 0
+
+    def head_is(self, session: str, branch: int, records: list[bytes]) -> None:
+        old = self.heads.get(session)
+        here = self.branches.setdefault(session, {})
+        here[branch], self.heads[session] = records, branch
+        kept = {found.id for found in self.store.branches(session)}
+        assert kept >= set(here) - {old}
+        if old is not None and old not in kept:  # nothing had been done on it
+            del here[old]
+
+    @rule(target=sessions)
+    def begin(self) -> str:
+        session = self.store.add_session("square")
+        self.head_is(session, self.store.add_root(session, b"first", b"snapshot 0"), [])
+        return session
+
+    @rule(sessions=st.lists(sessions, min_size=1, max_size=3, unique=True), count=st.integers(1, 3))
+    def go_on(self, sessions: list[str], count: int) -> None:
+        for _ in range(count):
+            steps = []
+            for session in sessions:
+                self.count += 1
+                records = self.branches[session][self.heads[session]]
+                records.append(b"%d" % self.count)
+                steps.append(StoredStep(self.heads[session], len(records), records[-1], float(self.count)))
+            self.store.append(steps)
+
+    @rule(session=sessions, other=sessions, choice=st.randoms(use_true_random=False))
+    def branch(self, session: str, other: str, choice: Any) -> None:
+        parent = choice.choice(sorted(self.branches[other]))
+        records = self.branches[other][parent]
+        number = choice.randint(0, len(records))
+        self.head_is(session, self.store.add_fork(session, parent, number), records[:number])
+
+    @rule(session=sessions, choice=st.randoms(use_true_random=False))
+    def switch(self, session: str, choice: Any) -> None:
+        branch = choice.choice(sorted(self.branches[session]))
+        records = self.branches[session][branch]
+        self.store.go_on(session, branch)
+        self.head_is(session, branch, records)
+
+    @rule(session=sessions)
+    def snapshot(self, session: str) -> None:
+        branch = self.heads[session]
+        number = len(self.branches[session][branch])
+        self.store.put_snapshot(branch, number, b"snapshot %d" % number)
+
+    @rule(session=consumes(sessions))
+    def delete(self, session: str) -> None:
+        self.store.delete(session)
+        del self.branches[session], self.heads[session]
+
+    @invariant()
+    def all_is_there(self) -> None:
+        listed = {found.id: found for found in self.store.sessions()}
+        assert set(listed) == set(self.branches)
+        for session, branches in self.branches.items():
+            assert listed[session].head == self.heads[session]
+            assert listed[session].num_steps == len(branches[self.heads[session]])
+            assert {found.id: found.num_steps for found in self.store.branches(session)} == {
+                branch: len(records) for branch, records in branches.items()
+            }
+            for branch, records in branches.items():
+                assert [step.record for step in self.store.steps(branch, 0, len(records))] == records
+                assert [step.number for step in self.store.steps(branch, 0, len(records))] == [
+                    *range(1, len(records) + 1)
+                ]
+                assert self.store.first(branch) == b"first"
+                file, at, shared = self.store.snapshot(branch, len(records))
+                assert file == b"snapshot %d" % at and shared <= min(at, len(records))
+
+    def teardown(self) -> None:
+        for session in list(self.branches):
+            self.store.delete(session)
+        for table in ("session", "branch", "step", "snapshot"):
+            assert not self.store._rows(f"SELECT * FROM {table}")
+        self.store.close()
+
+
+TestStoreMachine = StoreMachine.TestCase
+TestStoreMachine.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+
+
+def begun(store: Store) -> tuple[str, int]:
+    session = store.add_session("square", "mine")
+    return session, store.add_root(session, b"first", b"snapshot 0")
+
+
+def test_what_was_kept_is_there_in_another_process_and_durable(tmp_path: Path) -> None:
+    store = Store(tmp_path / "deep" / "sessions.db")
+    session, branch = begun(store)
+    store.append([StoredStep(branch, 1, b"one", 0.5)])
+    other = Store(tmp_path / "deep" / "sessions.db")
+    assert other.session(session).num_steps == 1 and other.session(session).name == "mine"
+    assert store._rows("PRAGMA journal_mode") == [("wal",)]
+    assert store._rows("PRAGMA synchronous") == [(2,)]
+    with pytest.raises(MagratheaError, match="gone on in another server"):
+        other.append([StoredStep(branch, 2, b"two", 0.5), StoredStep(branch, 1, b"one", 0.5)])
+    assert other.session(session).num_steps == 1
+    other.close()
+    store.close()
+
+
+def test_the_nearest_snapshot_is_found_on_either_side() -> None:
+    store = Store()
+    session, branch = begun(store)
+    store.append([StoredStep(branch, number, b"%d" % number, 0.0) for number in range(1, 101)])
+    store.put_snapshot(branch, 90, b"snapshot 90")
+    assert store.snapshot(branch, 100) == (b"snapshot 90", 90, 90)
+    assert store.snapshot(branch, 80) == (b"snapshot 90", 90, 80)
+    assert store.snapshot(branch, 10) == (b"snapshot 0", 0, 0)
+    fork = store.add_fork(session, branch, 70)
+    store.append([StoredStep(fork, 71, b"other", 0.0)])
+    assert store.snapshot(fork, 71) == (b"snapshot 90", 90, 70)
+    assert [step.record for step in store.steps(fork, 68, 71)] == [b"69", b"70", b"other"]
+
+
+def test_names_settings_and_what_nobody_touched() -> None:
+    store = Store()
+    session, _ = begun(store)
+    store.rename(session, "the cave")
+    assert store.session(session).name == "the cave"
+    assert store.setting("token", "a") == store.setting("token", "b") == "a"
+    idle = store.add_session("square")
+    store.add_root(idle, b"first", b"snapshot 0")
+    store.delete_untouched(before=0)
+    assert store.num_sessions() == 2
+    store.delete_untouched(before=1e12)
+    assert [found.id for found in store.sessions()] == [session]
+    with pytest.raises(MagratheaError, match="is not here"):
+        store.session(idle)
+
+
+def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path / "sessions.db", most_bytes=40 * 4096)
+    session, branch = begun(store)
+    with pytest.raises(MagratheaError, match="free some space"):
+        for number in range(1, 1000):
+            store.append([StoredStep(branch, number, bytes(1000), 0.0)])
+    kept = store.session(session).num_steps
+    assert kept == number - 1 > 10
+    store.delete(session)
+    begun(store)
+    store.close()
+
+
+def test_foreign_and_newer_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(MagratheaError, match="cannot be used"):
+        Store(tmp_path / "text.db")
+    with sqlite3.connect(tmp_path / "newer.db") as newer:
+        newer.execute("PRAGMA user_version = 9")
+    newer.close()
+    with pytest.raises(MagratheaError, match="version 9, but this Magrathea reads version 1"):
+        Store(tmp_path / "newer.db")
+    with pytest.raises(MagratheaError, match="cannot be used"):
+        Store("/dev/null/sessions.db")
+
+
+def test_the_home_of_data_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAGRATHEA_HOME", str(tmp_path))
+    assert data_home() == tmp_path
+    monkeypatch.delenv("MAGRATHEA_HOME")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
+    monkeypatch.setattr("sys.platform", "linux")
+    assert data_home() == tmp_path / "share" / "magrathea"
