@@ -178,7 +178,8 @@ def make(
     out: Folder,
     minutes: float = 10.0,
     steps: int = 20_000,
-    size: Size = "tiny",
+    size: Annotated[Size | None, arg(metavar="{debug,tiny,small,base}")] = None,
+    recipe: Name = None,
     policy: str = "sticky",
     env_kwargs: str = "{}",
     device: str = "auto",
@@ -191,7 +192,8 @@ def make(
         out: folder of the world; its dataset goes into a folder beside it, named after it.
         minutes: minutes that all of it may take.
         steps: number of environment steps to record.
-        size: size of the model.
+        size: size of the model: tiny, unless a recipe says otherwise.
+        recipe: name of a shipped recipe, or a .toml file; its model learns for as long as the minutes allow.
         policy: "random", "sticky" (holds its actions, so it travels) or "module:function".
         env_kwargs: JSON object of keyword arguments for gymnasium.make.
         device: "auto", "cpu" or "cuda".
@@ -207,7 +209,8 @@ def make(
             f"Recording took {minutes - left:.1f} of {minutes:g} minutes, which leaves none to learn in; "
             "give more --minutes or fewer --steps."
         )
-    train(dataset, out=out, size=size, minutes=learning, device=device, seed=seed, report_minutes=REPORT * minutes)
+    options: dict[str, Any] = {"size": size, "recipe": recipe, "minutes": learning, "device": device, "seed": seed}
+    train(dataset, out=out, **options, report_minutes=REPORT * minutes)
     print(f"{out} was made in {(time.monotonic() - began) / 60:.1f} minutes; play it with: magrathea play {out}")
 
 
@@ -265,11 +268,11 @@ def bench(
     from magrathea.world import World
 
     if profile:
-        print(profile_steps(World.from_pretrained(world, device="cpu" if device == "auto" else device)))
+        print(profile_steps(World.from_pretrained(world, device=device)))
     elif players:
         from magrathea.app.crowd import measure_players
 
-        counts, device = _numbers(players), "cpu" if device == "auto" else device
+        counts = _numbers(players)
         print(json.dumps(measure_players(World.from_pretrained(world, device), counts, seconds, seed), indent=1))
     else:
         print(json.dumps(measure(world, batch_sizes, seconds=seconds, device=device, seed=seed), indent=1))

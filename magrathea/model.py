@@ -176,16 +176,19 @@ class MaskedTransformer(nn.Module):
         """Steps with holes (B, T, N) at times (B, T) -> their positions' last states (B, T, P, D)."""
         x = self.embedding(tokens, hole_mask).to(self.compute_dtype) + self.carry(past.step_before(tokens.shape[1]))
         if self.recall is not None and past.recalled is not None:
-            x = x + self._recalled(past.recalled)
+            x = x + self._at_picture(self.recall(norm(self._picture(past.recalled))))
         turns = self.positions(time)
         for layer in self.layers:
             x = layer(x, turns, past)
         return x
 
-    def _recalled(self, picture: Tensor) -> Tensor:
-        """The picture that a memory recalls (B, T, C) -> what it adds to the step's positions (B, T, P, D)."""
+    def _picture(self, tokens: Tensor) -> Tensor:
+        """Pictures (B, T, C) -> their positions (B, T, those of a picture, D)."""
+        return self.embedding.of_slot(self.layout.picture, tokens).to(self.compute_dtype)
+
+    def _at_picture(self, places: Tensor) -> Tensor:
+        """(B, T, positions of a picture, D) -> (B, T, P, D), 0 at the step's other positions."""
         slot, start = self.layout.picture, self.layout.first_position(self.layout.picture)
-        places = self.recall(norm(self.embedding.of_slot(slot, picture)).to(self.compute_dtype))
         return F.pad(places, (0, 0, start, self.layout.num_positions - start - slot.num_positions))
 
     def predict(self, tokens: Tensor, hole_mask: Tensor, time: Tensor, past: Past) -> dict[str, Tensor]:

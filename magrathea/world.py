@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from magrathea.config import ModelConfig
+from magrathea.devices import compute_dtype, device_named
 from magrathea.errors import MagratheaError
 from magrathea.fill import FillSettings
 from magrathea.layout import ROLES, Layout, Role, Slot, group_for
@@ -126,9 +127,10 @@ class World:
         return digest.hexdigest()
 
     def to(self, device: str | torch.device) -> World:
-        """Move the model; on GPUs it then computes in bf16."""
-        self.model.to(device)
-        self.model.compute_dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        """Move the model; it then computes in the type that is fastest there.
+        "auto" is a GPU if there is one; raises MagratheaError for a device that is not here."""
+        self.model.to(device_named(device) if isinstance(device, str) else device)
+        self.model.compute_dtype = compute_dtype(self.device)
         return self
 
     def new_memory(self, batch_size: int) -> Memory:

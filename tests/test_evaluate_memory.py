@@ -282,7 +282,7 @@ def test_forced_predictions_are_the_models(debug_world: World, debug_dataset: Da
         logits = debug_world.predict_segment(steps, masks.forward_dynamics(debug_world.layout), first=1)
         likeliest = logits["observation"].argmax(-1)[0].numpy()
         assert (predicted[1:, seen] == likeliest).mean() > 0.99
-    assert forced.memory_bytes == state_bytes(Session(debug_world)) == 0
+    assert forced.memory_bytes == state_bytes(Session(debug_world), 0) == 0
 
 
 def test_a_dataset_without_places_is_refused(debug_world: World, debug_dataset: Dataset, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def roam(dice: np.random.Generator, num_steps: int) -> Tensor:
 
 
 def test_motions_are_found_without_being_told() -> None:
-    tokens, places = walk(np.random.default_rng(0), 1500)
+    tokens, _ = walk(np.random.default_rng(0), 1500)
     layout = layout_of(len(MOVES), VIEW + 1)
     pictures = tokens[:, layout.span("observation")].numpy()
     motions = fit_motions(pictures[:-1], pictures[1:], tokens[1:, 0].numpy(), (VIEW + 1, VIEW), NUM_TOKENS, len(MOVES))

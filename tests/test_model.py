@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from magrathea import masks
 from magrathea.config import ModelConfig, model_size
+from magrathea.devices import compute_dtype, device_named
 from magrathea.errors import MagratheaError
 from magrathea.layout import Layout, Slot
 from magrathea.model import MaskedTransformer, group_tokens, ungroup_tokens
@@ -133,3 +136,34 @@ def test_bad_sizes_say_what_to_do() -> None:
         ModelConfig(width=100)
     with pytest.raises(MagratheaError, match="choose one of debug"):
         model_size("enormous")
+
+
+def test_bf16_learns_what_float32_does(model: MaskedTransformer) -> None:
+    """As on GPUs, and on CPUs that multiply bf16."""
+    losses = {}
+    tokens, holes = steps(4, 6), masks.forward_dynamics(LAYOUT).expand(4, 6, -1)
+    for dtype in (torch.float32, torch.bfloat16):
+        learner = copy.deepcopy(model)
+        learner.compute_dtype = dtype
+        optimizer = torch.optim.AdamW(learner.parameters(), lr=2e-3)
+        for _ in range(40):
+            loss, num_holes = learner(tokens, tokens, holes)
+            optimizer.zero_grad()
+            (loss / num_holes).backward()
+            optimizer.step()
+            losses.setdefault(dtype, []).append((loss / num_holes).item())
+    assert losses[torch.float32][-1] < losses[torch.float32][0] / 2
+    assert losses[torch.bfloat16][:10] == pytest.approx(losses[torch.float32][:10], rel=0.05)
+    assert losses[torch.bfloat16][-1] < losses[torch.bfloat16][0] / 2
+
+
+def test_the_device_says_the_type() -> None:
+    assert compute_dtype(torch.device("cuda")) is torch.bfloat16
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        patch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+        assert compute_dtype(torch.device("cpu")) is torch.bfloat16
+        patch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        assert compute_dtype(torch.device("cpu")) is torch.float32
+    with pytest.raises(MagratheaError, match="not here"):
+        device_named("cuda:7")

@@ -40,6 +40,7 @@ class HeldActions:
         same = (taken[:, 1:] == taken[:, :-1]).all(-1)
         self.world, self.choices = world, taken[present]
         self.hold = float(same[pairs].float().mean()) if pairs.any() else 0.0
+        self._drawn_anew = 1 - self._chance_to_hold()
         self.dice = np.random.default_rng(seed)
         self.now = self._draw(batch_size)
 
@@ -48,7 +49,7 @@ class HeldActions:
 
     def next(self) -> Any:
         """Actions (B, …) for the next step."""
-        fresh = torch.from_numpy(self.dice.random(len(self.now)) >= self._chance_to_hold())
+        fresh = torch.from_numpy(self.dice.random(len(self.now)) < self._drawn_anew)
         self.now = torch.where(fresh[:, None], self._draw(len(self.now)), self.now)
         rest = self.world.layout.num_tokens - self.now.shape[1]
         return self.world.decode_action(torch.nn.functional.pad(self.now, (0, rest)))

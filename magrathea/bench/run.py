@@ -41,8 +41,6 @@ def bench(
         in between. "share_of_float32_peak" and "share_of_bfloat16_peak" say how near each came to what the peak would
         allow, given the FLOPs of the matrix products and attention that it did.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     world = world if isinstance(world, World) else World.from_pretrained(world, device=device)
     memory = {"peak_rss_mb_loaded": round(peak_memory_mb(), 1)}
     playing: dict[str, dict[str, Any]] = {}

@@ -19,7 +19,7 @@ def measure_training(world: World, seconds: float, seed: int = 0) -> dict[str, f
     """Updates on segments of the world's own stored steps, for so many seconds; tokens are of steps with holes."""
     torch.manual_seed(seed)
     model = MaskedTransformer(world.layout, world.config.model).to(world.device)
-    model.compute_dtype = world.model.compute_dtype if world.device.type == "cuda" else torch.float32
+    model.compute_dtype = world.model.compute_dtype
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True)
     tokens = _segments(world)
     holes = masks.mixture(world.layout, (NUM_SEGMENTS, NUM_STEPS - 1), Generator().manual_seed(seed)).to(world.device)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Generator
 
 from magrathea.data import Dataset
@@ -55,8 +54,6 @@ def compare_orders(
     and where they change; steps right in all tokens; PSNR after 16 dreamt steps; and how far the dreamt frames' token
     histogram lies from the real frames' (total variation; the real frames' own halves give the floor).
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     world = world if isinstance(world, World) else World.from_pretrained(world, device=device)
     recordings = held_out_recordings(world, open_dataset(dataset), num_episodes, seed)
     compared = order_settings(world.config.fill)

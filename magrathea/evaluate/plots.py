@@ -64,15 +64,15 @@ def band(
         markersize=2.5,
         label=label or NAMES.get(source, source),
     )
-    if points and all(figure["low"] is not None for _, figure in points):
-        axes.fill_between(
-            places,
-            [figure["low"] for _, figure in points],
-            [figure["high"] for _, figure in points],
-            color=colour,
-            alpha=0.16,
-            linewidth=0,
-        )
+    sure = [(place, figure) for place, figure in points if figure["low"] is not None]
+    axes.fill_between(
+        [place for place, _ in sure],
+        [figure["low"] for _, figure in sure],
+        [figure["high"] for _, figure in sure],
+        color=colour,
+        alpha=0.16,
+        linewidth=0,
+    )
 
 
 def plot_horizon(path: Path, curves: dict[str, dict[str, dict]], title: str, up: str) -> Path:

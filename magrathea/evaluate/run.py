@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from magrathea.data import Dataset
 from magrathea.evaluate.card import write_card
@@ -60,8 +59,6 @@ def evaluate(
     Raises:
         MagratheaError: for a dataset of other spaces, or one without episodes that the world was not trained on.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     world = world if isinstance(world, World) else World.from_pretrained(world, device=device)
     source = open_dataset(dataset)
     began, time_left = time.monotonic(), Budget(None if minutes is None else 60 * minutes)

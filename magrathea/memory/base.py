@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -31,7 +31,7 @@ class MemoryKind(Protocol):
         recalls_pictures: whether `Memory.read` gives pictures.
     """
 
-    recalls_pictures: bool
+    recalls_pictures: ClassVar[bool]
 
     @classmethod
     def fit(cls, layout: Layout, episodes: Iterable[Tensor]) -> MemoryKind:

@@ -117,7 +117,10 @@ class PlaceMemory:
         """Steps (R, N) of these rows are final."""
         steps = tokens.numpy()
         pictures, actions = steps[:, self._span], _actions(self.places.layout, steps)
-        before = np.stack([self._last.get(row, picture) for row, picture in zip(rows, pictures, strict=True)])
+        before = pictures.copy()
+        for index, row in enumerate(rows):
+            if row in self._last:
+                before[index] = self._last[row]
         motions = self.places.motions.follow(before, pictures, actions)
         for row, picture, motion in zip(rows, pictures, motions.tolist(), strict=True):
             self.see(row, picture, motion if row in self._last else 0)

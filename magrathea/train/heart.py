@@ -17,6 +17,8 @@ from magrathea.train.batches import Batch, BatchConfig, draw_batch, draw_prompte
 from magrathea.train.cache import TokenCache
 from magrathea.train.checkpoint import load_checkpoint, save_checkpoint
 
+SHARPNESS_SCALE = 6.0  # a head's sharpness is one number, which has far to go
+
 
 @dataclass(frozen=True, kw_only=True)
 class HeartConfig:
@@ -52,7 +54,13 @@ class Progress:
 def make_optimizer(model: nn.Module, config: HeartConfig) -> torch.optim.AdamW:
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embedding" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embedding" in name]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    sharpness = [p for name, p in model.named_parameters() if "sharpness" in name]
+    others = [p for p in others if not any(p is single for single in sharpness)]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay, "scale": 1.0},
+        {"params": others, "weight_decay": 0.0, "scale": 1.0},
+        {"params": sharpness, "weight_decay": 0.0, "scale": SHARPNESS_SCALE},
+    ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
 
 
@@ -100,7 +108,7 @@ def train_heart(
     began, saved = time.monotonic() - progress.seconds, time.monotonic()
     while _agree(progress.share(config) < 1):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(progress.share(config), config)
+            group["lr"] = group["scale"] * learning_rate(progress.share(config), config)
         batches = draw_update(cache, config, model.config.window, progress.step)
         mine = [batch.part(rank, num_processes, model.device) for batch in batches]
         loss = update_loss(wrapped, mine)

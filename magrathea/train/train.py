@@ -69,7 +69,7 @@ def train(
         TokenCache.build(source, train_episodes, world, work / "tokens")
     _wait_for_all()
     cache = TokenCache.open(work / "tokens", world.layout)
-    world.to(_device(device))
+    world.to(device)
     heart = HeartConfig(
         steps=settings.steps,
         minutes=settings.minutes,
@@ -202,14 +202,6 @@ def _claim(work: Path, source: Dataset, settings: TrainSettings) -> None:
         work.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(claim, indent=1))
     _wait_for_all()
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise MagratheaError(f"Device '{name}' is not here; use --device cpu.")
-    return name
 
 
 def _is_first_process() -> bool:

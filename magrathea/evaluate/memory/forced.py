@@ -23,7 +23,7 @@ class Forced:
 
     Attributes:
         predicted: for each recording (T + 1, N) tokens; those of step 0, and of steps not reached, are -1.
-        memory_bytes: of the memory's state of one world, on average over the rows, when that was largest.
+        memory_bytes: of the largest state that the memory of one world had when a recording ended.
     """
 
     predicted: list[np.ndarray]
@@ -51,22 +51,21 @@ def predict_recordings(
             predicted[rows[row]][step[row]] = guesses[row]
         session.observe(stack(actions), *_observed(recordings, rows, step))
         ended = ~done & (step + 1 == [len(recordings[index].tokens) for index in rows])
-        if ended.any():
-            most_bytes = max(most_bytes, state_bytes(session))
         again = np.zeros(len(rows), dtype=bool)
-        for row in np.flatnonzero(ended):
+        for row in np.flatnonzero(ended).tolist():
+            most_bytes = max(most_bytes, state_bytes(session, row))
             again[row] = bool(waiting)
             if waiting:
                 rows[row], step[row] = waiting.pop(), 0
         done |= ended & ~again
         if again.any():
             session.reset(again, start=_first_steps(recordings, rows))
-    return Forced(predicted, max(most_bytes, state_bytes(session)))
+    return Forced(predicted, max(most_bytes, *(state_bytes(session, row) for row in range(len(rows)))))
 
 
-def state_bytes(session: Session) -> int:
-    """Bytes of the memory's state for a row of a session, on average; the attention window is not counted."""
-    return sum(tensor.nbytes for tensor in session.memory.state_dict().values()) // session.batch_size
+def state_bytes(session: Session, row: int) -> int:
+    """Bytes of the state of one row's memory; what the attention window keeps is not counted."""
+    return sum(tensor.nbytes for tensor in session.memory.state_dict(row).values())
 
 
 def _first_steps(recordings: list[Recording], rows: list[int]) -> torch.Tensor:

@@ -64,7 +64,7 @@ def plot_comparison(path: Path, compared: dict[str, dict[str, Any]]) -> Path:
             sizes.errorbar([size], [beyond["value"]], yerr=spread, fmt="o", color=colour, label=name)
     first = next(iter(compared.values()))
     _chance(curves, first["recall"][measure], first["window"])
-    curves.legend(frameon=False, fontsize=8, loc="lower left")
+    curves.legend(frameon=False, fontsize=8)
     sizes.set_xscale("log")
     _shares(sizes)
     sizes.legend(frameon=False, fontsize=8, loc="lower right")

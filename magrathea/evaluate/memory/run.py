@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from magrathea.data import Dataset
 from magrathea.errors import MagratheaError
 from magrathea.evaluate.memory.measure import measure_memory
@@ -46,8 +44,6 @@ def evaluate_memory(
     holds: "about", and under "memory" what `measure_memory` returns. Raises MagratheaError for a dataset that does not
     say which place its pictures show.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     world = world if isinstance(world, World) else World.from_pretrained(world, device=device)
     source, out, began = open_dataset(dataset), Path(out), time.monotonic()
     recordings = held_out_recordings(world, source, num_episodes, seed)

@@ -1,0 +1,24 @@
+"""Where tensors live, and in what type the model computes there."""
+
+from __future__ import annotations
+
+import torch
+
+from magrathea.errors import MagratheaError
+
+
+def device_named(name: str) -> str:
+    """The device to use for "auto" (a GPU if there is one), "cpu" or "cuda…"; raises MagratheaError where it is not."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise MagratheaError(f"Device '{name}' is not here; use --device cpu.")
+    return name
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """bf16 on GPUs and on CPUs that multiply it (AVX-512 BF16 or AMX), where it is faster; float32 elsewhere."""
+    if device.type == "cuda":
+        return torch.bfloat16
+    multiplies = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if multiplies else torch.float32
