@@ -70,6 +70,15 @@ def test_look_back_branch_and_return(page: Page) -> None:
     assert page.evaluate(SQUARE, "dream") == [3, 5]
 
 
+def test_time_stops_while_one_looks_back(page: Page) -> None:
+    page.keyboard.press("ArrowRight")
+    until(lambda: int(page.locator("#figure-step").inner_text()) > 5)
+    look_back(page, 2)
+    expect(page.locator("body")).to_have_attribute("data-state", "paused")
+    page.click("#back-to-now")
+    expect(page.locator("body")).to_have_attribute("data-state", "playing")
+
+
 def test_the_page_finds_its_dream_again_after_a_restart_of_the_server(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
     def app():
         return square_app(store=Store(tmp_path / "sessions.db"))

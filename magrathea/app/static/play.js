@@ -9,7 +9,7 @@ import { Wire } from "./wire.js";
 
 const $ = (id) => document.getElementById(id);
 const touch = matchMedia("(pointer: coarse)");
-const page = { world: null, keys: null, frame: null, reality: null, start: null, seed: 0, hiddenPause: false, waiting: false, restore: null };
+const page = { world: null, keys: null, frame: null, reality: null, start: null, seed: 0, hiddenPause: false, waiting: false, stopped: false, restore: null };
 const figures = new Figures();
 const wire = new Wire(decodeURIComponent(location.pathname.split("/").pop()), { world: meet, session: settle, frame: receive, error: toast, connection });
 const session = new SessionPanel({ wheel: (wish) => wire.send({ type: "wheel", wish }), say: toast });
@@ -205,10 +205,11 @@ function reset() {
   wire.send({ type: "reset", seed, start: page.start });
 }
 
-// Whoever drives stops time to look back.
+// Whoever drives stops time to look back; back in the present it goes on.
 function look(looking) {
   $("layout").classList.toggle("looking-back", looking);
-  if (looking && session.driving && page.frame?.state === "playing") wire.send({ type: "pause", on: true });
+  if (looking) page.stopped = session.driving && page.frame?.state === "playing";
+  if (page.stopped) wire.send({ type: "pause", on: looking });
 }
 
 function toggleHeat() {
