@@ -86,8 +86,8 @@ def test_a_sure_step_takes_one_pass_and_rows_that_are_done_are_not_asked_again()
         }
 
     asked: list[list[int] | None] = []
-    holes = torch.ones(2, 8, dtype=torch.bool)
-    filled = fill(one_is_sure, torch.zeros(2, 8, dtype=torch.long), holes, LAYOUT, FillSettings(), generators(2))
+    holes, patient = torch.ones(2, 8, dtype=torch.bool), FillSettings(max_passes=3, threshold=0.9)
+    filled = fill(one_is_sure, torch.zeros(2, 8, dtype=torch.long), holes, LAYOUT, patient, generators(2))
     assert filled.num_passes.tolist() == [1, 3] and asked == [None, [1], [1]]
     assert filled.tokens[0].tolist() == [0] * 8
 
