@@ -97,8 +97,7 @@ def test_the_page_finds_its_dream_again_after_a_restart_of_the_server(browser: B
         expect(page.locator("#realtime-toggle")).not_to_be_checked()
         press(page, "ArrowUp")
         look_back(page, 1)
-        page.context.on("weberror", lambda _: None)
-        page.close()
+        pages.close()
 
 
 def test_two_watch_one_dream_and_take_turns(page: Page, browser: Browser) -> None:  # noqa: F811
