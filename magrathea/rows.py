@@ -40,9 +40,7 @@ class Rows:
     @property
     def tokens(self) -> Tensor:
         """The last step of every row, (B, N) int64."""
-        return torch.from_numpy(
-            np.stack([history.last for history in self.histories]).astype(np.int64)
-        )
+        return torch.from_numpy(np.stack([history.last for history in self.histories]).astype(np.int64))
 
     @property
     def num_steps(self) -> np.ndarray:
