@@ -125,6 +125,7 @@ class History:
     def read(self, first: int = 0, last: int | None = None) -> np.ndarray:
         """Steps first…last - 1, counted as slices do, as records (T,) with the fields tokens, kind and seed."""
         first, last, _ = slice(first, last).indices(len(self))
+        last = max(first, last)
         parts, begin = [self._tail[: self._num_tail]], self._begin
         for chunk in self._chain():
             if chunk.end <= first:

@@ -223,7 +223,7 @@ class Remembered:
         """Forget what is beyond the end of the histories, which were cut."""
         for row, history in enumerate(self.histories):
             if self._ring is not None and self._ring.num_written[row] > len(history):
-                self._ring.num_written[row] = max(0, len(history) - self._window)
+                self._ring.num_written[row] = 0  # to be filled anew
             if self._num_written[row] > len(history):
                 number = self._num_written[row] = history.nearest(len(history))
                 self.memory.reset(torch.arange(len(self.histories)) == row)

@@ -60,11 +60,11 @@ class EchoMemory:
     def write(self, tokens: Tensor, encodings: Tensor, rows: Sequence[int]) -> None:
         EchoMemory.num_written += len(rows)
         rows = list(rows)
-        self.sums[rows] = 0.99 * self.sums[rows] + encodings.sum(dim=(1, 2))
+        self.sums[rows] = 0.99 * self.sums[rows] + encodings[..., ::3].sum(dim=(1, 2))
         self.pictures[rows] = torch.cat([self.pictures[rows][:, 1:], tokens[:, None, self.span]], dim=1)
 
     def read(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> Recall:
-        which = self.sums[list(rows)].mul(1000).long() % 7
+        which = self.sums[list(rows)].mul(100).long() % 7
         return Recall(picture=self.pictures[list(rows), which])
 
     def reset(self, env_mask: Tensor | None = None) -> None:
