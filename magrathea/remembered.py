@@ -160,9 +160,14 @@ class Remembered:
     def _take_in_starts(self, rows: Sequence[int], missing: list[int]) -> None:
         """What is missing of the rows' starts, the rows together step by step."""
         steps: dict[int, dict[int, Encoded]] = {}  # number of the step -> row -> what it is
+        encoded: dict[tuple[int, bytes], list[tuple[int, Encoded]]] = {}  # many rows may have one start
         for row, first in zip(rows, missing, strict=True):
-            for number, step in self._encode_start(self.histories[row], first):
-                steps.setdefault(number, {})[row] = step
+            history = self.histories[row]
+            if first < history.num_start:
+                key = first, history.read(0, history.num_start)["tokens"].tobytes()
+                encoded[key] = encoded.get(key) or self._encode_start(history, first)
+                for number, step in encoded[key]:
+                    steps.setdefault(number, {})[row] = step
         for number in sorted(steps):
             here = list(steps[number])
             self._write(here, [number] * len(here), Encoded.together(list(steps[number].values())))

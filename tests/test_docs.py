@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
+from session_worlds import wild_world
 
 from magrathea import cli
+from magrathea.world import World
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -92,6 +94,26 @@ def test_tokenizer_of_the_guide_round_trips() -> None:
     assert np.abs(difference).max() <= np.pi / 64 + 1e-6
     again = names["AngleTokenizer"].from_config(tokenizer.to_config(), tokenizer.tensors(), space)
     assert np.array_equal(again.encode(values), tokens)
+
+
+def test_code_of_the_sessions_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(World, "from_pretrained", lambda name: wild_world())
+    (source,) = code_blocks(ROOT / "docs" / "sessions.md", "python")
+    exec(source, {"__name__": "page"})
+    compared, parted = capsys.readouterr().out.splitlines()
+    assert "first=None" in compared and int(parted) == 4
+
+
+def test_every_test_that_the_sessions_page_names_exists() -> None:
+    text = (ROOT / "docs" / "sessions.md").read_text(encoding="utf-8")
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_session_*.py"))
+    names = re.findall(r"`(test_\w+)`", text)
+    assert len(names) > 5
+    for name in names:
+        assert f"def {name}(" in tests, f"docs/sessions.md names the test {name}, which does not exist"
 
 
 def test_example_environment_conforms(monkeypatch: pytest.MonkeyPatch) -> None:

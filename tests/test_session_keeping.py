@@ -67,7 +67,7 @@ def assert_same(one: Session, other: Session) -> None:
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(life=lives, seed=st.integers(0, 5))
 def test_any_life_is_the_same_as_one_without_detours(tmp_path: Path, memory: str, life: list, seed: int) -> None:
     """Whatever is done in between, a session is what one is that took the remaining steps and never stopped."""
@@ -334,7 +334,7 @@ def test_sessions_that_step_together_dream_what_they_dream_alone() -> None:
     batch.step([4], rows=[0]), alone[0].step([4])
     for session in alone[1:]:
         batch.join(session.fork())
-    for number, rows in enumerate([[0, 1, 2], [2], [0, 2], [0, 1], [1], [0, 1, 2]]):
+    for number, rows in enumerate([[0, 1, 2], [2], [2, 0], [0, 1], [1], [1, 2, 0], [0, 1, 2]]):
         result = batch.step(np.full(len(rows), number % 5), rows=rows)
         for place, row in enumerate(rows):
             assert torch.equal(result.tokens[place], alone[row].step([number % 5]).tokens[0])
