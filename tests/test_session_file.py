@@ -21,6 +21,7 @@ from torch import Tensor
 from magrathea import session_file
 from magrathea.errors import MagratheaError
 from magrathea.session import Session
+from magrathea.world import World
 
 Header = dict[str, Any]
 Tensors = dict[str, Tensor]
@@ -136,6 +137,16 @@ def test_a_session_of_another_world_is_refused(file: bytes) -> None:
         other.model.embedding.position[0, 0] += 1e-6
     with pytest.raises(MagratheaError, match="give the world that it was saved in"):
         Session.from_bytes(file, other)
+
+
+def test_a_shipped_world_need_not_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World.from_pretrained(wild_world("places").save_pretrained(tmp_path / "wild"))
+    session = Session(world, seed=3)
+    session.step([1])
+    session.save(tmp_path / "a.mwsession")
+    monkeypatch.setattr("magrathea.hub.WORLDS_FOLDER", tmp_path)
+    again = Session.load(tmp_path / "a.mwsession")
+    assert torch.equal(again.step([2]).tokens, session.step([2]).tokens) and again.world is not world
 
 
 def _row(**changes: Any) -> Callable[[Header, Tensors], None]:
