@@ -41,6 +41,8 @@ def plot_trips(path: Path, trips: dict[str, dict]) -> Path:
         for where, by_steps in trips.items():
             points = [(float(steps), figures[name]) for steps, figures in by_steps.items()]
             band(axes, [steps for steps, _ in points], [figure for _, figure in points], where)
+        lengths = [float(steps) for by_steps in trips.values() for steps in by_steps] or [1.0]
+        axes.set_xlim(min(lengths) / 1.2, max(lengths) * 1.2)  # also where no trip came back
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(ScalarFormatter())
         _shares(axes)
@@ -65,6 +67,7 @@ def plot_comparison(path: Path, compared: dict[str, dict[str, Any]]) -> Path:
     first = next(iter(compared.values()))
     _chance(curves, first["recall"][measure], first["window"])
     curves.legend(frameon=False, fontsize=8)
+    sizes.set_xlim(0.5, 2 * max(1, *(measured["bytes"] for measured in compared.values())))
     sizes.set_xscale("log")
     _shares(sizes)
     sizes.legend(frameon=False, fontsize=8, loc="lower right")
