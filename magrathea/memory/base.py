@@ -17,11 +17,9 @@ class Recall:
 
     Attributes:
         picture: (R, C) tokens of the observation's picture as it would be if nothing had changed, absent where unknown.
-        encodings: (R, M, P, D) encodings of steps, or states of the same shape, to attend to beside the window.
     """
 
     picture: Tensor | None = None
-    encodings: Tensor | None = None
 
 
 class MemoryKind(Protocol):
