@@ -84,6 +84,25 @@ def test_motions_are_found_without_being_told() -> None:
     assert (found == np.diff(where, axis=0)).all()
 
 
+def test_what_stands_in_the_way_tells_whether_one_moves() -> None:
+    dice, layout = np.random.default_rng(0), layout_of(len(MOVES))
+    world = np.where(dice.random((MAP, MAP)) < 0.3, 9, 5)  # walls on an even meadow: hardly anything moves to the eye
+    place, pictures, actions, places = np.array([MAP // 2, MAP // 2]), [], [], []
+    for step in range(3001):
+        if step:
+            actions.append(int(dice.integers(len(MOVES))))
+            there = np.clip(place + MOVES[actions[-1]], 2, MAP - 3)
+            place = place if world[tuple(there)] == 9 else there
+        pictures.append(world[place[0] - 2 : place[0] + 3, place[1] - 2 : place[1] + 3].copy())
+        places.append(place)
+    seen = as_steps(layout, actions, pictures)[:, layout.span("observation")].numpy()
+    motions = fit_motions(seen[:-1], seen[1:], np.array(actions), (VIEW, VIEW), NUM_TOKENS, len(MOVES))
+    assert motions.ahead[1:5].tolist() == [2 * VIEW + 2 + row * VIEW + column for row, column in MOVES[1:]]
+    foretold = motions.table[motions.foretell(seen[:-1], np.array(actions))][:, 1:]
+    inside = ((np.array(places[:-1]) + np.array(MOVES)[actions]).clip(2, MAP - 3) == np.array(places[:-1]) + np.array(MOVES)[actions]).all(axis=1)  # fmt: skip
+    assert (foretold == np.diff(places, axis=0))[inside].all()
+
+
 def test_turns_are_found() -> None:
     layout = layout_of(len(TURNS))
     tokens = roam(np.random.default_rng(0), 2500)
@@ -103,7 +122,7 @@ def test_what_was_seen_is_recalled_as_it_was(play) -> None:
     seen = other[:, layout.span("observation")].numpy()
     motions = places.motions
     moved = np.array([0, *motions.follow(seen[:-1], seen[1:], other[1:, 0].numpy())])
-    as_meant = moved == motions.intended[np.minimum(other[:, 0].numpy(), len(motions.intended) - 1)]
+    as_meant = moved == np.array([0, *motions.foretell(seen[:-1], other[1:, 0].numpy())])
     known = (recalled != layout.picture.absent) & as_meant[:, None] & (seen != 11)
     assert known[100:].sum() > 5000
     assert (recalled == seen)[known].mean() > 0.99

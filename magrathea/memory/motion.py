@@ -14,8 +14,7 @@ from magrathea.errors import MagratheaError
 
 ALIKE, UNLIKE = 0.5, -1.5  # nats for a cell that shows the same token again, or another, before it is known better
 LEAST_STILL = 100  # steps of actions that intend no motion
-EASE_SMOOTHING = 2.0
-ASLEEP = -4.0  # log odds; what is nearer to the usual is left out
+WAY_SMOOTHING = 2.0  # sightings of the usual odds
 TRUST = 0.15  # cells are not independent witnesses
 SMOOTHING = 20.0  # sightings of a token that its chances are mixed with
 LEAST_OVERLAP = 0.25  # share of the picture that a motion must keep in view
@@ -39,8 +38,8 @@ class Motions:
         affinity: (V + 1, V + 1) float32, how much it speaks for a motion that a cell showed the first token and now
             shows the second: the log ratio of its chances along the right motion and along wrong ones. So an even
             meadow, or a dark that stays with the picture, speaks for none.
-        ease: (V + 1,) float32, 0, or for a token that fills the pictures of one who does not move whatever he does, as
-            a sleeper, how much less one moves then: a log ratio of odds.
+        ahead: (A + 1,) int64 the cell that tells best whether an action moves one: what stands in the way, stands there.
+        way: (A + 1, V + 1) float32, by how much the token that is ahead raises the odds of moving: a log ratio.
     """
 
     grid: tuple[int, int]
@@ -48,7 +47,8 @@ class Motions:
     table: np.ndarray
     log_prior: np.ndarray
     affinity: np.ndarray
-    ease: np.ndarray
+    ahead: np.ndarray
+    way: np.ndarray
     sources: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -61,13 +61,22 @@ class Motions:
         moves[-1] = 0
         return np.where(moves.max(axis=1) > LEAST_CHANCE, moves.argmax(axis=1), 0)
 
+    def expected(self, before: np.ndarray, action: np.ndarray) -> np.ndarray:
+        """How likely each motion is (S, M), in nats, of one who sees pictures (S, C) and takes actions (S,)."""
+        action = np.minimum(action, len(self.log_prior) - 1)
+        scores = self.log_prior[action].copy()
+        scores[:, 1:] += self.way[action, before[np.arange(len(before)), self.ahead[action]]][:, None]
+        return scores
+
+    def foretell(self, before: np.ndarray, action: np.ndarray) -> np.ndarray:
+        """The motion (S,) that actions (S,) will make of what pictures (S, C) show; none of an unknown action."""
+        return np.where(self.intended[action] > 0, self.expected(before, action).argmax(axis=1), 0)
+
     def scores(self, before: np.ndarray, after: np.ndarray, action: np.ndarray) -> np.ndarray:
         """How likely each motion is (S, M), in nats, from pictures (S, C) to pictures (S, C) under actions (S,)."""
         expected = before[:, np.maximum(self.sources, 0)]  # (S, M, C)
         evidence = np.where(self.sources >= 0, self.affinity[expected, after[:, None]], 0).sum(axis=2)
-        scores = TRUST * evidence + self.log_prior[np.minimum(action, len(self.log_prior) - 1)]
-        scores[:, 1:] += self.ease[most_frequent(after[:, self.region], len(self.ease))][:, None]
-        return scores
+        return TRUST * evidence + self.expected(before, action)
 
     def follow(self, before: np.ndarray, after: np.ndarray, action: np.ndarray) -> np.ndarray:
         """The likeliest motion (S,)."""
@@ -109,12 +118,13 @@ def fit_motions(
         _candidates(grid),
         np.zeros((num_actions + 1, 1), np.float32),
         affinity,
-        np.zeros(num_tokens + 1, np.float32),
+        np.zeros(num_actions + 1, np.int64),
+        np.zeros((num_actions + 1, num_tokens + 1), np.float32),
     )
     motions = _with_region(_with_frequent(motions, pairs.some(1500)), pairs)
     for _ in range(2):
         motions = _with_affinity(_with_chances(motions, pairs), pairs)
-        motions = _with_ease(_with_region(motions, pairs), pairs)
+        motions = _with_way(_with_region(motions, pairs), pairs)
     return _with_chances(motions, pairs)
 
 
@@ -215,22 +225,30 @@ def _with_affinity(motions: Motions, pairs: Pairs) -> Motions:
     return replace(motions, affinity=np.log(right / wrong).astype(np.float32))
 
 
-def _with_ease(motions: Motions, pairs: Pairs) -> Motions:
-    """In which surroundings the motions that actions intend are made, from the steps that tell by themselves."""
-    flat = replace(motions, log_prior=np.zeros_like(motions.log_prior), ease=np.zeros_like(motions.ease))
-    tried = motions.intended[pairs.action] > 0
-    scores = pairs.scores(flat)[tried]
+def _with_way(motions: Motions, pairs: Pairs) -> Motions:
+    """For each action that moves, the cell whose token tells best whether it did, and how much; from the steps that
+    tell by themselves."""
+    flat = replace(motions, log_prior=np.zeros_like(motions.log_prior), way=np.zeros_like(motions.way))
+    scores = pairs.scores(flat)
     lead = scores[:, 1:].max(axis=1, initial=-np.inf) - scores[:, 0]
-    mostly = most_frequent(pairs.after[tried][:, motions.region], len(motions.ease))
-    moved, stayed = (np.bincount(mostly[where], minlength=len(motions.ease)) for where in (lead > CLEAR, lead < -CLEAR))
-    usual = (moved.sum() + 1) / (stayed.sum() + 1)
-    odds = (moved + EASE_SMOOTHING * usual / (1 + usual)) / (stayed + EASE_SMOOTHING / (1 + usual))
-    ease = np.log(odds / usual).astype(np.float32)
-    return replace(motions, ease=np.where(ease < ASLEEP, ease, 0))
+    ahead, way = np.zeros_like(motions.ahead), np.zeros_like(motions.way)
+    for action in np.flatnonzero(motions.intended):
+        chosen = (pairs.action == action) & (np.abs(lead) > CLEAR)
+        ahead[action], way[action] = _best_witness(pairs.before[chosen], lead[chosen] > 0, way.shape[1])
+    return replace(motions, ahead=ahead, way=way)
 
 
-def most_frequent(pictures: np.ndarray, num_tokens: int) -> np.ndarray:
-    """(S,) the token that each of the pictures (S, C) shows most."""
-    counts = np.zeros((len(pictures), num_tokens), np.int16)
-    np.add.at(counts, (np.arange(len(pictures))[:, None], pictures), 1)
-    return counts.argmax(axis=1)
+def _best_witness(pictures: np.ndarray, moved: np.ndarray, num_tokens: int) -> tuple[int, np.ndarray]:
+    """Of pictures (S, C) after which one moved (S,) or did not: the cell whose token tells most of it, and for each
+    token (num_tokens,) by how much it raises the log odds."""
+    num_cells = pictures.shape[1]
+    usual = (moved.sum() + 1) / (len(moved) + 2)
+    counts = np.zeros((2, num_cells, num_tokens))
+    for made in (0, 1):
+        np.add.at(counts[made], (np.arange(num_cells), pictures[moved == made]), 1.0)
+    smoothed = counts + WAY_SMOOTHING * np.array([1 - usual, usual])[:, None, None]
+    chances = smoothed / smoothed.sum(axis=0)
+    told = (counts * np.log(chances)).sum(axis=(0, 2))
+    best = int(told.argmax())
+    odds = np.log(chances[1, best] / chances[0, best]) - np.log(usual / (1 - usual))
+    return best, odds.astype(np.float32)

@@ -61,7 +61,9 @@ class Places:
         return cls(layout, motions, _passing(anything_stays, steps, slot.vocab_size))
 
     def tensors(self) -> dict[str, Tensor]:
-        arrays = {name: getattr(self.motions, name) for name in ("region", "table", "log_prior", "affinity", "ease")}
+        arrays = {
+            name: getattr(self.motions, name) for name in ("region", "table", "log_prior", "affinity", "ahead", "way")
+        }
         return {name: torch.from_numpy(array) for name, array in (arrays | {"passing": self.passing}).items()}
 
     @classmethod
@@ -148,7 +150,9 @@ class PlaceMemory:
         """The picture (C,) that an action would lead to, absent where the place was never seen."""
         motions, places, absent = self.places.motions, self._maps[row], self._absent
         picture = np.full(len(motions.region), absent)
-        pose = self._moved(row, int(motions.intended[min(action, len(motions.intended) - 1)]))
+        pose = self._poses[row]
+        if row in self._last:
+            pose = self._moved(row, int(motions.foretell(self._last[row][None], np.array([action]))[0]))
         picture[self._region] = [places.get(key, absent) for key in self._keys(pose)]
         return picture
 
