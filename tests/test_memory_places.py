@@ -99,7 +99,8 @@ def test_what_stands_in_the_way_tells_whether_one_moves() -> None:
     motions = fit_motions(seen[:-1], seen[1:], np.array(actions), (VIEW, VIEW), NUM_TOKENS, len(MOVES))
     assert motions.ahead[1:5].tolist() == [2 * VIEW + 2 + row * VIEW + column for row, column in MOVES[1:]]
     foretold = motions.table[motions.foretell(seen[:-1], np.array(actions))][:, 1:]
-    inside = ((np.array(places[:-1]) + np.array(MOVES)[actions]).clip(2, MAP - 3) == np.array(places[:-1]) + np.array(MOVES)[actions]).all(axis=1)  # fmt: skip
+    there = np.array(places[:-1]) + np.array(MOVES)[actions]
+    inside = (there.clip(2, MAP - 3) == there).all(axis=1)
     assert (foretold == np.diff(places, axis=0))[inside].all()
 
 

@@ -38,7 +38,7 @@ class Motions:
         affinity: (V + 1, V + 1) float32, how much it speaks for a motion that a cell showed the first token and now
             shows the second: the log ratio of its chances along the right motion and along wrong ones. So an even
             meadow, or a dark that stays with the picture, speaks for none.
-        ahead: (A + 1,) int64 the cell that tells best whether an action moves one: what stands in the way, stands there.
+        ahead: (A + 1,) int64 the cell that tells best whether an action moves one: there stands what may block it.
         way: (A + 1, V + 1) float32, by how much the token that is ahead raises the odds of moving: a log ratio.
     """
 
