@@ -25,7 +25,8 @@ class Slot:
         role: which part of a Gymnasium transition it is.
         vocab_size: number of different tokens; the value ``vocab_size`` itself means *absent*.
         grid: rows and columns in which its tokens are laid out.
-        group: rows and columns of neighbouring tokens that share one position of the transformer.
+        group: rows and columns of neighbouring tokens that share one position of the transformer; at the grid's far
+            edges a position may have fewer.
     """
 
     name: str
@@ -33,10 +34,6 @@ class Slot:
     vocab_size: int
     grid: tuple[int, int] = (1, 1)
     group: tuple[int, int] = (1, 1)
-
-    def __post_init__(self) -> None:
-        if self.grid[0] % self.group[0] or self.grid[1] % self.group[1]:
-            raise MagratheaError(f"Slot '{self.name}': group {self.group} does not divide its grid {self.grid}.")
 
     @property
     def num_tokens(self) -> int:
@@ -48,11 +45,11 @@ class Slot:
 
     @property
     def position_grid(self) -> tuple[int, int]:
-        return self.grid[0] // self.group[0], self.grid[1] // self.group[1]
+        return -(-self.grid[0] // self.group[0]), -(-self.grid[1] // self.group[1])
 
     @property
     def num_positions(self) -> int:
-        return self.num_tokens // self.tokens_per_position
+        return self.position_grid[0] * self.position_grid[1]
 
     @property
     def absent(self) -> int:
@@ -120,10 +117,11 @@ class Layout:
 
 
 def group_for(grid: tuple[int, int], most_positions: int = 32) -> tuple[int, int]:
-    """Group a grid's tokens along rows until it needs few positions: 3 or 2 columns at a time, then 2 rows."""
+    """Group a grid's tokens along rows until it needs few positions: 3 or 2 columns at a time (3 if neither divides
+    them), then 2 rows."""
     rows, columns = grid
     if rows * columns <= most_positions:
         return 1, 1
-    width = next((size for size in (3, 2) if columns % size == 0), 1)
-    height = 2 if rows % 2 == 0 and rows * columns // width > most_positions else 1
+    width = 2 if columns % 2 == 0 and columns % 3 else 3
+    height = 2 if rows % 2 == 0 and rows * -(-columns // width) > most_positions else 1
     return height, width

@@ -52,7 +52,7 @@ class StepEmbedding(nn.Module):
         self.tokens = nn.ModuleList()
         self.merge = nn.ModuleList()
         for slot in layout.slots:
-            table = nn.Embedding(slot.vocab_size + 2, width // slot.tokens_per_position)  # tokens, absent, hole
+            table = nn.Embedding(slot.vocab_size + 2, token_width(slot, width))  # tokens, absent, hole
             nn.init.normal_(table.weight, std=0.5)
             self.tokens.append(table)
             self.merge.append(Linear(width, width) if slot.tokens_per_position > 1 else nn.Identity())
@@ -75,12 +75,19 @@ class StepEmbedding(nn.Module):
         return self.merge[index](self.tokens[index](group_tokens(tokens, slot)).flatten(-2))
 
 
+def token_width(slot: Slot, width: int) -> int:
+    """How many of a position's D numbers each of its tokens has."""
+    return width // slot.tokens_per_position
+
+
 def group_tokens(values: Tensor, slot: Slot) -> Tensor:
-    """(..., tokens of the slot) -> (..., positions of the slot, tokens per position)"""
+    """(..., tokens of the slot) -> (..., positions of the slot, tokens per position); absent beyond the edges."""
     if slot.tokens_per_position == 1:
         return values.unsqueeze(-1)
     (rows, columns), (height, width) = slot.position_grid, slot.group
-    grid = values.unflatten(-1, (rows, height, columns, width)).transpose(-2, -3)
+    grid = values.unflatten(-1, slot.grid)
+    grid = F.pad(grid, (0, columns * width - slot.grid[1], 0, rows * height - slot.grid[0]), value=slot.absent)
+    grid = grid.unflatten(-1, (columns, width)).unflatten(-3, (rows, height)).transpose(-2, -3)
     return grid.reshape(*values.shape[:-1], slot.num_positions, slot.tokens_per_position)
 
 
@@ -90,21 +97,22 @@ def ungroup_tokens(values: Tensor, slot: Slot) -> Tensor:
         return values.squeeze(-2)
     (rows, columns), (height, width) = slot.position_grid, slot.group
     grid = values.unflatten(-2, (height, width)).unflatten(-4, (rows, columns)).transpose(-3, -4)
-    return grid.reshape(*values.shape[:-3], slot.num_tokens, values.shape[-1])
+    grid = grid.reshape(*values.shape[:-3], rows * height, columns * width, values.shape[-1])
+    return grid[..., : slot.grid[0], : slot.grid[1], :].flatten(-3, -2)
 
 
 class StepHead(nn.Module):
     """Positions -> logits of every slot's tokens."""
 
-    def __init__(self, layout: Layout, width: int) -> None:
+    def __init__(self, layout: Layout, width: int, copies_picture: bool) -> None:
         super().__init__()
         self.layout = layout
         self.split = nn.ModuleList(
             Linear(width, width) if slot.tokens_per_position > 1 else nn.Identity() for slot in layout.slots
         )
-        self.out = nn.ModuleList(
-            Linear(width // slot.tokens_per_position, slot.vocab_size, scale=0.1) for slot in layout.slots
-        )
+        self.out = nn.ModuleList(Linear(token_width(slot, width), slot.vocab_size, scale=0.1) for slot in layout.slots)
+        self.picture = layout.picture if copies_picture else None
+        self.copy = Linear(token_width(layout.picture, width), 1, scale=0.0) if copies_picture else None
 
     def features(self, x: Tensor) -> list[Tensor]:
         """x (..., P, D) -> for each slot (..., its tokens, E), ready for its output table."""
@@ -115,11 +123,21 @@ class StepHead(nn.Module):
             features.append(ungroup_tokens(place.unflatten(-1, (slot.tokens_per_position, -1)), slot))
         return features
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """x (..., P, D) -> for each slot's name the logits (..., its tokens, its vocabulary)."""
+    def logits(self, index: int, features: Tensor, recalled: Tensor | None = None) -> Tensor:
+        """Features (..., E) of tokens of one slot, and what is recalled of them (...), or None -> (..., vocabulary).
+        What is recalled gains as much as the features say that it still holds."""
+        logits = self.out[index](features)
+        if self.copy is None or recalled is None:
+            return logits
+        gained = F.pad(logits, (0, 1)).scatter_add(-1, recalled.unsqueeze(-1), self.copy(features))
+        return gained[..., :-1]
+
+    def forward(self, x: Tensor, recalled: Tensor | None) -> dict[str, Tensor]:
+        """x (..., P, D), recalled (..., C) or None -> for each slot's name the logits (..., its tokens, its
+        vocabulary)."""
+        named = enumerate(zip(self.layout.slots, self.features(x), strict=True))
         return {
-            slot.name: out(features)
-            for slot, out, features in zip(self.layout.slots, self.out, self.features(x), strict=True)
+            slot.name: self.logits(i, part, recalled if slot is self.picture else None) for i, (slot, part) in named
         }
 
 
@@ -138,7 +156,7 @@ class MaskedTransformer(nn.Module):
         recalls_pictures = memory_named(config.memory).recalls_pictures
         self.recall = Linear(config.width, config.width, scale=0.0) if recalls_pictures else None
         self.layers = nn.ModuleList(Block(config, index) for index in range(config.num_layers))
-        self.head = StepHead(layout, config.width)
+        self.head = StepHead(layout, config.width, recalls_pictures)
         self.compute_dtype = torch.float32
 
     @property
@@ -193,7 +211,7 @@ class MaskedTransformer(nn.Module):
 
     def predict(self, tokens: Tensor, hole_mask: Tensor, time: Tensor, past: Past) -> dict[str, Tensor]:
         """Steps with holes (B, T, N) at times (B, T) -> for each slot logits (B, T, its tokens, its vocabulary)."""
-        return self.head(self.fill_positions(tokens, hole_mask, time, past))
+        return self.head(self.fill_positions(tokens, hole_mask, time, past), past.recalled)
 
     def forward(
         self,
@@ -220,17 +238,20 @@ class MaskedTransformer(nn.Module):
         extra = None if prompt is None else self.prompt(prompt, time[:, first])
         past = SegmentPast(*remembered, self.config.window, first, extra, recalled)
         x = self.fill_positions(tokens, hole_mask, time[:, first:], past)
-        return self._loss(self.head.features(x), tokens, hole_mask)
+        return self._loss(self.head.features(x), tokens, hole_mask, recalled)
 
-    def _loss(self, features: Sequence[Tensor], tokens: Tensor, hole_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _loss(
+        self, features: Sequence[Tensor], tokens: Tensor, hole_mask: Tensor, recalled: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         total = torch.zeros((), device=tokens.device)
         num_holes = torch.zeros((), device=tokens.device)
-        for slot, out, feature in zip(self.layout.slots, self.head.out, features, strict=True):
+        for index, (slot, feature) in enumerate(zip(self.layout.slots, features, strict=True)):
             span = self.layout.span(slot.name)
             target = tokens[..., span]
             holes = hole_mask[..., span] & (target < slot.vocab_size)
             weight = max(1.0, self.layout.num_tokens / (10 * slot.num_tokens))  # no slot is under a tenth of a step
-            logits = out(feature[holes]).float()
+            known = recalled[holes] if recalled is not None and slot is self.head.picture else None
+            logits = self.head.logits(index, feature[holes], known).float()
             total = total + weight * F.cross_entropy(logits, target[holes], reduction="sum")
             num_holes = num_holes + weight * holes.sum()
         return total, num_holes
