@@ -84,11 +84,10 @@ def test_layout_spans_and_config() -> None:
         LAYOUT.span("sound")
     with pytest.raises(MagratheaError, match="two slots"):
         Layout((LAYOUT.slots[0], LAYOUT.slots[0]))
-    with pytest.raises(MagratheaError, match="does not divide"):
-        Slot(name="x", role="observation", vocab_size=2, grid=(3, 3), group=(1, 2))
 
 
-def test_groups_divide_their_grids() -> None:
-    for grid_shape in ((1, 1), (9, 9), (7, 7), (8, 8), (16, 16), (12, 9)):
-        Slot(name="x", role="observation", vocab_size=2, grid=grid_shape, group=group_for(grid_shape))
+def test_groups_of_a_grid() -> None:
     assert group_for((9, 9)) == (1, 3) and group_for((8, 8)) == (1, 2) and group_for((4, 4)) == (1, 1)
+    assert group_for((7, 7)) == (1, 3) and group_for((16, 16)) == (2, 2)
+    slot = Slot(name="x", role="observation", vocab_size=2, grid=(7, 7), group=(1, 3))
+    assert slot.position_grid == (7, 3) and slot.num_tokens == 49 and slot.num_positions == 21
