@@ -154,8 +154,8 @@ class MaskedTransformer(nn.Module):
         return self.prompt_embedding.device
 
     def encode(self, tokens: Tensor, mark: Tensor | None = None) -> Tensor:
-        """Known steps, each by itself: tokens (B, T, N) -> encodings (B, T, P, D). A mark (D,) is added to those that do
-        not stand in the window."""
+        """Known steps, each by itself: tokens (B, T, N) -> encodings (B, T, P, D). A mark (D,) is added to those that
+        do not stand in the window."""
         x = self.embedding(tokens)
         x = (x if mark is None else x + mark).to(self.compute_dtype)
         turns = self.positions(torch.zeros(1, 1, dtype=torch.long, device=tokens.device))
@@ -218,8 +218,8 @@ class MaskedTransformer(nn.Module):
         earlier: Tensor | None = None,
     ) -> SegmentPast:
         """The past of the steps first… of segments (B, T, N), at times 0…, by a prompt (B, N), what is recalled
-        (B, T - first, ...), and the steps (B, E, N) before the segments, which a recurrence carries; absent tokens where
-        there are none."""
+        (B, T - first, ...), and the steps (B, E, N) before the segments, which a recurrence carries; absent tokens
+        where there are none."""
         time = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape[:2])
         encodings, keys, values = self.remember(tokens, time)
         if self.recurrence is not None:

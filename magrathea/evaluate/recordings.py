@@ -17,8 +17,8 @@ from magrathea.world import World, absent_step
 
 @dataclass
 class Recording:
-    """A held-out episode: its number in the dataset, what was recorded, its tokens (T + 1, N) int64, those (N,) of a step
-    that is not there, and what the world's memory recalls at each of its steps."""
+    """A held-out episode: its number in the dataset, what was recorded, its tokens (T + 1, N) int64, those (N,) of a
+    step that is not there, and what the world's memory recalls at each of its steps."""
 
     number: int
     episode: Episode

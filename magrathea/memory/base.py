@@ -20,7 +20,8 @@ class Recall:
     """What memories give to steps that are to be filled; the leading dimensions are those of the steps.
 
     Attributes:
-        picture: (..., C) tokens of the observation's picture as it would be if nothing had changed, absent where unknown.
+        picture: (..., C) tokens of the observation's picture as it would be if nothing had changed, absent where
+            unknown.
         steps: (..., K, N) tokens of past steps to attend to beside the window, the one that matters most first; where
             there are fewer than K, absent tokens.
         state: (..., *S) of the recurrence that the model holds for the memory.

@@ -1,4 +1,4 @@
-"""Past steps from near where the next step will be: their key is the pose, which is found from how the picture moves."""
+"""Past steps from near where the next one will be: their key is the pose, which is found from how the picture moves."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A state of matrices that every step changes: the gated delta rule (Yang et al. 2025, "Gated Delta Networks").
 
-A head's state maps keys to values. A step fades it, then each of its positions replaces what its key stood for by a part
-of its value. Positions of later steps read by queries of their own. Everything is learned with the model, through as
-many steps before a segment as training shows.
+A head's state maps keys to values. A step fades it, then each of its positions replaces what its key stood for by a
+part of its value. Positions of later steps read by queries of their own. Everything is learned with the model, through
+as many steps before a segment as training shows.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Past steps that looked like now, found by what their pictures show; nobody has to know where one stands.
 
-The key of a step says which tokens its picture shows in which coarse region of it, rare ones louder, projected at random
-to a few whole numbers. Whole numbers, so that a key's products are exact, and a world that was restored finds the same.
+The key of a step says which tokens its picture shows in which coarse region of it, rare ones louder, projected at
+random to a few whole numbers. Whole numbers, so that a key's products are exact, and a world that was restored finds
+the same.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What memories that find past steps again have in common: a trail of steps, and a key for each.
 
-The newest steps wait until they have left the window, for the model attends to them anyway; then they are entries, which
-a key finds. A step whose key is that of an entry takes its place, and there are at most `size` of them: the one that was
-written first gives way. So a step costs the same however many there were.
+The newest steps wait until they have left the window, for the model attends to them anyway; then they are entries,
+which a key finds. A step whose key is that of an entry takes its place, and there are at most `size` of them: the one
+that was written first gives way. So a step costs the same however many there were.
 """
 
 from __future__ import annotations
