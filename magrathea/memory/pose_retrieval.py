@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ class PoseRetrieval(TrailKind):
         return cls(layout, Motions(layout.picture.grid, **arrays))
 
     def tensors(self) -> dict[str, Tensor]:
-        names = ("region", "table", "log_prior", "affinity", "ease")
+        names = (field.name for field in fields(Motions) if field.init and field.name != "grid")
         return {name: torch.from_numpy(getattr(self.motions, name)) for name in names}
 
     def trail(self, window: int) -> PoseTrail:
