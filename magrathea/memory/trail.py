@@ -98,7 +98,8 @@ class Trail(ABC):
     def state_dict(self) -> dict[str, Tensor]:
         """The tokens, keys and numbers of the entries and, behind them, of the steps that wait."""
         steps = np.concatenate([self.entries[: self.num_entries], self.newest])
-        state = {name: torch.tensor(steps[name]) for name in steps.dtype.names or ()}
+        fields = {name: torch.from_numpy(steps[name].copy()) for name in steps.dtype.names or ()}
+        state = {name: field.clone(memory_format=torch.contiguous_format) for name, field in fields.items()}
         return state | {"num_steps": torch.tensor(self.num_steps)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

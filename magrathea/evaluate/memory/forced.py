@@ -62,7 +62,7 @@ def predict_recordings(
         done |= ended & ~again
         if again.any():
             session.reset(again, start=_first_steps(recordings, rows))
-    sizes += [(state_bytes(session, row), int(step[row]) + 1) for row in np.flatnonzero(~done)]
+    sizes += [(state_bytes(session, row), int(step[row]) + 1) for row in np.flatnonzero(~done).tolist()]
     num_bytes, num_steps = max(sizes)
     return Forced(predicted, num_bytes, num_bytes / num_steps)
 
