@@ -1,4 +1,4 @@
-"""The command line: collect, train, eval, play, bench, and make, which does the first three in one.
+"""The command line: collect, train, eval, play, bench, compare, and make, which does the first three in one.
 
 Every command imports what it needs when it runs, so ``magrathea --help`` answers at once.
 """
@@ -251,6 +251,7 @@ def bench(
     seed: int = 0,
     profile: bool = False,
     players: str = "",
+    history: str = "",
 ) -> None:
     """Measure how fast a world dreams and learns on this machine; prints JSON. Leave the machine alone meanwhile.
 
@@ -262,20 +263,65 @@ def bench(
         seed: seed of starts, actions and dice.
         profile: print the operations that one player's steps spend their time in, and nothing else.
         players: numbers such as 1,4,16,32: measure only how one server serves so many players at once.
+        history: numbers such as 100,10000,100000: measure only what a step costs after so many.
     """
     from magrathea.bench import bench as measure
-    from magrathea.bench import profile_steps
+    from magrathea.bench import measure_history, profile_steps
     from magrathea.world import World
 
     if profile:
         print(profile_steps(World.from_pretrained(world, device=device)))
+    elif history:
+        lengths = _numbers(history, "--history", "100,10000,100000", 10_000_000)
+        print(json.dumps(measure_history(World.from_pretrained(world, device=device), lengths, seed), indent=1))
     elif players:
         from magrathea.app.crowd import measure_players
 
-        counts, world_here = _numbers(players), World.from_pretrained(world, device=device)
+        counts, world_here = (
+            _numbers(players, "--players", "1,4,16,32", 1024),
+            World.from_pretrained(world, device=device),
+        )
         print(json.dumps(measure_players(world_here, counts, seconds, seed), indent=1))
     else:
         print(json.dumps(measure(world, batch_sizes, seconds=seconds, device=device, seed=seed), indent=1))
+
+
+def compare(
+    dataset: DatasetFolder,
+    *,
+    out: Folder,
+    memories: str = "window,places,retrieval,recurrent,places+recurrent",
+    seeds: str = "1",
+    minutes: Minutes = None,
+    steps: Number = None,
+    size: Annotated[Size | None, arg(metavar="{debug,tiny,small,base}")] = None,
+    recipe: Name = None,
+    report_minutes: Minutes = None,
+    num_episodes: int = 64,
+    device: str = "auto",
+) -> None:
+    """Train the same world with several memories and compare what they remember. Run it again to go on after a kill.
+
+    Args:
+        dataset: folder of a dataset that says which place its pictures show, as Crafter's and MiniGrid's do.
+        out: folder of the worlds, the table (Markdown and JSON) and the figure.
+        memories: their names, with commas between them; "retrieval:256" is one of that size.
+        seeds: how many seeds each is trained from: a number, or one for some of them, as in "window:3,places:3".
+        minutes: how long each model learns: 10 minutes, if neither this nor steps is given.
+        steps: number of updates of each model.
+        size: size of the models: tiny, unless a recipe says otherwise.
+        recipe: name of a shipped recipe, or a .toml file; what is given here besides wins over it.
+        report_minutes: about how long measuring one world may take; without it, everything is measured in full.
+        num_episodes: most held-out episodes to measure on.
+        device: "auto", "cpu" or "cuda".
+    """
+    from magrathea.compare import compare as run
+    from magrathea.compare import parse_memories
+
+    training: dict[str, Any] = {"minutes": minutes, "steps": steps, "size": size, "recipe": recipe}
+    measuring: dict[str, Any] = {"report_minutes": report_minutes, "num_episodes": num_episodes, "device": device}
+    print(run(dataset, out, memories=parse_memories(memories, seeds), **measuring, **training))
+    print(f"The table and the figure are in {out}")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -285,6 +331,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "play": play,
     "bench": bench,
     "make": make,
+    "compare": compare,
 }
 
 
@@ -343,11 +390,11 @@ def _figure(item: dict[str, Any]) -> str:
     return f"{100 * value:.1f}%" if item["unit"] == "%" else f"{value:.2f} {item['unit']}".strip()
 
 
-def _numbers(text: str) -> list[int]:
-    """Numbers of players given on the command line."""
+def _numbers(text: str, option: str, example: str, most: int) -> list[int]:
+    """Whole numbers given on the command line."""
     parts = text.split(",")
-    if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= 1024 for part in parts):
-        raise MagratheaError(f"Option --players is '{text}'; give numbers from 1 to 1024, like 1,4,16,32.")
+    if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= most for part in parts):
+        raise MagratheaError(f"Option {option} is '{text}'; give numbers from 1 to {most}, like {example}.")
     return [int(part) for part in parts]
 
 

@@ -20,7 +20,7 @@ class ModelConfig:
         num_memory_layers: layers that encode a past step, once.
         window: W, number of past steps that are attended to.
         mlp_ratio: hidden width of the feed-forward layers over D.
-        memory: name of the memory beyond the window.
+        memory: name of the memory beyond the window, of several with "+" between them, each with a size behind ":".
     """
 
     width: int = 192

@@ -11,6 +11,7 @@ Shapes: B batch, T steps, N tokens of a step, P positions of a step, D width, H 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from magrathea.config import HEAD_WIDTH, ModelConfig
 from magrathea.layout import Layout, Slot
-from magrathea.memory import memory_named
+from magrathea.memory import Recall, Recurrence, memory_named
 from magrathea.nn import Attention, FeedForward, Linear, RotaryPositions, norm, turn
 from magrathea.past import NO_PAST, Past, SegmentPast
 
@@ -144,6 +145,8 @@ class StepHead(nn.Module):
 class MaskedTransformer(nn.Module):
     """Fills the holes of a step, given the steps before it."""
 
+    absent: Tensor
+
     def __init__(self, layout: Layout, config: ModelConfig) -> None:
         super().__init__()
         self.layout, self.config = layout, config
@@ -153,20 +156,26 @@ class MaskedTransformer(nn.Module):
         self.memory_layers = nn.ModuleList(Block(config, index) for index in range(config.num_memory_layers))
         self.past_keys_values = Linear(config.width, 2 * config.num_layers * config.width)
         self.carry = Linear(config.width, config.width, scale=0.0)  # learns to begin as a copy
-        recalls_pictures = memory_named(config.memory).recalls_pictures
-        self.recall = Linear(config.width, config.width, scale=0.0) if recalls_pictures else None
+        memory = memory_named(config.memory)
+        self.recall = Linear(config.width, config.width, scale=0.0) if "picture" in memory.recalls else None
+        recalls_steps = "steps" in memory.recalls
+        self.recalled_embedding = nn.Parameter(torch.randn(config.width) * 0.5) if recalls_steps else None
+        self.recurrence: Recurrence | None = memory.recurrence(config)  # a module, where there is one
         self.layers = nn.ModuleList(Block(config, index) for index in range(config.num_layers))
-        self.head = StepHead(layout, config.width, recalls_pictures)
+        self.head = StepHead(layout, config.width, "picture" in memory.recalls)
+        absent = torch.cat([torch.full((slot.num_tokens,), slot.absent) for slot in layout.slots])
+        self.register_buffer("absent", absent, persistent=False)
         self.compute_dtype = torch.float32
 
     @property
     def device(self) -> torch.device:
         return self.prompt_embedding.device
 
-    def encode(self, tokens: Tensor, is_prompt: bool = False) -> Tensor:
-        """Known steps, each by itself: tokens (B, T, N) -> encodings (B, T, P, D)."""
+    def encode(self, tokens: Tensor, mark: Tensor | None = None) -> Tensor:
+        """Known steps, each by itself: tokens (B, T, N) -> encodings (B, T, P, D). A mark (D,) is added to those that
+        do not stand in the window."""
         x = self.embedding(tokens)
-        x = (x + self.prompt_embedding if is_prompt else x).to(self.compute_dtype)
+        x = (x if mark is None else x + mark).to(self.compute_dtype)
         turns = self.positions(torch.zeros(1, 1, dtype=torch.long, device=tokens.device))
         for layer in self.memory_layers:
             x = layer(x, turns, NO_PAST)
@@ -187,17 +196,69 @@ class MaskedTransformer(nn.Module):
 
     def prompt(self, tokens: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         """A prompt is a step that has not happened: (B, N) and the time now (B,) -> keys, values (L, B, H, P, 48)."""
-        keys, values = self.keys_values(self.encode(tokens[:, None], is_prompt=True), time[:, None])
+        keys, values = self.keys_values(self.encode(tokens[:, None], self.prompt_embedding), time[:, None])
         return keys.squeeze(2), values.squeeze(2)
+
+    def recalled_steps(self, tokens: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+        """Steps (B, T, K, N) that a memory recalls for steps at times (B, T) stand before the window, the one that
+        matters most last -> keys, values (L, B, T, H, K * P, 48)."""
+        ranks = torch.arange(tokens.shape[2], device=time.device)
+        when = (time - self.config.window - 1)[..., None] - ranks
+        encodings = self.encode(tokens.flatten(1, 2), self.recalled_embedding)
+        keys, values = (
+            part.unflatten(2, when.shape[1:]).transpose(3, 4).flatten(4, 5)
+            for part in self.keys_values(encodings, when.flatten(1))
+        )
+        return keys, values
+
+    def beside(
+        self, time: Tensor, prompt: Tensor | None = None, steps: Tensor | None = None
+    ) -> tuple[Tensor, Tensor] | None:
+        """What steps at times (B, T) may attend to beside the window: a prompt (B, N), the same for all, and recalled
+        steps (B, T, K, N). Keys and values (L, B, T, H, M, 48), or None where there is nothing."""
+        parts = []
+        if prompt is not None:
+            shown = self.prompt(prompt, time[:, 0])
+            parts.append([part.unsqueeze(2).expand(-1, -1, time.shape[1], -1, -1, -1) for part in shown])
+        if steps is not None and self.recalled_embedding is not None:
+            parts.append(self.recalled_steps(steps, time))
+        if not parts:
+            return None
+        keys, values = (torch.cat(part, dim=4) for part in zip(*parts, strict=True))
+        return keys, values
+
+    def segment(
+        self,
+        tokens: Tensor,
+        first: int,
+        prompt: Tensor | None = None,
+        recalled: Recall = Recall(),  # noqa: B008 (it never changes)
+        earlier: Tensor | None = None,
+    ) -> SegmentPast:
+        """The past of the steps first… of segments (B, T, N), at times 0…, by a prompt (B, N), what is recalled
+        (B, T - first, ...), and the steps (B, E, N) before the segments, which a recurrence carries; absent tokens
+        where there are none."""
+        time = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape[:2])
+        encodings, keys, values = self.remember(tokens, time)
+        if self.recurrence is not None:
+            before = tokens if earlier is None else torch.cat([earlier, tokens], dim=1)
+            encoded = encodings if earlier is None else torch.cat([self.encode(earlier), encodings], dim=1)
+            states = self.recurrence.states(encoded, (before != self.absent).any(-1))
+            recalled = replace(recalled, state=states[:, first - tokens.shape[1] :])
+        extra = self.beside(time[:, first:], prompt, recalled.steps)
+        return SegmentPast(encodings, keys, values, self.config.window, first, extra, recalled)
 
     def fill_positions(self, tokens: Tensor, hole_mask: Tensor, time: Tensor, past: Past) -> Tensor:
         """Steps with holes (B, T, N) at times (B, T) -> their positions' last states (B, T, P, D)."""
         x = self.embedding(tokens, hole_mask).to(self.compute_dtype) + self.carry(past.step_before(tokens.shape[1]))
-        if self.recall is not None and past.recalled is not None:
-            x = x + self._at_picture(self.recall(norm(self._picture(past.recalled))))
+        recalled = past.recalled
+        if self.recall is not None and recalled.picture is not None:
+            x = x + self._at_picture(self.recall(norm(self._picture(recalled.picture))))
         turns = self.positions(time)
-        for layer in self.layers:
+        for index, layer in enumerate(self.layers):
             x = layer(x, turns, past)
+            if index == 0 and self.recurrence is not None and recalled.state is not None:
+                x = x + self.recurrence.read(recalled.state, x)  # by now all positions know of the action
         return x
 
     def _picture(self, tokens: Tensor) -> Tensor:
@@ -211,7 +272,7 @@ class MaskedTransformer(nn.Module):
 
     def predict(self, tokens: Tensor, hole_mask: Tensor, time: Tensor, past: Past) -> dict[str, Tensor]:
         """Steps with holes (B, T, N) at times (B, T) -> for each slot logits (B, T, its tokens, its vocabulary)."""
-        return self.head(self.fill_positions(tokens, hole_mask, time, past), past.recalled)
+        return self.head(self.fill_positions(tokens, hole_mask, time, past), past.recalled.picture)
 
     def forward(
         self,
@@ -220,7 +281,8 @@ class MaskedTransformer(nn.Module):
         hole_mask: Tensor,
         prompt: Tensor | None = None,
         first: int = 0,
-        recalled: Tensor | None = None,
+        recalled: Recall = Recall(),  # noqa: B008 (it never changes)
+        earlier: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The training loss of a batch of segments: cross-entropy at the holes, summed, and their weight.
 
@@ -230,15 +292,13 @@ class MaskedTransformer(nn.Module):
             hole_mask: (B, T - first, N) True = hole; holes whose token is absent are not learned.
             prompt: (B, N) or None.
             first: index of the first step that is filled.
-            recalled: (B, T - first, C) the pictures that a memory recalls for the steps that are filled, or None.
+            recalled: (B, T - first, ...) what a memory recalls for the steps that are filled.
+            earlier: (B, E, N) the steps before, for a recurrence; absent tokens where there are none.
         """
-        batch_size, num_steps = past_tokens.shape[:2]
-        time = torch.arange(num_steps, device=tokens.device).expand(batch_size, num_steps)
-        remembered = self.remember(past_tokens, time)
-        extra = None if prompt is None else self.prompt(prompt, time[:, first])
-        past = SegmentPast(*remembered, self.config.window, first, extra, recalled)
-        x = self.fill_positions(tokens, hole_mask, time[:, first:], past)
-        return self._loss(self.head.features(x), tokens, hole_mask, recalled)
+        past = self.segment(past_tokens, first, prompt, recalled, earlier)
+        time = torch.arange(first, past_tokens.shape[1], device=tokens.device).expand(tokens.shape[:2])
+        x = self.fill_positions(tokens, hole_mask, time, past)
+        return self._loss(self.head.features(x), tokens, hole_mask, recalled.picture)
 
     def _loss(
         self, features: Sequence[Tensor], tokens: Tensor, hole_mask: Tensor, recalled: Tensor | None

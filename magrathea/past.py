@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 
 from magrathea.config import HEAD_WIDTH, ModelConfig
+from magrathea.memory import Recall
 
 
 class Past(Protocol):
     """The past keys and values that a step may attend to, for each of the model's layers.
 
     Attributes:
-        recalled: the pictures (B, T, C) that a memory recalls for the T steps that are filled, or None.
+        recalled: what a memory recalls for the T steps that are filled, (B, T, ...); its steps are among the keys.
     """
 
-    recalled: Tensor | None
+    recalled: Recall
 
     def join(self, layer: int, step: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Own keys and values (B, H, P, 48) of the step -> those and the past's (B, H, K, 48), and an attention mask
@@ -36,7 +37,7 @@ class Past(Protocol):
 class NoPast:
     """A step by itself."""
 
-    recalled: Tensor | None = None
+    recalled = Recall()
 
     def join(self, layer: int, step: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, None]:
         return keys, values, None
@@ -56,8 +57,9 @@ class SegmentPast:
         keys, values: of each layer, (L, B, T, H, P, 48).
         window: W.
         first: index of the first step that is filled; steps are counted from it.
-        extra: further steps (a prompt, what a memory reads), seen by all: keys and values (L, B, H, M, 48).
-        recalled: the pictures (B, T - first, C) that a memory recalls.
+        extra: what each step sees besides (a prompt, steps that a memory recalls): keys and values
+            (L, B, T - first, H, M, 48).
+        recalled: what a memory recalls, (B, T - first, ...).
     """
 
     def __init__(
@@ -68,12 +70,23 @@ class SegmentPast:
         window: int,
         first: int = 0,
         extra: tuple[Tensor, Tensor] | None = None,
-        recalled: Tensor | None = None,
+        recalled: Recall = Recall(),  # noqa: B008 (it never changes)
     ) -> None:
         self.encodings = encodings
         self.keys = [layer.unbind(1) for layer in keys.unbind(0)]
         self.values = [layer.unbind(1) for layer in values.unbind(0)]
         self.window, self.first, self.extra, self.recalled = window, first, extra, recalled
+
+    def select(self, rows: Tensor) -> SegmentPast:
+        """Of some of the rows."""
+        part = object.__new__(SegmentPast)
+        part.encodings, part.window, part.first = self.encodings[rows], self.window, self.first
+        part.keys, part.values = (
+            [[step[rows] for step in layer] for layer in all_] for all_ in (self.keys, self.values)
+        )
+        part.extra = None if self.extra is None else (self.extra[0][:, rows], self.extra[1][:, rows])
+        part.recalled = self.recalled.each(lambda each: each[rows])
+        return part
 
     def step_before(self, num_steps: int) -> Tensor:
         if self.first:
@@ -85,8 +98,8 @@ class SegmentPast:
         seen = slice(max(0, now - self.window), now)
         all_keys, all_values = [keys, *self.keys[layer][seen]], [values, *self.values[layer][seen]]
         if self.extra is not None:
-            all_keys.append(self.extra[0][layer])
-            all_values.append(self.extra[1][layer])
+            all_keys.append(self.extra[0][layer, :, step])
+            all_values.append(self.extra[1][layer, :, step])
         return torch.cat(all_keys, dim=2), torch.cat(all_values, dim=2), None
 
 
@@ -104,7 +117,7 @@ class RingPast:
         self.last = like.new_zeros(batch_size, num_positions, config.width)
         self.num_written = [0] * batch_size
         self.extra: tuple[Tensor, Tensor] | None = None
-        self.recalled: Tensor | None = None
+        self.recalled = Recall()
 
     def write(self, encoding: Tensor, keys: Tensor, values: Tensor, rows: list[int] | None = None) -> None:
         """Keep a final step, as the model remembers it: encoding (R, 1, P, D), keys and values (L, R, 1, H, P, 48) of
@@ -135,14 +148,13 @@ class RingPast:
         part.keys, part.values = self.keys[:, rows], self.values[:, rows]
         part.last = self.last[rows]
         part.num_written = [self.num_written[row] for row in rows.tolist()]
-        part.extra = None if self.extra is None else (self.extra[0][:, rows], self.extra[1][:, rows])
-        part.recalled = None
+        part.extra, part.recalled = None, Recall()
         return part
 
     def beside(self, other: RingPast) -> RingPast:
         """A ring of these rows and, after them, another's."""
         both = object.__new__(RingPast)
-        both.window, both.num_positions, both.extra, both.recalled = self.window, self.num_positions, None, None
+        both.window, both.num_positions, both.extra, both.recalled = self.window, self.num_positions, None, Recall()
         both.keys = torch.cat([self.keys, other.keys], dim=1)
         both.values = torch.cat([self.values, other.values], dim=1)
         both.last = torch.cat([self.last, other.last])
@@ -163,8 +175,8 @@ class RingPast:
             ends = (1 + torch.tensor(lengths, device=keys.device)) * self.num_positions
             seen = (torch.arange(columns, device=keys.device) < ends[:, None])[:, None, None]
         if self.extra is not None:
-            all_keys = torch.cat([all_keys, self.extra[0][layer]], dim=2)
-            all_values = torch.cat([all_values, self.extra[1][layer]], dim=2)
+            all_keys = torch.cat([all_keys, self.extra[0][layer, :, step]], dim=2)
+            all_values = torch.cat([all_values, self.extra[1][layer, :, step]], dim=2)
             if seen is not None:
-                seen = torch.nn.functional.pad(seen, (0, self.extra[0].shape[3]), value=True)
+                seen = torch.nn.functional.pad(seen, (0, self.extra[0].shape[-2]), value=True)
         return all_keys, all_values, seen

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from magrathea.errors import MagratheaError
 from magrathea.history import CHUNK, History, MemoryState
-from magrathea.memory import Memory, WindowMemory
+from magrathea.memory import Memory, Recall, WindowMemory
 from magrathea.past import Past, RingPast, SegmentPast
 from magrathea.world import World
 
@@ -48,6 +48,26 @@ class Encoded:
             torch.cat([step.keys for step in steps], dim=1),
             torch.cat([step.values for step in steps], dim=1),
         )
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What the next step of R rows gets beside its window.
+
+    Attributes:
+        recalled: by the memory, (R, 1, ...).
+        extra: keys and values (L, R, 1, H, M, 48) of a prompt and of recalled steps.
+    """
+
+    recalled: Recall
+    extra: tuple[Tensor, Tensor] | None
+
+    def of(self, rows: Tensor | None) -> Beside:
+        """Of some of the rows; of all, if not given."""
+        if rows is None:
+            return self
+        extra = None if self.extra is None else (self.extra[0][:, rows], self.extra[1][:, rows])
+        return Beside(self.recalled.each(lambda part: part[rows]), extra)
 
 
 class Remembered:
@@ -100,35 +120,31 @@ class Remembered:
         return RingPast(self.world.config.model, len(self.histories), self.world.layout.num_positions, like)
 
     # -- what the model may attend to ---------------------------------------------------------------------------------
-    def recall(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> Tensor | None:
-        """The pictures (R, 1, C) that the memory recalls for the next steps (R, N) with holes of these rows."""
-        picture = self.memory.read(tokens, hole_mask, rows).picture
-        return None if picture is None else picture.to(self.world.device)[:, None]
+    def recall(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int], prompt: Tensor | None) -> Beside:
+        """What the next steps (R, N) with holes of these rows get beside the window: what the memory recalls, and a
+        prompt (1, N)."""
+        recalled = self.memory.read(tokens, hole_mask, rows).each(lambda part: part.to(self.world.device)[:, None])
+        time = torch.tensor([[len(self.histories[row])] for row in rows], device=self.world.device)
+        prompt = None if prompt is None else prompt.expand(len(rows), -1).to(self.world.device)
+        return Beside(recalled, self.world.model.beside(time, prompt, recalled.steps))
 
-    def past(self, rows: Sequence[int], prompt: Tensor | None, recalled: Tensor | None) -> Past:
-        """The past of the next step of these rows, with a prompt (1, N) or (R, N) and what was recalled (R, 1, C)
-        beside it."""
-        histories = [self.histories[row] for row in rows]
-        extra = None
-        if prompt is not None:
-            time = torch.tensor([len(history) for history in histories], device=self.world.device)
-            extra = self.world.model.prompt(prompt.expand(len(time), -1).to(self.world.device), time)
+    def past(self, rows: Sequence[int], beside: Beside) -> Past:
+        """The past of the next step of these rows, with what they get beside it."""
         if self._ring is None:
-            return self._naive_past(histories, extra, recalled)
+            return self._naive_past([self.histories[row] for row in rows], beside)
         everywhere = list(rows) == list(range(len(self.histories)))
         ring = self._ring if everywhere else self._ring.select(torch.tensor(rows))
-        ring.extra, ring.recalled = extra, recalled
+        ring.extra, ring.recalled = beside.extra, beside.recalled
         return ring
 
-    def _naive_past(
-        self, histories: list[History], extra: tuple[Tensor, Tensor] | None, recalled: Tensor | None
-    ) -> Past:
+    def _naive_past(self, histories: list[History], beside: Beside) -> Past:
         seen = min(len(histories[0]), self._window)
         if any(min(len(history), self._window) != seen for history in histories):
             raise MagratheaError("Naive inference needs rows of equal history; use inference='cached'.")
         first = torch.tensor([len(history) - seen for history in histories])
         tokens = torch.stack([_tokens(history, -seen, None) for history in histories])
-        return SegmentPast(*self._encode(tokens, first[:, None] + torch.arange(seen)), seen, seen, extra, recalled)
+        remembered = self._encode(tokens, first[:, None] + torch.arange(seen))
+        return SegmentPast(*remembered, seen, seen, beside.extra, beside.recalled)
 
     def _encode(self, tokens: Tensor, time: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (R, T, N) at times (R, T) -> encodings (R, T, P, D), keys and values (L, R, T, H, P, 48)."""

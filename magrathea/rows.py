@@ -77,7 +77,7 @@ class Rows:
         open."""
         model, remembered, device = self.world.model, self.remembered, self.world.device
         remembered.catch_up(rows)
-        recalled = remembered.recall(tokens, holes if shown_holes is None else holes | shown_holes, rows)
+        beside = remembered.recall(tokens, holes if shown_holes is None else holes | shown_holes, rows, prompt)
         holes = holes.to(device)
         also_hidden = None if shown_holes is None else shown_holes.to(device) & ~holes
         time = torch.tensor([len(self.histories[row]) for row in rows], device=device)
@@ -86,7 +86,7 @@ class Rows:
             here = slice(None) if chosen is None else chosen
             hidden = open_holes if also_hidden is None else open_holes | also_hidden[here]
             those = rows if chosen is None else [rows[index] for index in chosen.tolist()]
-            past = remembered.past(those, prompt, None if recalled is None else recalled[here])
+            past = remembered.past(those, beside.of(chosen))
             logits = model.predict(now[:, None], hidden[:, None], time[here, None], past)
             return {name: slot_logits.squeeze(1) for name, slot_logits in logits.items()}
 

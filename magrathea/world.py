@@ -18,9 +18,8 @@ from magrathea.devices import compute_dtype, device_named
 from magrathea.errors import MagratheaError
 from magrathea.fill import FillSettings
 from magrathea.layout import ROLES, Layout, Role, Slot, group_for
-from magrathea.memory import Memory, MemoryKind, Window
+from magrathea.memory import Memory, MemoryKind, Recall, Recorded, Window
 from magrathea.model import MaskedTransformer
-from magrathea.past import SegmentPast
 from magrathea.spaces import space_to_config
 from magrathea.tokenizers import Tokenizer
 
@@ -135,7 +134,11 @@ class World:
 
     def new_memory(self, batch_size: int) -> Memory:
         """The empty memories of B running worlds, of the kind that this world was trained with."""
-        return self.memory.new(batch_size)
+        return self.memory.new(batch_size, self.model)
+
+    def recall_episode(self, tokens: Tensor) -> Recorded:
+        """What the memory recalls just before each step of a recorded episode (T, N)."""
+        return self.memory.recall_episode(tokens, self.config.model.window)
 
     # -- files --------------------------------------------------------------------------------------------------------
     @classmethod
@@ -214,7 +217,8 @@ class World:
         hole_mask: Tensor,
         first: int = 1,
         prompt: Tensor | None = None,
-        recalled: Tensor | None = None,
+        recalled: Recall = Recall(),  # noqa: B008 (it never changes)
+        earlier: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Teacher-forced logits: what the model would fill into each step, given the real steps before it.
 
@@ -223,19 +227,18 @@ class World:
             hole_mask: (B, T - first, N), or anything that broadcasts to it; True = hole.
             first: steps before it are only seen, not filled.
             prompt: (B, N) or None.
-            recalled: (B, T - first, C) pictures that the memory recalls, as `recall` picks them, or None.
+            recalled: (B, T - first, ...) what the memory recalls.
+            earlier: (B, E, N) the real steps before, for a recurrent memory; absent tokens where there are none.
 
         Returns:
             for each slot (B, T - first, its tokens, its vocabulary) float32.
         """
-        tokens = tokens.to(self.device)
-        time = torch.arange(tokens.shape[1], device=self.device).expand(tokens.shape[:2])
+        tokens, device = tokens.to(self.device), self.device
+        prompt, earlier = (None if given is None else given.to(device) for given in (prompt, earlier))
+        past = self.model.segment(tokens, first, prompt, recalled.each(lambda part: part.to(device)), earlier)
         steps = tokens[:, first:]
-        holes = hole_mask.to(self.device).expand(steps.shape)
-        extra = None if prompt is None else self.model.prompt(prompt.to(self.device), time[:, first])
-        recalled = None if recalled is None else recalled.to(self.device)
-        past = SegmentPast(*self.model.remember(tokens, time), self.config.model.window, first, extra, recalled)
-        logits = self.model.predict(steps, holes, time[:, first:], past)
+        time = torch.arange(first, tokens.shape[1], device=device).expand(steps.shape[:2])
+        logits = self.model.predict(steps, hole_mask.to(device).expand(steps.shape), time, past)
         return {name: slot_logits.float() for name, slot_logits in logits.items()}
 
     def prompt_tokens(self, *, goal: Any = None, total_reward: float | None = None) -> Tensor:

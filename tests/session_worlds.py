@@ -12,9 +12,9 @@ from board import Board
 from torch import Tensor
 
 from magrathea import memory as memories
-from magrathea.config import model_size
+from magrathea.config import ModelConfig, model_size
 from magrathea.layout import Layout
-from magrathea.memory import MemoryKind, Recall, memory_named
+from magrathea.memory import MemoryKind, Recall, Recorded, memory_named
 from magrathea.model import MaskedTransformer
 from magrathea.tokenizers import RewardTokenizer, TerminatedTokenizer, tokenizer_for
 from magrathea.world import World, WorldConfig, layout_for
@@ -26,7 +26,7 @@ Played = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 class Echo:
     """A memory with a state of floats that everything it was told went into. Counts what is written."""
 
-    recalls_pictures = True
+    recalls = ("picture",)
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -42,11 +42,15 @@ class Echo:
     def tensors(self) -> dict[str, Tensor]:
         return {}
 
-    def new(self, batch_size: int) -> EchoMemory:
+    @classmethod
+    def recurrence(cls, config: ModelConfig) -> None:
+        return None
+
+    def new(self, batch_size: int, model: MaskedTransformer) -> EchoMemory:
         return EchoMemory(self.layout, batch_size)
 
-    def recall_episode(self, tokens: Tensor) -> None:
-        return None
+    def recall_episode(self, tokens: Tensor, window: int) -> Recorded:
+        return Recorded()
 
 
 class EchoMemory:
@@ -79,7 +83,7 @@ class EchoMemory:
 
 
 memories.MEMORIES["echo"] = Echo
-MEMORIES = ("window", "places", "echo")
+MEMORIES = ("window", "places", "echo", "recurrent", "retrieval", "places+recurrent:8+retrieval-pose:20")
 
 
 def play_board(num_steps: int, seed: int = 0) -> Played:
@@ -108,9 +112,9 @@ def wild_world(memory: str = "window", seed: int = 0) -> World:
     torch.manual_seed(seed)
     config = WorldConfig(replace(model_size("debug"), memory=memory), metadata={"name": "wild"})
     model = MaskedTransformer(layout_for(tokenizers), config.model).eval()
-    for part in (model.carry, model.recall):
-        if part is not None:
-            torch.nn.init.normal_(part.weight, std=0.2)
+    for name, weight in model.named_parameters():
+        if name in ("carry.weight", "recall.weight", "recurrence.out.weight"):
+            torch.nn.init.normal_(weight, std=0.2)
     world = World(tokenizers, config, torch.zeros(0, 1, model.layout.num_tokens), model)
     tokens = world.encode_episode(observation, action, reward, terminated)
     world.starts = torch.stack([tokens[first : first + 3] for first in range(0, 40, 5)])

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from lights import lights_world
+from session_worlds import wild_world
 
 from magrathea.app.crowd import measure_players
-from magrathea.bench import bench, profile_steps
+from magrathea.bench import bench, measure_history, profile_steps
 from magrathea.bench.peak import count_flops, matrix_peak, peak_memory_mb
 from magrathea.bench.play import HeldActions, measure_playing
 from magrathea.errors import MagratheaError
@@ -69,6 +70,16 @@ def test_players_share_one_server_and_none_starves() -> None:
     for measured in result["players"].values():
         assert measured["steps_per_second"] > 0 and 0 < measured["p50_ms"] <= measured["p95_ms"]
         assert measured["fairness"] > 0.5
+
+
+@pytest.mark.parametrize("memory", ["recurrent", "retrieval:40"])
+def test_a_long_history_costs_what_a_short_one_does(memory: str) -> None:
+    world = wild_world(memory)
+    measured = measure_history(world, (50, 500))
+    for cost in measured.values():
+        assert 0 < cost["memory_ms_per_step"] < cost["ms_per_step"]
+    assert measured["500"]["memory_bytes_per_step"] < measured["50"]["memory_bytes_per_step"]
+    assert measured["500"]["memory_ms_per_step"] < 2 * measured["50"]["memory_ms_per_step"]
 
 
 def test_profile_names_operations() -> None:

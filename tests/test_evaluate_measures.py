@@ -173,7 +173,9 @@ def test_minigrid_cells_are_those_that_the_agent_saw() -> None:
 
 def test_segments_ask_for_every_step_once() -> None:
     tokens = [np.arange(length)[:, None].repeat(2, 1) + 1000 * index for index, length in enumerate((40, 3, 17, 2))]
-    recordings = [Recording(index, cast(Episode, None), steps) for index, steps in enumerate(tokens)]
+    recordings = [
+        Recording(index, cast(Episode, None), steps, np.full(steps.shape[1], -1)) for index, steps in enumerate(tokens)
+    ]
     for window, chunk in ((4, 16), (3, 1), (1, 5)):
         asked = []
         for batch in segment_batches(recordings, window, batch_size=3, chunk=chunk):

@@ -109,7 +109,7 @@ def test_turns_are_found() -> None:
     tokens = roam(np.random.default_rng(0), 2500)
     places = Places.fit(layout, [tokens])
     assert sorted(places.motions.table[:, 0].tolist()) == [0, 0, 1, 3]
-    recalled = places.recall_episode(roam(np.random.default_rng(1), 10))  # runs on another map
+    recalled = places.recall_episode(roam(np.random.default_rng(1), 10)).picture  # runs on another map
     assert recalled.shape == (11, 2, VIEW * VIEW)
 
 
@@ -119,7 +119,7 @@ def test_what_was_seen_is_recalled_as_it_was(play) -> None:
     tokens = play(0, 2500)
     layout = layout_of(int(tokens[0, 0]), VIEW + 1 if tokens.shape[1] > VIEW * VIEW + 3 else VIEW)
     places, other = Places.fit(layout, [tokens]), play(1, 600)
-    recalled = places.recall_episode(other)[:, 1].numpy()
+    recalled = places.recall_episode(other).picture[:, 1].numpy()
     seen = other[:, layout.span("observation")].numpy()
     motions = places.motions
     moved = np.array([0, *motions.follow(seen[:-1], seen[1:], other[1:, 0].numpy())])

@@ -109,7 +109,7 @@ def test_a_prompt_is_seen_and_the_past_is_not_changed_by_it(model: MaskedTransfo
     holes = masks.behaviour_cloning(LAYOUT).expand(1, 1, -1)
     logits = []
     for seed in (5, 6):
-        prompt = model.prompt(steps(1, 1, seed)[:, 0], time[:, 2])
+        prompt = model.beside(time[:, 2:], steps(1, 1, seed)[:, 0])
         past = SegmentPast(*remembered, model.config.window, 2, prompt)
         logits.append(model.predict(tokens[:, 2:], holes, time[:, 2:], past)["action"])
     assert not torch.allclose(logits[0], logits[1], atol=1e-4)

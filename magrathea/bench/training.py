@@ -9,10 +9,12 @@ from torch import Generator, Tensor, nn
 
 from magrathea import masks
 from magrathea.bench.peak import count_flops, synchronize
+from magrathea.memory import Recall, memory_named
+from magrathea.memory.trail import NUM_RECALLED
 from magrathea.model import MaskedTransformer
 from magrathea.world import World
 
-NUM_SEGMENTS, NUM_STEPS = 16, 12  # an update's, as `magrathea train` has them unless told otherwise
+NUM_SEGMENTS, NUM_STEPS, NUM_EARLIER = 16, 12, 36  # an update's, as `magrathea train` has them unless told otherwise
 
 
 def measure_training(world: World, seconds: float, seed: int = 0) -> dict[str, float | int]:
@@ -22,10 +24,11 @@ def measure_training(world: World, seconds: float, seed: int = 0) -> dict[str, f
     model.compute_dtype = world.model.compute_dtype
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True)
     tokens = _segments(world)
+    recalled, earlier = _recalled(world, tokens)
     holes = masks.mixture(world.layout, (NUM_SEGMENTS, NUM_STEPS - 1), Generator().manual_seed(seed)).to(world.device)
 
     def update() -> None:
-        loss, num_holes = model(tokens, tokens[:, 1:], holes, None, 1)
+        loss, num_holes = model(tokens, tokens[:, 1:], holes, None, 1, recalled, earlier)
         optimizer.zero_grad()
         (loss / num_holes).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -49,6 +52,14 @@ def measure_training(world: World, seconds: float, seed: int = 0) -> dict[str, f
         "gflop_per_second": round(flops / took / 1e9, 2),
         "num_updates": num_updates,
     }
+
+
+def _recalled(world: World, tokens: Tensor) -> tuple[Recall, Tensor]:
+    """What a memory of the world's kind would give to the steps (B, T, N) but the first, and the steps before them."""
+    parts = memory_named(world.config.model.memory).recalls
+    picture = tokens[:, 1:, world.layout.span(world.layout.picture.name)] if "picture" in parts else None
+    steps = tokens[:, :-1, None].expand(-1, -1, NUM_RECALLED, -1) if "steps" in parts else None
+    return Recall(picture, steps), tokens.repeat(1, NUM_EARLIER // NUM_STEPS, 1)
 
 
 def _segments(world: World) -> Tensor:

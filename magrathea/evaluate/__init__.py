@@ -1,7 +1,7 @@
 """Evaluation: what a world is worth, measured on episodes that it was not trained on."""
 
-from magrathea.evaluate.memory import compare_memories, evaluate_memory, memory_report
+from magrathea.evaluate.memory import compare_memories, evaluate_memory, memory_report, write_comparison
 from magrathea.evaluate.orders import compare_orders
 from magrathea.evaluate.run import evaluate
 
-__all__ = ["compare_memories", "compare_orders", "evaluate", "evaluate_memory", "memory_report"]
+__all__ = ["compare_memories", "compare_orders", "evaluate", "evaluate_memory", "memory_report", "write_comparison"]

@@ -12,10 +12,11 @@ from torch import Generator, Tensor
 from magrathea import masks
 from magrathea.evaluate.recordings import Recording
 from magrathea.fill import Filled, FillSettings, fill
-from magrathea.past import SegmentPast
+from magrathea.memory import Recall
 from magrathea.world import World
 
 CHUNK = 16  # steps that are predicted of a segment
+EARLIER = 36  # steps before a segment that a recurrent memory is told, as many as in training
 
 
 @dataclass
@@ -28,7 +29,8 @@ class SegmentBatch:
         episodes: (B,) indices of the recordings.
         steps: (B, C) index in its recording of every predicted step.
         valid: (B, C) False where a step only fills up the batch.
-        recalled: (B, C, 2, cells) what the memory recalls at the predicted steps, or None; see Recording.
+        recalled: what the memory recalls at the predicted steps, (B, C, 2, ...), without and with the action.
+        earlier: (B, EARLIER, N) the steps before the segments, absent where there are none.
     """
 
     tokens: Tensor
@@ -36,19 +38,14 @@ class SegmentBatch:
     episodes: np.ndarray
     steps: np.ndarray
     valid: np.ndarray
-    recalled: Tensor | None = None
+    recalled: Recall = Recall()  # noqa: RUF009 (it never changes)
+    earlier: Tensor | None = None
 
     def predict(self, world: World, hole_mask: Tensor, prompt: Tensor | None = None) -> dict[str, Tensor]:
         """For each slot the logits (B, C, its tokens, its vocabulary) at the predicted steps, with what the memory
         recalls; hole_mask broadcasts to (B, C, N)."""
-        return world.predict_segment(self.tokens, hole_mask, self.first, prompt, self.recalled_under(world, hole_mask))
-
-    def recalled_under(self, world: World, hole_mask: Tensor) -> Tensor | None:
-        """(B, C, cells) what is recalled where the action is known or, as hole_mask says, a hole."""
-        if self.recalled is None:
-            return None
-        asks_action = hole_mask[..., world.layout.span(world.layout.of_role("action")[0].name)].any(-1)
-        return torch.where(asks_action[..., None], self.recalled[:, :, 0], self.recalled[:, :, 1])
+        recalled = self.recalled.under(hole_mask, world.layout)
+        return world.predict_segment(self.tokens, hole_mask, self.first, prompt, recalled, self.earlier)
 
     @property
     def targets(self) -> Tensor:
@@ -90,33 +87,36 @@ def _gather(recordings: Sequence[Recording], first: int, group: list[tuple[int, 
     valid = steps < lengths[:, None]
     inside = np.minimum(steps, lengths[:, None] - 1)
     parts = [(recordings[episode], rows) for (episode, _), rows in zip(group, inside, strict=True)]
-    tokens = np.stack([recording.tokens[rows] for recording, rows in parts])
-    recalled = [recording.recalled[rows[first:]] for recording, rows in parts if recording.recalled is not None]
     return SegmentBatch(
-        torch.from_numpy(tokens),
+        torch.from_numpy(np.stack([recording.tokens[rows] for recording, rows in parts])),
         first,
         np.array([episode for episode, _ in group]),
         steps[:, first:],
         valid[:, first:],
-        torch.from_numpy(np.stack(recalled)) if recalled else None,
+        _stacked([recording.recall(rows[first:]) for recording, rows in parts]),
+        torch.from_numpy(np.stack([recording.before(rows[0], EARLIER) for recording, rows in parts])),
     )
+
+
+def _stacked(recalled: list[Recall]) -> Recall:
+    """(C, ...) of each segment -> (B, C, ...)"""
+    pictures, steps = ([getattr(each, name) for each in recalled] for name in ("picture", "steps"))
+    return Recall(*(None if parts[0] is None else torch.stack(parts) for parts in (pictures, steps)))
 
 
 @torch.inference_mode()
 def fill_batch(world: World, batch: SegmentBatch, settings: FillSettings, generators: list[Generator]) -> Filled:
     """Fill the one step of each segment of a batch: tokens (B, N), confidence (B, N), passes (B,)."""
     holes = masks.forward_dynamics(world.layout).expand(len(batch.episodes), -1)
-    past_tokens, device = batch.tokens[:, : batch.first].to(world.device), world.device
-    time = torch.arange(batch.first + 1, device=device).expand(len(past_tokens), -1)
-    encodings, keys, values = world.model.remember(past_tokens, time[:, :-1])
-    recalled = batch.recalled_under(world, holes[:, None])
-    recalled = None if recalled is None else recalled.to(device)
+    device = world.device
+    recalled = batch.recalled.under(holes[:, None], world.layout).each(lambda part: part.to(device))
+    earlier = None if batch.earlier is None else batch.earlier.to(device)
+    whole = world.model.segment(batch.tokens.to(device), batch.first, recalled=recalled, earlier=earlier)
+    time = torch.full((len(holes), 1), batch.first, device=device)
 
     def predict(now: Tensor, open_holes: Tensor, rows: Tensor | None) -> dict[str, Tensor]:
-        chosen = slice(None) if rows is None else rows
-        window, known = world.config.model.window, None if recalled is None else recalled[chosen]
-        past = SegmentPast(encodings[chosen], keys[:, chosen], values[:, chosen], window, batch.first, recalled=known)
-        logits = world.model.predict(now[:, None], open_holes[:, None], time[chosen, -1:], past)
+        past = whole if rows is None else whole.select(rows)
+        logits = world.model.predict(now[:, None], open_holes[:, None], time[: len(now)], past)
         return {name: slot_logits.squeeze(1) for name, slot_logits in logits.items()}
 
     filled = fill(predict, batch.targets[:, 0].to(device), holes.to(device), world.layout, settings, generators)

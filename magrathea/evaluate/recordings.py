@@ -7,21 +7,38 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from magrathea.data import Dataset, Episode
 from magrathea.errors import MagratheaError
-from magrathea.world import World
+from magrathea.memory import Recall, Recorded
+from magrathea.world import World, absent_step
 
 
 @dataclass
 class Recording:
-    """A held-out episode: its number in the dataset, what was recorded, its tokens (T + 1, N) int64, and the pictures
-    (T + 1, 2, C) that the world's memory recalls at each of its steps, without and with the action, or None."""
+    """A held-out episode: its number in the dataset, what was recorded, its tokens (T + 1, N) int64, those (N,) of a
+    step that is not there, and what the world's memory recalls at each of its steps."""
 
     number: int
     episode: Episode
     tokens: np.ndarray
-    recalled: np.ndarray | None = None
+    absent: np.ndarray
+    recalled: Recorded = Recorded()  # noqa: RUF009 (it never changes)
+
+    def recall(self, steps: np.ndarray) -> Recall:
+        """What is recalled at some steps (C,), without and with the action: (C, 2, ...)."""
+        picture, sources = self.recalled.picture, self.recalled.sources
+        picture = None if picture is None else picture[steps]
+        return Recall(picture, None if sources is None else torch.from_numpy(self._steps(sources[steps].numpy())))
+
+    def before(self, step: int, num_steps: int) -> np.ndarray:
+        """The tokens (num_steps, N) of so many steps before one."""
+        return self._steps(np.arange(step - num_steps, step))
+
+    def _steps(self, index: np.ndarray) -> np.ndarray:
+        """Tokens (..., N) of steps (...), absent where the index is less than 0."""
+        return np.where(index[..., None] < 0, self.absent, self.tokens[np.maximum(index, 0)])
 
 
 class Budget:
@@ -86,10 +103,9 @@ def held_out_recordings(world: World, dataset: Dataset, num_episodes: int, seed:
 
 def encode_episodes(world: World, dataset: Dataset, numbers: list[int]) -> list[Recording]:
     """These episodes of a dataset."""
-    recordings = []
+    recordings, absent = [], absent_step(world.layout).numpy()
     for number in numbers:
         episode = dataset.episode(number)
         tokens = world.encode_episode(episode.observation, episode.action, episode.reward, episode.terminated)
-        recalled = world.memory.recall_episode(tokens)
-        recordings.append(Recording(number, episode, tokens.numpy(), None if recalled is None else recalled.numpy()))
+        recordings.append(Recording(number, episode, tokens.numpy(), absent, world.recall_episode(tokens)))
     return recordings

@@ -3,19 +3,57 @@
 from importlib.metadata import entry_points
 
 from magrathea.errors import MagratheaError
-from magrathea.memory.base import Memory, MemoryKind, Recall
+from magrathea.memory.base import Memory, MemoryKind, Recall, Recorded, Recurrence
+from magrathea.memory.combined import combination
 from magrathea.memory.places import PlaceMemory, Places
+from magrathea.memory.pose_retrieval import PoseRetrieval
+from magrathea.memory.recurrent import Recurrent
+from magrathea.memory.retrieval import Retrieval
 from magrathea.memory.window import Window, WindowMemory
 
-__all__ = ["Memory", "MemoryKind", "PlaceMemory", "Places", "Recall", "Window", "WindowMemory", "memory_named"]
+__all__ = [
+    "Memory",
+    "MemoryKind",
+    "PlaceMemory",
+    "Places",
+    "PoseRetrieval",
+    "Recall",
+    "Recorded",
+    "Recurrence",
+    "Recurrent",
+    "Retrieval",
+    "Window",
+    "WindowMemory",
+    "memory_named",
+]
 
-MEMORIES: dict[str, type[MemoryKind]] = {"window": Window, "places": Places}
+MEMORIES: dict[str, type[MemoryKind]] = {
+    "window": Window,
+    "places": Places,
+    "retrieval": Retrieval,
+    "retrieval-pose": PoseRetrieval,
+    "recurrent": Recurrent,
+}
 
 
 def memory_named(name: str) -> type[MemoryKind]:
-    """A memory of Magrathea's own, or one that another package offers as entry point of `magrathea.memories`."""
-    if name in MEMORIES:
-        return MEMORIES[name]
+    """A memory of Magrathea's own, or one that another package offers as entry point of `magrathea.memories`; with a
+    size behind it where it has one ("retrieval:256"), and several joined by "+" ("places+recurrent")."""
+    kinds = {part: _kind(part) for part in name.split("+")}
+    return kinds[name] if name in kinds else combination(kinds)
+
+
+def _kind(name: str) -> type[MemoryKind]:
+    plain, _, size = name.partition(":")
+    kind = MEMORIES.get(plain) or _offered(plain)
+    if not size:
+        return kind
+    if not hasattr(kind, "size") or not size.isdecimal() or int(size) < 1:
+        raise MagratheaError(f"Memory '{name}' has no such size; write '{plain}', or 'retrieval:256'.")
+    return type(kind.__name__, (kind,), {"size": int(size)})
+
+
+def _offered(name: str) -> type[MemoryKind]:
     offered = {point.name: point for point in entry_points(group="magrathea.memories")}
     if name not in offered:
         raise MagratheaError(f"Unknown memory '{name}'; choose one of {', '.join([*MEMORIES, *offered])}.")

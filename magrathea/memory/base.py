@@ -2,34 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
+from magrathea.config import ModelConfig
 from magrathea.layout import Layout
+
+Part = Literal["picture", "steps", "state"]
 
 
 @dataclass(frozen=True)
 class Recall:
-    """What a memory gives to the step that comes next.
+    """What memories give to steps that are to be filled; the leading dimensions are those of the steps.
 
     Attributes:
-        picture: (R, C) tokens of the observation's picture as it would be if nothing had changed, absent where unknown.
+        picture: (..., C) tokens of the observation's picture as it would be if nothing had changed, absent where
+            unknown.
+        steps: (..., K, N) tokens of past steps to attend to beside the window, the one that matters most first; where
+            there are fewer than K, absent tokens.
+        state: (..., *S) of the recurrence that the model holds for the memory.
     """
 
     picture: Tensor | None = None
+    steps: Tensor | None = None
+    state: Tensor | None = None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Recall:
+        """Every part that is there, changed."""
+        parts = (self.picture, self.steps, self.state)
+        return Recall(*(None if part is None else change(part) for part in parts))
+
+    def under(self, hole_mask: Tensor, layout: Layout) -> Recall:
+        """Of what is recalled without and with the action (B, T, 2, ...), what a step with holes (B, T, N) gets."""
+        unknown = hole_mask[..., layout.span(layout.of_role("action")[0].name)].any(-1)
+        return self.each(
+            lambda part: torch.where(unknown[(..., *[None] * (part.ndim - 3))], part[:, :, 0], part[:, :, 1])
+        )
+
+    def beside(self, other: Recall) -> Recall:
+        """This and what another memory gives; the two give different parts."""
+        pairs = ((self.picture, other.picture), (self.steps, other.steps), (self.state, other.state))
+        return Recall(*(own if own is not None else given for own, given in pairs))
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a memory recalls just before each of the T steps of a recorded episode, for training: not knowing the step's
+    action and knowing it. A state is no part of it: the model makes it from the steps before.
+
+    Attributes:
+        picture: (T, 2, C) tokens.
+        sources: (T, 2, K) which of the episode's steps; -1 for none.
+    """
+
+    picture: Tensor | None = None
+    sources: Tensor | None = None
+
+
+class Recurrence(Protocol):
+    """A state of one tensor that final steps change and that steps to be filled read: a module, which learns with the
+    model. It is held by the model, so its weights are the world's."""
+
+    def states(self, encodings: Tensor, is_step: Tensor) -> Tensor:
+        """The states (B, T, *S) before each of the steps (B, T, P, D), from an empty one; with gradients. Where is_step
+        (B, T) is False there is no step, and nothing changes."""
+        ...
+
+    def write(self, state: Tensor, encodings: Tensor) -> Tensor:
+        """The states (B, *S) after one step (B, P, D)."""
+        ...
+
+    def empty(self) -> Tensor:
+        """(*S)"""
+        ...
+
+    def read(self, state: Tensor, positions: Tensor) -> Tensor:
+        """What is added to positions (B, T, P, D) of steps that are filled, from states (B, T, *S)."""
+        ...
 
 
 class MemoryKind(Protocol):
     """What a world's memory knows before anything has happened there, learned from recordings. A plug-in.
 
     Attributes:
-        recalls_pictures: whether `Memory.read` gives pictures.
+        recalls: the parts of a `Recall` that `Memory.read` gives; the model has a place for each.
     """
 
-    recalls_pictures: ClassVar[bool]
+    recalls: ClassVar[tuple[Part, ...]]
 
     @classmethod
     def fit(cls, layout: Layout, episodes: Iterable[Tensor]) -> MemoryKind:
@@ -39,17 +102,21 @@ class MemoryKind(Protocol):
     @classmethod
     def from_tensors(cls, layout: Layout, tensors: dict[str, Tensor]) -> MemoryKind: ...
 
+    @classmethod
+    def recurrence(cls, config: ModelConfig) -> Recurrence | None:
+        """A new `Recurrence`, where "state" is among what is recalled."""
+        ...
+
     def tensors(self) -> dict[str, Tensor]:
         """All that `from_tensors` needs."""
         ...
 
-    def new(self, batch_size: int) -> Memory:
-        """The empty memories of B worlds."""
+    def new(self, batch_size: int, model: Any) -> Memory:
+        """The empty memories of B worlds, whose model may be asked for its `config` and its `recurrence`."""
         ...
 
-    def recall_episode(self, tokens: Tensor) -> Tensor | None:
-        """What is read just before each step of a recorded episode (T, N), for training: pictures (T, 2, C), not
-        knowing the step's action and knowing it; None of a memory that does not recall pictures."""
+    def recall_episode(self, tokens: Tensor, window: int) -> Recorded:
+        """What is read before each step of a recorded episode (T, N), by a model that attends to a window of steps."""
         ...
 
 
@@ -57,7 +124,7 @@ class MemoryKind(Protocol):
 class Memory(Protocol):
     """Carries the past forward: h' = f(h, step). Works on a batch of worlds; costs the same however long they live.
 
-    B worlds, R rows of them, N tokens of a step, P positions, D width, M memory steps.
+    B worlds, R rows of them, N tokens of a step, P positions, D width.
     """
 
     def write(self, tokens: Tensor, encodings: Tensor, rows: Sequence[int]) -> None:
@@ -65,7 +132,7 @@ class Memory(Protocol):
         ...
 
     def read(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> Recall:
-        """What matters to the steps (R, N) with holes that come next."""
+        """What matters to the steps (R, N) with holes that come next; (R, ...)."""
         ...
 
     def reset(self, env_mask: Tensor | None = None) -> None:
@@ -77,3 +144,8 @@ class Memory(Protocol):
         ...
 
     def load_state_dict(self, row: int, state: dict[str, Tensor]) -> None: ...
+
+
+def rows_of(env_mask: Tensor | None, batch_size: int) -> list[int]:
+    """The rows that a reset means."""
+    return list(range(batch_size)) if env_mask is None else env_mask.nonzero().flatten().tolist()

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from magrathea.config import ModelConfig
 from magrathea.layout import Layout, Slot
-from magrathea.memory.base import Recall
+from magrathea.memory.base import Part, Recall, Recorded, rows_of
 from magrathea.memory.motion import Motions, fit_motions, turned
 
 MOST_FITTED_STEPS = 20_000
@@ -37,7 +38,7 @@ class Places:
         passing: (V + 1,) bool, the tokens that do not overwrite what a place showed before.
     """
 
-    recalls_pictures: ClassVar[bool] = True
+    recalls: ClassVar[tuple[Part, ...]] = ("picture",)
 
     layout: Layout
     motions: Motions
@@ -72,12 +73,15 @@ class Places:
         passing = arrays.pop("passing")
         return cls(layout, Motions(layout.picture.grid, **arrays), passing)
 
-    def new(self, batch_size: int) -> PlaceMemory:
+    @classmethod
+    def recurrence(cls, config: ModelConfig) -> None:
+        return None
+
+    def new(self, batch_size: int, model: Any = None) -> PlaceMemory:
         return PlaceMemory(self, batch_size)
 
-    def recall_episode(self, tokens: Tensor) -> Tensor:
-        """What is recalled just before each step of a recorded episode (T, N), without and with its action:
-        (T, 2, C)."""
+    def recall_episode(self, tokens: Tensor, window: int = 0) -> Recorded:
+        """The pictures that are recalled just before each step of a recorded episode (T, N)."""
         slot = self.layout.picture
         pictures, actions = tokens.numpy()[:, self.layout.span(slot.name)], _actions(self.layout, tokens.numpy())
         memory, unknown = self.new(1), len(self.motions.log_prior) - 1
@@ -85,7 +89,7 @@ class Places:
         for index, motion in enumerate(self.motions_of(pictures, actions)):
             recalled[index] = memory.look(0, unknown), memory.look(0, actions[index])
             memory.see(0, pictures[index], motion)
-        return torch.from_numpy(recalled)
+        return Recorded(picture=torch.from_numpy(recalled))
 
     def motions_of(self, pictures: np.ndarray, actions: np.ndarray) -> list[int]:
         """The motion that led to each picture of an episode (T, C), by actions (T,); 0 to the first."""
@@ -106,7 +110,7 @@ class PlaceMemory:
         self.reset()
 
     def reset(self, env_mask: Tensor | None = None) -> None:
-        rows = range(self.batch_size) if env_mask is None else env_mask.nonzero().flatten().tolist()
+        rows = rows_of(env_mask, self.batch_size)
         if env_mask is None:
             self._maps: list[dict[int, int]] = [{} for _ in rows]
             self._poses = [(0, 0, 0)] * self.batch_size  # quarter turns, row and column of the picture's corner
@@ -157,10 +161,7 @@ class PlaceMemory:
         return picture
 
     def _moved(self, row: int, motion: int) -> tuple[int, int, int]:
-        quarters, at_row, at_column = self._poses[row]
-        turn, rows, columns = self.places.motions.table[motion]
-        rows, columns = turned(np.array(quarters), rows, columns)
-        return (quarters + int(turn)) % 4, at_row + int(rows), at_column + int(columns)
+        return moved(self.places.motions, self._poses[row], motion)
 
     def _keys(self, pose: tuple[int, int, int]) -> list[int]:
         """Of the places that the region's cells show."""
@@ -184,6 +185,14 @@ class PlaceMemory:
         self._last.pop(row, None)
         if len(state["last"]):
             self._last[row] = state["last"].numpy().astype(np.int64)
+
+
+def moved(motions: Motions, pose: tuple[int, int, int], motion: int) -> tuple[int, int, int]:
+    """The pose that a motion leads to: quarter turns, row and column of the picture's corner."""
+    quarters, at_row, at_column = pose
+    turn, rows, columns = motions.table[motion]
+    rows, columns = turned(np.array(quarters), rows, columns)
+    return (quarters + int(turn)) % 4, at_row + int(rows), at_column + int(columns)
 
 
 def _action_slot(layout: Layout) -> Slot:

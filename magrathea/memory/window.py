@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
+from magrathea.config import ModelConfig
 from magrathea.layout import Layout
-from magrathea.memory.base import Recall
+from magrathea.memory.base import Part, Recall, Recorded
 
 
 class Window:
     """Knows nothing, keeps nothing: what is older than the model's window is forgotten."""
 
-    recalls_pictures: ClassVar[bool] = False
+    recalls: ClassVar[tuple[Part, ...]] = ()
 
     @classmethod
     def fit(cls, layout: Layout, episodes: Iterable[Tensor]) -> Window:
@@ -24,14 +25,18 @@ class Window:
     def from_tensors(cls, layout: Layout, tensors: dict[str, Tensor]) -> Window:
         return cls()
 
+    @classmethod
+    def recurrence(cls, config: ModelConfig) -> None:
+        return None
+
     def tensors(self) -> dict[str, Tensor]:
         return {}
 
-    def new(self, batch_size: int) -> WindowMemory:
+    def new(self, batch_size: int, model: Any) -> WindowMemory:
         return WindowMemory()
 
-    def recall_episode(self, tokens: Tensor) -> None:
-        return None
+    def recall_episode(self, tokens: Tensor, window: int) -> Recorded:
+        return Recorded()
 
 
 class WindowMemory:

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from magrathea import masks
 from magrathea.layout import Layout
+from magrathea.memory import Recall
 from magrathea.train.cache import RETURN_STEPS, Segments, TokenCache
 from magrathea.world import absent_step
 
@@ -22,6 +23,7 @@ class BatchConfig:
     spoiled_share: share of segments whose past is spoiled, so that a dream can recover from its own mistakes.
     most_spoiled: greatest share of a spoiled past's observation tokens that are replaced.
     forgotten_share: share of segments that recall nothing from the memory.
+    num_earlier: steps before a segment that a recurrent memory learns to carry.
     """
 
     num_segments: int = 16
@@ -30,41 +32,44 @@ class BatchConfig:
     spoiled_share: float = 0.5
     most_spoiled: float = 0.08
     forgotten_share: float = 0.1
+    num_earlier: int = 36
 
 
 @dataclass(frozen=True)
 class Batch:
     """past_tokens (B, T, N) as shown, tokens (B, T - first, N) as they were, hole_mask (B, T - first, N), prompt
-    (B, N), recalled (B, T - first, C)."""
+    (B, N), recalled (B, T - first, ...), earlier (B, E, N) the steps before."""
 
     past_tokens: Tensor
     tokens: Tensor
     hole_mask: Tensor
     first: int
     prompt: Tensor | None = None
-    recalled: Tensor | None = None
+    recalled: Recall = Recall()  # noqa: RUF009 (it never changes)
+    earlier: Tensor | None = None
 
     def part(self, rank: int, num_parts: int, device: torch.device) -> Batch:
         """The rows of one of several processes, on its device."""
         rows = slice(rank, None, num_parts)
-        prompt, recalled = (None if x is None else x[rows].to(device) for x in (self.prompt, self.recalled))
+        prompt, earlier = (None if x is None else x[rows].to(device) for x in (self.prompt, self.earlier))
         past_tokens, tokens, hole_mask = (x[rows].to(device) for x in (self.past_tokens, self.tokens, self.hole_mask))
-        return Batch(past_tokens, tokens, hole_mask, self.first, prompt, recalled)
+        recalled = self.recalled.each(lambda part: part[rows].to(device))
+        return Batch(past_tokens, tokens, hole_mask, self.first, prompt, recalled, earlier)
 
 
 def draw_batch(cache: TokenCache, config: BatchConfig, generator: Generator) -> Batch:
     """Random segments, every step but the first with holes of one use of the world."""
-    segments = cache.segments(config.num_segments, config.num_steps, generator)
+    segments = cache.segments(config.num_segments, config.num_steps, config.num_earlier, generator)
     holes = masks.mixture(cache.layout, (config.num_segments, config.num_steps - 1), generator)
     past = spoil(segments.tokens, cache.layout, config, generator)
-    recalled = recall(segments, holes, 1, cache.layout, config, generator)
-    return Batch(past, segments.tokens[:, 1:], holes, first=1, recalled=recalled)
+    recalled, earlier = recall(segments, holes, 1, cache.layout, config, generator)
+    return Batch(past, segments.tokens[:, 1:], holes, first=1, recalled=recalled, earlier=earlier)
 
 
 def draw_prompted(cache: TokenCache, config: BatchConfig, window: int, generator: Generator) -> Batch:
     """Segments whose last step's action is to be found, given where or to what return it leads."""
     layout = cache.layout
-    segments, goals = cache.later(config.num_prompted, window + 1, RETURN_STEPS // 2, generator)
+    segments, goals = cache.later(config.num_prompted, window + 1, config.num_earlier, RETURN_STEPS // 2, generator)
     reward_slot = layout.of_role("reward")[0]
     wants_return = torch.rand(config.num_prompted, 1, generator=generator) < 0.5
     prompt = goals.clone()
@@ -75,22 +80,24 @@ def draw_prompted(cache: TokenCache, config: BatchConfig, window: int, generator
     prompt = torch.where(hidden, absent_step(layout), prompt)
     holes = masks.behaviour_cloning(layout).expand(config.num_prompted, 1, -1)
     past = spoil(segments.tokens, layout, config, generator)
-    recalled = recall(segments, holes, window, layout, config, generator)
-    return Batch(past, segments.tokens[:, -1:], holes, window, prompt, recalled)
+    recalled, earlier = recall(segments, holes, window, layout, config, generator)
+    return Batch(past, segments.tokens[:, -1:], holes, window, prompt, recalled, earlier)
 
 
 def recall(
     segments: Segments, holes: Tensor, first: int, layout: Layout, config: BatchConfig, generator: Generator
-) -> Tensor | None:
-    """The pictures (B, T - first, C) that the memory recalls for steps with holes (B, T - first, N): with the action
-    where it is known, and none in some segments, so that the world can be run without its memory."""
-    if segments.recalled is None:
-        return None
-    knows_action = ~holes[..., layout.span(layout.of_role("action")[0].name)].any(-1)
-    without, with_action = segments.recalled[:, first:].unbind(2)
-    recalled = torch.where(knows_action[..., None], with_action, without)
-    forgotten = torch.rand(len(recalled), 1, 1, generator=generator) < config.forgotten_share
-    return recalled.masked_fill(forgotten, layout.picture.absent)
+) -> tuple[Recall, Tensor]:
+    """What the memory recalls (B, T - first, ...) for steps with holes (B, T - first, N), and the steps before
+    (B, E, N): with the action where it is known, and nothing in some segments, so that the world can be run without its
+    memory."""
+    recalled = segments.recalled.each(lambda part: part[:, first:]).under(holes, layout)
+    forgotten = torch.rand(len(holes), 1, 1, generator=generator) < config.forgotten_share
+    picture, steps, absent = recalled.picture, recalled.steps, absent_step(layout)
+    if picture is not None:
+        picture = picture.masked_fill(forgotten, layout.picture.absent)
+    if steps is not None:
+        steps = torch.where(forgotten[..., None], absent, steps)
+    return Recall(picture, steps), torch.where(forgotten, absent, segments.earlier)
 
 
 def spoil(tokens: Tensor, layout: Layout, config: BatchConfig, generator: Generator) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 from magrathea.data import Dataset
 from magrathea.layout import Layout
+from magrathea.memory import Recall
 from magrathea.world import World, absent_step
 
 RETURN_STEPS = 64  # a prompt's return is the reward of so many steps to come
@@ -21,11 +22,18 @@ RETURN_STEPS = 64  # a prompt's return is the reward of so many steps to come
 
 @dataclass(frozen=True)
 class Segments:
-    """tokens (B, T, N) int64, absent past an episode's end; returns (B, T); recalled (B, T, 2, C) or None."""
+    """tokens (B, T, N) int64, absent past an episode's end; earlier (B, E, N), the steps before, absent before its
+    beginning; returns (B, T); recalled (B, T, 2, ...), without and with the action."""
 
     tokens: Tensor
+    earlier: Tensor
     returns: Tensor
-    recalled: Tensor | None
+    recalled: Recall
+
+    def first(self, num_steps: int) -> Segments:
+        """Only the first steps of each."""
+        recalled = self.recalled.each(lambda part: part[:, :num_steps])
+        return Segments(self.tokens[:, :num_steps], self.earlier, self.returns[:, :num_steps], recalled)
 
 
 @dataclass(frozen=True)
@@ -36,70 +44,94 @@ class TokenCache:
         tokens: (S, N) uint16, memory-mapped.
         returns: (S,) uint16, the token of the reward still to come within RETURN_STEPS after each step.
         ends: (E,) index just past the last step of each episode.
-        recalled: (S, 2, C) uint16, memory-mapped, the pictures that the world's memory recalls at each step without
-            and with its action; or None.
+        pictures: (S, 2, C) uint16, memory-mapped, what the world's memory recalls at each step without and with its
+            action; or None.
+        sources: (S, 2, K) int64, which steps it recalls there, -1 for none; or None.
         layout: of the N tokens.
     """
 
     tokens: np.ndarray
     returns: np.ndarray
     ends: np.ndarray
-    recalled: np.ndarray | None
+    pictures: np.ndarray | None
+    sources: np.ndarray | None
     layout: Layout
 
     @classmethod
     def open(cls, folder: Path, layout: Layout) -> TokenCache:
         tokens = np.load(folder / "tokens.npy", mmap_mode="r")
         ends = np.array(json.loads((folder / "episodes.json").read_text())["ends"])
-        recalled = folder / "recalled.npy"
-        pictures = np.load(recalled, mmap_mode="r") if recalled.exists() else None
-        return cls(tokens, np.load(folder / "returns.npy"), ends, pictures, layout)
+        files = (folder / f"{name}.npy" for name in ("pictures", "sources"))
+        pictures, sources = (np.load(file, mmap_mode="r") if file.exists() else None for file in files)
+        return cls(tokens, np.load(folder / "returns.npy"), ends, pictures, sources, layout)
 
     @classmethod
     def build(cls, dataset: Dataset, episodes: Sequence[int], world: World, folder: Path) -> TokenCache:
         """Encode these episodes into `folder`, unless it holds them already."""
         if not (folder / "episodes.json").exists():
             folder.mkdir(parents=True, exist_ok=True)
-            tokens, returns, recalled = [], [], []
+            tokens, returns, recalled, num_steps = [], [], {"pictures": [], "sources": []}, 0
             for index in episodes:
                 episode = dataset.episode(index)
                 encoded = world.encode_episode(episode.observation, episode.action, episode.reward, episode.terminated)
                 tokens.append(encoded.numpy().astype(np.uint16))
                 returns.append(_return_tokens(episode.reward, world))
-                pictures = world.memory.recall_episode(encoded)
-                recalled += [] if pictures is None else [pictures.numpy().astype(np.uint16)]
+                recorded = world.recall_episode(encoded)
+                if recorded.picture is not None:
+                    recalled["pictures"].append(recorded.picture.numpy().astype(np.uint16))
+                if recorded.sources is not None:
+                    sources = recorded.sources.numpy()
+                    recalled["sources"].append(np.where(sources < 0, -1, sources + num_steps))
+                num_steps += len(encoded)
             np.save(folder / "tokens.npy", np.concatenate(tokens))
             np.save(folder / "returns.npy", np.concatenate(returns))
-            if recalled:
-                np.save(folder / "recalled.npy", np.concatenate(recalled))
+            for name, parts in recalled.items():
+                if parts:
+                    np.save(folder / f"{name}.npy", np.concatenate(parts))
             ends = np.cumsum([len(part) for part in tokens]).tolist()
             partial = folder / "episodes.json.partial"
             partial.write_text(json.dumps({"ends": ends, "episodes": [int(index) for index in episodes]}))
             os.replace(partial, folder / "episodes.json")
         return cls.open(folder, world.layout)
 
-    def segments(self, num: int, num_steps: int, generator: Generator) -> Segments:
-        """Random segments of num_steps."""
+    def segments(self, num: int, num_steps: int, num_earlier: int, generator: Generator) -> Segments:
+        """Random segments of num_steps, and so many steps before each."""
         starts_of = np.concatenate([[0], self.ends[:-1]])
         lengths = self.ends - starts_of
         places = torch.randint(int((lengths - 1).sum()), (num,), generator=generator).numpy()
         episode = np.searchsorted(np.cumsum(lengths - 1), places, side="right")
         first = places + episode  # each episode before has one step that is no place to start
         index = first[:, None] + np.arange(num_steps)
-        past_end = index >= self.ends[episode][:, None]
-        index = np.minimum(index, self.ends[episode][:, None] - 1)
-        tokens = torch.from_numpy(self.tokens[index].astype(np.int64))
-        tokens[torch.from_numpy(past_end)] = absent_step(self.layout)
-        recalled = None if self.recalled is None else torch.from_numpy(self.recalled[index].astype(np.int64))
-        return Segments(tokens, torch.from_numpy(self.returns[index].astype(np.int64)), recalled)
+        inside = np.minimum(index, self.ends[episode][:, None] - 1)
+        before = first[:, None] - np.arange(num_earlier, 0, -1)
+        return Segments(
+            self._steps(index, index == inside),
+            self._steps(before, before >= starts_of[episode][:, None]),
+            torch.from_numpy(self.returns[inside].astype(np.int64)),
+            self._recalled(inside),
+        )
 
-    def later(self, num: int, num_steps: int, most_ahead: int, generator: Generator) -> tuple[Segments, Tensor]:
+    def _steps(self, index: np.ndarray, there: np.ndarray) -> Tensor:
+        """Tokens (..., N) of steps (...), absent where there are none."""
+        tokens = torch.from_numpy(self.tokens[np.where(there, index, 0)].astype(np.int64))
+        return torch.where(torch.from_numpy(there)[..., None], tokens, absent_step(self.layout))
+
+    def _recalled(self, index: np.ndarray) -> Recall:
+        """What is recalled at steps (...), (..., 2, ...)."""
+        picture = None if self.pictures is None else torch.from_numpy(self.pictures[index].astype(np.int64))
+        if self.sources is None:
+            return Recall(picture)
+        sources = self.sources[index]
+        return Recall(picture, self._steps(sources, sources >= 0))
+
+    def later(
+        self, num: int, num_steps: int, num_earlier: int, most_ahead: int, generator: Generator
+    ) -> tuple[Segments, Tensor]:
         """Segments, and for each a step (num, N) that came 1…most_ahead steps after its last one."""
-        longer = self.segments(num, num_steps + most_ahead, generator)
+        longer = self.segments(num, num_steps + most_ahead, num_earlier, generator)
         ahead = torch.randint(1, most_ahead + 1, (num,), generator=generator)
         goals = longer.tokens[torch.arange(num), num_steps - 1 + ahead]
-        recalled = None if longer.recalled is None else longer.recalled[:, :num_steps]
-        return Segments(longer.tokens[:, :num_steps], longer.returns[:, :num_steps], recalled), goals
+        return longer.first(num_steps), goals
 
 
 def _return_tokens(reward: np.ndarray, world: World) -> np.ndarray:

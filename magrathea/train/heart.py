@@ -73,7 +73,7 @@ def learning_rate(share: float, config: HeartConfig) -> float:
 
 def update_loss(model: nn.Module, batches: list[Batch]) -> Tensor:
     """The mean cross-entropy at the holes of an update, over all processes, of this process's rows."""
-    totals = [model(b.past_tokens, b.tokens, b.hole_mask, b.prompt, b.first, b.recalled) for b in batches]
+    totals = [model(b.past_tokens, b.tokens, b.hole_mask, b.prompt, b.first, b.recalled, b.earlier) for b in batches]
     loss, num_holes = (torch.stack(parts).sum() for parts in zip(*totals, strict=True))
     num_processes = 1
     if dist.is_initialized():

@@ -41,6 +41,7 @@ def train(
     device: str = "auto",
     seed: int | None = None,
     begin_from: str | Path | None = None,
+    memory: str | None = None,
 ) -> World:
     """Learn a world from a dataset and write its folder; goes on where it was if it was stopped.
 
@@ -53,10 +54,12 @@ def train(
         device: "cpu", "cuda", or "auto" for a GPU if there is one.
         seed: of everything drawn.
         begin_from: a world whose tokenizers and weights to begin with; new parts of the model begin as nothing.
+        memory: what the world remembers with, such as "places" or "places+recurrent".
     """
     begin_from = None if begin_from is None else str(begin_from)
     settings = load_recipe(recipe) if recipe is not None else TrainSettings()
     settings = with_changes(settings, size=size, minutes=minutes, steps=steps, seed=seed, begin_from=begin_from)
+    settings = settings if memory is None else replace(settings, model=settings.model | {"memory": memory})
     if settings.minutes is None and settings.steps is None:
         settings = replace(settings, minutes=10.0)
     out, source = Path(out), Dataset.open(dataset)

@@ -24,10 +24,12 @@ class Forced:
     Attributes:
         predicted: for each recording (T + 1, N) tokens; those of step 0, and of steps not reached, are -1.
         memory_bytes: of the largest state that the memory of one world had when a recording ended.
+        bytes_per_step: of that state, for each step that it had taken in.
     """
 
     predicted: list[np.ndarray]
     memory_bytes: int
+    bytes_per_step: float
 
 
 def predict_recordings(
@@ -40,7 +42,7 @@ def predict_recordings(
     predicted = [np.full(recording.tokens.shape, -1) for recording in recordings]
     at_once = replace(world.config.fill, order="one_shot", temperature=0.0)
     session = Session(world, batch_size=len(rows), start=_first_steps(recordings, rows), settings=at_once)
-    step, done, most_bytes = np.zeros(len(rows), dtype=np.int64), np.zeros(len(rows), dtype=bool), 0
+    step, done, sizes = np.zeros(len(rows), dtype=np.int64), np.zeros(len(rows), dtype=bool), []
     while not done.all() and not budget.spent():
         step += ~done
         actions = [
@@ -53,14 +55,16 @@ def predict_recordings(
         ended = ~done & (step + 1 == [len(recordings[index].tokens) for index in rows])
         again = np.zeros(len(rows), dtype=bool)
         for row in np.flatnonzero(ended).tolist():
-            most_bytes = max(most_bytes, state_bytes(session, row))
+            sizes.append((state_bytes(session, row), int(step[row]) + 1))
             again[row] = bool(waiting)
             if waiting:
                 rows[row], step[row] = waiting.pop(), 0
         done |= ended & ~again
         if again.any():
             session.reset(again, start=_first_steps(recordings, rows))
-    return Forced(predicted, max(most_bytes, *(state_bytes(session, row) for row in range(len(rows)))))
+    sizes += [(state_bytes(session, row), int(step[row]) + 1) for row in np.flatnonzero(~done).tolist()]
+    num_bytes, num_steps = max(sizes)
+    return Forced(predicted, num_bytes, num_bytes / num_steps)
 
 
 def state_bytes(session: Session, row: int) -> int:

@@ -57,6 +57,7 @@ def measure_memory(
         "window": world.config.model.window,
         "memory": world.config.model.memory,
         "bytes": forced.memory_bytes,
+        "bytes per step": forced.bytes_per_step,
         "next step": _next_step(world, recordings, forced.predicted),
     }
     if view is not None:

@@ -80,6 +80,11 @@ def compare_memories(
     source, out, compared = open_dataset(dataset), Path(out), {}
     for name, world in zip(names, worlds, strict=True):
         compared[name] = evaluate_memory(world, source, out / name, **options)["memory"]
+    return write_comparison(compared, out)
+
+
+def write_comparison(compared: dict[str, dict[str, Any]], out: Path) -> str:
+    """Write `comparison.json`, `.png` and `.md`, of what was measured of worlds by their names; returns the table."""
     write_json(out / "comparison.json", compared)
     if all("recall" in measured for measured in compared.values()):
         plot_comparison(out / "comparison.png", compared)
@@ -92,7 +97,9 @@ def comparison_table(compared: dict[str, dict[str, Any]]) -> str:
     """What worlds remember, what it costs, and what it does to the next step: a row for each."""
     rows = []
     for name, measured in compared.items():
-        row = {"world": name, "memory": measured["memory"], "bytes": f"{measured['bytes']:,}"}
+        row = {"world": name, "memory": measured["memory"]}
+        row |= {key: f"{measured[key]:,}" for key in ("seeds", "updates", "steps per second") if key in measured}
+        row |= {"bytes": f"{measured['bytes']:,}", "bytes a step": f"{measured['bytes per step']:,.0f}"}
         row["next step"] = as_text(measured["next step"])
         if "recall" in measured:
             curves = next(iter(measured["recall"].values()))

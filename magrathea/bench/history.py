@@ -1,0 +1,97 @@
+"""What a step costs after a long life, and how many bytes its past takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from magrathea import masks
+from magrathea.bench.peak import synchronize
+from magrathea.bench.play import HeldActions
+from magrathea.history import CHUNK, History, StepKind, record_of
+from magrathea.memory import Memory
+from magrathea.rows import Rows
+from magrathea.session import Session
+from magrathea.session_file import SessionState
+from magrathea.world import World
+
+NUM_MEASURED = 100  # steps that the medians are of
+
+
+def measure_history(world: World, lengths: Sequence[int], seed: int = 0) -> dict[str, Any]:
+    """For each length of history the median milliseconds of a whole step, of one dream, and of what its memory does in
+    it (a write, a read, and its share of keeping the state, which is done once in a while), and the bytes of a step of
+    the history on disk, of the memory and of the log.
+
+    The history is of stored steps in an order drawn by the seed, with actions as the data has them, so a memory hardly
+    ever sees the same twice.
+    """
+    measured = {}
+    for length in lengths:
+        session = _after(world, length, seed)
+        actions, took = HeldActions(world, 1, seed), []
+        for _ in range(NUM_MEASURED):
+            action = actions.next()
+            synchronize(world.device)
+            begin = time.perf_counter()
+            session.step(action)
+            synchronize(world.device)
+            took.append(time.perf_counter() - begin)
+        began = time.perf_counter()
+        state = sum(tensor.nbytes for tensor in session.memory.state_dict(0).values())
+        keeping = (time.perf_counter() - began) / CHUNK
+        measured[str(length)] = {
+            "ms_per_step": round(1000 * float(np.median(took)), 3),
+            "memory_ms_per_step": round(1000 * (_memory_seconds(world, session) + keeping), 4),
+            "memory_bytes_per_step": round(state / length, 1),
+            "log_bytes_per_step": record_of(world.layout).itemsize,
+        }
+    return measured
+
+
+def _after(world: World, length: int, seed: int) -> Session:
+    """A dream that has lived so many steps, without dreaming them."""
+    steps = _steps(world, length, seed)
+    history, log = History(world.layout, num_start=1), np.zeros(length, record_of(world.layout))
+    log["tokens"], log["kind"] = steps.numpy(), StepKind.OBSERVED
+    history.extend(log)
+    memory = world.new_memory(1)
+    _write_all(world, memory, steps)
+    state = SessionState(world.config.fill, "cached", [seed], [history], [memory.state_dict(0)], [length])
+    session = Session._of(Rows(world, state))
+    session.prepare()
+    session.step(HeldActions(world, 1, seed).next())
+    return session
+
+
+@torch.inference_mode()
+def _write_all(world: World, memory: Memory, steps: Tensor) -> None:
+    """Write steps (T, N), all with the encoding of the first: it does not matter to the clock."""
+    encoding = world.model.encode(steps[None, :1].to(world.device))[0]
+    for step in steps.split(1):
+        memory.write(step, encoding, [0])
+
+
+def _steps(world: World, num: int, seed: int) -> Tensor:
+    """(num, N) stored steps with some of their tokens from other ones, so that no two are alike."""
+    stored, dice = world.starts.flatten(0, 1), torch.Generator().manual_seed(seed)
+    steps, others = (stored[torch.randint(len(stored), (num,), generator=dice)] for _ in range(2))
+    return torch.where(torch.rand(steps.shape, generator=dice) < 0.3, others, steps)
+
+
+@torch.inference_mode()
+def _memory_seconds(world: World, session: Session) -> float:
+    """The median time of a write and a read of the session's memory, which is spoiled by it."""
+    holes, steps = masks.forward_dynamics(world.layout)[None], _steps(world, NUM_MEASURED, seed=1)
+    encoding, took = world.model.encode(steps[None, :1].to(world.device))[0], []
+    for step in steps.split(1):
+        begin = time.perf_counter()
+        session.memory.write(step, encoding, [0])
+        session.memory.read(step, holes, [0])
+        took.append(time.perf_counter() - begin)
+    return float(np.median(took))

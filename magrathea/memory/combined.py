@@ -1,0 +1,95 @@
+"""Several memories side by side: each gives what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from magrathea.config import ModelConfig
+from magrathea.errors import MagratheaError
+from magrathea.layout import Layout
+from magrathea.memory.base import Memory, MemoryKind, Part, Recall, Recorded, Recurrence
+
+
+@dataclass(frozen=True)
+class Combined:
+    """What several memories know. Each class of it has its own kinds; see `combination`."""
+
+    recalls: ClassVar[tuple[Part, ...]]
+    kinds: ClassVar[dict[str, type[MemoryKind]]]
+
+    parts: dict[str, MemoryKind]
+
+    @classmethod
+    def fit(cls, layout: Layout, episodes: Iterable[Tensor]) -> Combined:
+        episodes = list(episodes)
+        return cls({name: kind.fit(layout, episodes) for name, kind in cls.kinds.items()})
+
+    @classmethod
+    def from_tensors(cls, layout: Layout, tensors: dict[str, Tensor]) -> Combined:
+        return cls({name: kind.from_tensors(layout, _of(name, tensors)) for name, kind in cls.kinds.items()})
+
+    @classmethod
+    def recurrence(cls, config: ModelConfig) -> Recurrence | None:
+        made = [kind.recurrence(config) for kind in cls.kinds.values() if "state" in kind.recalls]
+        return made[0] if made else None
+
+    def tensors(self) -> dict[str, Tensor]:
+        return _named({name: part.tensors() for name, part in self.parts.items()})
+
+    def new(self, batch_size: int, model: Any) -> CombinedMemory:
+        return CombinedMemory({name: part.new(batch_size, model) for name, part in self.parts.items()})
+
+    def recall_episode(self, tokens: Tensor, window: int) -> Recorded:
+        recorded = [part.recall_episode(tokens, window) for part in self.parts.values()]
+        pictures, sources = ([getattr(each, name) for each in recorded] for name in ("picture", "sources"))
+        return Recorded(*(next((part for part in parts if part is not None), None) for parts in (pictures, sources)))
+
+
+class CombinedMemory:
+    """The running memories of B worlds."""
+
+    def __init__(self, parts: dict[str, Memory]) -> None:
+        self.parts = parts
+
+    def write(self, tokens: Tensor, encodings: Tensor, rows: Sequence[int]) -> None:
+        for part in self.parts.values():
+            part.write(tokens, encodings, rows)
+
+    def read(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> Recall:
+        return reduce(Recall.beside, (part.read(tokens, hole_mask, rows) for part in self.parts.values()))
+
+    def reset(self, env_mask: Tensor | None = None) -> None:
+        for part in self.parts.values():
+            part.reset(env_mask)
+
+    def state_dict(self, row: int) -> dict[str, Tensor]:
+        return _named({name: part.state_dict(row) for name, part in self.parts.items()})
+
+    def load_state_dict(self, row: int, state: dict[str, Tensor]) -> None:
+        for name, part in self.parts.items():
+            part.load_state_dict(row, _of(name, state))
+
+
+def combination(kinds: dict[str, type[MemoryKind]]) -> type[Combined]:
+    """The class of memories that are of these kinds, by their names; raises MagratheaError where two of them give the
+    same part of what is recalled."""
+    given: dict[Part, str] = {}
+    for name, kind in kinds.items():
+        for part in kind.recalls:
+            if part in given:
+                raise MagratheaError(f"Memories '{given[part]}' and '{name}' both recall a {part}; choose one of them.")
+            given[part] = name
+    return type("Combined", (Combined,), {"recalls": tuple(given), "kinds": kinds})
+
+
+def _named(parts: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {f"{name}/{key}": tensor for name, tensors in parts.items() for key, tensor in tensors.items()}
+
+
+def _of(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{name}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")}

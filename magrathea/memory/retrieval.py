@@ -1,0 +1,108 @@
+"""Past steps that looked like now, found by what their pictures show; nobody has to know where one stands.
+
+The key of a step says which tokens its picture shows in which coarse region of it, rare ones louder, projected at
+random to a few whole numbers. Whole numbers, so that a key's products are exact, and a world that was restored finds
+the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from magrathea.layout import Layout
+from magrathea.memory.trail import NUM_RECALLED, Trail, TrailKind
+
+KEY_WIDTH = 48
+REGIONS = 3  # rows and columns of them
+LOUDEST = 8  # a token's weight is -log2 of its share, up to this
+NEARLY_SAME = 0.95  # cosine of two keys from which the newer step replaces the older
+ALIKE = 0.9  # cosine from which two steps are not both read
+
+
+@dataclass(frozen=True)
+class Retrieval(TrailKind):
+    """Knows how rare tokens are.
+
+    Attributes:
+        layout: of the steps.
+        codes: (regions, V + 1, KEY_WIDTH) int8, what a token adds to a key.
+    """
+
+    layout: Layout
+    codes: np.ndarray
+
+    @classmethod
+    def fit(cls, layout: Layout, episodes: Iterable[Tensor]) -> Retrieval:
+        slot = layout.picture
+        counts = np.zeros(slot.vocab_size + 1, np.int64)
+        for tokens in episodes:
+            counts += np.bincount(tokens[:, layout.span(slot.name)].flatten().numpy(), minlength=len(counts))
+        loudness = np.clip(np.round(-np.log2((counts + 1) / (counts.sum() + 1))), 1, LOUDEST).astype(np.int8)
+        signs = np.random.default_rng(0).choice(np.array([-1, 1], np.int8), (REGIONS**2, len(counts), KEY_WIDTH))
+        return cls(layout, signs * loudness[:, None])
+
+    @classmethod
+    def from_tensors(cls, layout: Layout, tensors: dict[str, Tensor]) -> Retrieval:
+        return cls(layout, tensors["codes"].numpy())
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"codes": torch.from_numpy(self.codes)}
+
+    def trail(self, window: int) -> LookTrail:
+        return LookTrail(self, window)
+
+
+class LookTrail(Trail):
+    """Finds steps by how they look."""
+
+    def __init__(self, kind: Retrieval, window: int) -> None:
+        super().__init__(kind.layout, window, kind.size, KEY_WIDTH)
+        slot = kind.layout.picture
+        self._codes, self._span = kind.codes, kind.layout.span(slot.name)
+        rows, columns = (np.arange(size) * REGIONS // size for size in slot.grid)
+        self._regions = (rows[:, None] * REGIONS + columns).reshape(-1)
+        self._keys, self._squares = np.zeros((0, KEY_WIDTH), np.float32), np.zeros(0)
+
+    def key_of(self, step: np.ndarray) -> np.ndarray:
+        return self._codes[self._regions, step[self._span]].sum(axis=0, dtype=np.int32)
+
+    def query(self, action: int | None) -> np.ndarray:
+        return self.newest["key"][-1]
+
+    def nearest(self, query: np.ndarray) -> list[int]:
+        cosines, found = self._cosines(query), []
+        most = min(self.num_entries, 8 * NUM_RECALLED)
+        candidates = np.argpartition(-cosines, most - 1)[:most]
+        for entry in candidates[np.argsort(-cosines[candidates], kind="stable")].tolist():
+            if len(found) < NUM_RECALLED and all(self._cosine(entry, other) < ALIKE for other in found):
+                found.append(entry)
+        return found
+
+    def same(self, key: np.ndarray) -> int | None:
+        if not self.num_entries:
+            return None
+        cosines = self._cosines(key)
+        best = int(cosines.argmax())
+        return best if cosines[best] >= NEARLY_SAME else None
+
+    def indexed(self, entry: int, key: np.ndarray) -> None:
+        if len(self._keys) < len(self.entries):
+            keys, squares = np.zeros((len(self.entries), KEY_WIDTH), np.float32), np.ones(len(self.entries))
+            keys[: len(self._keys)], squares[: len(self._keys)] = self._keys, self._squares
+            self._keys, self._squares = keys, squares
+        self._keys[entry], self._squares[entry] = key, max(1, np.square(key, dtype=np.int64).sum())
+
+    def _cosines(self, key: np.ndarray) -> np.ndarray:
+        """(num_entries,) with the keys of all entries."""
+        square = max(1, np.square(key, dtype=np.int64).sum())
+        products = self._keys[: self.num_entries] @ key.astype(np.float32)  # of whole numbers under 2^24: exact
+        return products / np.sqrt(self._squares[: self.num_entries] * square)
+
+    def _cosine(self, entry: int, other: int) -> float:
+        squares = self._squares[entry] * self._squares[other]
+        return float(self._keys[entry] @ self._keys[other] / np.sqrt(squares))

@@ -1,0 +1,183 @@
+"""What memories that find past steps again have in common: a trail of steps, and a key for each.
+
+The newest steps wait until they have left the window, for the model attends to them anyway; then they are entries,
+which a key finds. A step whose key is that of an entry takes its place, and there are at most `size` of them: the one
+that was written first gives way. So a step costs the same however many there were.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from magrathea.config import ModelConfig
+from magrathea.layout import Layout
+from magrathea.memory.base import Part, Recall, Recorded, rows_of
+
+NUM_RECALLED = 2  # K
+FEWEST = 64  # entries that there is room for at first
+
+
+class Trail(ABC):
+    """The steps of one world.
+
+    Args:
+        layout: of the steps.
+        window: the number of newest steps that are no entries yet.
+        size: most entries.
+        key_width: E, whole numbers of a key.
+
+    Attributes:
+        entries: records (room,) of the tokens (N,), in the smallest type that holds them, the key (E,), and the number
+            of steps before it.
+        num_entries: how many of them there are.
+        newest: records of the steps that wait, (at most window,).
+    """
+
+    def __init__(self, layout: Layout, window: int, size: int, key_width: int) -> None:
+        self.window, self.size = window, size
+        absent = max(slot.absent for slot in layout.slots)
+        fields = [("tokens", np.min_scalar_type(absent), (layout.num_tokens,)), ("key", np.int32, (key_width,))]
+        self.entries = self.newest = np.zeros(0, np.dtype([*fields, ("number", np.int64)]))
+        self.num_entries = self.num_steps = 0
+
+    # -- what a kind of trail decides ---------------------------------------------------------------------------------
+    @abstractmethod
+    def key_of(self, step: np.ndarray) -> np.ndarray:
+        """The key (E,) of the step (N,) that comes next."""
+
+    @abstractmethod
+    def query(self, action: int | None) -> np.ndarray:
+        """The key (E,) to look for before a step with this action, or with one that is not known."""
+
+    @abstractmethod
+    def nearest(self, query: np.ndarray) -> list[int]:
+        """Up to NUM_RECALLED entries, the nearest first, no two of which show nearly the same."""
+
+    @abstractmethod
+    def same(self, key: np.ndarray) -> int | None:
+        """The entry that a new one with this key replaces."""
+
+    @abstractmethod
+    def indexed(self, entry: int, key: np.ndarray) -> None:
+        """An entry is about to get this key in place of the one it has."""
+
+    # -- living -------------------------------------------------------------------------------------------------------
+    def see(self, step: np.ndarray) -> None:
+        """Take in the tokens (N,) of a final step."""
+        record = np.zeros(1, self.newest.dtype)
+        record[0] = step, self.key_of(step), self.num_steps
+        self.newest, self.num_steps = np.concatenate([self.newest, record]), self.num_steps + 1
+        if len(self.newest) > self.window:
+            self._enter(self.newest[0])
+            self.newest = self.newest[1:]
+
+    def find(self, action: int | None) -> list[int]:
+        """Entries that matter to the step that comes next."""
+        return self.nearest(self.query(action)) if self.num_entries else []
+
+    def _enter(self, record: np.void) -> None:
+        entry = self.same(record["key"])
+        if entry is None and self.num_entries == self.size:
+            entry = int(self.entries["number"].argmin())
+        elif entry is None:
+            entry, self.num_entries = self.num_entries, self.num_entries + 1
+            if entry == len(self.entries):
+                room = np.zeros(min(self.size, max(FEWEST, 2 * entry)), self.entries.dtype)
+                room[:entry] = self.entries
+                self.entries = room
+        self.indexed(entry, record["key"])
+        self.entries[entry] = record
+
+    # -- keeping ------------------------------------------------------------------------------------------------------
+    def state_dict(self) -> dict[str, Tensor]:
+        """The tokens, keys and numbers of the entries and, behind them, of the steps that wait."""
+        steps = np.concatenate([self.entries[: self.num_entries], self.newest])
+        fields = {name: torch.from_numpy(steps[name].copy()) for name in steps.dtype.names or ()}
+        state = {name: field.clone(memory_format=torch.contiguous_format) for name, field in fields.items()}
+        return state | {"num_steps": torch.tensor(self.num_steps)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Into a trail that is empty."""
+        steps = np.zeros(len(state["number"]), self.entries.dtype)
+        for name in steps.dtype.names or ():
+            steps[name] = state[name].numpy()
+        self.num_steps = int(state["num_steps"])
+        num_newest = min(self.window, self.num_steps)
+        self.num_entries = len(steps) - num_newest
+        self.newest = steps[self.num_entries :]
+        self.entries = steps[: self.num_entries].copy()
+        for entry, key in enumerate(self.entries["key"]):
+            self.indexed(entry, key)
+
+
+class TrailKind(ABC):
+    """A kind of memory whose worlds have trails."""
+
+    recalls: ClassVar[tuple[Part, ...]] = ("steps",)
+    size: ClassVar[int] = 16384  # most entries
+    layout: Layout
+
+    @abstractmethod
+    def trail(self, window: int) -> Trail:
+        """An empty one."""
+
+    @classmethod
+    def recurrence(cls, config: ModelConfig) -> None:
+        return None
+
+    def new(self, batch_size: int, model: Any) -> TrailMemory:
+        return TrailMemory(self, batch_size, model.config.window)
+
+    def recall_episode(self, tokens: Tensor, window: int) -> Recorded:
+        """The steps that are recalled just before each step of a recorded episode (T, N)."""
+        trail = self.trail(window)
+        sources = np.full((len(tokens), 2, NUM_RECALLED), -1)
+        action_token = self.layout.span(self.layout.of_role("action")[0].name).start
+        for index, step in enumerate(tokens.numpy()):
+            for known, action in enumerate((None, int(step[action_token]))):
+                found = trail.find(action)
+                sources[index, known, : len(found)] = trail.entries["number"][found]
+            trail.see(step)
+        return Recorded(sources=torch.from_numpy(sources))
+
+
+class TrailMemory:
+    """The trails of B worlds."""
+
+    def __init__(self, kind: TrailKind, batch_size: int, window: int) -> None:
+        self.kind, self.window = kind, window
+        layout = kind.layout
+        self._absent = np.concatenate([np.full(slot.num_tokens, slot.absent) for slot in layout.slots])
+        self._actions = slice(0, sum(slot.num_tokens for slot in layout.of_role("action")))
+        self.trails = [kind.trail(window) for _ in range(batch_size)]
+
+    def write(self, tokens: Tensor, encodings: Tensor, rows: Sequence[int]) -> None:
+        for row, step in zip(rows, tokens.cpu().numpy(), strict=True):
+            self.trails[row].see(step)
+
+    def read(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> Recall:
+        steps = np.tile(self._absent, (len(rows), NUM_RECALLED, 1))
+        unknown = hole_mask[:, self._actions].any(dim=1).tolist()
+        actions = tokens[:, self._actions.start].tolist()
+        for index, row in enumerate(rows):
+            trail = self.trails[row]
+            found = trail.find(None if unknown[index] else actions[index])
+            steps[index, : len(found)] = trail.entries["tokens"][found]
+        return Recall(steps=torch.from_numpy(steps))
+
+    def reset(self, env_mask: Tensor | None = None) -> None:
+        for row in rows_of(env_mask, len(self.trails)):
+            self.trails[row] = self.kind.trail(self.window)
+
+    def state_dict(self, row: int) -> dict[str, Tensor]:
+        return self.trails[row].state_dict()
+
+    def load_state_dict(self, row: int, state: dict[str, Tensor]) -> None:
+        self.trails[row] = self.kind.trail(self.window)
+        self.trails[row].load_state_dict(state)

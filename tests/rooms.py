@@ -1,0 +1,114 @@
+"""A ring of rooms, one seen at a time: what is in each is drawn anew for every episode, and has to be remembered."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from magrathea import masks
+from magrathea.config import ModelConfig
+from magrathea.layout import Layout, Slot
+from magrathea.memory import memory_named
+from magrathea.model import MaskedTransformer
+from magrathea.train.batches import BatchConfig
+from magrathea.train.cache import TokenCache
+from magrathea.train.heart import HeartConfig, draw_update, learning_rate, make_optimizer, update_loss
+
+NUM_ROOMS, NUM_COLOURS, NUM_STEPS = 6, 6, 40
+WINDOW = 2
+LAYOUT = Layout(
+    (
+        Slot(name="action", role="action", vocab_size=2),  # to the left, to the right
+        Slot(name="observation", role="observation", vocab_size=NUM_ROOMS + NUM_COLOURS, grid=(3, 3)),
+        Slot(name="reward", role="reward", vocab_size=2),
+        Slot(name="terminated", role="terminated", vocab_size=2),
+    )
+)
+COLOURS = slice(LAYOUT.span("observation").start + 3, LAYOUT.span("observation").start + 9)
+
+
+def walk(seed: int) -> Tensor:
+    """(NUM_STEPS, N) of a walk round the rooms; the first row of a picture says which room it is, the rest is of three
+    colours of it."""
+    dice = np.random.default_rng(seed)
+    rooms = NUM_ROOMS + dice.integers(NUM_COLOURS, size=(NUM_ROOMS, 6))
+    going = np.where(dice.random(NUM_STEPS) < 0.15, -1, 1).cumprod()
+    where = going.cumsum() % NUM_ROOMS
+    tokens = torch.zeros(NUM_STEPS, LAYOUT.num_tokens, dtype=torch.long)
+    tokens[:, 0] = torch.from_numpy((going + 1) // 2)
+    tokens[0, 0] = 2
+    tokens[:, 1:4] = torch.from_numpy(where)[:, None]
+    tokens[:, COLOURS] = torch.from_numpy(rooms[where])
+    return tokens
+
+
+def seen_before(tokens: Tensor) -> Tensor:
+    """(T,) whether the room was seen, but not within the window."""
+    rooms = tokens[:, 1].tolist()
+    return torch.tensor(
+        [room in rooms[:now] and room not in rooms[max(0, now - WINDOW) : now] for now, room in enumerate(rooms)]
+    )
+
+
+def learn(memory: str, steps: int, num_episodes: int = 300, width: int = 96) -> float:
+    """Train on walks; the share of colours that are right where only a memory can tell, in walks that are new."""
+    torch.manual_seed(0)
+    episodes = [walk(seed) for seed in range(num_episodes)]
+    kind = memory_named(memory).fit(LAYOUT, episodes)
+    config = ModelConfig(width=width, num_layers=3, window=WINDOW, memory=memory)
+    model, cache = MaskedTransformer(LAYOUT, config), cache_of(kind, episodes)
+    heart = HeartConfig(
+        steps=steps,
+        learning_rate=4e-3,
+        batch=BatchConfig(num_segments=16, num_steps=10, num_prompted=0, num_earlier=16),
+    )
+    optimizer = make_optimizer(model, heart)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = group["scale"] * learning_rate(step / steps, heart)
+        optimizer.zero_grad()
+        update_loss(model, draw_update(cache, heart, WINDOW, step)).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    return share_right(model.eval(), kind)
+
+
+def cache_of(kind, episodes: list[Tensor]) -> TokenCache:
+    recorded = [kind.recall_episode(tokens, WINDOW) for tokens in episodes]
+    begins = np.arange(len(episodes)) * NUM_STEPS
+    sources = [each.sources for each in recorded if each.sources is not None]
+    pictures = [each.picture for each in recorded if each.picture is not None]
+    return TokenCache(
+        torch.cat(episodes).numpy(),
+        np.zeros(len(episodes) * NUM_STEPS, np.int64),
+        begins + NUM_STEPS,
+        torch.cat(pictures).numpy() if pictures else None,
+        np.concatenate([np.where(s < 0, -1, s + b) for s, b in zip(sources, begins, strict=True)]) if sources else None,
+        LAYOUT,
+    )
+
+
+@torch.inference_mode()
+def share_right(model: MaskedTransformer, kind) -> float:
+    episodes, right, asked = [walk(seed) for seed in range(10_000, 10_020)], 0, 0
+    cache = cache_of(kind, episodes)
+    holes = masks.forward_dynamics(LAYOUT).expand(1, NUM_STEPS - 1, -1)
+    for number, tokens in enumerate(episodes):
+        steps = np.arange(number * NUM_STEPS + 1, (number + 1) * NUM_STEPS)
+        recalled = cache._recalled(steps[None]).under(holes, LAYOUT)
+        past = model.segment(tokens[None], 1, recalled=recalled)
+        time = torch.arange(1, NUM_STEPS)[None]
+        guessed = model.predict(tokens[None, 1:], holes, time, past)["observation"][0].argmax(-1)
+        where = seen_before(tokens)[1:]
+        right += int((guessed[:, 3:] == tokens[1:, COLOURS])[where].sum())
+        asked += 6 * int(where.sum())
+    return right / asked
+
+
+if __name__ == "__main__":
+    import sys
+    import time
+
+    began = time.process_time()
+    print(sys.argv[1], learn(sys.argv[1], int(sys.argv[2])), f"{time.process_time() - began:.0f} s of CPU")

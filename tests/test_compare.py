@@ -1,0 +1,60 @@
+"""The comparison of memories: what was done is not done again, and seeds are pooled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from magrathea import compare as module
+from magrathea.compare import compare, parse_memories, pooled
+from magrathea.errors import MagratheaError
+
+FIGURE = {"value": 0.5, "low": 0.4, "high": 0.6, "count": 10}
+
+
+def test_seeds_are_pooled_figure_by_figure() -> None:
+    one = {"recall": {"curve": [{"from": 1, "model": FIGURE}]}, "memory": "places", "bytes": 100, "only here": 1}
+    other = {"recall": {"curve": [{"from": 1, "model": FIGURE | {"value": 0.75}}]}, "memory": "places", "bytes": 200}
+    both = pooled([one, other])
+    assert both["recall"]["curve"] == [{"from": 1, "model": {"value": 0.625, "low": 0.5, "high": 0.75, "count": 10}}]
+    assert (both["memory"], both["bytes"], "only here" in both) == ("places", 150, False)
+    assert pooled([one]) == one
+    nothing = FIGURE | {"value": None}
+    assert pooled([nothing, nothing])["value"] is None and pooled([nothing, FIGURE])["value"] == 0.5
+
+
+def test_memories_and_seeds_are_read() -> None:
+    assert parse_memories("window, retrieval:256", "3") == {"window": 3, "retrieval:256": 3}
+    given = parse_memories("window,places,retrieval:256", "window:3,retrieval:256:2")
+    assert given == {"window": 3, "places": 1, "retrieval:256": 2}
+    for names, seeds in (("", "1"), ("window", "0"), ("window", "places:2"), ("window", "many")):
+        with pytest.raises(MagratheaError, match="make no comparison"):
+            parse_memories(names, seeds)
+
+
+def test_an_interrupted_comparison_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    trained: list[tuple[str, int]] = []
+
+    def train(dataset: str, folder: Path, *, memory: str, seed: int, **rest: object) -> tuple[str, int]:
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        trained.append((memory, seed))
+        return memory, seed
+
+    def measure(world: tuple[str, int], *rest: object) -> dict:
+        figures = {"memory": world[0], "bytes": 10, "bytes per step": 1.5, "next step": FIGURE}
+        return figures | {"steps per second": 10.0 * (1 + world[1]), "updates": 7}
+
+    monkeypatch.setattr(module, "train", train)
+    monkeypatch.setattr(module, "_measure", measure)
+    memories = {"window": 2, "retrieval:256": 2}
+    with pytest.raises(KeyboardInterrupt):
+        compare("data", tmp_path, memories=memories, steps=1)
+    trained.clear()
+    table = compare("data", tmp_path, memories=memories, steps=1)
+    assert trained == [("retrieval:256", 1)]
+    assert "| retrieval:256 | retrieval:256 | 2 | 7 | 15.0 | 10 | 2 |" in table
+    assert (tmp_path / "comparison.md").read_text() == table and (tmp_path / "comparison.json").exists()
+    with pytest.raises(MagratheaError, match="Unknown memory 'nothing'"):
+        compare("data", tmp_path, memories={"nothing": 1})

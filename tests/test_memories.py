@@ -1,0 +1,163 @@
+"""Every memory: what a running session computes with it is what training does, and each keeps what it promises."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from rooms import LAYOUT, WINDOW, walk
+from session_worlds import play_board, wild_world
+from test_memory_places import MOVES, layout_of
+from test_memory_places import walk as scroll
+
+from magrathea import masks
+from magrathea.config import ModelConfig
+from magrathea.errors import MagratheaError
+from magrathea.evaluate.recordings import Recording
+from magrathea.memory import Retrieval, memory_named
+from magrathea.memory.recurrent import DeltaRule
+from magrathea.memory.trail import NUM_RECALLED, TrailKind
+from magrathea.model import MaskedTransformer
+from magrathea.session import Session
+from magrathea.world import absent_step
+
+ALL = ("window", "places", "recurrent", "retrieval", "retrieval-pose", "places+recurrent:8+retrieval:20")
+
+
+@pytest.mark.parametrize("memory", ALL)
+@torch.inference_mode()
+def test_sampling_agrees_with_training(memory: str) -> None:
+    """With the ring and without, a step's logits are those that the model learns at the same step of the recording."""
+    world, length, window = wild_world(memory), 40, 3
+    observation, *rest = play_board(60)
+    tokens = world.encode_episode(observation[: length + 1], *(part[:length] for part in rest))
+    absent = absent_step(world.layout).numpy()
+    recording = Recording(0, None, tokens.numpy(), absent, world.recall_episode(tokens))
+    holes = masks.forward_dynamics(world.layout)[None]
+    recalled = recording.recall(np.array([[length]])).under(holes[:, None], world.layout)
+    earlier = torch.from_numpy(recording.before(length - window, length - window))[None]
+    segment = tokens[None, length - window :]
+    trained = world.predict_segment(segment, holes[:, None], window, None, recalled, earlier)
+    plain = world.predict_segment(segment, holes[:, None], window)
+    for inference in ("cached", "naive"):
+        remembered = Session(world, start=tokens[:length], inference=inference)._rows.remembered
+        remembered.catch_up([0])
+        past = remembered.past([0], remembered.recall(tokens[length:], holes, [0], None))
+        sampled = world.model.predict(tokens[None, length:], holes[None], torch.tensor([[length]]), past)
+        for name, logits in trained.items():
+            assert torch.allclose(sampled[name], logits, atol=5e-4), (inference, name)
+    assert (memory == "window") == torch.allclose(plain["observation"], trained["observation"], atol=1e-3)
+
+
+# -- the recurrence ---------------------------------------------------------------------------------------------------
+def delta_rule() -> tuple[DeltaRule, torch.Tensor]:
+    torch.manual_seed(0)
+    rule, encodings = DeltaRule(96, 2, 8), torch.randn(3, 7, 5, 96)
+    torch.nn.init.normal_(rule.out.weight)
+    return rule, encodings
+
+
+@torch.inference_mode()
+def test_positions_replace_one_after_the_other() -> None:
+    rule, encodings = delta_rule()
+    state, x = torch.randn(2, 8, 48), encodings[:1, 0]
+    expected = torch.exp(-torch.nn.functional.softplus(rule.fade(x.mean(1)) + rule.fade_bias))[0, :, None, None] * state
+    keys = torch.nn.functional.normalize(rule.keys(x).view(5, 2, 8), dim=-1)
+    values, strength = rule.values(x).view(5, 2, 48), (rule.strength(x) + rule.strength_bias).sigmoid().view(5, 2)
+    for key, value, share in zip(keys, values, strength, strict=True):
+        for head in range(2):
+            held = key[head] @ expected[head]
+            expected[head] += share[head] * torch.outer(key[head], value[head] - held)
+    assert torch.allclose(rule.write(state[None], x)[0], expected, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_states_of_a_segment_are_those_of_its_steps() -> None:
+    rule, encodings = delta_rule()
+    is_step = torch.ones(3, 7, dtype=torch.bool)
+    is_step[1, :4] = False
+    states, state = rule.states(encodings, is_step), rule.empty().expand(3, -1, -1, -1)
+    for step in range(7):
+        assert torch.allclose(states[:, step], state, atol=1e-5)
+        state = torch.where(is_step[:, step, None, None, None], rule.write(state, encodings[:, step]), state)
+    assert not states[1, 4].any() and states[0, 4].any()
+
+
+def test_learning_reaches_back_through_the_steps_before() -> None:
+    torch.manual_seed(0)
+    model = MaskedTransformer(LAYOUT, ModelConfig(width=48, num_layers=2, window=WINDOW, memory="recurrent"))
+    torch.nn.init.normal_(model.recurrence.out.weight)
+    tokens, told = walk(0)[None], []
+    model.memory_layers[0].register_full_backward_hook(lambda layer, inputs, outputs: told.append(outputs[0]))
+    holes = masks.forward_dynamics(LAYOUT).expand(1, 1, -1)
+    model(tokens[:, 20:23], tokens[:, 22:23], holes, first=2, earlier=tokens[:, :20])[0].backward()
+    assert any(grad.shape[1] == 20 and (grad.abs().sum((0, 2, 3)) > 0).all() for grad in told)
+
+
+# -- past steps -------------------------------------------------------------------------------------------------------
+@cache
+def kind_of(memory: str) -> TrailKind:
+    """A memory of walks over maps."""
+    return memory_named(memory).fit(layout_of(len(MOVES), 6), [scroll(np.random.default_rng(0), 1500)[0]])
+
+
+@pytest.mark.parametrize("memory", ["retrieval", "retrieval-pose"])
+def test_what_is_recalled_has_left_the_window_and_is_not_twice_the_same(memory: str) -> None:
+    steps, _ = scroll(np.random.default_rng(1), 300)
+    sources = kind_of(memory).recall_episode(steps, 4).sources.numpy()
+    now = np.arange(len(steps))[:, None, None]
+    assert sources.shape == (len(steps), 2, NUM_RECALLED)
+    assert (sources < np.maximum(now - 4, 0)).all() and (sources[100:] >= 0).mean() > 0.7
+    both = sources[(sources >= 0).all(-1)]
+    assert (both[:, 0] != both[:, 1]).all()
+
+
+def test_a_pose_finds_the_step_that_was_made_there() -> None:
+    """What comes into view was mostly seen from the nearest pose before."""
+    steps, where = scroll(np.random.default_rng(1), 400)
+    sources = kind_of("retrieval-pose").recall_episode(steps, 4).sources[:, 1, 0].numpy()
+    nearest = [
+        min((abs(where[now] - where[:begin]).sum(1)), default=99) for now, begin in enumerate(np.arange(401) - 4)
+    ]
+    found = [abs(where[now] - where[source]).sum() if source >= 0 else 99 for now, source in enumerate(sources)]
+    asked = [now for now in range(50, 401) if nearest[now] <= 4]
+    assert np.mean([found[now] <= nearest[now] + 1 for now in asked]) > 0.9
+
+
+def test_looks_find_the_room_again() -> None:
+    episodes = [walk(seed) for seed in range(8)]
+    sources = Retrieval.fit(LAYOUT, episodes).recall_episode(episodes[0], WINDOW).sources[:, 1, 0]
+    rooms = episodes[0][:, 1]
+    seen = [now for now in range(1, 40) if rooms[now - 1] in rooms[: max(0, now - 1 - WINDOW)]]
+    assert np.mean([rooms[sources[now]] == rooms[now - 1] for now in seen]) > 0.9
+
+
+@pytest.mark.parametrize("memory", ["retrieval:16", "retrieval-pose:16"])
+def test_a_trail_is_no_longer_than_it_may_be(memory: str) -> None:
+    trail = kind_of(memory).trail(4)
+    for step in scroll(np.random.default_rng(1), 300)[0].numpy():
+        trail.see(step)
+    assert trail.num_entries == 16 == len(np.unique(trail.entries["number"]))
+    number = trail.entries["number"]
+    assert number.max() == 300 - 4 and len(trail.find(0)) <= NUM_RECALLED
+    state = trail.state_dict()
+    assert sum(tensor.nbytes for tensor in state.values()) <= 20 * 2048
+    again = kind_of(memory).trail(4)
+    again.load_state_dict(state)
+    assert again.find(1) == trail.find(1) and again.find(None) == trail.find(None)
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+def test_names_say_what_a_memory_is() -> None:
+    assert memory_named("retrieval:16").size == 16 and Retrieval.size > 16
+    assert set(memory_named("places+recurrent").recalls) == {"picture", "state"}
+    for name, mistake in {
+        "nothing+places": "Unknown memory 'nothing'",
+        "retrieval+retrieval-pose": "both recall a steps",
+        "places:3": "no such size",
+        "retrieval:0": "no such size",
+    }.items():
+        with pytest.raises(MagratheaError, match=mistake):
+            memory_named(name)
