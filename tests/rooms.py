@@ -15,7 +15,7 @@ from magrathea.train.batches import BatchConfig
 from magrathea.train.cache import TokenCache
 from magrathea.train.heart import HeartConfig, draw_update, learning_rate, make_optimizer, update_loss
 
-NUM_ROOMS, NUM_COLOURS, NUM_STEPS = 6, 6, 40
+NUM_ROOMS, NUM_COLOURS, NUM_STEPS = 6, 4, 40
 WINDOW = 2
 LAYOUT = Layout(
     (
@@ -29,8 +29,7 @@ COLOURS = slice(LAYOUT.span("observation").start + 3, LAYOUT.span("observation")
 
 
 def walk(seed: int) -> Tensor:
-    """(NUM_STEPS, N) of a walk round the rooms; the first row of a picture says which room it is, the rest is of three
-    colours of it."""
+    """(NUM_STEPS, N) of a walk round the rooms; a picture's first row says which room it is, the others show colours."""
     dice = np.random.default_rng(seed)
     rooms = NUM_ROOMS + dice.integers(NUM_COLOURS, size=(NUM_ROOMS, 6))
     going = np.where(dice.random(NUM_STEPS) < 0.15, -1, 1).cumprod()
@@ -51,17 +50,17 @@ def seen_before(tokens: Tensor) -> Tensor:
     )
 
 
-def learn(memory: str, steps: int, num_episodes: int = 300, width: int = 96) -> float:
+def learn(memory: str, steps: int, num_episodes: int = 200, width: int = 48) -> float:
     """Train on walks; the share of colours that are right where only a memory can tell, in walks that are new."""
     torch.manual_seed(0)
     episodes = [walk(seed) for seed in range(num_episodes)]
     kind = memory_named(memory).fit(LAYOUT, episodes)
-    config = ModelConfig(width=width, num_layers=3, window=WINDOW, memory=memory)
+    config = ModelConfig(width=width, num_layers=2, window=WINDOW, memory=memory)
     model, cache = MaskedTransformer(LAYOUT, config), cache_of(kind, episodes)
     heart = HeartConfig(
         steps=steps,
         learning_rate=4e-3,
-        batch=BatchConfig(num_segments=16, num_steps=10, num_prompted=0, num_earlier=16),
+        batch=BatchConfig(num_segments=16, num_steps=6, num_prompted=0, num_earlier=12),
     )
     optimizer = make_optimizer(model, heart)
     for step in range(steps):

@@ -39,6 +39,7 @@ def test_an_interrupted_comparison_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_
     def train(dataset: str, folder: Path, *, memory: str, seed: int, **rest: object) -> tuple[str, int]:
         if len(trained) == 3:
             raise KeyboardInterrupt
+        folder.mkdir(parents=True)
         trained.append((memory, seed))
         return memory, seed
 

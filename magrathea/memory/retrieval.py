@@ -1,4 +1,4 @@
-"""Past steps that looked like now, found by what their pictures show; nobody has to know where one stands.
+"""What came after and before a past step that looked like now; nobody has to know where one stands.
 
 The key of a step says which tokens its picture shows in which coarse region of it, rare ones louder, projected at
 random to a few whole numbers. Whole numbers, so that a key's products are exact, and a world that was restored finds
@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 
 from magrathea.layout import Layout
-from magrathea.memory.trail import NUM_RECALLED, Trail, TrailKind
+from magrathea.memory.trail import Trail, TrailKind
 
 KEY_WIDTH = 48
 REGIONS = 3  # rows and columns of them
 LOUDEST = 8  # a token's weight is -log2 of its share, up to this
 NEARLY_SAME = 0.95  # cosine of two keys from which the newer step replaces the older
-ALIKE = 0.9  # cosine from which two steps are not both read
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Retrieval(TrailKind):
 
 
 class LookTrail(Trail):
-    """Finds steps by how they look."""
+    """Finds steps by how those beside them look."""
 
     def __init__(self, kind: Retrieval, window: int) -> None:
         super().__init__(kind.layout, window, kind.size, KEY_WIDTH)
@@ -75,13 +74,11 @@ class LookTrail(Trail):
         return self.newest["key"][-1]
 
     def nearest(self, query: np.ndarray) -> list[int]:
-        cosines, found = self._cosines(query), []
-        most = min(self.num_entries, 8 * NUM_RECALLED)
-        candidates = np.argpartition(-cosines, most - 1)[:most]
-        for entry in candidates[np.argsort(-cosines[candidates], kind="stable")].tolist():
-            if len(found) < NUM_RECALLED and all(self._cosine(entry, other) < ALIKE for other in found):
-                found.append(entry)
-        return found
+        """What came after the step that looked most like the query, and before it: unlike itself, they show what is not
+        seen already."""
+        like = int(self._cosines(query).argmax())
+        beside = dict.fromkeys(self.entries[side][like].item() for side in ("after", "before"))
+        return [entry for entry in beside if entry >= 0] or [like]
 
     def same(self, key: np.ndarray) -> int | None:
         if not self.num_entries:
@@ -102,7 +99,3 @@ class LookTrail(Trail):
         square = max(1, np.square(key, dtype=np.int64).sum())
         products = self._keys[: self.num_entries] @ key.astype(np.float32)  # of whole numbers under 2^24: exact
         return products / np.sqrt(self._squares[: self.num_entries] * square)
-
-    def _cosine(self, entry: int, other: int) -> float:
-        squares = self._squares[entry] * self._squares[other]
-        return float(self._keys[entry] @ self._keys[other] / np.sqrt(squares))

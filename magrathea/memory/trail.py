@@ -33,8 +33,8 @@ class Trail(ABC):
         key_width: E, whole numbers of a key.
 
     Attributes:
-        entries: records (room,) of the tokens (N,), in the smallest type that holds them, the key (E,), and the number
-            of steps before it.
+        entries: records (room,) of the tokens (N,), in the smallest type that holds them, the key (E,), the number of
+            steps before it, and which entries were written just before and after it, -1 for none.
         num_entries: how many of them there are.
         newest: records of the steps that wait, (at most window,).
     """
@@ -43,7 +43,8 @@ class Trail(ABC):
         self.window, self.size = window, size
         absent = max(slot.absent for slot in layout.slots)
         fields = [("tokens", np.min_scalar_type(absent), (layout.num_tokens,)), ("key", np.int32, (key_width,))]
-        self.entries = self.newest = np.zeros(0, np.dtype([*fields, ("number", np.int64)]))
+        fields += [("number", np.int64), ("before", np.int32), ("after", np.int32)]
+        self.entries = self.newest = np.zeros(0, np.dtype(fields))
         self.num_entries = self.num_steps = 0
 
     # -- what a kind of trail decides ---------------------------------------------------------------------------------
@@ -57,7 +58,7 @@ class Trail(ABC):
 
     @abstractmethod
     def nearest(self, query: np.ndarray) -> list[int]:
-        """Up to NUM_RECALLED entries, the nearest first, no two of which show nearly the same."""
+        """Up to NUM_RECALLED entries, the one that matters most first."""
 
     @abstractmethod
     def same(self, key: np.ndarray) -> int | None:
@@ -71,7 +72,7 @@ class Trail(ABC):
     def see(self, step: np.ndarray) -> None:
         """Take in the tokens (N,) of a final step."""
         record = np.zeros(1, self.newest.dtype)
-        record[0] = step, self.key_of(step), self.num_steps
+        record[0] = step, self.key_of(step), self.num_steps, -1, -1
         self.newest, self.num_steps = np.concatenate([self.newest, record]), self.num_steps + 1
         if len(self.newest) > self.window:
             self._enter(self.newest[0])
@@ -82,9 +83,12 @@ class Trail(ABC):
         return self.nearest(self.query(action)) if self.num_entries else []
 
     def _enter(self, record: np.void) -> None:
+        numbers = self.entries["number"][: self.num_entries]
+        last = int(numbers.argmax()) if self.num_entries else -1
         entry = self.same(record["key"])
         if entry is None and self.num_entries == self.size:
-            entry = int(self.entries["number"].argmin())
+            entry = int(numbers.argmin())
+            self._unlink(entry)
         elif entry is None:
             entry, self.num_entries = self.num_entries, self.num_entries + 1
             if entry == len(self.entries):
@@ -93,6 +97,15 @@ class Trail(ABC):
                 self.entries = room
         self.indexed(entry, record["key"])
         self.entries[entry] = record
+        if last not in (-1, entry):
+            self.entries["after"][last], self.entries["before"][entry] = entry, last
+
+    def _unlink(self, entry: int) -> None:
+        """It is about to become another place, which is not beside those that this one was beside."""
+        for own, other in (("before", "after"), ("after", "before")):
+            beside = self.entries[own][entry]
+            if beside >= 0 and self.entries[other][beside] == entry:
+                self.entries[other][beside] = -1
 
     # -- keeping ------------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Tensor]:
