@@ -33,7 +33,8 @@ class Session:
         batch_size: B, number of dreams.
         seed: of the dice; row b uses seed + b. A sequence gives each row its own.
         start: None (each row draws a stored start with its seed), an index or B indices of stored starts, or tokens
-            (T, N) or (B, T, N) of real steps, oldest first, as `World.encode_episode` makes them.
+            (T, N) or (B, T, N) of real steps, oldest first, as `World.encode_episode` makes them, or B of (T, N), whose
+            T may differ.
         settings: how to fill; the world's own by default.
         inference: "cached" keeps the past's keys and values in a ring; "naive" makes them anew for every pass.
     """

@@ -11,7 +11,7 @@ from magrathea.dice import roll
 from magrathea.errors import MagratheaError
 from magrathea.world import World, absent_step
 
-Start = int | Sequence[int] | np.ndarray | Tensor | None
+Start = int | Sequence[int] | np.ndarray | Tensor | Sequence[Tensor] | None
 Seed = int | Sequence[int]
 
 
@@ -36,7 +36,9 @@ def starts_of(world: World, start: Start, num_rows: int, seeds: Sequence[int]) -
     """The first steps (T, N) of all rows; see `Session` for what `start` may be."""
     stored = world.starts
     if isinstance(start, Tensor) and start.ndim >= 2:
-        return _given_starts(world, start.cpu(), num_rows)
+        start = list(start.expand(num_rows, *start.shape) if start.ndim == 2 else start)
+    if isinstance(start, Sequence) and start and isinstance(start[0], Tensor):
+        return _given_starts(world, [tokens.cpu() for tokens in start], num_rows)  # type: ignore[union-attr]
     if not len(stored):
         raise MagratheaError("This world has no stored starts; start it from recorded steps.")
     if start is None:
@@ -47,13 +49,15 @@ def starts_of(world: World, start: Start, num_rows: int, seeds: Sequence[int]) -
     return [stored[index] for index in indices]
 
 
-def _given_starts(world: World, start: Tensor, num_rows: int) -> list[Tensor]:
-    start, absent = start.expand(num_rows, *start.shape) if start.ndim == 2 else start, absent_step(world.layout)
-    if start.shape[0] != num_rows or start.shape[1] < 1 or start.shape[2:] != absent.shape:
+def _given_starts(world: World, starts: list[Tensor], num_rows: int) -> list[Tensor]:
+    absent = absent_step(world.layout)
+    if len(starts) != num_rows or any(
+        start.ndim != 2 or start.shape[1:] != absent.shape or not len(start) for start in starts
+    ):
         raise MagratheaError(
-            f"A start is (T, N) or (B, T, N) tokens with B = {num_rows}, T of 1 or more and N = {len(absent)}; "
-            f"got {tuple(start.shape)}."
+            f"A start is (T, N) or (B, T, N) tokens, or a list of B of (T, N), with B = {num_rows}, T of 1 or more and "
+            f"N = {len(absent)}; got {[tuple(start.shape) for start in starts[:4]]}."
         )
-    if bool(((start < 0) | (start > absent)).any()):
+    if any(bool(((start < 0) | (start > absent)).any()) for start in starts):
         raise MagratheaError("A start has tokens that this world does not have; make them with World.encode_episode.")
-    return list(start)
+    return starts

@@ -12,6 +12,8 @@ import pytest
 from magrathea.data import Episode, make_env
 from magrathea.evaluate.cells import changed_cells, crafter_cells, crafter_noise, describe_cells, shown_tiles
 from magrathea.evaluate.forcing import segment_batches
+from magrathea.evaluate.foresight import Foresight
+from magrathea.evaluate.memory.views import Sights, TileView
 from magrathea.evaluate.pictures import (
     PSNR_CAP,
     histogram,
@@ -196,3 +198,19 @@ def test_videos_can_be_played(tmp_path: Path) -> None:
         decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(decoded) == 5 and decoded[0].shape == both.shape[1:]
     assert write_contact_sheet(tmp_path / "a.png", [("one", frames, frames)], [1, 4, 64]).stat().st_size > 1000
+
+
+def test_what_was_never_seen_cannot_be_foretold() -> None:
+    view = TileView(grid=(3, 3), shape=(3, 3), body=(1, 1))
+    dice, num_steps = np.random.default_rng(0), 8
+    world = dice.integers(0, 256, (3, num_steps + 3, 2, 2, 1), dtype=np.uint8)  # one walks to the right over it
+    poses = np.array([(1, column, 0) for column in range(1, num_steps + 1)])
+    tiles = np.stack([world[:, column : column + 3] for column in range(num_steps)])
+    frames = tiles.swapaxes(2, 3).reshape(num_steps, 6, 6, 1)
+    everything = np.ones((num_steps, 3, 3), dtype=bool)
+    number = everything.astype(int)
+    sights = Sights(poses, number, everything, number, everything[:, 0, 0])
+    foretold = Foresight(frames, view, sights).pictures(start=3, horizon=2)
+    assert (foretold[0][:, :4] == frames[4][:, :4]).all() and (foretold[1][:, :2] == frames[5][:, :2]).all()
+    mean = tiles.mean(axis=(0, 1, 2)).round()[..., 0]
+    assert (foretold[0][:2, 4:, 0] == mean).all() and (foretold[1][:2, 2:4, 0] == mean).all()

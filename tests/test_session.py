@@ -26,6 +26,17 @@ def started(world: World, dataset: Dataset, batch_size: int = 1, **options) -> S
     return Session(world, batch_size, start=tokens, **options)
 
 
+def test_rows_may_start_from_pasts_of_different_lengths(debug_world: World, debug_dataset: Dataset) -> None:
+    episode = debug_dataset.episode(0)
+    tokens = debug_world.encode_episode(episode.observation[:6], episode.action[:5])
+    session = Session(debug_world, 2, start=[tokens[:2], tokens])
+    assert [session.num_start_of(row) for row in range(2)] == [2, 6]
+    alone = Session(debug_world, 1, start=tokens)
+    assert torch.equal(session.history_of(1), alone.history_of(0))
+    with pytest.raises(MagratheaError, match="list of B"):
+        Session(debug_world, 2, start=[tokens])
+
+
 def test_the_dream_obeys_the_boards_rules(debug_world: World, debug_dataset: Dataset) -> None:
     session = started(debug_world, debug_dataset, seed=1)
     dice, right, moves = np.random.default_rng(0), 0, 0

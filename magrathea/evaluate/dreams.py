@@ -7,6 +7,7 @@ import torch
 
 from magrathea import masks
 from magrathea.evaluate.cells import DAYLIGHT
+from magrathea.evaluate.foresight import foresight_of
 from magrathea.evaluate.pictures import mean_squared_error, psnr, ssim
 from magrathea.evaluate.recordings import Recording
 from magrathea.evaluate.rollouts import Rollouts
@@ -28,9 +29,11 @@ def real_pictures(recordings: list[Recording], rollouts: Rollouts, slot: Slot, r
 
 
 def measure_pictures(world: World, recordings: list[Recording], rollouts: Rollouts, slot: Slot) -> dict:
-    """PSNR and SSIM at each horizon of the dream, of repeating the last real frame, and of the tokenizer's
-    reconstruction, for all frames and, where the recording knows its light, for frames in daylight."""
+    """PSNR and SSIM at each horizon of the dream, of repeating the last real frame, of the tokenizer's reconstruction,
+    and, where the privileged state tells, of knowing all but the places that were never seen; for all frames and,
+    where the recording knows its light, for frames in daylight."""
     tally = Tally(len(recordings))
+    foresights = [foresight_of(world, recording, slot) for recording in recordings]
     horizons = np.array([horizon for horizon in SSIM_HORIZONS if horizon <= rollouts.horizon])
     for row, episode in enumerate(rollouts.episodes):
         frames = real_pictures(recordings, rollouts, slot, row)
@@ -39,6 +42,9 @@ def measure_pictures(world: World, recordings: list[Recording], rollouts: Rollou
             "repeat": np.broadcast_to(frames[:1], frames[1:].shape),
             "reconstruction": pictures_of(world, slot, rollouts.recorded[row]),
         }
+        foresight = foresights[episode]
+        if foresight is not None:
+            sources["foreseeable"] = foresight.pictures(int(rollouts.starts[row]), rollouts.horizon)
         for name, pictures in sources.items():
             error = mean_squared_error(pictures, frames[1:])
             structure = np.zeros(rollouts.horizon)

@@ -58,6 +58,9 @@ def _pictures(pictures: dict[str, Any]) -> list[dict[str, Any]]:
             f"dream {_decibel(curves['dream']['16'])}, repeat {_decibel(curves['repeat']['16'])}, "
             f"ceiling {_decibel(curves['reconstruction']['16'])}"
         )
+        if "foreseeable" in curves:
+            bound = pictures["gain"][condition]["foreseeable"]["16"]
+            beside += f"; knowing all but what was never seen +{_decibel(bound)}"
         items.append(_item(f"PSNR above repeating, at step 16{where}", gain, "dB", beside))
     return items
 

@@ -15,6 +15,7 @@ from magrathea.world import World
 
 BATCH_SIZE = 16
 LEAST_STEPS = 8
+MOST_LIVED = 512  # steps of the recording that a dream goes on from; what is beyond the window, its memory has
 
 
 @dataclass
@@ -115,9 +116,11 @@ def _dream_batch(
     lengths = np.array([len(recordings[index].tokens) for index, _ in starts])
     inside = np.minimum(steps, lengths[:, None] - 1)
     real = np.stack([recordings[index].tokens[rows] for (index, _), rows in zip(starts, inside, strict=True)])
-    session = Session(
-        world, batch_size=len(starts), seed=seed, start=torch.from_numpy(real[:, :window]), settings=settings
-    )
+    lived = [
+        torch.from_numpy(recordings[index].tokens[max(0, start + 1 - MOST_LIVED) : start + 1])
+        for index, start in starts
+    ]
+    session = Session(world, batch_size=len(starts), seed=seed, start=lived, settings=settings)
     dream, uncertainty, num_passes = [], [], []
     for step in range(horizon):
         result = session.step(world.decode_action(torch.from_numpy(real[:, window + step])))

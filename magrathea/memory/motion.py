@@ -200,11 +200,11 @@ def _with_region(motions: Motions, pairs: Pairs) -> Motions:
     chosen = pairs.scores(motions).argmax(axis=1)
     everywhere = replace(motions, region=np.ones_like(motions.region))
     expected, known = pairs.carried(everywhere, chosen)
-    known &= motions.region[np.maximum(everywhere.sources[chosen], 0)]
+    known &= motions.region[np.maximum(everywhere.sources[chosen], 0)] & (chosen > 0)[:, None]
     goes, stays = expected == pairs.after, pairs.before == pairs.after
-    moved = known & (chosen > 0)[:, None]
-    votes = (moved & goes & ~stays).sum(axis=0) - (moved & stays & ~goes).sum(axis=0)
-    return replace(motions, region=votes > 0) if (votes > 0).any() else motions
+    votes = (known & goes & ~stays).sum(axis=0) - (known & stays & ~goes).sum(axis=0)
+    untold = ~known.any(axis=0)  # at the far edge, where all that comes is new
+    return replace(motions, region=(votes > 0) | untold) if (votes > 0).any() else motions
 
 
 def _with_affinity(motions: Motions, pairs: Pairs) -> Motions:

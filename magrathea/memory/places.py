@@ -23,7 +23,8 @@ from magrathea.memory.base import Part, Recall, Recorded, rows_of
 from magrathea.memory.motion import Motions, fit_motions, turned
 
 MOST_FITTED_STEPS = 20_000
-PASSES = 0.5  # share of a token's appearances after which what was there before is there again
+PASSES = 0.75  # share of a token's appearances after which what was there before is there again
+ONLY_OVER = 0.95  # share of them after one and the same token from which the two are states of one thing
 LEAST_APPEARANCES = 20
 _FAR = 1 << 20  # a place's key is (row + _FAR) * 2 * _FAR + column + _FAR
 
@@ -205,19 +206,43 @@ def _actions(layout: Layout, tokens: np.ndarray) -> np.ndarray:
 
 
 def _passing(places: Places, episodes: list[np.ndarray], num_tokens: int) -> np.ndarray:
-    """(V + 1,) which tokens come and go, and leave a place as it was."""
+    """(V + 1,) which tokens come and go, and leave a place as it was.
+
+    Of two tokens that take turns, as the dark of what is hidden and a wall, either might be what passes. So the one
+    that does it most often is taken first, and the others are looked at as if it had never been there. And what passes
+    does so over this and that: a door that is open or closed in turns is neither.
+    """
+    place, token = _runs(places, episodes)
+    passing = np.zeros(num_tokens + 1, bool)
+    while True:
+        new = np.ones(len(place), bool)
+        new[1:] = (place[1:] != place[:-1]) | (token[1:] != token[:-1])
+        place, token = place[new], token[new]
+        inside = np.flatnonzero((place[2:] == place[:-2]) & (place[1:-1] == place[:-2])) + 1
+        came = np.bincount(token[inside], minlength=num_tokens + 1)
+        over = inside[token[inside - 1] == token[inside + 1]]
+        behind = np.zeros((num_tokens + 1, num_tokens + 1))
+        np.add.at(behind, (token[over], token[over - 1]), 1)
+        went = behind.sum(axis=1)
+        went[(went <= PASSES * came) | (came < LEAST_APPEARANCES) | (behind.max(axis=1) > ONLY_OVER * went)] = 0
+        if not went.any():
+            return passing
+        passing[went.argmax()] = True
+        kept = token != went.argmax()
+        place, token = place[kept], token[kept]
+
+
+def _runs(places: Places, episodes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of places, and the tokens that they showed, in the order of time for each: (S,) and (S,)."""
     span, region = places.layout.span(places.layout.picture.name), np.flatnonzero(places.motions.region)
-    came, went = np.zeros(num_tokens + 1), np.zeros(num_tokens + 1)
-    for tokens in episodes:
-        memory, runs = places.new(1), {}
-        pictures = tokens[:, span]
+    keys, shown = [], []
+    for number, tokens in enumerate(episodes):
+        memory, pictures = places.new(1), tokens[:, span]
         for picture, motion in zip(pictures, places.motions_of(pictures, _actions(places.layout, tokens)), strict=True):
             memory._poses[0] = memory._moved(0, motion)
-            for key, token in zip(memory._keys(memory._poses[0]), picture[region].tolist(), strict=True):
-                before, now = runs.get(key, (-1, -1))
-                if token != now:
-                    if before >= 0:
-                        came[now] += 1
-                        went[now] += token == before
-                    runs[key] = (now, token)
-    return (went > PASSES * came) & (came >= LEAST_APPEARANCES)
+            keys.append([(number, key) for key in memory._keys(memory._poses[0])])
+            shown.append(picture[region])
+    flat = np.array(keys, np.int64).reshape(-1, 2)
+    place = np.unique(flat, axis=0, return_inverse=True)[1].reshape(-1)
+    order = place.argsort(kind="stable")
+    return place[order], np.concatenate(shown)[order]
