@@ -225,7 +225,7 @@ def test_kept_dreams_fit_a_phone(browser: Browser, url: str) -> None:  # noqa: F
     at_step(phone, 1)
     phone.locator('[data-action="4"]').tap()
     at_step(phone, 2)
-    expect(phone.locator("#tree g")).to_have_count(2)
+    expect(phone.locator("#tree g[data-branch]")).to_have_count(2)
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
     phone.goto(f"{url}/sessions")
     expect(phone.locator(".dream").first).to_be_visible()

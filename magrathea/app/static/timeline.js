@@ -4,7 +4,7 @@ import { text } from "./panel.js";
 
 const $ = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
-const ROW = 16;
+const ROW = matchMedia("(pointer: coarse)").matches ? 28 : 16; // pixels, so that a finger finds it too
 const CROSS = 24; // pixels kept free for the crosses
 
 export class Timeline {
