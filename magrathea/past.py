@@ -6,6 +6,7 @@ running dream keeps (the cache). L layers, B batch, H heads, P positions of a st
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -113,11 +114,16 @@ class RingPast:
         self.window, self.num_positions = config.window, num_positions
         columns = (config.window + 1) * num_positions
         shape = (config.num_layers, batch_size, config.num_heads, columns, HEAD_WIDTH)
-        self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
-        self.last = like.new_zeros(batch_size, num_positions, config.width)
         self.num_written = [0] * batch_size
+        last = like.new_zeros(batch_size, num_positions, config.width)
+        self._use(like.new_zeros(shape), like.new_zeros(shape), last)
         self.extra: tuple[Tensor, Tensor] | None = None
         self.recalled = Recall()
+
+    def _use(self, keys: Tensor, values: Tensor, last: Tensor) -> None:
+        """Live in these tensors, which may have room for more rows."""
+        self._room, num_rows = (keys, values, last), len(self.num_written)
+        self.keys, self.values, self.last = keys[:, :num_rows], values[:, :num_rows], last[:num_rows]
 
     def write(self, encoding: Tensor, keys: Tensor, values: Tensor, rows: list[int] | None = None) -> None:
         """Keep a final step, as the model remembers it: encoding (R, 1, P, D), keys and values (L, R, 1, H, P, 48) of
@@ -145,21 +151,34 @@ class RingPast:
         """A copy of some rows."""
         part = object.__new__(RingPast)
         part.window, part.num_positions = self.window, self.num_positions
-        part.keys, part.values = self.keys[:, rows], self.values[:, rows]
-        part.last = self.last[rows]
         part.num_written = [self.num_written[row] for row in rows.tolist()]
+        part._use(self.keys[:, rows], self.values[:, rows], self.last[rows])
         part.extra, part.recalled = None, Recall()
         return part
 
-    def beside(self, other: RingPast) -> RingPast:
-        """A ring of these rows and, after them, another's."""
-        both = object.__new__(RingPast)
-        both.window, both.num_positions, both.extra, both.recalled = self.window, self.num_positions, None, Recall()
-        both.keys = torch.cat([self.keys, other.keys], dim=1)
-        both.values = torch.cat([self.values, other.values], dim=1)
-        both.last = torch.cat([self.last, other.last])
-        both.num_written = self.num_written + other.num_written
-        return both
+    def take_in(self, other: RingPast) -> None:
+        """Take in another's rows, after the own ones; those are copied only where there is no room for more."""
+        have, room = len(self.num_written), len(self._room[-1])
+        self.num_written = self.num_written + other.num_written
+        need = len(self.num_written)
+        if need > room:
+            rows = torch.arange(max(need, 2 * have)).clamp(max=have - 1)
+            self._room = (self.keys[:, rows], self.values[:, rows], self.last[rows])
+        self._use(*self._room)
+        self.keys[:, have:], self.values[:, have:], self.last[have:] = other.keys, other.values, other.last
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Give up all rows but these, in this order; those that stay in their places are not copied."""
+        places = [place for place, row in enumerate(rows) if row != place]
+        moved = [rows[place] for place in places]
+        if places:
+            self.keys[:, places], self.values[:, places] = self.keys[:, moved], self.values[:, moved]
+            self.last[places] = self.last[moved]
+        self.num_written = [self.num_written[row] for row in rows]
+        room = self._room
+        if 4 * len(rows) < len(room[-1]):
+            room = (room[0][:, : len(rows)].clone(), room[1][:, : len(rows)].clone(), room[2][: len(rows)].clone())
+        self._use(*room)
 
     def step_before(self, num_steps: int) -> Tensor:
         return self.last.unsqueeze(1)

@@ -95,16 +95,17 @@ class Remembered:
         self._ring: RingPast | None = None
         self._restore(memory, num_written)
 
-    def _restore(self, memory: Sequence[MemoryState], num_written: Sequence[int]) -> None:
-        """Set the memory's states. It is made when it is first needed, so that a fork that is only looked at costs
-        nothing."""
+    def _restore(self, memory: Sequence[MemoryState], num_written: Sequence[int], room: int = 0) -> None:
+        """Set the memory's states, with room for more rows. It is made when it is first needed, so that a fork that is
+        only looked at costs nothing."""
         self._restored, self._num_written = list(memory), list(num_written)
+        self._room = max(room, len(num_written))
         self.__dict__.pop("memory", None)
 
     @cached_property
     def memory(self) -> Memory:
-        """What the model remembers of the steps that were taken in, beyond its window."""
-        memory = self.world.new_memory(len(self._restored))
+        """What the model remembers of the steps that were taken in, beyond its window; may have further, empty rows."""
+        memory = self.world.new_memory(self._room)
         for row, state in enumerate(self._restored):
             if self._num_written[row]:
                 memory.load_state_dict(row, state)
@@ -235,7 +236,10 @@ class Remembered:
             self._ring.forget(rows)
         for row in rows:
             self._num_written[row] = 0
-        env_mask = torch.zeros(len(self.histories), dtype=torch.bool)
+        self._reset(rows)
+
+    def _reset(self, rows: list[int]) -> None:
+        env_mask = torch.zeros(self._room, dtype=torch.bool)
         env_mask[rows] = True
         self.memory.reset(env_mask)
 
@@ -247,7 +251,7 @@ class Remembered:
                 self._ring.num_written[row] = 0  # to be filled anew
             if self._num_written[row] > len(history):
                 number = self._num_written[row] = history.nearest(len(history))
-                self.memory.reset(torch.arange(len(self.histories)) == row)
+                self._reset([row])
                 if number:
                     self.memory.load_state_dict(row, history.checkpoints[number])
 
@@ -258,18 +262,38 @@ class Remembered:
 
     @torch.inference_mode()
     def join(self, other: Remembered) -> None:
-        """Take in another's rows, after the own ones; the histories have them already."""
-        own, others = (each.state(range(len(each._num_written))) for each in (self, other))
-        self._restore(own[0] + others[0], own[1] + others[1])
+        """Take in another's rows, after the own ones; the histories have them already. Where there is room for them,
+        the own rows are left as they are, so that to join and to leave does not cost what all remember."""
+        have = len(self._num_written)
+        states, num_written = other.state(range(len(other._num_written)))
+        if have + len(states) > self._room:
+            own = self.state(range(have))
+            self._restore(own[0] + states, own[1] + num_written, room=2 * have)
+        else:
+            self._num_written += num_written
+            self._load(range(have, len(self._num_written)), states)
         if self._ring is not None:
-            self._ring = self._ring.beside(other._ring or other._new_ring())
+            self._ring.take_in(other._ring or other._new_ring())
 
     @torch.inference_mode()
     def keep(self, rows: Sequence[int]) -> None:
-        """Give up all rows but these."""
-        self._restore(*self.state(rows))
+        """Give up all rows but these, in this order; those that stay in their places are left as they are."""
+        places = [place for place, row in enumerate(rows) if row != place]
+        states, num_written = self.state([rows[place] for place in places])[0], [self._num_written[row] for row in rows]
+        if 4 * len(rows) < self._room:
+            self._restore(*self.state(rows))
+        else:
+            self._reset([*places, *range(len(rows), self._room)])
+            self._num_written = num_written
+            self._load(places, states)
         if self._ring is not None:
-            self._ring = self._ring.select(torch.tensor(rows))
+            self._ring.keep(rows)
+
+    def _load(self, rows: Sequence[int], states: Sequence[MemoryState]) -> None:
+        """Set the memory's states in some rows, which are empty."""
+        for row, state in zip(rows, states, strict=True):
+            if self._num_written[row]:
+                self.memory.load_state_dict(row, state)
 
 
 def _tokens(history: History, first: int, last: int | None) -> Tensor:

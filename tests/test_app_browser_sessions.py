@@ -59,7 +59,7 @@ def test_look_back_branch_and_return(page: Page) -> None:
     assert page.evaluate(SQUARE, "dream") == [3, 4]
     press(page, "ArrowUp", "ArrowUp")
     assert page.evaluate(SQUARE, "dream") == [1, 4]
-    branches = page.locator("#tree g")
+    branches = page.locator("#tree g[data-branch]")
     expect(branches).to_have_count(2)
     expect(page.locator("#tree g.current")).to_have_attribute("aria-label", re.compile("steps 1 to 3, this one"))
     branches.first.press("Enter")
@@ -68,6 +68,26 @@ def test_look_back_branch_and_return(page: Page) -> None:
     expect(page.locator("#figure-reward")).to_have_text("1")
     press(page, "ArrowLeft")
     assert page.evaluate(SQUARE, "dream") == [3, 5]
+
+
+def test_a_branch_is_deleted_with_a_second_click(page: Page) -> None:
+    begin(page)
+    press(page, "ArrowRight", "ArrowRight", "ArrowRight")
+    look_back(page, 1)
+    page.click("#go-on")
+    at_step(page, 1)
+    press(page, "ArrowUp")
+    expect(page.locator("#tree g[data-branch]")).to_have_count(2)
+    cross = page.locator("#tree g[data-delete]")  # the branch that the dream is on has none
+    expect(cross).to_have_count(1)
+    cross.click()
+    expect(cross).to_have_attribute("aria-label", "Delete branch 1 for good")
+    expect(page.locator("#tree g[data-branch]")).to_have_count(2)
+    cross.press("Enter")
+    expect(page.locator("#tree")).to_be_hidden()
+    press(page, "ArrowUp")  # what it shared with the one that is left is still there
+    look_back(page, 1)
+    page.click("#back-to-now")
 
 
 def test_time_stops_while_one_looks_back(page: Page) -> None:
@@ -205,7 +225,7 @@ def test_kept_dreams_fit_a_phone(browser: Browser, url: str) -> None:  # noqa: F
     at_step(phone, 1)
     phone.locator('[data-action="4"]').tap()
     at_step(phone, 2)
-    expect(phone.locator("#tree g")).to_have_count(2)
+    expect(phone.locator("#tree g[data-branch]")).to_have_count(2)
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
     phone.goto(f"{url}/sessions")
     expect(phone.locator(".dream").first).to_be_visible()

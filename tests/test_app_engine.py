@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from app_square_world import SquareSession, SquareWorld
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lights import lights_world
+from session_worlds import MEMORIES, play_board, wild_world
 
 from magrathea.app.engine import Engine, Lane
 from magrathea.session import Session
@@ -59,6 +61,58 @@ def test_rows_that_step_apart_join_and_leave_are_what_they_are_alone(events: lis
     assert batch.batch_size == len(alone)
     for row, lone in enumerate(alone):
         assert (batch.history_of(row) == lone.history_of(0)).all()
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_rows_that_join_and_leave_keep_their_memories_and_touch_no_others(
+    memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, dice = wild_world(memory), random.Random(0)
+    seen, actions, rewards, ends = play_board(60, seed=2)
+
+    def live(session: Session, numbers: list[int]) -> None:
+        """Each row sees the next of its own steps: so all that it remembers is known."""
+        session.observe(actions[numbers], seen[numbers], rewards[numbers], ends[numbers])
+        session.prepare()
+
+    alone = [Session(world, seed=seed, start=seed) for seed in range(6)]
+    ages = [0] * len(alone)
+    batch, inside = Session(world, seed=0, start=0), [0]
+    loaded: list[int] = []  # rows of the batch's memory, as they were set
+    kind = type(batch.memory)
+    load = kind.load_state_dict
+
+    def noted(memory: Any, row: int, state: dict[str, torch.Tensor]) -> None:
+        if memory is vars(batch._rows.remembered).get("memory"):
+            loaded.append(row)
+        load(memory, row, state)
+
+    monkeypatch.setattr(kind, "load_state_dict", noted)
+    for _ in range(30):
+        absent = [number for number in range(len(alone)) if number not in inside]
+        loaded.clear()
+        if absent and (dice.random() < 0.5 or len(inside) == 1):
+            number, room = dice.choice(absent), batch._rows.remembered._room
+            batch.join(alone[number].fork())
+            inside.append(number)
+            assert len(inside) > room or set(loaded) <= {len(inside) - 1}
+        else:
+            place = dice.randrange(len(inside))
+            inside[place] = inside[-1]
+            inside.pop()
+            batch.keep([*range(place), *[len(inside)] * (place < len(inside)), *range(place + 1, len(inside))])
+            assert 4 * len(inside) < batch._rows.remembered._room or set(loaded) <= {place}
+        live(batch, [ages[number] for number in inside])
+        for number in inside:
+            live(alone[number], [ages[number]])
+            ages[number] += 1
+    for place, number in enumerate(inside):
+        states = batch.memory.state_dict(place), alone[number].memory.state_dict(0)
+        for name, tensor in states[0].items():
+            torch.testing.assert_close(tensor, states[1][name], rtol=1e-3, atol=1e-3)
+        results = batch.peek(np.zeros(len(inside), int)), alone[number].peek(np.zeros(1, int))
+        for name, unsure in results[0].uncertainty.items():
+            np.testing.assert_allclose(unsure[place], results[1].uncertainty[name][0], atol=1e-3)
 
 
 def test_lanes_that_are_due_together_go_as_one_batch() -> None:

@@ -222,6 +222,17 @@ def test_check_plays_a_running_server(url: str) -> None:
         check("http://127.0.0.1:9", timeout=2)
 
 
+def test_check_shows_the_token_and_sees_that_others_are_refused(url: str) -> None:
+    with serving(square_app(token="open sesame")) as guarded:
+        assert check(f"{guarded}/?token=open%20sesame", num_frames=3, timeout=10)["frames"] == 3
+        with pytest.raises(OSError, match="401"):
+            check(guarded, timeout=10)
+        with pytest.raises(OSError, match="401"):
+            check(f"{guarded}/?token=guess", timeout=10)
+    with pytest.raises(CheckError, match="lets in who does not show"):
+        check(f"{url}/?token=any", timeout=10)
+
+
 def test_a_port_in_use_is_told_in_one_line(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("magrathea.app.serve.catalog_of", lambda world, device: (Catalog({}, lambda _: None), None))
     with pytest.raises(MagratheaError, match=r"Cannot listen on 127.0.0.1:\d+ .* choose another with --port"):

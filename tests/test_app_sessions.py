@@ -132,6 +132,31 @@ def test_a_branch_that_is_not_there_is_refused_and_the_dream_goes_on(url: str) -
         frame_of(socket, 1)
 
 
+def test_a_branch_is_deleted_and_the_others_lose_nothing(url: str) -> None:
+    with joined(url, "seed=1&start=0") as socket:
+        session = text_of(socket, "world")["session"]
+        for step, action in enumerate((2, 2, 5), start=1):
+            say(socket, type="step", action=action)
+            frame_of(socket, step)
+        old = ask(f"{url}/api/sessions/{session}")[1]["head"]
+        say(socket, type="branch", branch=old, step=2)
+        frame_of(socket, 2)
+        new = ask(f"{url}/api/sessions/{session}")[1]["head"]
+        address = f"{url}/api/sessions/{session}/branches"
+        assert ask(f"{address}/{new}", "DELETE") == (400, b"This session is on that branch; go to another one first.")
+        assert ask(f"{address}/77777", "DELETE")[0] == 400
+        assert ask(f"{address}/{old}", "DELETE")[0] == 204
+        while [branch["id"] for branch in text_of(socket, "session")["branches"]] != [new]:
+            pass
+        assert ask(f"{address}/{old}", "DELETE")[0] == 400
+        say(socket, type="branch", branch=old, step=1)
+        assert "no step 1 on branch" in text_of(socket, "error")["reason"]
+        say(socket, type="step", action=4)
+        frame_of(socket, 3)
+        assert ask(f"{address}/{new}/steps/1.png")[0] == 200
+    assert ask(f"{url}/api/sessions/{session}/file")[0] == 200
+
+
 def test_limits_on_sessions_branches_steps_visitors_and_rates() -> None:
     limits = Limits(awake=2, viewers=2, sessions=3, branches=3, steps=4, upload_bytes=100, new_per_second=1)
     with serving(square_app(limits=limits)) as url:

@@ -11,7 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from magrathea.app.store import Store, StoredStep, data_home
+from magrathea.app.database import data_home
+from magrathea.app.store import Store, StoredStep
 from magrathea.errors import MagratheaError
 
 
@@ -66,6 +67,16 @@ class StoreMachine(RuleBasedStateMachine):
         records = self.branches[session][branch]
         self.store.go_on(session, branch)
         self.head_is(session, branch, records)
+
+    @rule(session=sessions, choice=st.randoms(use_true_random=False))
+    def delete_branch(self, session: str, choice: Any) -> None:
+        branch = choice.choice(sorted(self.branches[session]))
+        if branch == self.heads[session]:
+            with pytest.raises(MagratheaError, match="go to another one first"):
+                self.store.delete_branch(session, branch)
+        else:
+            self.store.delete_branch(session, branch)
+            del self.branches[session][branch]
 
     @rule(session=sessions)
     def snapshot(self, session: str) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -21,27 +19,7 @@ from magrathea.evaluate.forcing import fill_batch, segment_batches
 from magrathea.evaluate.recordings import Budget, held_out_recordings, unseen_episodes
 from magrathea.evaluate.rollouts import choose_starts, roll_out
 from magrathea.evaluate.slots import picture_slot
-from magrathea.train import train
 from magrathea.world import World, WorldConfig
-
-BOARD = "evaluate/Board-v0"
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dataset]:
-    gymnasium.register(BOARD, entry_point="board:Board")
-    yield collect(BOARD, 800, tmp_path_factory.mktemp("board"), policy="random", num_processes=1, max_episode_steps=40)
-    gymnasium.registry.pop(BOARD)
-
-
-@pytest.fixture(scope="module")
-def world(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> World:
-    folder = tmp_path_factory.mktemp("worlds")
-    recipe = folder / "board.toml"
-    recipe.write_text(
-        'size = "debug"\nsteps = 80\nheld_out = 0.3\n[batch]\nnum_segments = 8\nnum_steps = 8\nnum_prompted = 2\n'
-    )
-    return train(dataset.folder, folder / "board", recipe=recipe)
 
 
 def with_metadata(world: World, **changes: object) -> World:
@@ -50,8 +28,10 @@ def with_metadata(world: World, **changes: object) -> World:
     return World(world.tokenizers, config, world.starts, world.model)
 
 
-def test_report(world: World, dataset: Dataset, tmp_path: Path) -> None:
-    metrics = evaluate(world, dataset.folder, tmp_path / "report", num_episodes=6, num_dreams=4, minutes=0.05)
+def test_report(debug_world: World, debug_dataset: Dataset, tmp_path: Path) -> None:
+    metrics = evaluate(
+        debug_world, debug_dataset.folder, tmp_path / "report", num_episodes=6, num_dreams=4, minutes=0.05
+    )
     written = json.loads((tmp_path / "report" / "metrics.json").read_text())
     assert written == json.loads(json.dumps(metrics))
     page = (tmp_path / "report" / "index.html").read_text()
@@ -69,32 +49,32 @@ def test_report(world: World, dataset: Dataset, tmp_path: Path) -> None:
     assert written["headlines"] and "steps" in written["about"]
 
 
-def test_only_held_out_episodes_are_used(world: World, dataset: Dataset) -> None:
-    trained, held_out = dataset.split(world.metadata["held_out"], world.metadata["split_seed"])
-    assert unseen_episodes(world, dataset) == held_out
-    recordings = held_out_recordings(world, dataset, 1000)
+def test_only_held_out_episodes_are_used(debug_world: World, debug_dataset: Dataset) -> None:
+    trained, held_out = debug_dataset.split(debug_world.metadata["held_out"], debug_world.metadata["split_seed"])
+    assert unseen_episodes(debug_world, debug_dataset) == held_out
+    recordings = held_out_recordings(debug_world, debug_dataset, 1000)
     assert not {recording.number for recording in recordings} & set(trained)
-    other = with_metadata(world, dataset_id="another")
-    assert unseen_episodes(other, dataset) == list(range(len(dataset)))
+    other = with_metadata(debug_world, dataset_id="another")
+    assert unseen_episodes(other, debug_dataset) == list(range(len(debug_dataset)))
 
 
-def test_a_world_that_does_not_say_what_it_saw_is_refused(world: World, dataset: Dataset) -> None:
+def test_a_world_that_does_not_say_what_it_saw_is_refused(debug_world: World, debug_dataset: Dataset) -> None:
     with pytest.raises(MagratheaError, match="does not say which episodes"):
-        unseen_episodes(with_metadata(world, held_out=None), dataset)
+        unseen_episodes(with_metadata(debug_world, held_out=None), debug_dataset)
 
 
-def test_a_dataset_of_other_spaces_is_refused(world: World, dataset: Dataset, tmp_path: Path) -> None:
+def test_a_dataset_of_other_spaces_is_refused(debug_world: World, debug_dataset: Dataset, tmp_path: Path) -> None:
     other = collect("CartPole-v1", 30, tmp_path / "cart", num_processes=1)
     with pytest.raises(MagratheaError, match="has other spaces"):
-        evaluate(world, other, tmp_path / "report")
+        evaluate(debug_world, other, tmp_path / "report")
 
 
-def test_dreams_start_from_what_was_real_and_take_its_actions(world: World, dataset: Dataset) -> None:
-    recordings, window = held_out_recordings(world, dataset, 8), world.config.model.window
+def test_dreams_start_from_what_was_real_and_take_its_actions(debug_world: World, debug_dataset: Dataset) -> None:
+    recordings, window = held_out_recordings(debug_world, debug_dataset, 8), debug_world.config.model.window
     starts = choose_starts(recordings, window, 16, 6)
-    rollouts = roll_out(world, recordings, starts, 16, budget=Budget())
+    rollouts = roll_out(debug_world, recordings, starts, 16, budget=Budget())
     assert np.array_equal(rollouts.dream[:, :window], rollouts.real[:, :window])
-    actions = world.layout.span("action")
+    actions = debug_world.layout.span("action")
     assert np.array_equal(rollouts.dreamt[..., actions], rollouts.recorded[..., actions])
     for row, (index, step) in enumerate(starts):
         length = int(rollouts.valid[row].sum())
@@ -103,34 +83,34 @@ def test_dreams_start_from_what_was_real_and_take_its_actions(world: World, data
         assert np.array_equal(rollouts.recorded[row, :length], real)
 
 
-def test_a_perfect_dream_has_the_ceilings_figures(world: World, dataset: Dataset) -> None:
-    recordings = held_out_recordings(world, dataset, 8)
-    starts = choose_starts(recordings, world.config.model.window, 16, 6)
-    rollouts = roll_out(world, recordings, starts, 16, budget=Budget())
+def test_a_perfect_dream_has_the_ceilings_figures(debug_world: World, debug_dataset: Dataset) -> None:
+    recordings = held_out_recordings(debug_world, debug_dataset, 8)
+    starts = choose_starts(recordings, debug_world.config.model.window, 16, 6)
+    rollouts = roll_out(debug_world, recordings, starts, 16, budget=Budget())
     perfect = replace(rollouts, dream=rollouts.real)
-    slot = picture_slot(world)
+    slot = picture_slot(debug_world)
     assert slot is not None
-    curves = measure_pictures(world, recordings, perfect, slot)["psnr"]["all"]
+    curves = measure_pictures(debug_world, recordings, perfect, slot)["psnr"]["all"]
     assert curves["dream"] == curves["reconstruction"]
     assert curves["dream"]["8"]["value"] > curves["repeat"]["8"]["value"]
-    control = measure_control(world, recordings, perfect)["all steps"]["1…64"]
+    control = measure_control(debug_world, recordings, perfect)["all steps"]["1…64"]
     assert control["dream / real"]["value"] == 1 and control["dream"] == control["real"]
 
 
-def test_filling_one_step_agrees_with_predicting_it(world: World, dataset: Dataset) -> None:
-    recordings = held_out_recordings(world, dataset, 4)
-    batch = next(iter(segment_batches(recordings, world.config.model.window, batch_size=4, chunk=1)))
-    likeliest = replace(world.config.fill, order="one_shot", temperature=0.0)
+def test_filling_one_step_agrees_with_predicting_it(debug_world: World, debug_dataset: Dataset) -> None:
+    recordings = held_out_recordings(debug_world, debug_dataset, 4)
+    batch = next(iter(segment_batches(recordings, debug_world.config.model.window, batch_size=4, chunk=1)))
+    likeliest = replace(debug_world.config.fill, order="one_shot", temperature=0.0)
     dice = [torch.Generator().manual_seed(row) for row in range(4)]
-    filled = fill_batch(world, batch, likeliest, dice)
-    logits = world.predict_segment(batch.tokens, masks.forward_dynamics(world.layout), batch.first)
-    for slot in world.layout.of_role("observation", "reward", "terminated"):
-        assert torch.equal(filled.tokens[:, world.layout.span(slot.name)], logits[slot.name][:, 0].argmax(-1))
+    filled = fill_batch(debug_world, batch, likeliest, dice)
+    logits = debug_world.predict_segment(batch.tokens, masks.forward_dynamics(debug_world.layout), batch.first)
+    for slot in debug_world.layout.of_role("observation", "reward", "terminated"):
+        assert torch.equal(filled.tokens[:, debug_world.layout.span(slot.name)], logits[slot.name][:, 0].argmax(-1))
     assert (filled.num_passes == 1).all()
 
 
-def test_orders_table(world: World, dataset: Dataset) -> None:
-    table = compare_orders(world, dataset, num_episodes=4, num_steps=16, num_dreams=4)
+def test_orders_table(debug_world: World, debug_dataset: Dataset) -> None:
+    table = compare_orders(debug_world, debug_dataset, num_episodes=4, num_steps=16, num_dreams=4)
     lines = table.strip().splitlines()
     assert len(lines) == 10 and all(line.count("|") == lines[0].count("|") for line in lines)
     assert "PSNR at 16" in lines[0] and lines[2].startswith("| one-shot | 1.00 | 1.00 |")

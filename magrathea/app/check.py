@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
@@ -25,27 +26,33 @@ def check(url: str, num_frames: int = 30, world_id: str | None = None, timeout: 
     """Play ``num_frames`` steps of a world over HTTP and WebSocket; returns the figures.
 
     Args:
-        url: address of the server, such as "http://127.0.0.1:8000".
+        url: address of the server, as it printed it: such as "http://127.0.0.1:8000", with "?token=…" where it asks
+            for one; then it must refuse who does not show it.
         num_frames: steps to play.
         world_id: which world; None takes the first.
         timeout: seconds that an answer may take.
 
     Raises CheckError, OSError or WebSocketException if something is wrong.
     """
-    url = url.rstrip("/")
-    worlds = json.loads(_get(f"{url}/api/worlds", timeout))
+    address = urllib.parse.urlsplit(url)
+    url = f"{address.scheme}://{address.netloc}"
+    token = dict(urllib.parse.parse_qsl(address.query)).get("token")
+    if token is not None:
+        _check_refusal(f"{url}/api/worlds", timeout)
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    worlds = json.loads(_get(f"{url}/api/worlds", timeout, headers))
     playable = [world for world in worlds if "error" not in world and world_id in (None, world["id"])]
     if not playable:
         raise CheckError(f"no world '{world_id or 'at all'}' to play; the server has {worlds}")
     world = playable[0]
     path = urllib.parse.quote(world["id"])
     for page in (f"/play/{path}", "/static/play.js", "/static/style.css", "/health"):
-        _get(url + page, timeout)
-    picture = _get(f"{url}/api/worlds/{path}/starts/0.png", timeout)
+        _get(url + page, timeout, headers)
+    picture = _get(f"{url}/api/worlds/{path}/starts/0.png", timeout, headers)
     if not picture.startswith(b"\x89PNG"):
         raise CheckError("the picture of a start state is not a PNG")
     socket_url = url.replace("http", "ws", 1) + f"/api/worlds/{path}/play?seed=0"
-    with connect(socket_url, open_timeout=timeout, max_size=1 << 24) as socket:
+    with connect(socket_url, open_timeout=timeout, max_size=1 << 24, additional_headers=headers) as socket:
         figures = _play(socket, num_frames, len(world["actions"]), timeout)
     return {"world": world["id"], **figures}
 
@@ -97,8 +104,18 @@ def _send(socket: ClientConnection, **message: Any) -> None:
     socket.send(json.dumps(message))
 
 
-def _get(url: str, timeout: float) -> bytes:
-    with urllib.request.urlopen(url, timeout=timeout) as response:
+def _check_refusal(url: str, timeout: float) -> None:
+    try:
+        _get(url, timeout, {})
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code == 401:
+                return
+    raise CheckError("the server lets in who does not show its token")
+
+
+def _get(url: str, timeout: float, headers: dict[str, str]) -> bytes:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout) as response:
         return response.read()
 
 

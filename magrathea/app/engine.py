@@ -89,8 +89,10 @@ class _Group:
         if lane.closed:
             return
         lane.closed = True
-        rows = [row for row, other in enumerate(self.lanes) if other is not lane]
-        self.lanes.remove(lane)
+        place, newest = self.lanes.index(lane), self.lanes.pop()
+        rows = list(range(len(self.lanes)))
+        if newest is not lane:  # takes the place that is free, and the others keep theirs
+            self.lanes[place], rows[place] = newest, len(rows)
         if rows:
             self.batch.keep(rows)
         else:

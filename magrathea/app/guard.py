@@ -13,6 +13,7 @@ from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 
+from magrathea.app.pages import whole
 from magrathea.app.protocol import RateLimit
 
 COOKIE = "magrathea"
@@ -27,11 +28,11 @@ HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 ]
-ASK = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Magrathea</title><link rel="stylesheet" href="/static/style.css"><main class="start-page">
+ASK = """<body><main class="start-page">
 <h1>This server asks for its token</h1><p class="lead">{words} It is in the address that was printed when the server
 started.</p><form class="new-session" method="get"><input name="token" type="password" aria-label="Token"
-autocomplete="current-password" required autofocus><button class="accent">Go in</button></form></main></html>"""
+autocomplete="current-password" required autofocus><button class="accent">Go in</button></form></main></body>
+"""
 
 
 def is_loopback(host: str) -> bool:
@@ -110,7 +111,7 @@ class Guard:
         if (given or bearer) and not self._guesses.allow():
             return PlainTextResponse("Too many wrong tokens; try again in a few seconds.", 429)
         words = "That was not it." if given else "Only who has it may come in."
-        return HTMLResponse(ASK.format(words=words), 401)
+        return HTMLResponse(whole("Magrathea", ASK.format(words=words)), 401)
 
 
 def _same(left: str, right: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -122,7 +123,7 @@ class Library:
         if len(log) - num_start > self.limits.steps:
             raise MagratheaError(f"A session may have {self.limits.steps} steps at most; this one has {len(log)}.")
         rewards = world.decode_reward(torch.from_numpy(log["tokens"][num_start:].astype(np.int64)))
-        totals = np.cumsum(_finite(rewards), dtype=float)
+        totals = np.cumsum(np.where(np.isfinite(rewards), rewards, 0.0), dtype=float)
         rows = [(step.tobytes(), float(total)) for step, total in zip(log[num_start:], totals, strict=True)]
         added = self.add(world_id, name)
         self.store.add_root(added, log[num_start - 1].tobytes(), file, rows)
@@ -162,8 +163,9 @@ class Life:
 
     def after(self, row: Row, record: np.ndarray) -> StoredStep:
         """The step that a row brought, as it is kept, given its log's record (1,)."""
-        reward = float(_finite(row.result.reward[row.index]))
-        return StoredStep(self.branch, self.num_steps + 1, record.tobytes(), self.total_reward + reward)
+        reward = float(row.result.reward[row.index])
+        total_reward = self.total_reward + (reward if math.isfinite(reward) else 0.0)
+        return StoredStep(self.branch, self.num_steps + 1, record.tobytes(), total_reward)
 
     async def begin(self, seed: int, start: Any) -> Tensor:
         """A new branch, from a stored start or from given steps; returns the tokens (N,) that it begins with."""
@@ -242,7 +244,3 @@ def _record(world: Any, data: bytes) -> np.ndarray:
     if len(data) != record.itemsize:
         raise MagratheaError("This session was made in another world of the same name; open it with that one.")
     return np.frombuffer(data, record)
-
-
-def _finite(values: Any) -> np.ndarray:
-    return np.nan_to_num(np.asarray(values, dtype=np.float64), posinf=0.0, neginf=0.0)

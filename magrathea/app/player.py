@@ -16,14 +16,13 @@ from magrathea.app.audience import Audience
 from magrathea.app.catalog import frames_per_second, noop_action, num_actions
 from magrathea.app.controls import Controls
 from magrathea.app.library import Life
+from magrathea.app.pace import Pace
 from magrathea.app.picture import Painter
 from magrathea.app.protocol import Frame, ProtocolError, messages
 from magrathea.app.reality import RealityTrack, make_environment
-from magrathea.app.tick import Tick, still_of, tick_of
+from magrathea.app.tick import NOTHING, Tick, still_of, tick_of
 from magrathea.app.viewer import Viewer
 from magrathea.errors import MagratheaError
-
-RATE_WINDOW = 2.0  # seconds over which frames per second are counted
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +48,12 @@ class Player:
         world = life.world
         self.life, self.world = life, world
         self.schema = messages(num_actions(world), int(world.num_starts))
-        self.fps = frames_per_second(world)
+        self.pace = Pace(frames_per_second(world))
         self.noop = noop_action(world)
         self.controls = Controls(noop=self.noop, realtime=self.noop is not None)
         self.audience = Audience(self._turns_changed)
         self.reality = RealityTrack(world, self.audience.show, make_env)
         self.seed, self.start = seed, start
-        self.speed: float | None = 1
-        self.model_seconds = 0.0
         self.failure = ""
         self._painter = Painter(world.observation_space)
         self._tick: Tick | None = None
@@ -65,8 +62,6 @@ class Player:
         self._wants_reality = False
         self._begun = self._paused = False
         self._singles: deque[int] = deque(maxlen=4)
-        self._due = 0.0
-        self._times: deque[float] = deque(maxlen=512)
 
     @property
     def num_steps(self) -> int:
@@ -88,13 +83,6 @@ class Player:
         if self._paused:
             return "paused"
         return "playing" if self._begun else "ready"
-
-    @property
-    def rate(self) -> float:
-        """Steps per second over the last two seconds."""
-        now = time.monotonic()
-        recent = [moment for moment in self._times if now - moment < RATE_WINDOW]
-        return (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else 0.0
 
     def attach(self) -> Viewer:
         """Let one more connection watch; it gets the current picture at once."""
@@ -151,7 +139,7 @@ class Player:
             return 0.0
         if self.state != "playing":
             return math.inf
-        return max(self.controls.ready_in(now), self._due - now)
+        return max(self.controls.ready_in(now), self.pace.due_in(now))
 
     async def _advance(self) -> None:
         move, before = self._move, self._tick
@@ -181,14 +169,12 @@ class Player:
         action = self._singles.popleft() if self._singles else self.controls.take(now)
         if action is None:
             return
-        period = 0.0 if self.speed is None else 1.0 / (self.fps * self.speed)
-        self._due = self._due + period if now - self._due < period else now + period
+        self.pace.begin_step(now)
         in_space = action + int(self.world.action_space.start)
         self.reality.act(in_space)
         row = await self.life.step(in_space)
-        self.model_seconds += (row.seconds - self.model_seconds) * (0.1 if self.model_seconds else 1.0)
+        self.pace.end_step(row.seconds)
         self._tick = tick_of(row, action, self._painter)
-        self._times.append(time.monotonic())
         if self._tick.terminated and not self._move:
             self.controls.clear()
             self._singles.clear()
@@ -199,53 +185,39 @@ class Player:
         self._show()
         tokens = await move()
         self._tick = still_of(self.world, tokens, self.num_steps == 0, self._painter)
-        self._times.clear()
+        self.pace.clear()
         if self._move is move:
             self._move = None
         self.tell()
 
     async def _begin(self) -> Any:
-        start: Any = await self._real_start() if self._wants_reality else self.start
-        return await self.life.begin(self.seed, start)
-
-    async def _real_start(self) -> Any:
-        """Begin reality; the tokens of its first steps, or the chosen stored start if reality cannot be had."""
-        num_steps = int(self.world.starts.shape[1]) - 1
-        recording = await self.reality.begin(self.seed, num_steps)
-        if recording is None:
+        start: Any = await self.reality.begin(self.seed) if self._wants_reality else None
+        if start is None:  # reality is not wanted, or cannot be had
             self._wants_reality = False
-            return self.start
-        steps = (recording.observation, recording.action, recording.reward, recording.terminated)
-        return await asyncio.to_thread(self.world.encode_episode, *steps)
+            start = self.start
+        return await self.life.begin(self.seed, start)
 
     # What is shown
 
     def _show(self) -> None:
-        tick = self._tick
-        header: dict[str, Any] = {
+        tick = self._tick or NOTHING
+        header = tick.header | {
             "kind": "dream",
             "state": self.state,
             "reason": self.failure,
             "branch": self.life.branch,
             "step": self.num_steps,
-            "action": tick.action if tick else None,
             "next_action": self.controls.pending[0] if self._paused and self.controls.pending else None,
-            "reward": round(tick.reward, 4) if tick else 0.0,
             "total_reward": round(self.total_reward, 4),
-            "terminated": bool(tick and tick.terminated),
-            "passes": tick.num_passes if tick else 0,
-            "rate": round(self.rate, 2),
-            "model_ms": round(1000 * self.model_seconds, 2),
+            "rate": round(self.pace.rate, 2),
+            "model_ms": round(1000 * self.pace.model_seconds, 2),
             "seed": self.seed,
             "start": self.start,
-            "speed": self.speed,
+            "speed": self.pace.speed,
             "realtime": self.controls.realtime,
             "reality": self.reality.header,
         }
-        parts = {"picture": tick.picture} if tick else {}
-        if tick and tick.uncertainty is not None:
-            parts["uncertainty"] = tick.uncertainty
-        self.audience.show(Frame(header, parts))
+        self.audience.show(Frame(header, tick.parts))
 
     # What the page says
 
@@ -275,7 +247,8 @@ class Player:
             self._show()
             return
         if not self._begun:
-            self._begun, self._due = True, time.monotonic()
+            self._begun = True
+            self.pace.restart()
         self.controls.press(message["action"], time.monotonic())
 
     def _on_release(self, message: dict[str, Any]) -> None:
@@ -284,7 +257,7 @@ class Player:
     def _on_pause(self, message: dict[str, Any]) -> None:
         self._paused = message["on"]
         self.controls.clear()
-        self._due = time.monotonic()
+        self.pace.restart()
         self._show()
 
     def _on_step(self, message: dict[str, Any]) -> None:
@@ -314,15 +287,15 @@ class Player:
         self._move = move
 
     def _on_speed(self, message: dict[str, Any]) -> None:
-        self.speed = message["value"]
-        self._due = time.monotonic()
+        self.pace.speed = message["value"]
+        self.pace.restart()
         self._show()
 
     def _on_realtime(self, message: dict[str, Any]) -> None:
         if message["on"] and self.noop is None:
             raise ProtocolError("this world has no no-op, so it can only wait for keys")
         self.controls.realtime = message["on"]
-        self._due = time.monotonic()
+        self.pace.restart()
         self._show()
 
     def _on_reality(self, message: dict[str, Any]) -> None:

@@ -128,13 +128,14 @@ class RealityTrack:
         self.stop()
         self.state, self.reason = "absent", reason
 
-    async def begin(self, seed: int, num_steps: int) -> Recording | None:
-        """Restart reality; gives the real steps to dream on from, or None (``state`` and ``reason`` say why)."""
+    async def begin(self, seed: int) -> Any:
+        """Restart reality; gives the tokens (T, N) of the real steps to dream on from, as many as stored starts have,
+        or None (``state`` and ``reason`` say why)."""
         self.stop()
         self.state, self.num_steps, self.total_reward = "starting", 0, 0.0
         loop = asyncio.get_running_loop()
         try:
-            recording = await loop.run_in_executor(self._thread, self._begin, seed, num_steps)
+            recording = await loop.run_in_executor(self._thread, self._begin, seed)
         except Exception as error:  # whatever a foreign environment raises
             log.warning("reality cannot be had: %s", error)
             self.state, self.reason = "unavailable", _reason(error)
@@ -143,12 +144,13 @@ class RealityTrack:
         assert self._reality is not None
         self._show(self._reality.painter.paint(_last(recording.observation)), 0.0, False)
         self._task = loop.create_task(self._follow())
-        return recording
+        steps = (recording.observation, recording.action, recording.reward, recording.terminated)
+        return await asyncio.to_thread(self.world.encode_episode, *steps)
 
-    def _begin(self, seed: int, num_steps: int) -> Recording:
+    def _begin(self, seed: int) -> Recording:
         if self._reality is None:
             self._reality = Reality(self.world, self._make)
-        return self._reality.begin(seed, num_steps)
+        return self._reality.begin(seed, num_steps=int(self.world.starts.shape[1]) - 1)
 
     def act(self, action: int) -> None:
         """Let reality take the action that the dream takes; returns at once."""

@@ -14,10 +14,11 @@ from typing import Any
 import uvicorn
 
 from magrathea.app.catalog import Catalog
+from magrathea.app.database import data_home
 from magrathea.app.guard import is_loopback
 from magrathea.app.library import Limits
 from magrathea.app.server import create_app
-from magrathea.app.store import Store, data_home
+from magrathea.app.store import Store
 from magrathea.errors import MagratheaError
 
 

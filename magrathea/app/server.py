@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -15,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -23,6 +22,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from magrathea.app.catalog import Catalog, describe, start_png
 from magrathea.app.guard import CLOSE_REFUSED, Guard
 from magrathea.app.library import Library, Life, Limits
+from magrathea.app.pages import STATIC, page
 from magrathea.app.player import Player
 from magrathea.app.protocol import MAX_SEED, ProtocolError, RateLimit, parse_message
 from magrathea.app.reality import make_environment, why_absent
@@ -32,7 +32,6 @@ from magrathea.app.store import Store
 from magrathea.app.viewer import Viewer
 from magrathea.errors import MagratheaError
 
-STATIC = Path(__file__).parent / "static"
 CLOSE_TRY_LATER = 1013
 KEEP_UNTOUCHED = 86400.0  # seconds that a session in which nothing was done is kept
 
@@ -105,18 +104,18 @@ class Site:
     async def home(self, _: Request) -> Response:
         if self.only:
             return RedirectResponse(f"/play/{self.only}")
-        return FileResponse(STATIC / "index.html")
+        return page("index")
 
     async def play_page(self, request: Request) -> Response:
         self._known(request)
-        return FileResponse(STATIC / "play.html")
+        return page("play")
 
     async def sessions_page(self, _: Request) -> Response:
-        return FileResponse(STATIC / "sessions.html")
+        return page("sessions")
 
     async def card_page(self, request: Request) -> Response:
         self._known(request)
-        return FileResponse(STATIC / "card.html")
+        return page("card")
 
     async def health(self, _: Request) -> Response:
         return JSONResponse({"status": "ok", "players": len(self.seats), "worlds": list(self.catalog)})

@@ -44,6 +44,7 @@ class SessionRoutes:
             route("/{session}", "DELETE", self.delete),
             route("/{session}/fork", "POST", self.fork),
             route("/{session}/file", "GET", self.download),
+            route("/{session}/branches/{branch:int}", "DELETE", self.delete_branch),
             route("/{session}/branches/{branch:int}/steps/{step:int}.png", "GET", self.picture),
         ]
 
@@ -80,6 +81,14 @@ class SessionRoutes:
         found = self.library.store.session(request.path_params["session"])
         await self.seats.dismiss(found.id, "This session was deleted.")
         await run_in_threadpool(self.library.store.delete, found.id)
+        return Response(status_code=204)
+
+    async def delete_branch(self, request: Request) -> Response:
+        session, branch = request.path_params["session"], request.path_params["branch"]
+        await run_in_threadpool(self.library.store.delete_branch, session, branch)
+        player = self.seats.player(session)
+        if player:
+            player.tell()
         return Response(status_code=204)
 
     async def fork(self, request: Request) -> Response:

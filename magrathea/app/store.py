@@ -10,35 +10,16 @@ of the machine. All sessions of a batch are committed together, so that the cost
 
 from __future__ import annotations
 
-import os
 import secrets
 import sqlite3
-import sys
-import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
+from magrathea.app.database import Database
 from magrathea.errors import MagratheaError
 
-VERSION = 1
-SCHEMA = """
-CREATE TABLE session (id TEXT PRIMARY KEY, world TEXT NOT NULL, name TEXT NOT NULL, created REAL NOT NULL,
-    used REAL NOT NULL, head INTEGER, deleted INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE branch (id INTEGER PRIMARY KEY, session TEXT NOT NULL REFERENCES session, parent INTEGER REFERENCES branch,
-    forked_at INTEGER NOT NULL, first BLOB, created REAL NOT NULL);
-CREATE INDEX branch_of_session ON branch (session);
-CREATE INDEX branch_of_parent ON branch (parent);
-CREATE TABLE step (branch INTEGER NOT NULL REFERENCES branch, number INTEGER NOT NULL, record BLOB NOT NULL,
-    total_reward REAL NOT NULL, PRIMARY KEY (branch, number)) WITHOUT ROWID;
-CREATE TABLE snapshot (branch INTEGER NOT NULL REFERENCES branch, number INTEGER NOT NULL, file BLOB NOT NULL,
-    PRIMARY KEY (branch, number));
-CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-"""
 TIP = "coalesce((SELECT max(number) FROM step WHERE step.branch = branch.id), branch.forked_at)"
-PAGE_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -76,18 +57,7 @@ class Branch:
     num_steps: int
 
 
-def data_home() -> Path:
-    """Where this user's data belongs: $MAGRATHEA_HOME, or the platform's own place."""
-    if os.environ.get("MAGRATHEA_HOME"):
-        return Path(os.environ["MAGRATHEA_HOME"])
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "Magrathea"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "Magrathea"
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "magrathea"
-
-
-class Store:
+class Store(Database):
     """The sessions of a server. Any thread may use it; calls wait for each other.
 
     Args:
@@ -96,61 +66,6 @@ class Store:
 
     Every method raises MagratheaError if the file cannot be read or written.
     """
-
-    def __init__(self, path: str | Path = ":memory:", most_bytes: int = 8 << 30) -> None:
-        self.path = path
-        self._lock = threading.RLock()
-        with self._told():
-            if str(path) != ":memory:":
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-                self._db.execute(f"PRAGMA {pragma}")
-            self._db.execute(f"PRAGMA max_page_count = {most_bytes // PAGE_BYTES}")
-            self._prepare()
-
-    def _prepare(self) -> None:
-        with self._writing() as db:
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in filter(str.strip, SCHEMA.split(";")):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version = {VERSION}")
-            elif version != VERSION:
-                raise MagratheaError(
-                    f"Store '{self.path}' has version {version}, but this Magrathea reads version {VERSION}; "
-                    "install the Magrathea that made it, or choose another file with --store."
-                )
-
-    def close(self) -> None:
-        """Close the file; what was written stays."""
-        with self._lock:
-            self._db.close()
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise MagratheaError(
-                f"Store '{self.path}' cannot be used ({error}); free some space, or choose another file with --store."
-            ) from error
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._told():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-
-    def _rows(self, query: str, *values: object) -> list[tuple]:
-        with self._lock, self._told():
-            return self._db.execute(query, values).fetchall()
 
     # -- steps --------------------------------------------------------------------------------------------------------
     def append(self, steps: Iterable[StoredStep]) -> None:
@@ -250,6 +165,8 @@ class Store:
     def go_on(self, session: str, branch: int) -> None:
         """Let a session go on with another of its branches."""
         with self._writing() as db:
+            if not db.execute("SELECT 1 FROM branch WHERE id = ? AND session = ?", (branch, session)).fetchone():
+                raise MagratheaError(f"This session has no branch {branch}.")
             self._go_on(db, session, branch)
 
     def sessions(self, world: str | None = None) -> list[StoredSession]:
@@ -293,10 +210,33 @@ class Store:
         """Forget a session. The steps that forks of it share with it stay until those are deleted too."""
         with self._writing() as db:
             db.execute("UPDATE session SET deleted = 1, head = NULL WHERE id = ?", (session,))
-            dropped = 1
-            while dropped:
-                dropped = self._drop_branches(db, "session IN (SELECT id FROM session WHERE deleted)")
-            db.execute("DELETE FROM session WHERE deleted AND id NOT IN (SELECT session FROM branch)")
+            self._sweep(db)
+
+    def delete_branch(self, session: str, branch: int) -> None:
+        """Forget a branch for good. The steps that others share with it stay until those are deleted too.
+
+        Raises MagratheaError if the session has no such branch, or is on it.
+        """
+        with self._writing() as db:
+            found, now = self.session(session), time.time()
+            if found.head == branch:
+                raise MagratheaError("This session is on that branch; go to another one first.")
+            grave = secrets.token_urlsafe(12)  # a deleted session, whose branches go as soon as nobody shares them
+            db.execute("INSERT INTO session VALUES (?, ?, '', ?, ?, NULL, 1)", (grave, found.world, now, now))
+            values = (grave, branch, session)
+            if not db.execute("UPDATE branch SET session = ? WHERE id = ? AND session = ?", values).rowcount:
+                raise MagratheaError(f"This session has no branch {branch}.")
+            self._sweep(db)
+
+    def _sweep(self, db: sqlite3.Connection) -> None:
+        """Drop what deleted sessions hold and no other branch shares: whole branches, and the ends of others."""
+        deleted = "session IN (SELECT id FROM session WHERE deleted)"
+        while self._drop_branches(db, deleted):
+            pass
+        shared = "(SELECT max(forked_at) FROM branch AS other WHERE other.parent = branch.id)"
+        held = db.execute(f"SELECT id, {shared} FROM branch WHERE {deleted}").fetchall()
+        db.executemany("DELETE FROM step WHERE branch = ? AND number > ?", held)
+        db.execute("DELETE FROM session WHERE deleted AND id NOT IN (SELECT session FROM branch)")
 
     def _drop_branches(self, db: sqlite3.Connection, which: str) -> int:
         """Forget the branches among these that no other branch left; returns how many."""

@@ -16,12 +16,31 @@ from magrathea.app.picture import Painter, row_of
 class Tick:
     """What one step of the dream gave, ready to be shown."""
 
-    picture: np.ndarray  # uint8 (H, W, 3)
+    picture: np.ndarray | None = None  # uint8 (H, W, 3)
     uncertainty: np.ndarray | None = None  # uint8 (rows, columns), 255 = no idea
     action: int | None = None
     reward: float = 0.0
     terminated: bool = False
     num_passes: int = 0
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """What a frame says of it."""
+        return {
+            "action": self.action,
+            "reward": round(self.reward, 4),
+            "terminated": self.terminated,
+            "passes": self.num_passes,
+        }
+
+    @property
+    def parts(self) -> dict[str, np.ndarray]:
+        """The pictures that a frame has of it."""
+        pictures = {"picture": self.picture, "uncertainty": self.uncertainty}
+        return {name: picture for name, picture in pictures.items() if picture is not None}
+
+
+NOTHING = Tick()  # before there is any
 
 
 def tick_of(row: Row, action: int, painter: Painter) -> Tick:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, ClassVar
 
 import numpy as np
@@ -85,12 +86,12 @@ class Places:
         """The pictures that are recalled just before each step of a recorded episode (T, N)."""
         slot = self.layout.picture
         pictures, actions = tokens.numpy()[:, self.layout.span(slot.name)], _actions(self.layout, tokens.numpy())
-        memory, unknown = self.new(1), len(self.motions.log_prior) - 1
-        recalled = np.empty((len(pictures), 2, slot.num_tokens), np.int64)
-        for index, motion in enumerate(self.motions_of(pictures, actions)):
-            recalled[index] = memory.look(0, unknown), memory.look(0, actions[index])
-            memory.see(0, pictures[index], motion)
-        return Recorded(picture=torch.from_numpy(recalled))
+        memory, recalled = self.new(1), []
+        foretold = [0, *self.motions.foretell(pictures[:-1], actions[1:]).tolist()]
+        for picture, motion, meant in zip(pictures, self.motions_of(pictures, actions), foretold, strict=True):
+            recalled.append(memory.look([0, 0], [0, meant]))
+            memory.see(0, picture, motion)
+        return Recorded(picture=torch.from_numpy(np.stack(recalled)))
 
     def motions_of(self, pictures: np.ndarray, actions: np.ndarray) -> list[int]:
         """The motion that led to each picture of an episode (T, C), by actions (T,); 0 to the first."""
@@ -106,7 +107,10 @@ class PlaceMemory:
         self._span, self._absent = places.layout.span(slot.name), slot.absent
         rows, columns = (index.reshape(-1) for index in np.indices(slot.grid))
         self._region = np.flatnonzero(places.motions.region)
-        self._rows, self._columns = rows[self._region], columns[self._region]
+        quarters, table = np.arange(4)[:, None], places.motions.table
+        self._keys_at_origin = _key(_FAR, _FAR) + _key(*turned(quarters, rows[self._region], columns[self._region]))
+        moves = np.stack([np.broadcast_to(table[:, 0], (4, len(table))), *turned(quarters, *table[:, 1:].T)], axis=-1)
+        self._moves: list[list[list[int]]] = moves.tolist()  # of each quarter and motion: quarters, rows, columns
         self._passing = set(np.flatnonzero(places.passing).tolist())
         self.reset()
 
@@ -138,9 +142,12 @@ class PlaceMemory:
         slots = self.places.layout.of_role("action")
         unknown = hole_mask[:, : sum(slot.num_tokens for slot in slots)].any(dim=1).numpy()
         actions = np.where(unknown, len(self.places.motions.log_prior) - 1, actions)
-        return Recall(
-            picture=torch.from_numpy(np.stack([self.look(row, a) for row, a in zip(rows, actions, strict=True)]))
-        )
+        begun = [index for index, row in enumerate(rows) if row in self._last]
+        motions = np.zeros(len(rows), np.int64)
+        if begun:
+            before = np.stack([self._last[rows[index]] for index in begun])
+            motions[begun] = self.places.motions.foretell(before, actions[begun])
+        return Recall(picture=torch.from_numpy(self.look(rows, motions.tolist())))
 
     def see(self, row: int, picture: np.ndarray, motion: int) -> None:
         """Take in the picture (C,) that a motion has led to."""
@@ -151,23 +158,23 @@ class PlaceMemory:
             if token not in passing or key not in places:
                 places[key] = token
 
-    def look(self, row: int, action: int) -> np.ndarray:
-        """The picture (C,) that an action would lead to, absent where the place was never seen."""
-        motions, places, absent = self.places.motions, self._maps[row], self._absent
-        picture = np.full(len(motions.region), absent)
-        pose = self._poses[row]
-        if row in self._last:
-            pose = self._moved(row, int(motions.foretell(self._last[row][None], np.array([action]))[0]))
-        picture[self._region] = [places.get(key, absent) for key in self._keys(pose)]
-        return picture
+    def look(self, rows: Sequence[int], motions: Sequence[int]) -> np.ndarray:
+        """The pictures (R, C) that motions would lead these rows to, absent where the place was never seen."""
+        pictures = np.full((len(rows), len(self.places.motions.region)), self._absent)
+        pictures[:, self._region] = [
+            list(map(self._maps[row].get, self._keys(self._moved(row, motion)), repeat(self._absent)))
+            for row, motion in zip(rows, motions, strict=True)
+        ]
+        return pictures
 
     def _moved(self, row: int, motion: int) -> tuple[int, int, int]:
-        return moved(self.places.motions, self._poses[row], motion)
+        quarters, at_row, at_column = self._poses[row]
+        turn, rows, columns = self._moves[quarters][motion]
+        return (quarters + turn) % 4, at_row + rows, at_column + columns
 
     def _keys(self, pose: tuple[int, int, int]) -> list[int]:
         """Of the places that the region's cells show."""
-        rows, columns = turned(np.array(pose[0]), self._rows, self._columns)
-        return ((rows + (pose[1] + _FAR)) * (2 * _FAR) + columns + (pose[2] + _FAR)).tolist()
+        return (self._keys_at_origin[pose[0]] + _key(pose[1], pose[2])).tolist()
 
     def state_dict(self, row: int) -> dict[str, Tensor]:
         """The keys and tokens of its places, its pose, and the picture that it saw last."""
@@ -194,6 +201,11 @@ def moved(motions: Motions, pose: tuple[int, int, int], motion: int) -> tuple[in
     turn, rows, columns = motions.table[motion]
     rows, columns = turned(np.array(quarters), rows, columns)
     return (quarters + int(turn)) % 4, at_row + int(rows), at_column + int(columns)
+
+
+def _key(rows: Any, columns: Any) -> Any:
+    """What a place adds to a key that is this far away: keys add up as places do."""
+    return rows * (2 * _FAR) + columns
 
 
 def _action_slot(layout: Layout) -> Slot:

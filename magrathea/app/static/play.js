@@ -13,7 +13,11 @@ const page = { world: null, keys: null, frame: null, reality: null, start: null,
 const figures = new Figures();
 const wire = new Wire(decodeURIComponent(location.pathname.split("/").pop()), { world: meet, session: settle, frame: receive, error: toast, connection });
 const session = new SessionPanel({ wheel: (wish) => wire.send({ type: "wheel", wish }), say: toast });
-const timeline = new Timeline({ look, branch: (branch, step) => wire.send({ type: "branch", branch, step }) });
+const timeline = new Timeline({
+  look,
+  branch: (branch, step) => wire.send({ type: "branch", branch, step }),
+  forget: (branch) => session.forget(branch),
+});
 
 // -- the server's side ------------------------------------------------------------------------------------------------
 

@@ -66,6 +66,11 @@ export class SessionPanel {
     location.href = `${location.pathname}?session=${(await response.json()).id}`;
   }
 
+  async forget(branch) {
+    const response = await fetch(`/api/sessions/${this.now.id}/branches/${branch}`, { method: "DELETE" });
+    if (!response.ok) this.on.say(await response.text());
+  }
+
   done(button, words) {
     const before = button.textContent;
     button.textContent = words;

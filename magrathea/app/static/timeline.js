@@ -4,10 +4,11 @@ import { text } from "./panel.js";
 
 const $ = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
-const ROW = 16;
+const ROW = matchMedia("(pointer: coarse)").matches ? 28 : 16; // pixels, so that a finger finds it too
+const CROSS = 24; // pixels kept free for the crosses
 
 export class Timeline {
-  // on has: look(looking), branch(branch, step)
+  // on has: look(looking), branch(branch, step), forget(branch)
   constructor(on) {
     this.on = on;
     this.session = null;
@@ -15,6 +16,7 @@ export class Timeline {
     this.step = 0;
     this.looking = null; // the step that is looked back at
     this.wanted = null;
+    this.doomed = null; // the branch whose deletion waits for a second click
     $("timeline").addEventListener("input", () => this.scrub($("timeline").valueAsNumber));
     $("go-on").addEventListener("click", () => this.goOn());
     $("back-to-now").addEventListener("click", () => this.back());
@@ -92,7 +94,8 @@ export class Timeline {
     $("timeline").disabled = this.step === 0;
   }
 
-  // Each branch is a line from where it left its parent to its last step; a click goes on at its end.
+  // Each branch is a line from where it left its parent to its last step; a click goes on at its end. Behind all but
+  // the one that the dream is on stands a cross that deletes it.
   draw() {
     const branches = this.session?.branches ?? [];
     const tree = $("tree");
@@ -101,7 +104,7 @@ export class Timeline {
     const ends = new Map(branches.map((branch) => [branch.id, branch.id === this.branch ? Math.max(this.step, branch.num_steps) : branch.num_steps]));
     const width = Math.max(100, tree.parentElement.clientWidth);
     const most = Math.max(1, ...ends.values());
-    const x = (step) => 8 + ((width - 16) * step) / most;
+    const x = (step) => 8 + ((width - 16 - CROSS) * step) / most;
     const rows = new Map(branches.map((branch, row) => [branch.id, 10 + ROW * row]));
     tree.setAttribute("viewBox", `0 0 ${width} ${ROW * branches.length + 4}`);
     tree.style.height = `${ROW * branches.length + 4}px`;
@@ -115,12 +118,39 @@ export class Timeline {
       const current = branch.id === this.branch;
       const group = make("g", { role: "button", tabindex: 0, class: current ? "current" : "", "data-branch": branch.id,
         "aria-label": `Branch ${index + 1}, steps ${branch.forked_at} to ${end}${current ? ", this one" : ""}` }, reach, path, dot);
-      const go = () => !current && this.on.branch(branch.id, branch.num_steps);
-      group.addEventListener("click", go);
-      group.addEventListener("keydown", (event) => event.key === "Enter" && go());
-      return group;
-    }));
+      press(group, () => !current && this.on.branch(branch.id, branch.num_steps));
+      return current ? [group] : [group, this.cross(branch.id, index + 1, width, y)];
+    }).flat());
   }
+
+  cross(branch, number, width, y) {
+    const sure = this.doomed === branch;
+    const group = make("g", { role: "button", tabindex: 0, class: sure ? "cross sure" : "cross", "data-delete": branch,
+      "aria-label": `Delete branch ${number}${sure ? " for good" : ""}` },
+      make("rect", { x: width - CROSS, y: y - ROW / 2, width: CROSS, height: ROW }),
+      make("text", { x: width - 2, y: y + 4, "text-anchor": "end" }));
+    text(group.lastChild, sure ? "Delete for good?" : "✕");
+    press(group, () => {
+      this.doomed = sure ? null : branch;
+      this.draw();
+      if (sure) {
+        this.on.forget(branch);
+        return;
+      }
+      $("tree").querySelector(`[data-delete="${branch}"]`).focus();
+      setTimeout(() => {
+        if (this.doomed !== branch) return;
+        this.doomed = null;
+        this.draw();
+      }, 4000);
+    });
+    return group;
+  }
+}
+
+function press(element, act) {
+  element.addEventListener("click", act);
+  element.addEventListener("keydown", (event) => event.key === "Enter" && act());
 }
 
 function make(name, attributes, ...children) {
