@@ -25,6 +25,8 @@ _FRAMES_AT_A_TIME = 64
 _HEAD_WIDTH = 32
 _WARM_UP_STEPS = 50
 _DEFAULT_STEPS = 1000
+_NUM_BEGINNING_FRAMES = 512
+_LEAST_SCALE = 0.02  # of a principal component beside the first one's, which smaller ones are not scaled up from
 
 
 class MaskedAutoencoder(nn.Module):
@@ -63,6 +65,28 @@ class MaskedAutoencoder(nn.Module):
         """patches -> all patches as they are drawn again, the hidden ones too."""
         return self.decode(self.encode(patches, mask))
 
+    @torch.no_grad()
+    def begin_from(self, patches: Tensor) -> None:
+        """Begin as the principal components of patches (M, P), quantized, and the lines through them that draw the
+        patches best; the layers, which say nothing yet, learn what neighbours add to that."""
+        mean = patches.mean(0)
+        variances, components = torch.linalg.eigh(torch.cov(patches.T))
+        scales = variances.flip(0).clamp_min(0).sqrt()
+        rows = (components.flip(1) / scales.clamp_min(_LEAST_SCALE * scales[0] + 1e-6)).T
+        count, num = min(len(rows), len(self.embed.weight)), self.to_latent.out_features
+        self.embed.weight[:count] = rows[:count]
+        self.embed.bias.copy_(-self.embed.weight @ mean)
+        self.to_latent.weight.copy_(torch.eye(num, len(self.embed.weight)))
+        self.from_latent.weight[:num] = torch.eye(num)
+        for linear in (self.to_latent, self.from_latent):
+            linear.bias.zero_()
+        latents = self.quantizer(self.embed(patches)[:, :num])
+        known = torch.cat([latents, torch.ones(len(latents), 1)], 1)
+        drawn = torch.linalg.lstsq(known, patches).solution
+        self.to_patch.weight.zero_()
+        self.to_patch.weight[:, :num] = drawn[:-1].T
+        self.to_patch.bias.copy_(drawn[-1])
+
 
 class _Transformer(nn.Module):
     """Pre-norm layers over a grid of patches with learned rows and columns as positions."""
@@ -73,9 +97,11 @@ class _Transformer(nn.Module):
         self.columns = nn.Parameter(torch.randn(1, grid[1], width) * 0.02)
         layer = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
         self.layers = nn.Sequential(
-            *(nn.TransformerEncoderLayer(width, width // _HEAD_WIDTH, 4 * width, **layer) for _ in range(num_layers)),
-            nn.LayerNorm(width),
+            *(nn.TransformerEncoderLayer(width, width // _HEAD_WIDTH, 4 * width, **layer) for _ in range(num_layers))
         )
+        for name, parameter in self.layers.named_parameters():
+            if "out_proj" in name or "linear2" in name:
+                nn.init.zeros_(parameter)
 
     def forward(self, embedded: Tensor) -> Tensor:
         return self.layers(embedded + (self.rows + self.columns).flatten(0, 1))
@@ -172,9 +198,8 @@ class MaskedAutoencoderTokenizer(Tokenizer):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = self._new_model()
-            nn.init.zeros_(model.to_patch.weight)  # begins at the mean patch
-            sample = frames[np.linspace(0, len(frames) - 1, min(len(frames), 512)).astype(int)]
-            model.to_patch.bias.data = self._patches(sample).mean((0, 1))
+            sample = frames[np.linspace(0, len(frames) - 1, min(len(frames), _NUM_BEGINNING_FRAMES)).astype(int)]
+            model.begin_from(self._patches(sample).flatten(0, 1))
             self._learn(model.to(device), frames, share, np.random.default_rng(seed))
         self._model = model.to("cpu").eval().requires_grad_(False)
         return self
