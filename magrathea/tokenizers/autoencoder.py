@@ -26,7 +26,7 @@ _HEAD_WIDTH = 32
 _WARM_UP_STEPS = 50
 _DEFAULT_STEPS = 1000
 _NUM_BEGINNING_FRAMES = 512
-_LEAST_SCALE = 0.02  # of a principal component beside the first one's, which smaller ones are not scaled up from
+_LEAST_SCALE = 0.02  # of a principal component beside the first one's, below which there is nothing to see
 
 
 class MaskedAutoencoder(nn.Module):
@@ -69,20 +69,18 @@ class MaskedAutoencoder(nn.Module):
     def begin_from(self, patches: Tensor) -> None:
         """Begin as the principal components of patches (M, P), quantized, and the lines through them that draw the
         patches best; the layers, which say nothing yet, learn what neighbours add to that."""
-        mean = patches.mean(0)
-        variances, components = torch.linalg.eigh(torch.cov(patches.T, correction=0))
-        scales = variances.flip(0).clamp_min(0).sqrt()
-        rows = (components.flip(1) / scales.clamp_min(_LEAST_SCALE * scales[0] + 1e-6)).T
-        count, num = min(len(rows), len(self.embed.weight)), self.to_latent.out_features
-        self.embed.weight[:count] = rows[:count]
-        self.embed.bias.copy_(-self.embed.weight @ mean)
+        precise = patches.double()
+        variances, components = torch.linalg.eigh(torch.cov(precise.T, correction=0))
+        scales, num = variances.flip(0).clamp_min(1e-12).sqrt(), self.to_latent.out_features
+        count = min(int((scales > _LEAST_SCALE * scales[0]).sum()), len(self.embed.weight))
+        self.embed.weight[:count] = (components.flip(1) / scales).T[:count].float()
+        self.embed.bias.copy_(-self.embed.weight @ patches.mean(0))
         self.to_latent.weight.copy_(torch.eye(num, len(self.embed.weight)))
         self.from_latent.weight[:num] = torch.eye(num)
         for linear in (self.to_latent, self.from_latent):
             linear.bias.zero_()
-        latents = self.quantizer(self.embed(patches)[:, :num])
-        known = torch.cat([latents, torch.ones(len(latents), 1)], 1)
-        drawn = torch.linalg.lstsq(known, patches).solution
+        latents = self.quantizer(self.embed(patches)[:, :num]).double()
+        drawn = torch.linalg.lstsq(F.pad(latents, (0, 1), value=1.0), precise).solution.float()
         self.to_patch.weight.zero_()
         self.to_patch.weight[:, :num] = drawn[:-1].T
         self.to_patch.bias.copy_(drawn[-1])
