@@ -27,6 +27,7 @@ _WARM_UP_STEPS = 50
 _DEFAULT_STEPS = 1000
 _NUM_BEGINNING_FRAMES = 512
 _LEAST_SCALE = 0.02  # of a principal component beside the first one's, below which there is nothing to see
+_LEAST_VARIANCE = 1e-6  # of a component; less is not a grey level
 
 
 class MaskedAutoencoder(nn.Module):
@@ -71,7 +72,7 @@ class MaskedAutoencoder(nn.Module):
         patches best; the layers, which say nothing yet, learn what neighbours add to that."""
         precise = patches.double()
         variances, components = torch.linalg.eigh(torch.cov(precise.T, correction=0))
-        scales, num = variances.flip(0).clamp_min(1e-12).sqrt(), self.to_latent.out_features
+        scales, num = variances.flip(0).clamp_min(_LEAST_VARIANCE).sqrt(), self.to_latent.out_features
         count = min(int((scales > _LEAST_SCALE * scales[0]).sum()), len(self.embed.weight))
         self.embed.weight[:count] = (components.flip(1) / scales).T[:count].float()
         self.embed.bias.copy_(-self.embed.weight @ patches.mean(0))
