@@ -81,10 +81,11 @@ class MaskedAutoencoder(nn.Module):
         for linear in (self.to_latent, self.from_latent):
             linear.bias.zero_()
         latents = self.quantizer(self.embed(patches)[:, :num]).double()
-        drawn = torch.linalg.lstsq(F.pad(latents, (0, 1), value=1.0), precise).solution.float()
+        middle, mean = latents.mean(0), precise.mean(0)
+        drawn = torch.linalg.lstsq(latents - middle, precise - mean).solution
         self.to_patch.weight.zero_()
-        self.to_patch.weight[:, :num] = drawn[:-1].T
-        self.to_patch.bias.copy_(drawn[-1])
+        self.to_patch.weight[:, :num] = drawn.T.float()
+        self.to_patch.bias.copy_((mean - middle @ drawn).float())
 
 
 class _Transformer(nn.Module):
