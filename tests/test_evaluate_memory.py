@@ -18,12 +18,13 @@ from magrathea.evaluate import compare_memories, evaluate_memory
 from magrathea.evaluate.cells import last_sights
 from magrathea.evaluate.memory.forced import predict_recordings, state_bytes
 from magrathea.evaluate.memory.journeys import measure_trips, measure_wandering
-from magrathea.evaluate.memory.poses import measure_poses, revisits
+from magrathea.evaluate.memory.poses import measure_poses, revisits, step_length
 from magrathea.evaluate.memory.recall import summarize_ages, tally_recall
+from magrathea.evaluate.memory.report import tables
 from magrathea.evaluate.memory.tracking import Journey, Tracker, travel_of
 from magrathea.evaluate.memory.trips import compare_return, way_back
 from magrathea.evaluate.memory.views import Sights, TileView, kinds_of_tokens, motion_between, move, opposite
-from magrathea.evaluate.recordings import Budget, held_out_recordings
+from magrathea.evaluate.recordings import Budget, Recording, held_out_recordings
 from magrathea.evaluate.slots import picture_slot, role_span
 from magrathea.evaluate.statistics import Tally
 from magrathea.session import Session
@@ -251,23 +252,59 @@ def test_actions_that_cannot_be_undone_make_no_trips() -> None:
 # -- poses ------------------------------------------------------------------------------------------------------------
 def test_revisits_by_hand() -> None:
     out = np.stack([np.arange(20.0), np.zeros(20), np.zeros(20)], axis=1)
-    age, new = revisits(np.concatenate([out, out[-2::-1]]), window=3)
-    assert not new[:9].any() and new[9:20].all() and not new[24:].any()
-    assert not age[:24].any() and age[38] == 38 - 2 and age[30] == 30 - 10
+    there_and_back = revisits(np.concatenate([out, out[-2::-1]]), window=3)
+    assert not there_and_back.new[:5].any() and there_and_back.new[10:20].all() and not there_and_back.new[23:].any()
+    assert not there_and_back.age[:22].any()
+    assert there_and_back.age[38] == 38 - 1 and there_and_back.twin[38] == 0, "last seen a step further, best seen here"
+    assert there_and_back.age[30] == 30 - 9 and there_and_back.twin[30] == 8
     turned = out[-2::-1] + np.array([0, 0, 180])
-    age, new = revisits(np.concatenate([out, turned]), window=3)
-    assert not age.any() and new[20:].all(), "what is seen in another direction is new"
+    away = revisits(np.concatenate([out, turned]), window=3)
+    assert not away.age.any() and away.new[20:].all(), "what is seen in another direction is new"
 
 
-def test_poses_of_a_perfect_prediction(debug_world: World, debug_dataset: Dataset) -> None:
-    slot, recordings = picture_slot(debug_world), held_out_recordings(debug_world, debug_dataset, 2)
-    assert slot is not None
+def test_a_step_is_one_that_walks() -> None:
+    """Standing, turning and the slow slide after a walk say nothing of how far a step gets."""
+    walks = np.concatenate([np.zeros(30), np.full(20, 8.0), [2.0, 0.5, 0.1], np.full(40, 0.01)])
+    x = np.cumsum(walks)
+    assert step_length(np.stack([x, 0 * x, 0 * x], axis=1)) == 8
+    assert step_length(np.zeros((5, 3))) == step_length(np.zeros((1, 3))) == 1
+
+
+@pytest.fixture(name="back_and_forth")
+def _back_and_forth(debug_world: World, debug_dataset: Dataset) -> list[Recording]:
+    """Recordings whose bodies are said to have come in a straight line and gone back."""
+    recordings = held_out_recordings(debug_world, debug_dataset, 2)
     for recording in recordings:
         there = np.abs(np.arange(len(recording.tokens)) - len(recording.tokens) // 2) * 9.0
         recording.episode.infos["pose"] = np.stack([there, 0 * there, 0 * there], axis=1)
-    measured = measure_poses(debug_world, slot, recordings, [recording.tokens for recording in recordings])
+    return recordings
+
+
+def test_poses_of_a_perfect_prediction(debug_world: World, back_and_forth: list[Recording]) -> None:
+    slot = picture_slot(debug_world)
+    assert slot is not None
+    measured = measure_poses(debug_world, slot, back_and_forth, [recording.tokens for recording in back_and_forth])
+    for frames in ("new", "revisited"):
+        assert measured[frames]["model"] == measured[frames]["reconstruction"]
+        assert measured[frames]["model"]["count"] > 0
+    assert measured["revisited - new"]["model"] == measured["revisited - new"]["reconstruction"]
+
+
+def test_poses_of_what_only_knows_old_places(debug_world: World, back_and_forth: list[Recording]) -> None:
+    """Where new places are predicted to look like the first frame, only their PSNR falls; and the table shows both."""
+    slot = picture_slot(debug_world)
+    assert slot is not None
+    predicted = []
+    for recording in back_and_forth:
+        new = revisits(recording.episode.infos["pose"], debug_world.config.model.window).new
+        predicted.append(np.where(new[:, None], recording.tokens[0], recording.tokens))
+    measured = measure_poses(debug_world, slot, back_and_forth, predicted)
     assert measured["revisited"]["model"] == measured["revisited"]["reconstruction"]
-    assert measured["revisited"]["model"]["count"] > 0
+    assert measured["new"]["model"]["value"] < measured["new"]["reconstruction"]["value"] - 3
+    gap, ceiling = (measured["revisited - new"][source]["value"] for source in ("model", "reconstruction"))
+    assert gap > ceiling + 3
+    (table,) = tables({"poses": measured})
+    assert "| revisited - new |" in table.markdown() and "dB" in table.html()
 
 
 # -- through a session ------------------------------------------------------------------------------------------------

@@ -129,6 +129,15 @@ def test_what_was_seen_is_recalled_as_it_was(play) -> None:
     assert (recalled == seen)[known].mean() > 0.99
 
 
+def test_pictures_that_do_not_move_by_whole_tokens_are_refused() -> None:
+    """As those of a 3D view: all tokens change, and no shift or turn explains how."""
+    dice, layout = np.random.default_rng(0), layout_of(len(MOVES))
+    pictures = list(dice.integers(0, 8, (400, VIEW, VIEW)))
+    actions = dice.integers(len(MOVES), size=399).tolist()
+    with pytest.raises(MagratheaError, match="choose the memory 'window'"):
+        Places.fit(layout, [as_steps(layout, actions, pictures)])
+
+
 def test_what_only_passes_leaves_the_place_as_it_was() -> None:
     tokens, _ = walk(np.random.default_rng(0), 2500)
     places = Places.fit(layout_of(len(MOVES), VIEW + 1), [tokens])

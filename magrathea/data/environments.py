@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import gymnasium
 
+from magrathea.data.folders import scratch_folder
 from magrathea.data.wrappers import ResizeImages
 from magrathea.errors import MagratheaError
 
@@ -40,7 +38,8 @@ _ALE_FPS, _DOOM_FPS = 60, 35  # of the machine and of the game, whose frames an 
 
 def register_environments() -> None:
     """Tell Gymnasium of the ready-made environments."""
-    for name, place in (("Crafter", "crafter:CrafterEnv"), ("MiniGrid", "minigrid:make_minigrid")):
+    places = {"Crafter": "crafter:CrafterEnv", "MiniGrid": "minigrid:make_minigrid", "ViZDoom": "vizdoom:ViZDoomEnv"}
+    for name, place in places.items():
         env_id = f"magrathea/{name}-v0"
         if env_id not in gymnasium.registry:
             gymnasium.register(env_id, entry_point=f"magrathea.data.{place}")
@@ -62,7 +61,7 @@ def make_env(env_id: str, *, size: tuple[int, int] | None = None, **env_kwargs: 
         if env_id.startswith(part):
             _import(module, package, env_id)
     try:
-        with _scratch_folder() if env_id.startswith(VIZDOOM) else contextlib.nullcontext():
+        with scratch_folder() if env_id.startswith(VIZDOOM) else contextlib.nullcontext():
             env = gymnasium.make(env_id, disable_env_checker=True, **env_kwargs)
             if env_id.startswith(VIZDOOM):
                 env.reset(seed=0)  # the game starts with the first reset, and writes files where it starts
@@ -115,15 +114,6 @@ def _import(module: str, package: str, env_id: str) -> None:
         ) from error
     if module == "ale_py":
         gymnasium.register_envs(imported)
-
-
-@contextlib.contextmanager
-def _scratch_folder() -> Iterator[None]:
-    """Be in a temporary folder for a while."""
-    folder = Path(tempfile.gettempdir()) / "magrathea-scratch"
-    folder.mkdir(exist_ok=True)
-    with contextlib.chdir(folder):
-        yield
 
 
 def _action_names(env: gymnasium.Env) -> list[str]:

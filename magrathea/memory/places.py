@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from magrathea.config import ModelConfig
+from magrathea.errors import MagratheaError
 from magrathea.layout import Layout, Slot
 from magrathea.memory.base import Part, Recall, Recorded, rows_of
 from magrathea.memory.motion import Motions, fit_motions, turned
@@ -27,6 +28,7 @@ MOST_FITTED_STEPS = 20_000
 PASSES = 0.75  # share of a token's appearances after which what was there before is there again
 ONLY_OVER = 0.95  # share of them after one and the same token from which the two are states of one thing
 LEAST_APPEARANCES = 20
+LEAST_STILL_TOKENS = 0.5  # share that stays in a step, of a picture in which nothing is seen to move
 _FAR = 1 << 20  # a place's key is (row + _FAR) * 2 * _FAR + column + _FAR
 
 
@@ -48,7 +50,7 @@ class Places:
 
     @classmethod
     def fit(cls, layout: Layout, episodes: Iterable[Tensor]) -> Places:
-        """Learn from the tokens (T, N) of recorded episodes."""
+        """Learn from the tokens (T, N) of recorded episodes; raises MagratheaError where they show no places."""
         slot, steps, count = layout.picture, [], 0
         for tokens in episodes:
             steps.append(tokens.numpy())
@@ -60,6 +62,11 @@ class Places:
         before, after = (np.concatenate([x[part, span] for x in steps]) for part in (slice(-1), slice(1, None)))
         actions = np.concatenate([_actions(layout, x[1:]) for x in steps])
         motions = fit_motions(before, after, actions, slot.grid, slot.vocab_size, num_actions)
+        if len(motions.table) == 1 and (before == after).mean() < LEAST_STILL_TOKENS:
+            raise MagratheaError(
+                "This picture changes, but not by whole tokens that move, as a 3D view does not: the memory 'places' "
+                "cannot tell where one stands; choose the memory 'window', or another that needs no places."
+            )
         anything_stays = cls(layout, motions, np.zeros(slot.vocab_size + 1, bool))
         return cls(layout, motions, _passing(anything_stays, steps, slot.vocab_size))
 

@@ -25,6 +25,9 @@ _FRAMES_AT_A_TIME = 64
 _HEAD_WIDTH = 32
 _WARM_UP_STEPS = 50
 _DEFAULT_STEPS = 1000
+_NUM_BEGINNING_FRAMES = 512
+_LEAST_SCALE = 0.02  # of a principal component beside the first one's, below which there is nothing to see
+_LEAST_VARIANCE = 1e-6  # of a component; less is not a grey level
 
 
 class MaskedAutoencoder(nn.Module):
@@ -63,6 +66,27 @@ class MaskedAutoencoder(nn.Module):
         """patches -> all patches as they are drawn again, the hidden ones too."""
         return self.decode(self.encode(patches, mask))
 
+    @torch.no_grad()
+    def begin_from(self, patches: Tensor) -> None:
+        """Begin as the principal components of patches (M, P), quantized, and the lines through them that draw the
+        patches best; the layers, which say nothing yet, learn what neighbours add to that."""
+        precise = patches.double()
+        variances, components = torch.linalg.eigh(torch.cov(precise.T, correction=0))
+        scales, num = variances.flip(0).clamp_min(_LEAST_VARIANCE).sqrt(), self.to_latent.out_features
+        count = min(int((scales > _LEAST_SCALE * scales[0]).sum()), len(self.embed.weight))
+        self.embed.weight[:count] = (components.flip(1) / scales).T[:count].float()
+        self.embed.bias.copy_(-self.embed.weight @ patches.mean(0))
+        self.to_latent.weight.copy_(torch.eye(num, len(self.embed.weight)))
+        self.from_latent.weight[:num] = torch.eye(num)
+        for linear in (self.to_latent, self.from_latent):
+            linear.bias.zero_()
+        latents = self.quantizer(self.embed(patches)[:, :num]).double()
+        middle, mean = latents.mean(0), precise.mean(0)
+        drawn = torch.linalg.lstsq(latents - middle, precise - mean).solution
+        self.to_patch.weight.zero_()
+        self.to_patch.weight[:, :num] = drawn.T.float()
+        self.to_patch.bias.copy_((mean - middle @ drawn).float())
+
 
 class _Transformer(nn.Module):
     """Pre-norm layers over a grid of patches with learned rows and columns as positions."""
@@ -73,9 +97,11 @@ class _Transformer(nn.Module):
         self.columns = nn.Parameter(torch.randn(1, grid[1], width) * 0.02)
         layer = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
         self.layers = nn.Sequential(
-            *(nn.TransformerEncoderLayer(width, width // _HEAD_WIDTH, 4 * width, **layer) for _ in range(num_layers)),
-            nn.LayerNorm(width),
+            *(nn.TransformerEncoderLayer(width, width // _HEAD_WIDTH, 4 * width, **layer) for _ in range(num_layers))
         )
+        for name, parameter in self.layers.named_parameters():
+            if "out_proj" in name or "linear2" in name:
+                nn.init.zeros_(parameter)
 
     def forward(self, embedded: Tensor) -> Tensor:
         return self.layers(embedded + (self.rows + self.columns).flatten(0, 1))
@@ -103,11 +129,11 @@ class MaskedAutoencoderTokenizer(Tokenizer):
         *,
         patch: int | Sequence[int] = 8,
         levels: Sequence[int] = (8, 5, 5, 5),
-        width: int = 128,
-        num_layers: int = 3,
+        width: int = 96,
+        num_layers: int = 2,
         max_mask_ratio: float = 0.6,
         batch_size: int = 32,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 2e-3,
         steps: int | None = None,
         minutes: float | None = None,
     ) -> None:
@@ -172,9 +198,8 @@ class MaskedAutoencoderTokenizer(Tokenizer):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = self._new_model()
-            nn.init.zeros_(model.to_patch.weight)  # begins at the mean patch
-            sample = frames[np.linspace(0, len(frames) - 1, min(len(frames), 512)).astype(int)]
-            model.to_patch.bias.data = self._patches(sample).mean((0, 1))
+            sample = frames[np.linspace(0, len(frames) - 1, min(len(frames), _NUM_BEGINNING_FRAMES)).astype(int)]
+            model.begin_from(self._patches(sample).flatten(0, 1))
             self._learn(model.to(device), frames, share, np.random.default_rng(seed))
         self._model = model.to("cpu").eval().requires_grad_(False)
         return self

@@ -4,9 +4,15 @@ The dataset gives `infos["pose"]` (T + 1, 3): x, y in the environment's units, a
 until the body is elsewhere. A frame is *revisited* if one of an earlier visit, longer ago than the window, was taken
 from nearly the same pose. It is *new* if there was an earlier visit, all frames of earlier visits were taken from
 elsewhere, and none of this visit before the window's from nearly the same pose.
+
+Some views are easier to draw than others. So beside the model stand the last frame again, the tokenizer's
+reconstruction, which is the ceiling, and the *copy*: the frame of an earlier visit from the nearest pose, which is what
+a memory could show that cannot draw.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,56 +24,86 @@ from magrathea.evaluate.statistics import Tally, figure, ratio
 from magrathea.layout import Slot
 from magrathea.world import World
 
-NEAR = (2.0, 10.0)  # median steps of the body, and degrees, within which two poses show the same
+NEAR = (1.0, 10.0)  # steps of a walking body, and degrees, within which two poses show the same
 FAR = 4.0  # times as much apart is elsewhere
+WALKS = 0.25  # of the longest steps' length; shorter ones slide or push against a wall
+SOURCES = ("model", "repeat", "copy", "reconstruction")
+GAP = "revisited - new"
 
 
-def revisits(pose: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """pose (T + 1, 3) -> age (T + 1,), steps since a revisited frame's place was last seen, 0 for frames that are no
-    revisit; and new (T + 1,)."""
-    steps = np.linalg.norm(np.diff(pose[:, :2], axis=0), axis=1)
-    unit = float(np.median(steps[steps > 0])) if (steps > 0).any() else 1.0
-    age, new = np.zeros(len(pose), dtype=np.int64), np.zeros(len(pose), dtype=bool)
+class Revisits(NamedTuple):
+    """Of the frames of an episode, all (T + 1,).
+
+    Attributes:
+        age: steps since a revisited frame's place was last seen, 0 for frames that are no revisit.
+        twin: the moment of an earlier visit with the nearest pose; means nothing where age is 0.
+        new: whether the frame shows a place for the first time.
+    """
+
+    age: np.ndarray
+    twin: np.ndarray
+    new: np.ndarray
+
+
+def revisits(pose: np.ndarray, window: int) -> Revisits:
+    """Sort the frames of an episode with poses (T + 1, 3)."""
+    unit = step_length(pose)
+    age, twin = np.zeros(len(pose), dtype=np.int64), np.zeros(len(pose), dtype=np.int64)
+    new = np.zeros(len(pose), dtype=bool)
     for now in range(1, len(pose)):
         distance = np.linalg.norm(pose[:now, :2] - pose[now, :2], axis=1) / (NEAR[0] * unit)
         turn = np.abs((pose[:now, 2] - pose[now, 2] + 180) % 360 - 180) / NEAR[1]
         apart = np.maximum(distance, turn)
         away = np.flatnonzero(apart > FAR)
-        before = np.flatnonzero(apart[: away[-1]] <= 1) if len(away) else away
+        earlier = apart[: away[-1]] if len(away) else apart[:0]
+        before = np.flatnonzero(earlier <= 1)
         if len(before) and now - before[-1] > window:
-            age[now] = now - before[-1]
+            age[now], twin[now] = now - before[-1], (distance + turn)[: len(earlier)].argmin()
         seen_lately = (apart[: max(0, now - window)] <= 1).any()
-        new[now] = len(away) > 0 and not seen_lately and not (apart[: away[-1]] <= FAR).any()
-    return age, new
+        new[now] = len(away) > 0 and not seen_lately and not (earlier <= FAR).any()
+    return Revisits(age, twin, new)
+
+
+def step_length(pose: np.ndarray) -> float:
+    """How far a body gets in a step in which it walks, and neither slides nor is held up; 1 if it never moves."""
+    steps = np.linalg.norm(np.diff(pose[:, :2], axis=0), axis=1)
+    walked = steps[steps > WALKS * np.quantile(steps, 0.95)] if len(steps) else steps
+    return float(np.median(walked)) if len(walked) else 1.0
 
 
 def measure_poses(world: World, slot: Slot, recordings: list[Recording], predicted: list[np.ndarray]) -> dict:
     """PSNR in dB of predicted next frames, at revisited poses by how long ago they were seen, and at new ones.
 
     predicted: for each recording tokens (T + 1, N), -1 at steps that were not predicted.
-    Returns {"new", "revisited", "revisited - new", stretch of ages, …: {source: figure}}.
+    Returns {"new", "revisited", "revisited - new", stretch of ages, …: {source: figure}}, of what there was.
     """
     window, tally = world.config.model.window, Tally(len(recordings))
     for index, (recording, tokens) in enumerate(zip(recordings, predicted, strict=True)):
-        age, new = revisits(np.asarray(recording.episode.infos["pose"], dtype=np.float64), window)
-        moments = np.flatnonzero((tokens[:, 0] >= 0) & ((age > 0) | new))
+        seen = revisits(np.asarray(recording.episode.infos["pose"], dtype=np.float64), window)
+        moments = np.flatnonzero((tokens[:, 0] >= 0) & ((seen.age > 0) | seen.new))
+        age, new = seen.age[moments], seen.new[moments]
         frames = leaf_of(recording.episode.observation, slot)
-        for moment in moments:
-            shown = {
-                "model": pictures_of(world, slot, tokens[moment]),
-                "repeat": frames[moment - 1],
-                "reconstruction": pictures_of(world, slot, recording.tokens[moment]),
-            }
-            names = ["new"] if new[moment] else ["revisited"]
-            names += [name for name, (low, high) in ranges(window).items() if low <= age[moment] <= high]
-            for source, picture in shown.items():
-                value = psnr(mean_squared_error(picture, frames[moment]))
-                for name in names:
-                    tally.add_mean(f"{name}/{source}", [index], [value])
-    result: dict = {}
-    for name in ("new", "revisited", *ranges(window)):
-        result[name] = {source: tally.figure(f"{name}/{source}") for source in ("model", "repeat", "reconstruction")}
-    if "new/model" in tally and "revisited/model" in tally:
-        both = np.concatenate([tally.statistics("revisited/model"), tally.statistics("new/model")], axis=1)
-        result["revisited - new"] = {"model": figure(both, lambda sums: ratio(sums[..., :2]) - ratio(sums[..., 2:]))}
+        shown = {
+            "model": pictures_of(world, slot, tokens[moments]),
+            "repeat": frames[moments - 1],
+            "copy": frames[seen.twin[moments]],
+            "reconstruction": pictures_of(world, slot, recording.tokens[moments]),
+        }
+        asked = {"new": new, "revisited": ~new}
+        asked |= {name: (age >= low) & (age <= high) for name, (low, high) in ranges(window).items()}
+        for source, pictures in shown.items():
+            values = psnr(mean_squared_error(pictures, frames[moments]))[None]
+            for name, chosen in asked.items():
+                if chosen.any() and (source, name) != ("copy", "new"):
+                    tally.add_mean(f"{name}/{source}", [index], values, chosen[None])
+    names = [name for name in ("new", "revisited", *ranges(window)) if f"{name}/model" in tally]
+    result = {name: {source: tally.figure(f"{name}/{source}") for source in SOURCES} for name in names}
+    if {"new", "revisited"} <= set(names):
+        result[GAP] = {source: _gap(tally, source) for source in SOURCES if source != "copy"}
     return result
+
+
+def _gap(tally: Tally, source: str) -> dict:
+    """By how much a source draws revisited frames better than new ones."""
+    both = np.concatenate([tally.statistics(f"{name}/{source}") for name in ("revisited", "new")], axis=1)
+    return figure(both, lambda sums: ratio(sums[..., :2]) - ratio(sums[..., 2:]))

@@ -11,6 +11,7 @@ from magrathea.evaluate.memory.recall import LANDMARKS
 from magrathea.evaluate.page import cards, heading, number, plot_grid, show, table, write_sections
 
 STRETCHES = ("in the window", "beyond the window", *(f"{landmark} beyond" for landmark in LANDMARKS))
+NOTHING = {"value": None, "low": None, "high": None, "count": 0}  # the figure of what was not measured
 TRIP = "128"  # steps out, of the trip that stands in the headlines
 
 NOTES = {
@@ -22,7 +23,8 @@ NOTES = {
     "trips": "Out some steps and back the same way. Asked are the cells that were shown on the way out and were then "
     "out of sight for longer than the window: in the last picture, at home, and on the whole way back.",
     "poses": "PSNR of the predicted next picture where an earlier one was taken from nearly the same pose, before the "
-    "body went away, and where none was.",
+    "body went away, and where none was. Beside it: the last picture again, the earlier picture from the nearest pose, "
+    "and the tokenizer's reconstruction.",
 }
 
 
@@ -78,9 +80,12 @@ def tables(measured: dict[str, Any]) -> list[Table]:
         if rows:
             found.append(Table(f"Leave and return, {where}", NOTES["trips"], ["trip", *columns], rows))
     if "poses" in measured:
-        places = measured["poses"].items()
-        rows = [(name, [figure]) for name, sources in places for source, figure in sources.items() if source == "model"]
-        found.append(Table("Revisited poses and new ones, PSNR", NOTES["poses"], ["frames", "model"], rows, "dB"))
+        columns = ["model", "repeat", "copy", "reconstruction"]
+        rows = [
+            (name, [figures.get(source, NOTHING) for source in columns]) for name, figures in measured["poses"].items()
+        ]
+        title = "Revisited poses and new ones, PSNR"
+        found.append(Table(title, NOTES["poses"], ["frames, by when they were last seen", *columns], rows, "dB"))
     return found
 
 
@@ -90,8 +95,7 @@ def _recall(title: str, curves: dict[str, Any], sources: list[str], note: str) -
         name = str(bucket["to"]) if bucket["from"] == bucket["to"] else f"{bucket['from']}…{bucket['to']}"
         rows.append((f"{name} steps ago", [bucket[source] for source in sources]))
     if "new" in curves:
-        nothing = {"value": None, "low": None, "high": None, "count": 0}
-        rows.append(("never seen before", [curves["new"].get(source, nothing) for source in sources]))
+        rows.append(("never seen before", [curves["new"].get(source, NOTHING) for source in sources]))
     rows = [(name, figures) for name, figures in rows if figures[0]["count"]]
     return Table(title, note, ["cell last seen", *sources], rows)
 
@@ -112,7 +116,9 @@ def headlines(measured: dict[str, Any]) -> list[dict[str, Any]]:
         items.append({"name": name, "figure": trip["at home"], "unit": "%", "beside": beside})
     if "revisited - new" in measured.get("poses", {}):
         figure = measured["poses"]["revisited - new"]["model"]
-        items.append({"name": "PSNR at revisited poses above new ones", "figure": figure, "unit": "dB", "beside": ""})
+        repeat = as_text(measured["poses"]["revisited - new"]["repeat"], "dB")
+        item = {"name": "PSNR at revisited poses above new ones", "figure": figure, "unit": "dB"}
+        items.append(item | {"beside": f"repeating the last picture {repeat}"})
     return [item for item in items if item["figure"]["value"] is not None]
 
 

@@ -1,0 +1,228 @@
+"""ViZDoom's `my_way_home` as a world to remember: nine rooms seen through one's own eyes, furnished anew each time.
+
+The map is always the same, so that a model could know it by heart. What cannot be known by heart are the things that
+stand in its rooms: which ones, and in which corners, the seed decides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from magrathea.data.folders import scratch_folder
+from magrathea.data.wrappers import resize
+from magrathea.errors import MagratheaError
+
+try:
+    import vizdoom
+except ImportError as error:
+    raise MagratheaError(
+        "Environment 'magrathea/ViZDoom-v0' needs the package 'vizdoom'; install it with 'pip install vizdoom'."
+    ) from error
+
+TICS = 4  # of the game, 35 of which are a second, in a step
+TURN = 15.0  # degrees of a step that turns: all headings are multiples of it
+ACTIONS = {
+    "noop": (0, 0.0), "forward": (1, 0.0), "turn left": (0, -TURN), "turn right": (0, TURN),
+    "forward left": (1, -TURN), "forward right": (1, TURN),
+}  # name -> whether to walk, and degrees to turn  # fmt: skip
+ACTION_NAMES = tuple(ACTIONS)
+KEYS = {
+    "n": "noop", "ArrowUp": "forward", "w": "forward", "ArrowLeft": "turn left", "a": "turn left",
+    "ArrowRight": "turn right", "d": "turn right", "q": "forward left", "e": "forward right",
+}  # fmt: skip
+ROOMS = {
+    "A": (464, 48), "B": (688, 48), "C": (1040, 48), "D": (240, -176), "E": (464, -176), "F": (688, -176),
+    "G": (1040, -176), "H": (464, -464), "vest": (1040, -330), "nook": (464, -660),
+}  # fmt: skip
+DOORS = ("AB", "BC", "AE", "BF", "DE", "EF", "EH", "CG")
+FURNISHED = "ABCDEFGH"
+THINGS = ("TallGreenColumn", "TallRedColumn", "ShortGreenColumn", "TorchTree", "BigTree", "HeadOnAStick", "Stalagtite")
+CORNER = 54.0  # from a room's middle, both ways
+REACH = 47.4  # how far ahead of the player the game puts a thing
+
+
+class ViZDoomEnv(gymnasium.Env):
+    """`my_way_home` without weapon, bobbing and score: find the vest.
+
+    Observation: (height, width, 3) uint8. Action: Discrete(6), named in ACTIONS. `info` holds, for evaluation only,
+    pose (3,) float32: x, y in units of the map, and the angle in degrees, counterclockwise from east.
+    """
+
+    metadata: dict[str, Any] = {
+        "render_modes": ["rgb_array"],
+        "render_fps": 35 / TICS,
+        "action_names": ACTION_NAMES,
+        "key_map": {key: ACTION_NAMES.index(name) for key, name in KEYS.items()},
+    }
+
+    def __init__(
+        self, size: tuple[int, int] = (64, 64), furnished: bool = True, render_mode: str | None = None
+    ) -> None:
+        self.render_mode = render_mode
+        self.observation_space = spaces.Box(0, 255, (size[0], size[1], 3), np.uint8)
+        self.action_space = spaces.Discrete(len(ACTIONS))
+        self._size, self._furnished = (int(size[0]), int(size[1])), furnished
+        self._frame = np.zeros(self.observation_space.shape, np.uint8)
+        self._pose = np.zeros(3, np.float32)
+        self._game = _start_game()
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Furnish the rooms anew and stand in one of them; the same seed gives the same world."""
+        super().reset(seed=seed, options=options)
+        self._game.set_seed(int(self.np_random.integers(2**31 - 1)))
+        self._game.new_episode()
+        self._look()
+        x, y, angle = self._pose.tolist()
+        if self._furnished:
+            for room in FURNISHED:
+                self._furnish(*ROOMS[room])
+        self._stand(round(x), round(y), TURN * round(angle / TURN))
+        self._look()
+        return self._frame, {"pose": self._pose}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Take one action of four tics; `terminated` means that the vest was found, `truncated` that time is up."""
+        walk, turn = tuple(ACTIONS.values())[int(action)]
+        reward = self._game.make_action([walk, turn / TICS], TICS)
+        done = self._game.is_episode_finished()
+        found = done and not self._game.is_episode_timeout_reached()
+        if not done:
+            self._look()
+        return self._frame, float(reward), bool(found), bool(done and not found), {"pose": self._pose}
+
+    def render(self) -> np.ndarray:
+        return self._frame
+
+    def close(self) -> None:
+        self._game.close()
+
+    def _look(self) -> None:
+        state = self._game.get_state()
+        assert state is not None
+        self._frame = resize(state.screen_buffer, self._size)
+        self._pose = np.array(state.game_variables, np.float32)
+
+    def _furnish(self, x: float, y: float) -> None:
+        """Put a thing, or nothing, into a corner of the room around (x, y)."""
+        right, up = self.np_random.integers(2, size=2) * 2 - 1
+        kind = int(self.np_random.integers(len(THINGS) + 1))
+        if kind < len(THINGS):
+            behind = CORNER - REACH / math.sqrt(2)
+            self._stand(x + right * behind, y + up * behind, math.degrees(math.atan2(up, right)))
+            self._game.send_game_command(f"summon {THINGS[kind]}")
+            self._game.make_action([0, 0.0], 1)
+
+    def _stand(self, x: float, y: float, angle: float) -> None:
+        """Have the player stand there and look that way."""
+        self._game.send_game_command(f"warp {x:.0f} {y:.0f}")
+        now = self._game.get_game_variable(vizdoom.GameVariable.ANGLE)
+        self._game.make_action([0, (now - angle + 180) % 360 - 180], 1)
+
+
+def _start_game() -> vizdoom.DoomGame:
+    game = vizdoom.DoomGame()
+    game.load_config(str(Path(vizdoom.scenarios_path) / "my_way_home.cfg"))
+    game.set_window_visible(False)
+    game.set_screen_format(vizdoom.ScreenFormat.RGB24)
+    game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
+    game.set_render_weapon(False)
+    game.set_render_crosshair(False)
+    game.set_available_buttons([vizdoom.Button.MOVE_FORWARD, vizdoom.Button.TURN_LEFT_RIGHT_DELTA])
+    variables = vizdoom.GameVariable
+    game.set_available_game_variables([variables.POSITION_X, variables.POSITION_Y, variables.ANGLE])
+    game.add_game_args("+movebob 0 +sv_cheats 1")
+    with scratch_folder():  # the game writes files where it starts
+        game.init()
+    return game
+
+
+class Explorer:
+    """Walks from room to room and back, looks around in rooms, and now and then does anything for a while."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+        self._way: list[tuple[float, float]] = []
+        self._came_by: list[tuple[float, float]] = []
+        self._doing: list[str] = []
+        self._action, self._tries, self._last = "noop", 0, np.zeros(2)
+
+    def __call__(self, observation: Any, info: dict[str, Any]) -> int:
+        here, angle = info["pose"][:2], float(info["pose"][2])
+        if self._bumps(here):
+            self._doing, self._way = self._anything(), []
+        if not self._doing and not self._way:
+            self._choose(here)
+        self._action = self._doing.pop() if self._doing else self._walk(here, angle)
+        return ACTION_NAMES.index(self._action)
+
+    def _bumps(self, here: np.ndarray) -> bool:
+        """Whether it has walked on for some steps and is still where it was."""
+        walks = self._action == "forward" and not self._doing
+        self._tries = self._tries + 1 if walks and np.linalg.norm(here - self._last) < 1 else 0
+        self._last = here
+        return self._tries > 3
+
+    def _choose(self, here: np.ndarray) -> None:
+        """What to do next: look around, anything, go back the way one came, or go to another room."""
+        what = self.rng.random()
+        if what < 0.2:
+            self._doing = [("turn left", "turn right")[int(self.rng.integers(2))]] * int(self.rng.choice([6, 12, 24]))
+        elif what < 0.3:
+            self._doing = self._anything()
+        elif what < 0.6 and self._came_by:
+            self._way, self._came_by = self._came_by[::-1], []
+        else:
+            self._way = self._way_to(here, str(self.rng.choice(list(ROOMS), p=self._chances())))
+            self._came_by = [(float(here[0]), float(here[1])), *self._way[:-1]]
+
+    def _chances(self) -> np.ndarray:
+        chances = np.array([{"vest": 0.03, "nook": 0.3}.get(room, 1.0) for room in ROOMS])
+        return chances / chances.sum()
+
+    def _anything(self) -> list[str]:
+        """Random actions, each held for a while."""
+        return [name for name in self.rng.choice(ACTION_NAMES, 4) for _ in range(int(self.rng.integers(1, 6)))]
+
+    def _walk(self, here: np.ndarray, angle: float) -> str:
+        """Toward the next point of the way; turns on the spot where it lies far aside."""
+        x, y = np.array(self._way[0]) - here
+        if math.hypot(x, y) < 28:
+            del self._way[0]
+            return "forward" if self._way else "noop"
+        aside = (math.degrees(math.atan2(y, x)) - angle + 180) % 360 - 180
+        if abs(aside) <= TURN / 2 + 1:
+            return "forward"
+        side = "left" if aside > 0 else "right"
+        return f"turn {side}" if abs(aside) > 2 * TURN else f"forward {side}"
+
+    def _way_to(self, here: np.ndarray, goal: str) -> list[tuple[float, float]]:
+        """The middles of the rooms on the shortest way."""
+        begin = min(ROOMS, key=lambda room: float(np.linalg.norm(np.array(ROOMS[room]) - here)))
+        came_from, queue = {begin: begin}, [begin]
+        for room in queue:
+            for other in _beside(room):
+                if other not in came_from:
+                    came_from[other] = room
+                    queue.append(other)
+        way = [goal]
+        while way[-1] != begin:
+            way.append(came_from[way[-1]])
+        return [ROOMS[room] for room in reversed(way)]
+
+
+def _beside(room: str) -> list[str]:
+    """The rooms with a door to this one."""
+    pairs = [*(tuple(door) for door in DOORS), ("G", "vest"), ("H", "nook")]
+    return [other for pair in pairs if room in pair for other in pair if other != room]
+
+
+def explorer(env: gymnasium.Env, rng: np.random.Generator) -> Callable[[Any, dict[str, Any]], int]:
+    """The scripted policy that travels and comes back, so that places are seen again."""
+    return Explorer(rng)
