@@ -17,7 +17,7 @@ from torch import Tensor
 from magrathea.layout import Layout
 from magrathea.memory.trail import Trail, TrailKind
 
-KEY_WIDTH = 48
+KEY_WIDTH = 32
 REGIONS = 3  # rows and columns of them
 LOUDEST = 8  # a token's weight is -log2 of its share, up to this
 NEARLY_SAME = 0.95  # cosine of two keys from which the newer step replaces the older
@@ -65,7 +65,7 @@ class LookTrail(Trail):
         self._codes, self._span = kind.codes, kind.layout.span(slot.name)
         rows, columns = (np.arange(size) * REGIONS // size for size in slot.grid)
         self._regions = (rows[:, None] * REGIONS + columns).reshape(-1)
-        self._keys, self._squares = np.zeros((0, KEY_WIDTH), np.float32), np.zeros(0)
+        self._keys, self._scales = np.zeros((0, KEY_WIDTH), np.float32), np.zeros(0)
 
     def key_of(self, step: np.ndarray) -> np.ndarray:
         return self._codes[self._regions, step[self._span]].sum(axis=0, dtype=np.int32)
@@ -85,17 +85,22 @@ class LookTrail(Trail):
             return None
         cosines = self._cosines(key)
         best = int(cosines.argmax())
-        return best if cosines[best] >= NEARLY_SAME else None
+        return best if cosines[best] >= NEARLY_SAME / _scale(key) else None
 
     def indexed(self, entry: int, key: np.ndarray) -> None:
-        if len(self._keys) < len(self.entries):
-            keys, squares = np.zeros((len(self.entries), KEY_WIDTH), np.float32), np.ones(len(self.entries))
-            keys[: len(self._keys)], squares[: len(self._keys)] = self._keys, self._squares
-            self._keys, self._squares = keys, squares
-        self._keys[entry], self._squares[entry] = key, max(1, np.square(key, dtype=np.int64).sum())
+        room = len(self.entries["number"])
+        if len(self._keys) < room:
+            keys, scales = np.zeros((room, KEY_WIDTH), np.float32), np.zeros(room)
+            keys[: len(self._keys)], scales[: len(self._keys)] = self._keys, self._scales
+            self._keys, self._scales = keys, scales
+        self._keys[entry], self._scales[entry] = key, _scale(key)
 
     def _cosines(self, key: np.ndarray) -> np.ndarray:
-        """(num_entries,) with the keys of all entries."""
-        square = max(1, np.square(key, dtype=np.int64).sum())
+        """(num_entries,) with the keys of all entries, times the length of this one."""
         products = self._keys[: self.num_entries] @ key.astype(np.float32)  # of whole numbers under 2^24: exact
-        return products / np.sqrt(self._squares[: self.num_entries] * square)
+        return products * self._scales[: self.num_entries]
+
+
+def _scale(key: np.ndarray) -> float:
+    """One over the length of a key."""
+    return float(max(1, np.square(key, dtype=np.int64).sum())) ** -0.5

@@ -33,10 +33,10 @@ class Trail(ABC):
         key_width: E, whole numbers of a key.
 
     Attributes:
-        entries: records (room,) of the tokens (N,), in the smallest type that holds them, the key (E,), the number of
-            steps before it, and which entries were written just before and after it, -1 for none.
+        entries: by name arrays (room, ...) of the tokens (N,), in the smallest type that holds them, the key (E,), the
+            number of steps before each, and which entries were written just before and after it, -1 for none.
         num_entries: how many of them there are.
-        newest: records of the steps that wait, (at most window,).
+        newest: records of the same for the steps that wait, (at most window,).
     """
 
     def __init__(self, layout: Layout, window: int, size: int, key_width: int) -> None:
@@ -44,8 +44,10 @@ class Trail(ABC):
         absent = max(slot.absent for slot in layout.slots)
         fields = [("tokens", np.min_scalar_type(absent), (layout.num_tokens,)), ("key", np.int32, (key_width,))]
         fields += [("number", np.int64), ("before", np.int32), ("after", np.int32)]
-        self.entries = self.newest = np.zeros(0, np.dtype(fields))
+        self.newest = np.zeros(0, np.dtype(fields))
+        self.entries = {name: np.ascontiguousarray(self.newest[name]) for name in self.newest.dtype.names or ()}
         self.num_entries = self.num_steps = 0
+        self._last = -1  # the entry that was written last
 
     # -- what a kind of trail decides ---------------------------------------------------------------------------------
     @abstractmethod
@@ -83,22 +85,25 @@ class Trail(ABC):
         return self.nearest(self.query(action)) if self.num_entries else []
 
     def _enter(self, record: np.void) -> None:
-        numbers = self.entries["number"][: self.num_entries]
-        last = int(numbers.argmax()) if self.num_entries else -1
         entry = self.same(record["key"])
         if entry is None and self.num_entries == self.size:
-            entry = int(numbers.argmin())
+            entry = int(self.entries["number"].argmin())
             self._unlink(entry)
         elif entry is None:
             entry, self.num_entries = self.num_entries, self.num_entries + 1
-            if entry == len(self.entries):
-                room = np.zeros(min(self.size, max(FEWEST, 2 * entry)), self.entries.dtype)
-                room[:entry] = self.entries
-                self.entries = room
+            if entry == len(self.entries["number"]):
+                self._make_room(min(self.size, max(FEWEST, 2 * entry)))
         self.indexed(entry, record["key"])
-        self.entries[entry] = record
-        if last not in (-1, entry):
-            self.entries["after"][last], self.entries["before"][entry] = entry, last
+        for name, values in self.entries.items():
+            values[entry] = record[name]
+        if self._last not in (-1, entry):
+            self.entries["after"][self._last], self.entries["before"][entry] = entry, self._last
+        self._last = entry
+
+    def _make_room(self, room: int) -> None:
+        for name, values in self.entries.items():
+            self.entries[name] = np.zeros((room, *values.shape[1:]), values.dtype)
+            self.entries[name][: len(values)] = values
 
     def _unlink(self, entry: int) -> None:
         """It is about to become another place, which is not beside those that this one was beside."""
@@ -110,21 +115,21 @@ class Trail(ABC):
     # -- keeping ------------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Tensor]:
         """The tokens, keys and numbers of the entries and, behind them, of the steps that wait."""
-        steps = np.concatenate([self.entries[: self.num_entries], self.newest])
-        fields = {name: torch.from_numpy(steps[name].copy()) for name in steps.dtype.names or ()}
-        state = {name: field.clone(memory_format=torch.contiguous_format) for name, field in fields.items()}
-        return state | {"num_steps": torch.tensor(self.num_steps)}
+        state = {"num_steps": torch.tensor(self.num_steps), "last": torch.tensor(self._last)}
+        for name, values in self.entries.items():
+            both = np.concatenate([values[: self.num_entries], self.newest[name]])
+            state[name] = torch.from_numpy(both).clone(memory_format=torch.contiguous_format)
+        return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Into a trail that is empty."""
-        steps = np.zeros(len(state["number"]), self.entries.dtype)
-        for name in steps.dtype.names or ():
-            steps[name] = state[name].numpy()
-        self.num_steps = int(state["num_steps"])
+        self.num_steps, self._last = int(state["num_steps"]), int(state["last"])
         num_newest = min(self.window, self.num_steps)
-        self.num_entries = len(steps) - num_newest
-        self.newest = steps[self.num_entries :]
-        self.entries = steps[: self.num_entries].copy()
+        self.num_entries = len(state["number"]) - num_newest
+        self.newest = np.zeros(num_newest, self.newest.dtype)
+        for name in self.entries:
+            values = state[name].numpy()
+            self.entries[name], self.newest[name] = values[: self.num_entries].copy(), values[self.num_entries :]
         for entry, key in enumerate(self.entries["key"]):
             self.indexed(entry, key)
 
