@@ -29,7 +29,7 @@ COLOURS = slice(LAYOUT.span("observation").start + 3, LAYOUT.span("observation")
 
 
 def walk(seed: int) -> Tensor:
-    """(NUM_STEPS, N) of a walk round the rooms. A picture has the room's number in its first row, colours in the others."""
+    """(NUM_STEPS, N) of a walk round the rooms: a picture has the number of its room in the first row, then colours."""
     dice = np.random.default_rng(seed)
     rooms = NUM_ROOMS + dice.integers(NUM_COLOURS, size=(NUM_ROOMS, 6))
     going = np.where(dice.random(NUM_STEPS) < 0.15, -1, 1).cumprod()

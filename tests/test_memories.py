@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from rooms import LAYOUT, WINDOW, seen_before, walk
+from rooms import LAYOUT, WINDOW, learn, seen_before, walk
 from session_worlds import play_board, wild_world
 from test_memory_places import MOVES, layout_of
 from test_memory_places import walk as scroll
@@ -163,3 +163,9 @@ def test_names_say_what_a_memory_is() -> None:
     }.items():
         with pytest.raises(MagratheaError, match=mistake):
             memory_named(name)
+
+
+# -- what it comes to -------------------------------------------------------------------------------------------------
+def test_a_world_learns_to_use_what_is_recalled() -> None:
+    """In rooms that only a memory can tell, one guesses a quarter of the colours without one."""
+    assert learn("retrieval", 150) > 0.45
