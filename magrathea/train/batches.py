@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -21,6 +21,8 @@ class BatchConfig:
     num_prompted: segments of an update that learn to act under a prompt.
     spoiled_share: share of segments whose past is spoiled, so that a dream can recover from its own mistakes.
     most_spoiled: greatest share of a spoiled past's observation tokens that are replaced.
+    dreamt_share: share of segments whose past is in part dreamt by the model itself.
+    dream_rounds: how many of the model's own steps such a past may stand on.
     forgotten_share: share of segments that recall nothing from the memory.
     """
 
@@ -29,13 +31,16 @@ class BatchConfig:
     num_prompted: int = 8
     spoiled_share: float = 0.5
     most_spoiled: float = 0.08
+    dreamt_share: float = 0.0
+    dream_rounds: int = 1
     forgotten_share: float = 0.1
 
 
 @dataclass(frozen=True)
 class Batch:
     """past_tokens (B, T, N) as shown, tokens (B, T - first, N) as they were, hole_mask (B, T - first, N), prompt
-    (B, N), recalled (B, T - first, C)."""
+    (B, N), recalled (B, T - first, C); dreamt (B, T - first) True = the model is to replace this step of the past by
+    its own, with the dice of seeds (B,)."""
 
     past_tokens: Tensor
     tokens: Tensor
@@ -43,13 +48,13 @@ class Batch:
     first: int
     prompt: Tensor | None = None
     recalled: Tensor | None = None
+    dreamt: Tensor | None = None
+    seeds: Tensor | None = None
 
     def part(self, rank: int, num_parts: int, device: torch.device) -> Batch:
         """The rows of one of several processes, on its device."""
         rows = slice(rank, None, num_parts)
-        prompt, recalled = (None if x is None else x[rows].to(device) for x in (self.prompt, self.recalled))
-        past_tokens, tokens, hole_mask = (x[rows].to(device) for x in (self.past_tokens, self.tokens, self.hole_mask))
-        return Batch(past_tokens, tokens, hole_mask, self.first, prompt, recalled)
+        return replace(self, **{name: x[rows].to(device) for name, x in vars(self).items() if isinstance(x, Tensor)})
 
 
 def draw_batch(cache: TokenCache, config: BatchConfig, generator: Generator) -> Batch:
@@ -58,7 +63,8 @@ def draw_batch(cache: TokenCache, config: BatchConfig, generator: Generator) -> 
     holes = masks.mixture(cache.layout, (config.num_segments, config.num_steps - 1), generator)
     past = spoil(segments.tokens, cache.layout, config, generator)
     recalled = recall(segments, holes, 1, cache.layout, config, generator)
-    return Batch(past, segments.tokens[:, 1:], holes, first=1, recalled=recalled)
+    dreamt, seeds = choose_dreamt(holes, cache.layout, config, generator)
+    return Batch(past, segments.tokens[:, 1:], holes, 1, recalled=recalled, dreamt=dreamt, seeds=seeds)
 
 
 def draw_prompted(cache: TokenCache, config: BatchConfig, window: int, generator: Generator) -> Batch:
@@ -86,11 +92,31 @@ def recall(
     where it is known, and none in some segments, so that the world can be run without its memory."""
     if segments.recalled is None:
         return None
-    knows_action = ~holes[..., layout.span(layout.of_role("action")[0].name)].any(-1)
+    knows_action = _knows_action(holes, layout)
     without, with_action = segments.recalled[:, first:].unbind(2)
     recalled = torch.where(knows_action[..., None], with_action, without)
     forgotten = torch.rand(len(recalled), 1, 1, generator=generator) < config.forgotten_share
     return recalled.masked_fill(forgotten, layout.picture.absent)
+
+
+def _knows_action(holes: Tensor, layout: Layout) -> Tensor:
+    """(B, T) for holes (B, T, N)"""
+    return ~holes[..., layout.span(layout.of_role("action")[0].name)].any(-1)
+
+
+def choose_dreamt(
+    holes: Tensor, layout: Layout, config: BatchConfig, generator: Generator
+) -> tuple[Tensor | None, Tensor | None]:
+    """Which steps of the past the model is to dream, (B, T): in some segments a share of 0…1 of those whose action is
+    known, for their memory tells where it leads; and the seeds (B,) of its dice."""
+    if not config.dreamt_share:
+        return None, None
+    batch_size = len(holes)
+    share = torch.rand(batch_size, 1, generator=generator)
+    share = share * (torch.rand(batch_size, 1, generator=generator) < config.dreamt_share)
+    dreamt = torch.rand(holes.shape[:2], generator=generator) < share
+    seeds = torch.randint(2**62, (batch_size,), generator=generator)
+    return dreamt & _knows_action(holes, layout), seeds
 
 
 def spoil(tokens: Tensor, layout: Layout, config: BatchConfig, generator: Generator) -> Tensor:
