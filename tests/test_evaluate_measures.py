@@ -193,4 +193,4 @@ def test_videos_can_be_played(tmp_path: Path) -> None:
     with av.open(str(write_video(tmp_path / "a.mp4", both, 10))) as container:
         decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(decoded) == 5 and decoded[0].shape == both.shape[1:]
-    assert write_contact_sheet(tmp_path / "a.png", [("one", frames, frames)], [1, 4, 64]).stat().st_size > 1000
+    assert write_contact_sheet(tmp_path / "a.png", ["1", "4"], [("one", list(frames[:2]))]).stat().st_size > 1000

@@ -77,6 +77,15 @@ def unseen_episodes(world: World, dataset: Dataset) -> list[int]:
     return [int(number) for number in held_out]
 
 
+def other_episodes(world: World, dataset: Dataset, recordings: list[Recording]) -> list[int]:
+    """Numbers of episodes beside those measured on, of the training where the dataset is the training's; the measured
+    ones, if there are no others."""
+    used = {recording.number for recording in recordings}
+    if is_training_dataset(world, dataset):
+        used |= set(unseen_episodes(world, dataset))
+    return [number for number in range(len(dataset)) if number not in used] or sorted(used)
+
+
 def held_out_recordings(world: World, dataset: Dataset, num_episodes: int, seed: int = 0) -> list[Recording]:
     """Up to `num_episodes` of the episodes that the world was not trained on, drawn by the seed, encoded."""
     unseen = unseen_episodes(world, dataset)

@@ -39,8 +39,8 @@ class BatchConfig:
 @dataclass(frozen=True)
 class Batch:
     """past_tokens (B, T, N) as shown, tokens (B, T - first, N) as they were, hole_mask (B, T - first, N), prompt
-    (B, N), recalled (B, T - first, C); dreamt (B, T - first) True = the model is to replace this step of the past by
-    its own, with the dice of seeds (B,)."""
+    (B, N), recalled (B, T - first, C), dreamt (B, T - first): the seed of the dice of a step that the model is to dream
+    itself before it stands in the past, 0 of one that stays as it was."""
 
     past_tokens: Tensor
     tokens: Tensor
@@ -49,7 +49,6 @@ class Batch:
     prompt: Tensor | None = None
     recalled: Tensor | None = None
     dreamt: Tensor | None = None
-    seeds: Tensor | None = None
 
     def part(self, rank: int, num_parts: int, device: torch.device) -> Batch:
         """The rows of one of several processes, on its device."""
@@ -63,8 +62,8 @@ def draw_batch(cache: TokenCache, config: BatchConfig, generator: Generator) -> 
     holes = masks.mixture(cache.layout, (config.num_segments, config.num_steps - 1), generator)
     past = spoil(segments.tokens, cache.layout, config, generator)
     recalled = recall(segments, holes, 1, cache.layout, config, generator)
-    dreamt, seeds = choose_dreamt(holes, cache.layout, config, generator)
-    return Batch(past, segments.tokens[:, 1:], holes, 1, recalled=recalled, dreamt=dreamt, seeds=seeds)
+    dreamt = choose_dreamt(holes, cache.layout, config, generator)
+    return Batch(past, segments.tokens[:, 1:], holes, first=1, recalled=recalled, dreamt=dreamt)
 
 
 def draw_prompted(cache: TokenCache, config: BatchConfig, window: int, generator: Generator) -> Batch:
@@ -104,19 +103,17 @@ def _knows_action(holes: Tensor, layout: Layout) -> Tensor:
     return ~holes[..., layout.span(layout.of_role("action")[0].name)].any(-1)
 
 
-def choose_dreamt(
-    holes: Tensor, layout: Layout, config: BatchConfig, generator: Generator
-) -> tuple[Tensor | None, Tensor | None]:
-    """Which steps of the past the model is to dream, (B, T): in some segments a share of 0…1 of those whose action is
-    known, for their memory tells where it leads; and the seeds (B,) of its dice."""
+def choose_dreamt(holes: Tensor, layout: Layout, config: BatchConfig, generator: Generator) -> Tensor | None:
+    """Which steps of the past the model is to dream, by the seeds of their dice (B, T), for steps with holes (B, T, N):
+    in some segments any share of those whose action is known, for the memory tells where it leads."""
     if not config.dreamt_share:
-        return None, None
-    batch_size = len(holes)
-    share = torch.rand(batch_size, 1, generator=generator)
-    share = share * (torch.rand(batch_size, 1, generator=generator) < config.dreamt_share)
-    dreamt = torch.rand(holes.shape[:2], generator=generator) < share
-    seeds = torch.randint(2**62, (batch_size,), generator=generator)
-    return dreamt & _knows_action(holes, layout), seeds
+        return None
+    batch_size, num_steps = holes.shape[:2]
+    chosen = torch.rand(batch_size, 1, generator=generator) < config.dreamt_share
+    share = torch.rand(batch_size, 1, generator=generator) * chosen
+    dreamt = torch.rand(batch_size, num_steps, generator=generator) < share
+    seeds = torch.randint(1, 2**62, (batch_size, num_steps), generator=generator)
+    return seeds * (dreamt & _knows_action(holes, layout))
 
 
 def spoil(tokens: Tensor, layout: Layout, config: BatchConfig, generator: Generator) -> Tensor:

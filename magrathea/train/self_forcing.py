@@ -24,42 +24,36 @@ ONE_PASS = FillSettings(order="one_shot")
 
 @torch.no_grad()
 def dream_past(model: MaskedTransformer, batch: Batch, num_rounds: int = 1) -> Batch:
-    """The batch with those steps of its past that it wants dreamt replaced by the model's fills, in one pass each round.
+    """The batch, with its `dreamt` steps of the past replaced by the model's fills; each round is one pass.
 
     Known tokens stay: actions, rewards, endings, and what is absent.
     """
-    if batch.dreamt is None:
+    if batch.dreamt is None or not batch.dreamt.any():
         return batch
+    device, layout, first = batch.tokens.device, model.layout, batch.first
     rows = batch.dreamt.any(1).nonzero().squeeze(-1)
-    if not len(rows):
-        return batch
-    seen = masks.forward_dynamics(model.layout) & ~masks.judge(model.layout)
-    shown, true = batch.past_tokens[rows], batch.tokens[rows]
-    there = true != absent_step(model.layout).to(true.device)
-    own = batch.dreamt[rows, :, None] & seen.to(true.device) & there
-    seeds = batch.seeds[rows].tolist()
-    for round_ in range(num_rounds):
-        dreamt = _fill_segments(model, shown, batch, rows, [seed + round_ for seed in seeds])
-        shown = torch.cat([shown[:, : batch.first], torch.where(own, dreamt, shown[:, batch.first :])], dim=1)
+    seen = (masks.forward_dynamics(layout) & ~masks.judge(layout)).to(device)
+    there = batch.tokens[rows] != absent_step(layout).to(device)
+    own = (batch.dreamt[rows] > 0)[..., None] & seen & there
     past_tokens = batch.past_tokens.clone()
-    past_tokens[rows] = shown
+    for _ in range(num_rounds):
+        shown = past_tokens[rows]
+        past_tokens[rows, first:] = torch.where(own, _imagine(model, shown, batch, rows), shown[:, first:])
     return replace(batch, past_tokens=past_tokens)
 
 
-def _fill_segments(model: MaskedTransformer, shown: Tensor, batch: Batch, rows: Tensor, seeds: list[int]) -> Tensor:
-    """Every step (R, T - first, N) of some rows as the model imagines it, given the steps before it as `shown`."""
-    steps = batch.tokens[rows]
+def _imagine(model: MaskedTransformer, shown: Tensor, batch: Batch, rows: Tensor) -> Tensor:
+    """Every step (R, T - first, N) of some rows, each given its action and the steps before it of `shown` (R, T, N)."""
+    assert batch.dreamt is not None
+    steps, recalled = batch.tokens[rows], None if batch.recalled is None else batch.recalled[rows]
     time = torch.arange(shown.shape[1], device=shown.device).expand(shown.shape[:2])
-    recalled = None if batch.recalled is None else batch.recalled[rows]
-    past = SegmentPast(
-        *model.remember(shown, time), model.config.window, batch.first, recalled=recalled
-    )
+    past = SegmentPast(*model.remember(shown, time), model.config.window, batch.first, recalled=recalled)
     holes = masks.forward_dynamics(model.layout).to(steps.device).expand_as(steps)
 
     def predict(now: Tensor, open_holes: Tensor, chosen: Tensor | None) -> dict[str, Tensor]:
         logits = model.predict(now.view_as(steps), open_holes.view_as(steps), time[:, batch.first :], past)
         return {name: slot_logits.flatten(0, 1) for name, slot_logits in logits.items()}
 
-    num_steps = steps.shape[1]
-    dice = [Generator().manual_seed(seed + 1000 * step) for seed in seeds for step in range(num_steps)]
-    return fill(predict, steps.flatten(0, 1), holes.flatten(0, 1), model.layout, ONE_PASS, dice).tokens.view_as(steps)
+    dice = [Generator().manual_seed(seed) for seed in batch.dreamt[rows].flatten().tolist()]
+    filled = fill(predict, steps.flatten(0, 1), holes.flatten(0, 1), model.layout, ONE_PASS, dice)
+    return filled.tokens.view_as(steps)
