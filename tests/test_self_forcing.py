@@ -34,9 +34,12 @@ def batch(cache: TokenCache) -> Batch:
 
 @pytest.fixture(scope="module")
 def untrained(debug_world: World) -> MaskedTransformer:
-    """A model whose every fill is wrong somewhere."""
+    """A model whose every fill is wrong somewhere, and that looks at the past."""
     torch.manual_seed(0)
-    return MaskedTransformer(debug_world.layout, debug_world.config.model)
+    model = MaskedTransformer(debug_world.layout, debug_world.config.model)
+    for weights in model.parameters():
+        weights.data += 0.3 * torch.randn_like(weights)
+    return model
 
 
 def test_only_what_is_seen_in_the_chosen_steps_is_dreamt(untrained: MaskedTransformer, batch: Batch) -> None:

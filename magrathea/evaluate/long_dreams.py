@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Protocol
 
 import numpy as np
@@ -65,7 +66,7 @@ def dream_on(
     session = Session(world, batch_size=len(starts), seed=seed, start=torch.from_numpy(past))
     furthest, back = np.zeros(len(starts), dtype=int), np.full(len(starts), BACK)
     num_endings = 0
-    for step in range(int(PATIENCE * num_steps)):
+    for step in count(1):
         ended = session.step(session.act()).terminated
         if ended.any():
             age = session.num_steps
@@ -73,7 +74,8 @@ def dream_on(
             furthest = np.where(ended, np.maximum(age, furthest), furthest)
             session = _go_back(session, np.where(ended, np.minimum(back, age), 0))
             num_endings += int(ended.sum())
-        if session.num_steps.min() >= num_steps or (budget.spent() and (step + 1) % PIECE == 0):
+        wanted = PIECE if budget.spent() else num_steps
+        if session.num_steps.min() >= wanted or step >= PATIENCE * wanted:
             break
     lives = [session.history_of(row, 0, window + num_steps).numpy() for row in range(len(starts))]
     return [Life.of(world, tokens) for tokens in lives], num_endings
