@@ -136,6 +136,7 @@ def evaluate(
     minutes: Minutes = None,
     orders: bool = False,
     memory: bool = False,
+    drift: bool = False,
     beside: Names = (),
     device: str = "auto",
     seed: int = 0,
@@ -147,21 +148,25 @@ def evaluate(
         dataset: folder of the dataset that the world was trained on, or of another one of the same environment.
         out: folder of the report.
         num_episodes: most episodes to measure on.
-        num_dreams: most dreams of 64 steps; with --memory at most 16, which travel.
+        num_dreams: most dreams of 64 steps; with --memory or --drift at most 16, long ones.
         minutes: about how long it may take; without it, everything is measured in full.
         orders: compare the orders of filling instead, and print a Markdown table.
         memory: measure instead what the world remembers beyond its attention window.
+        drift: measure instead how dreams of 2,000 steps drift from what is real.
         beside: further worlds, whose memories are compared with this one's.
         device: "auto", "cpu" or "cuda".
         seed: seed of the choice of episodes and of the dreams.
     """
-    from magrathea.evaluate import compare_orders, memory_report
+    from magrathea.evaluate import compare_orders, drift_report, memory_report
     from magrathea.evaluate import evaluate as measure
 
     options: dict[str, Any] = {"num_episodes": num_episodes, "num_dreams": num_dreams, "minutes": minutes}
     options |= {"device": device, "seed": seed}
     if memory or beside:
         print(memory_report([world, *beside], dataset, out, **options))
+        return
+    if drift:
+        print(drift_report(world, dataset, out, **options))
         return
     if orders:
         print(compare_orders(world, dataset, minutes=minutes, device=device, seed=seed))

@@ -15,13 +15,12 @@ from test_memory_places import walk as scroll
 from magrathea import masks
 from magrathea.config import ModelConfig
 from magrathea.errors import MagratheaError
-from magrathea.evaluate.recordings import Recording
+from magrathea.evaluate.recordings import Lived
 from magrathea.memory import Retrieval, memory_named
 from magrathea.memory.recurrent import DeltaRule
 from magrathea.memory.trail import NUM_RECALLED, TrailKind
 from magrathea.model import MaskedTransformer
 from magrathea.session import Session
-from magrathea.world import absent_step
 
 ALL = ("window", "places", "recurrent", "retrieval", "retrieval-pose", "places+recurrent:8+retrieval:20")
 
@@ -33,8 +32,7 @@ def test_sampling_agrees_with_training(memory: str) -> None:
     world, length, window = wild_world(memory), 40, 3
     observation, *rest = play_board(60)
     tokens = world.encode_episode(observation[: length + 1], *(part[:length] for part in rest))
-    absent = absent_step(world.layout).numpy()
-    recording = Recording(0, None, tokens.numpy(), absent, world.recall_episode(tokens))
+    recording = Lived.of(world, tokens.numpy())
     holes = masks.forward_dynamics(world.layout)[None]
     recalled = recording.recall(np.array([[length]])).under(holes[:, None], world.layout)
     earlier = torch.from_numpy(recording.before(length - window, length - window))[None]

@@ -20,7 +20,8 @@ from magrathea.train.cache import RETURN_STEPS, TokenCache
 from magrathea.train.heart import HeartConfig, Progress, train_heart
 from magrathea.world import World
 
-CONFIG = HeartConfig(steps=6, checkpoint_seconds=0, batch=BatchConfig(num_segments=4, num_steps=5, num_prompted=2))
+BATCH = BatchConfig(num_segments=4, num_steps=5, num_prompted=2, dreamt_share=0.5, dream_rounds=2)
+CONFIG = HeartConfig(steps=6, checkpoint_seconds=0, batch=BATCH)
 
 
 class Killed(Exception):

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from magrathea import masks
-from magrathea.evaluate.recordings import Recording
+from magrathea.evaluate.recordings import Lived, Recording
 from magrathea.fill import Filled, FillSettings, fill
 from magrathea.memory import Recall
 from magrathea.world import World
@@ -47,6 +47,13 @@ class SegmentBatch:
         recalled = self.recalled.under(hole_mask, world.layout)
         return world.predict_segment(self.tokens, hole_mask, self.first, prompt, recalled, self.earlier)
 
+    def of(self, rows: slice) -> SegmentBatch:
+        """Some of the segments."""
+        earlier = None if self.earlier is None else self.earlier[rows]
+        recalled = self.recalled.each(lambda part: part[rows])
+        parts = (self.episodes[rows], self.steps[rows], self.valid[rows])
+        return SegmentBatch(self.tokens[rows], self.first, *parts, recalled, earlier)
+
     @property
     def targets(self) -> Tensor:
         """(B, C, N) the true tokens of the predicted steps."""
@@ -76,12 +83,14 @@ def segment_batches(
         group = waiting.setdefault(first, [])
         group.append((episode, begin))
         if len(group) == batch_size:
-            yield _gather(recordings, first, waiting.pop(first), chunk)
+            yield gather_segments(recordings, first, waiting.pop(first), chunk)
     for first, group in waiting.items():
-        yield _gather(recordings, first, group, chunk)
+        yield gather_segments(recordings, first, group, chunk)
 
 
-def _gather(recordings: Sequence[Recording], first: int, group: list[tuple[int, int]], chunk: int) -> SegmentBatch:
+def gather_segments(recordings: Sequence[Lived], first: int, group: list[tuple[int, int]], chunk: int) -> SegmentBatch:
+    """Segments of recordings, each from (index of the recording, first step to predict) on, with `first` steps before
+    that; a recording's last step repeats beyond its end."""
     steps = np.stack([np.arange(begin - first, begin + chunk) for _, begin in group])
     lengths = np.array([len(recordings[episode].tokens) for episode, _ in group])
     valid = steps < lengths[:, None]

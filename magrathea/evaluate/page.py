@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,8 @@ video { width: 100%; background: #11141c; image-rendering: pixelated; }
 """
 
 
-def write_page(out: Path, metrics: dict[str, Any]) -> Path:
-    """Write `index.html` into the folder that holds the plots and videos."""
+def write_page(out: Path, metrics: dict[str, Any], more: Sequence[str] = ()) -> Path:
+    """Write `index.html` into the folder that holds the plots and videos; `more` sections come last."""
     sections = [
         heading(metrics["about"], "metrics.json"),
         cards(metrics["headlines"]),
@@ -47,7 +48,7 @@ def write_page(out: Path, metrics: dict[str, Any]) -> Path:
         _control(metrics["control"]),
         _judgement(metrics),
         _uses(metrics["uses"]),
-        _drift(metrics["drift"], out),
+        *more,
     ]
     return write_sections(out / "index.html", f"{metrics['about']['world']}: evaluation", sections)
 
@@ -239,15 +240,3 @@ def _uses(uses: dict[str, Any]) -> str:
             rows.append([escape(place), *cells])
         parts.append(f"<h3>{escape(use.capitalize())}</h3>" + table(["", *columns], rows))
     return "".join(parts) + "<p>Cross-entropies are in nats. Counted baselines are counted on these episodes.</p>"
-
-
-def _drift(drift: dict[str, Any], out: Path) -> str:
-    if not drift["pieces"]:
-        return ""
-    columns = [key for key in drift["pieces"][0] if key not in ("first step", "last step")]
-    rows = []
-    for piece in drift["pieces"]:
-        cells = [show(piece[key], "") if isinstance(piece[key], dict) else number(piece[key], "") for key in columns]
-        rows.append([f"{piece['first step']}–{piece['last step']}", *cells])
-    note = "<p>Dreams under recorded actions, each until it ends itself, in pieces of 50 steps.</p>"
-    return "<h2>Long dreams</h2>" + note + plot_grid(out, "drift.png") + "<br>" + table(["steps", *columns], rows)

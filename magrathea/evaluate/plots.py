@@ -106,38 +106,30 @@ def plot_reliability(path: Path, calibration: dict[str, dict]) -> Path:
 
 
 def plot_drift(path: Path, drift: dict) -> Path:
-    """Sharpness, histogram distance and uncertainty over a long dream, beside the real ones."""
-    pieces = drift["pieces"]
-    places = [(piece["first step"] + piece["last step"]) / 2 for piece in pieces]
-    figure = Figure(figsize=(9.6, 3.0), layout="constrained")
-    panels = [
-        ("sharpness", "Sharpness, grey levels"),
-        ("histogram distance", "Token histogram distance to the data"),
-        ("uncertainty", "Mean uncertainty"),
-    ]
-    panels = [panel for panel in panels if panel[0] in pieces[0]]
-    for index, (key, title) in enumerate(panels):
-        axes = add_axes(figure, title, "dreamt steps", "", (1, len(panels), index + 1))
-        if key == "histogram distance":
-            axes.plot(
-                places,
-                [piece[key] for piece in pieces],
-                color=COLOURS["dream"],
-                marker="o",
-                markersize=3,
-                label="dream",
-            )
-            axes.plot(
-                places,
-                [piece["distance of as much real"] for piece in pieces],
-                color=COLOURS["real"],
-                linestyle="--",
-                label="as much real",
-            )
-        else:
-            band(axes, places, [piece[key] for piece in pieces], "dream")
-            if key in drift["real"]:
-                axes.axhline(drift["real"][key]["value"], color=COLOURS["real"], linestyle="--", label="real")
+    """Figures of dreams by their age, beside those of recordings."""
+    ages, real = drift["ages"], drift["real"]
+    first = next(iter(ages.values()))
+    titles = {
+        "controllability": "Controllability",
+        "impossible neighbours": "Impossible neighbours",
+        "confidence": "Confidence of the next step",
+        "histogram distance": "Token histogram distance",
+        "pictures that change": "Pictures that change",
+        "sharpness": "Sharpness, grey levels",
+    }
+    shown = [name for name in titles if name in first]
+    figure = Figure(figsize=(10.4, 5.6), layout="constrained")
+    for index, name in enumerate(shown):
+        axes = add_axes(figure, titles[name], "age of the dream, steps", "", (2, 3, index + 1))
+        values = [figures[name] for figures in ages.values()]
+        figures = [value if isinstance(value, dict) else {"value": value, "low": None} for value in values]
+        band(axes, [float(age) for age in ages], figures, "dream")
+        axes.axhline(real[name]["value"], color=COLOURS["real"], linestyle="--", label="recordings")
+        if real[name]["low"] is not None:
+            axes.axhspan(real[name]["low"], real[name]["high"], color=COLOURS["real"], alpha=0.12, linewidth=0)
+        axes.set_xscale("log")
+        axes.set_xticks([float(age) for age in ages], list(ages))
+        axes.minorticks_off()
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False, fontsize=8)
     return save(figure, path)

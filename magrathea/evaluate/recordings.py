@@ -15,16 +15,20 @@ from magrathea.memory import Recall, Recorded
 from magrathea.world import World, absent_step
 
 
-@dataclass
-class Recording:
-    """A held-out episode: its number in the dataset, what was recorded, its tokens (T + 1, N) int64, those (N,) of a
-    step that is not there, and what the world's memory recalls at each of its steps."""
+@dataclass(kw_only=True)
+class Lived:
+    """Steps that were lived, really or in a dream: their tokens (T + 1, N) int64, those (N,) of a step that is not
+    there, and what the world's memory recalls at each of them."""
 
-    number: int
-    episode: Episode
     tokens: np.ndarray
     absent: np.ndarray
-    recalled: Recorded = Recorded()  # noqa: RUF009 (it never changes)
+    recalled: Recorded
+
+    @classmethod
+    def of(cls, world: World, tokens: np.ndarray) -> Lived:
+        """Of steps (T + 1, N)."""
+        recalled = world.recall_episode(torch.from_numpy(tokens))
+        return cls(tokens=tokens, absent=absent_step(world.layout).numpy(), recalled=recalled)
 
     def recall(self, steps: np.ndarray) -> Recall:
         """What is recalled at some steps (C,), without and with the action: (C, 2, ...)."""
@@ -39,6 +43,14 @@ class Recording:
     def _steps(self, index: np.ndarray) -> np.ndarray:
         """Tokens (..., N) of steps (...), absent where the index is less than 0."""
         return np.where(index[..., None] < 0, self.absent, self.tokens[np.maximum(index, 0)])
+
+
+@dataclass(kw_only=True)
+class Recording(Lived):
+    """A held-out episode: its number in the dataset, and what was recorded."""
+
+    number: int
+    episode: Episode
 
 
 class Budget:
@@ -94,6 +106,15 @@ def unseen_episodes(world: World, dataset: Dataset) -> list[int]:
     return [int(number) for number in held_out]
 
 
+def other_episodes(world: World, dataset: Dataset, recordings: list[Recording]) -> list[int]:
+    """Numbers of episodes beside those measured on, of the training where the dataset is the training's; the measured
+    ones, if there are no others."""
+    used = {recording.number for recording in recordings}
+    if is_training_dataset(world, dataset):
+        used |= set(unseen_episodes(world, dataset))
+    return [number for number in range(len(dataset)) if number not in used] or sorted(used)
+
+
 def held_out_recordings(world: World, dataset: Dataset, num_episodes: int, seed: int = 0) -> list[Recording]:
     """Up to `num_episodes` of the episodes that the world was not trained on, drawn by the seed, encoded."""
     unseen = unseen_episodes(world, dataset)
@@ -103,9 +124,10 @@ def held_out_recordings(world: World, dataset: Dataset, num_episodes: int, seed:
 
 def encode_episodes(world: World, dataset: Dataset, numbers: list[int]) -> list[Recording]:
     """These episodes of a dataset."""
-    recordings, absent = [], absent_step(world.layout).numpy()
+    recordings = []
     for number in numbers:
         episode = dataset.episode(number)
         tokens = world.encode_episode(episode.observation, episode.action, episode.reward, episode.terminated)
-        recordings.append(Recording(number, episode, tokens.numpy(), absent, world.recall_episode(tokens)))
+        lived = Lived.of(world, tokens.numpy())
+        recordings.append(Recording(**vars(lived), number=number, episode=episode))
     return recordings

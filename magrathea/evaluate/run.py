@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,16 @@ from typing import Any
 import numpy as np
 
 from magrathea.data import Dataset
+from magrathea.evaluate.about import about, write_json
 from magrathea.evaluate.card import write_card
 from magrathea.evaluate.dreams import measure_control, measure_pictures, measure_tokens, real_pictures
 from magrathea.evaluate.drift import measure_drift
+from magrathea.evaluate.drift_report import drift_section
 from magrathea.evaluate.headlines import headlines
 from magrathea.evaluate.next_step import measure_next_step
 from magrathea.evaluate.page import write_page
 from magrathea.evaluate.plots import plot_actions, plot_drift, plot_horizon, plot_reliability
-from magrathea.evaluate.recordings import Budget, Recording, held_out_recordings, is_training_dataset, open_dataset
+from magrathea.evaluate.recordings import Budget, Recording, held_out_recordings, open_dataset
 from magrathea.evaluate.rollouts import Rollouts, choose_starts, roll_out
 from magrathea.evaluate.slots import picture_slot, pictures_of
 from magrathea.evaluate.uses import measure_uses
@@ -26,6 +27,8 @@ from magrathea.world import World
 
 HORIZON = 64
 NUM_VIDEOS = 4
+SHOWN_HORIZONS = (1, 2, 4, 8, 16, 32, 64)
+DRIFT_AGES = (50, 100, 200, 500)
 SHARES = {"next step": 0.3, "dreams": 0.25, "uses": 0.5, "drift": 0.9}  # of the time that is left when each begins
 
 
@@ -69,30 +72,15 @@ def evaluate(
     metrics["next step"] = measure_next_step(world, recordings, time_left.part(SHARES["next step"]))
     metrics |= _measure_dreams(world, recordings, out, num_dreams, time_left.part(SHARES["dreams"]), seed)
     metrics["uses"] = measure_uses(world, recordings, time_left.part(SHARES["uses"]), seed)
-    metrics["drift"] = measure_drift(world, recordings, time_left.part(SHARES["drift"]), seed=seed)
+    drift_time = time_left.part(SHARES["drift"])
+    metrics["drift"], _ = measure_drift(world, source, recordings, drift_time, ages=DRIFT_AGES, seed=seed)
     metrics["about"]["seconds"] = round(time.monotonic() - began, 1)
     metrics["headlines"] = headlines(metrics)
     _plot(metrics, out)
     write_json(out / "metrics.json", metrics)
-    write_page(out, metrics)
+    write_page(out, metrics, [drift_section(metrics["drift"], out)])
     write_card(out, world, metrics)
     return metrics
-
-
-def about(world: World, source: Dataset, recordings: list[Recording], seed: int) -> dict[str, Any]:
-    """What was measured, and on what."""
-    same = is_training_dataset(world, source)
-    return {
-        "world": world.metadata.get("name"),
-        "environment": source.env_id,
-        "parameters": sum(weights.numel() for weights in world.model.parameters()),
-        "window": world.config.model.window,
-        "fill": world.config.fill.to_config(),
-        "episodes": [recording.number for recording in recordings],
-        "steps": int(sum(len(recording.tokens) - 1 for recording in recordings)),
-        "from": "episodes held out of the training" if same else "another dataset than the training's",
-        "seed": seed,
-    }
 
 
 def _measure_dreams(
@@ -125,8 +113,10 @@ def _write_videos(world: World, recordings: list[Recording], rollouts: Rollouts,
         dream = pictures_of(world, slot, rollouts.dreamt[row, :length])
         names.append(f"dream-{index}.mp4")
         write_video(out / names[-1], side_by_side(frames, dream), fps)
-        rows.append((f"ep. {recordings[rollouts.episodes[row]].number}", frames, dream))
-    write_contact_sheet(out / "dreams.png", rows, [1, 2, 4, 8, 16, 32, 64])
+        shown = [horizon - 1 for horizon in SHOWN_HORIZONS if horizon <= length]
+        rows.append((f"ep. {recordings[rollouts.episodes[row]].number}\nreal", [frames[step] for step in shown]))
+        rows.append(("dream", [dream[step] for step in shown]))
+    write_contact_sheet(out / "dreams.png", [f"step {horizon}" for horizon in SHOWN_HORIZONS], rows)
     return names
 
 
@@ -140,12 +130,5 @@ def _plot(metrics: dict[str, Any], out: Path) -> None:
     plot_horizon(out / "tokens.png", metrics["tokens over the horizon"], "Tokens equal to the recording's", "share")
     plot_reliability(out / "calibration.png", metrics["next step"]["calibration"])
     plot_actions(out / "actions.png", metrics["control"]["by action"])
-    if metrics["drift"]["pieces"]:
+    if metrics["drift"]["ages"]:
         plot_drift(out / "drift.png", metrics["drift"])
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    partial.replace(path)

@@ -47,26 +47,19 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> Path:
     return path
 
 
-def write_contact_sheet(path: Path, rows: list[tuple[str, np.ndarray, np.ndarray]], steps: list[int]) -> Path:
-    """Write a PNG: for each (name, real, dream) a row of real frames above its dream at the given horizons.
-
-    real, dream: (T, rows, cols, C) uint8, where index h - 1 is horizon h.
-    """
-    size = upscale(as_rgb(rows[0][1][:1]), 126).shape[1:3]
-    margin, left = 6, 62
-    sheet = Image.new(
-        "RGB", (left + len(steps) * (size[1] + margin), 24 + len(rows) * (2 * size[0] + 3 * margin)), BACKGROUND
-    )
+def write_contact_sheet(path: Path, columns: list[str], rows: list[tuple[str, list[np.ndarray]]]) -> Path:
+    """Write a PNG: a row of pictures (rows, cols, C) uint8 for each (name, pictures), under the columns' names."""
+    first = as_rgb(rows[0][1][0])
+    height, width = upscale(first, 126).shape[:2]
+    margin, left, top = 6, 62, 24
+    sheet = Image.new("RGB", (left + len(columns) * (width + margin), top + len(rows) * (height + margin)), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    for column, step in enumerate(steps):
-        draw.text((left + column * (size[1] + margin) + 4, 6), f"step {step}", fill=INK)
-    for index, (name, real, dream) in enumerate(rows):
-        for line, (caption, frames) in enumerate((("real", real), ("dream", dream))):
-            top = 24 + index * (2 * size[0] + 3 * margin) + line * (size[0] + margin // 2)
-            draw.text((4, top + 4), caption if line else f"{name}\n{caption}", fill=INK)
-            for column, step in enumerate(steps):
-                if step <= len(frames):
-                    picture = Image.fromarray(upscale(as_rgb(frames[step - 1]), 126))
-                    sheet.paste(picture, (left + column * (size[1] + margin), top))
+    for column, name in enumerate(columns):
+        draw.text((left + column * (width + margin) + 4, 6), name, fill=INK)
+    for line, (name, pictures) in enumerate(rows):
+        draw.text((4, top + line * (height + margin) + 4), name, fill=INK)
+        for column, picture in enumerate(pictures):
+            place = left + column * (width + margin), top + line * (height + margin)
+            sheet.paste(Image.fromarray(upscale(as_rgb(picture), 126)), place)
     sheet.save(path)
     return path

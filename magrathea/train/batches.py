@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -22,6 +22,8 @@ class BatchConfig:
     num_prompted: segments of an update that learn to act under a prompt.
     spoiled_share: share of segments whose past is spoiled, so that a dream can recover from its own mistakes.
     most_spoiled: greatest share of a spoiled past's observation tokens that are replaced.
+    dreamt_share: share of segments whose past is in part dreamt by the model itself.
+    dream_rounds: how many of the model's own steps such a past may stand on.
     forgotten_share: share of segments that recall nothing from the memory.
     num_earlier: steps before a segment that a recurrent memory learns to carry.
     """
@@ -31,6 +33,8 @@ class BatchConfig:
     num_prompted: int = 8
     spoiled_share: float = 0.5
     most_spoiled: float = 0.08
+    dreamt_share: float = 0.0
+    dream_rounds: int = 1
     forgotten_share: float = 0.1
     num_earlier: int = 36
 
@@ -38,7 +42,8 @@ class BatchConfig:
 @dataclass(frozen=True)
 class Batch:
     """past_tokens (B, T, N) as shown, tokens (B, T - first, N) as they were, hole_mask (B, T - first, N), prompt
-    (B, N), recalled (B, T - first, ...), earlier (B, E, N) the steps before."""
+    (B, N), recalled (B, T - first, ...), earlier (B, E, N) the steps before, dreamt (B, T - first): the seed of the
+    dice of a step that the model is to dream itself before it stands in the past, 0 of one that stays as it was."""
 
     past_tokens: Tensor
     tokens: Tensor
@@ -47,14 +52,13 @@ class Batch:
     prompt: Tensor | None = None
     recalled: Recall = Recall()  # noqa: RUF009 (it never changes)
     earlier: Tensor | None = None
+    dreamt: Tensor | None = None
 
     def part(self, rank: int, num_parts: int, device: torch.device) -> Batch:
         """The rows of one of several processes, on its device."""
         rows = slice(rank, None, num_parts)
-        prompt, earlier = (None if x is None else x[rows].to(device) for x in (self.prompt, self.earlier))
-        past_tokens, tokens, hole_mask = (x[rows].to(device) for x in (self.past_tokens, self.tokens, self.hole_mask))
-        recalled = self.recalled.each(lambda part: part[rows].to(device))
-        return Batch(past_tokens, tokens, hole_mask, self.first, prompt, recalled, earlier)
+        parts = {name: x[rows].to(device) for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(self, recalled=self.recalled.each(lambda part: part[rows].to(device)), **parts)
 
 
 def draw_batch(cache: TokenCache, config: BatchConfig, generator: Generator) -> Batch:
@@ -63,7 +67,8 @@ def draw_batch(cache: TokenCache, config: BatchConfig, generator: Generator) -> 
     holes = masks.mixture(cache.layout, (config.num_segments, config.num_steps - 1), generator)
     past = spoil(segments.tokens, cache.layout, config, generator)
     recalled, earlier = recall(segments, holes, 1, cache.layout, config, generator)
-    return Batch(past, segments.tokens[:, 1:], holes, first=1, recalled=recalled, earlier=earlier)
+    dreamt = choose_dreamt(holes, cache.layout, config, generator)
+    return Batch(past, segments.tokens[:, 1:], holes, first=1, recalled=recalled, earlier=earlier, dreamt=dreamt)
 
 
 def draw_prompted(cache: TokenCache, config: BatchConfig, window: int, generator: Generator) -> Batch:
@@ -98,6 +103,24 @@ def recall(
     if steps is not None:
         steps = torch.where(forgotten[..., None], absent, steps)
     return Recall(picture, steps), torch.where(forgotten, absent, segments.earlier)
+
+
+def _knows_action(holes: Tensor, layout: Layout) -> Tensor:
+    """(B, T) for holes (B, T, N)"""
+    return ~holes[..., layout.span(layout.of_role("action")[0].name)].any(-1)
+
+
+def choose_dreamt(holes: Tensor, layout: Layout, config: BatchConfig, generator: Generator) -> Tensor | None:
+    """Which steps of the past the model is to dream, by the seeds of their dice (B, T), for steps with holes (B, T, N):
+    in some segments any share of those whose action is known, for the memory tells where it leads."""
+    if not config.dreamt_share:
+        return None
+    batch_size, num_steps = holes.shape[:2]
+    chosen = torch.rand(batch_size, 1, generator=generator) < config.dreamt_share
+    share = torch.rand(batch_size, 1, generator=generator) * chosen
+    dreamt = torch.rand(batch_size, num_steps, generator=generator) < share
+    seeds = torch.randint(1, 2**62, (batch_size, num_steps), generator=generator)
+    return seeds * (dreamt & _knows_action(holes, layout))
 
 
 def spoil(tokens: Tensor, layout: Layout, config: BatchConfig, generator: Generator) -> Tensor:

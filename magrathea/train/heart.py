@@ -16,6 +16,7 @@ from magrathea.model import MaskedTransformer
 from magrathea.train.batches import Batch, BatchConfig, draw_batch, draw_prompted
 from magrathea.train.cache import TokenCache
 from magrathea.train.checkpoint import load_checkpoint, save_checkpoint
+from magrathea.train.self_forcing import dream_past
 
 SHARPNESS_SCALE = 6.0  # a head's sharpness is one number, which has far to go
 
@@ -111,6 +112,7 @@ def train_heart(
             group["lr"] = group["scale"] * learning_rate(progress.share(config), config)
         batches = draw_update(cache, config, model.config.window, progress.step)
         mine = [batch.part(rank, num_processes, model.device) for batch in batches]
+        mine = [dream_past(model, batch, config.batch.dream_rounds) for batch in mine]
         loss = update_loss(wrapped, mine)
         optimizer.zero_grad()
         loss.backward()

@@ -14,13 +14,7 @@ from magrathea.evaluate.memory.poses import measure_poses
 from magrathea.evaluate.memory.recall import summarize_ages, tally_recall
 from magrathea.evaluate.memory.tracking import Tracker, travel_of
 from magrathea.evaluate.memory.views import TileView, kinds_of_tokens, sights_of, view_of
-from magrathea.evaluate.recordings import (
-    Budget,
-    Recording,
-    encode_episodes,
-    is_training_dataset,
-    unseen_episodes,
-)
+from magrathea.evaluate.recordings import Budget, Recording, encode_episodes, other_episodes
 from magrathea.evaluate.slots import picture_slot, role_span
 from magrathea.evaluate.statistics import Tally
 from magrathea.layout import Slot
@@ -89,7 +83,7 @@ def _measure_tiles(
 ) -> dict[str, Any]:
     window, span = world.config.model.window, world.layout.span(slot.name)
     sights = [sights_of(world, view, recording, slot) for recording in recordings]
-    known = _other_recordings(world, source, recordings) or recordings
+    known = encode_episodes(world, source, other_episodes(world, source, recordings)[:NUM_KIND_EPISODES])
     known_sights = [sights_of(world, view, recording, slot) for recording in known]
     kinds = kinds_of_tokens(known_sights, slot.vocab_size)
     tally = Tally(len(recordings))
@@ -113,12 +107,3 @@ def _measure_tiles(
         if reality is not None:
             measured["trips"]["real"] = measure_trips(reality, tracker, window, budget)
     return measured
-
-
-def _other_recordings(world: World, source: Dataset, recordings: list[Recording]) -> list[Recording]:
-    """Some episodes beside those measured on; of the training where they are of the training's dataset."""
-    used = {recording.number for recording in recordings}
-    if is_training_dataset(world, source):
-        used |= set(unseen_episodes(world, source))
-    others = [number for number in range(len(source)) if number not in used]
-    return encode_episodes(world, source, others[:NUM_KIND_EPISODES])

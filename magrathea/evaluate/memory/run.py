@@ -9,11 +9,11 @@ from typing import Any
 
 from magrathea.data import Dataset
 from magrathea.errors import MagratheaError
+from magrathea.evaluate.about import about, write_json
 from magrathea.evaluate.memory.measure import measure_memory
 from magrathea.evaluate.memory.plots import plot_comparison, plot_memory, plot_trips
 from magrathea.evaluate.memory.report import STRETCHES, TRIP, as_text, tables, write_memory_page
 from magrathea.evaluate.recordings import Budget, held_out_recordings, open_dataset
-from magrathea.evaluate.run import about, write_json
 from magrathea.world import World
 
 MOST_DREAMS = 16  # that travel side by side

@@ -1,0 +1,59 @@
+"""Self-forcing: the model learns from a past that it has dreamt itself, as it will have to in a long dream.
+
+Scheduled sampling (Bengio et al. 2015, arXiv 1506.03099) for all steps of a segment at once: some steps of the past are
+replaced by the model's own fills, and what is to be learned stays the truth. With more rounds the fills stand on fills,
+as in Self Forcing (Huang et al. 2025, arXiv 2506.08009).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Generator, Tensor
+
+from magrathea import masks
+from magrathea.fill import FillSettings, fill
+from magrathea.model import MaskedTransformer
+from magrathea.train.batches import Batch
+from magrathea.world import absent_step
+
+ONE_PASS = FillSettings(order="one_shot")
+
+
+@torch.no_grad()
+def dream_past(model: MaskedTransformer, batch: Batch, num_rounds: int = 1) -> Batch:
+    """The batch, with its `dreamt` steps of the past replaced by the model's fills; each round is one pass.
+
+    Known tokens stay: actions, rewards, endings, and what is absent.
+    """
+    if batch.dreamt is None or not batch.dreamt.any():
+        return batch
+    device, layout, first = batch.tokens.device, model.layout, batch.first
+    rows = batch.dreamt.any(1).nonzero().squeeze(-1)
+    seen = (masks.forward_dynamics(layout) & ~masks.judge(layout)).to(device)
+    there = batch.tokens[rows] != absent_step(layout).to(device)
+    own = (batch.dreamt[rows] > 0)[..., None] & seen & there
+    past_tokens = batch.past_tokens.clone()
+    for _ in range(num_rounds):
+        shown = past_tokens[rows]
+        past_tokens[rows, first:] = torch.where(own, _imagine(model, shown, batch, rows), shown[:, first:])
+    return replace(batch, past_tokens=past_tokens)
+
+
+def _imagine(model: MaskedTransformer, shown: Tensor, batch: Batch, rows: Tensor) -> Tensor:
+    """Every step (R, T - first, N) of some rows, each given its action and the steps before it of `shown` (R, T, N)."""
+    assert batch.dreamt is not None
+    steps, recalled = batch.tokens[rows], batch.recalled.each(lambda part: part[rows])
+    earlier = None if batch.earlier is None else batch.earlier[rows]
+    time = torch.arange(shown.shape[1], device=shown.device).expand(shown.shape[:2])
+    past = model.segment(shown, batch.first, recalled=recalled, earlier=earlier)
+    holes = masks.forward_dynamics(model.layout).to(steps.device).expand_as(steps)
+
+    def predict(now: Tensor, open_holes: Tensor, chosen: Tensor | None) -> dict[str, Tensor]:
+        logits = model.predict(now.view_as(steps), open_holes.view_as(steps), time[:, batch.first :], past)
+        return {name: slot_logits.flatten(0, 1) for name, slot_logits in logits.items()}
+
+    dice = [Generator().manual_seed(seed) for seed in batch.dreamt[rows].flatten().tolist()]
+    filled = fill(predict, steps.flatten(0, 1), holes.flatten(0, 1), model.layout, ONE_PASS, dice)
+    return filled.tokens.view_as(steps)

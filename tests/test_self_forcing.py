@@ -1,0 +1,97 @@
+"""Self-forcing: which steps of the past the model dreams itself, and that nothing else changes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Generator
+
+from magrathea import masks
+from magrathea.data import Dataset
+from magrathea.model import MaskedTransformer
+from magrathea.train.batches import Batch, BatchConfig, draw_batch
+from magrathea.train.cache import TokenCache
+from magrathea.train.heart import update_loss
+from magrathea.train.self_forcing import dream_past
+from magrathea.world import World, absent_step
+
+CONFIG = BatchConfig(num_segments=24, num_steps=6, spoiled_share=0, dreamt_share=0.7)
+
+
+@pytest.fixture(scope="module")
+def cache(debug_world: World, debug_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> TokenCache:
+    folder: Path = tmp_path_factory.mktemp("tokens")
+    return TokenCache.build(debug_dataset, debug_dataset.split()[0], debug_world, folder)
+
+
+@pytest.fixture(scope="module")
+def batch(cache: TokenCache) -> Batch:
+    return draw_batch(cache, CONFIG, Generator().manual_seed(3))
+
+
+@pytest.fixture(scope="module")
+def untrained(debug_world: World) -> MaskedTransformer:
+    """A model whose every fill is wrong somewhere, and that looks at the past."""
+    torch.manual_seed(0)
+    model = MaskedTransformer(debug_world.layout, debug_world.config.model)
+    for weights in model.parameters():
+        weights.data += 0.3 * torch.randn_like(weights)
+    return model
+
+
+def test_only_what_is_seen_in_the_chosen_steps_is_dreamt(untrained: MaskedTransformer, batch: Batch) -> None:
+    layout, result = untrained.layout, dream_past(untrained, batch)
+    assert batch.dreamt is not None
+    chosen = batch.dreamt > 0
+    assert chosen.any() and not chosen.any(1).all()
+    changed = result.past_tokens != batch.past_tokens
+    assert not changed[:, 0].any() and not changed[:, 1:][~chosen].any()
+    assert not changed[..., ~masks.forward_dynamics(layout)].any() and not changed[..., masks.judge(layout)].any()
+    there = (batch.tokens != absent_step(layout)).all(-1)
+    assert changed[:, 1:].any(-1)[chosen & there].float().mean() > 0.9
+    assert not changed[:, 1:][chosen & ~there].any() and (chosen & ~there).any()
+    assert torch.equal(result.tokens, batch.tokens) and torch.equal(result.hole_mask, batch.hole_mask)
+
+
+def test_a_model_that_knows_the_world_dreams_what_was(debug_world: World, batch: Batch) -> None:
+    dreamt = dream_past(debug_world.model, batch, num_rounds=3).past_tokens
+    assert (dreamt == batch.past_tokens).float().mean() > 0.99
+
+
+def test_later_rounds_stand_on_the_dreams_of_earlier_ones(untrained: MaskedTransformer, batch: Batch) -> None:
+    once, twice = (dream_past(untrained, batch, rounds).past_tokens for rounds in (1, 2))
+    assert batch.dreamt is not None
+    begins = (batch.dreamt > 0).int().argmax(1)  # the first dreamt step has a real past in every round
+    rows = torch.arange(len(begins))
+    assert torch.equal(once[rows, 1 + begins], twice[rows, 1 + begins]) and not torch.equal(once, twice)
+
+
+def test_dice_belong_to_the_step_and_not_to_its_neighbours(untrained: MaskedTransformer, batch: Batch) -> None:
+    whole = dream_past(untrained, batch).past_tokens
+    assert torch.equal(whole, dream_past(untrained, batch).past_tokens)
+    for rank in range(2):
+        part = dream_past(untrained, batch.part(rank, 2, torch.device("cpu"))).past_tokens
+        assert torch.equal(part, whole[rank::2])
+
+
+def test_nothing_is_learned_through_the_dreamt_past_itself(untrained: MaskedTransformer, batch: Batch) -> None:
+    """The gradient is that of a past of plain tokens."""
+    dreamt = dream_past(untrained, batch)
+    assert not any(weights.grad is not None for weights in untrained.parameters())
+    gradients = []
+    for each in (dreamt, replace(dreamt, past_tokens=dreamt.past_tokens.clone(), dreamt=None)):
+        untrained.zero_grad()
+        update_loss(untrained, [each]).backward()
+        gradients.append([None if weights.grad is None else weights.grad.clone() for weights in untrained.parameters()])
+    assert all((a is None) == (b is None) and (a is None or torch.equal(a, b)) for a, b in zip(*gradients, strict=True))
+    untrained.zero_grad(set_to_none=True)
+
+
+def test_steps_without_a_known_action_stay(cache: TokenCache) -> None:
+    batch = draw_batch(cache, replace(CONFIG, dreamt_share=1.0), Generator().manual_seed(0))
+    hidden = batch.hole_mask[..., cache.layout.span("action")].any(-1)
+    assert batch.dreamt is not None and hidden.any() and not batch.dreamt[hidden].any()
+    assert draw_batch(cache, replace(CONFIG, dreamt_share=0.0), Generator().manual_seed(0)).dreamt is None
