@@ -93,7 +93,7 @@ def test_the_world_has_learned(debug_world: World, debug_dataset: Dataset) -> No
 
 def test_segments_stay_within_their_episodes(work: Path, debug_world: World) -> None:
     cache = TokenCache.open(work / "tokens", debug_world.layout)
-    tokens = cache.segments(300, 8, torch.Generator().manual_seed(0)).tokens
+    tokens = cache.segments(300, 8, 3, torch.Generator().manual_seed(0)).tokens
     starts = tokens[:, :, 0] == debug_world.layout.slots[0].absent  # the action of a reset, or past the end
     past_end = tokens[:, :, -1] == debug_world.layout.slots[-1].absent
     assert not (starts[:, 1:] & ~past_end[:, 1:]).any()
