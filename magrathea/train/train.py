@@ -53,7 +53,7 @@ def train(
         recipe: a .toml file or the name of a shipped recipe; the other arguments override it.
         device: "cpu", "cuda", or "auto" for a GPU if there is one.
         seed: of everything drawn.
-        begin_from: a world whose tokenizers and weights to begin with; new parts of the model begin as nothing.
+        begin_from: a world whose tokenizers and weights to begin with; what it does not have begins as in a new one.
         memory: what the world remembers with, such as "places" or "places+recurrent".
     """
     begin_from = None if begin_from is None else str(begin_from)
