@@ -27,6 +27,7 @@ def card(world: World, metrics: dict[str, Any]) -> str:
         f"used.\n"
         for slot, report in training.get("tokenizer", {}).items()
     )
+    stages = f"- In stages: {training['stages']}.\n" if "stages" in training else ""
     return f"""# {metadata.get("name", "A world")}
 
 {metadata.get("description", "")}
@@ -37,7 +38,7 @@ A world of `{metadata.get("env_id", "?")}`, learned by Magrathea's masked model.
 {world.layout.num_tokens} tokens a step.
 - Trained for {training.get("updates", "?")} updates ({training.get("minutes", "?")} minutes, \
 {training.get("steps_seen", "?")} steps shown), by the recipe in `config.json`.
-{codes}
+{stages}{codes}
 ## Measured
 
 On {len(about["episodes"])} episodes ({about["steps"]:,} steps), {about["from"]}; 95% bootstrap intervals over episodes.
