@@ -98,7 +98,7 @@ def comparison_table(compared: dict[str, dict[str, Any]]) -> str:
     rows = []
     for name, measured in compared.items():
         row = {"world": name, "memory": measured["memory"]}
-        row |= {key: f"{measured[key]:,}" for key in ("seeds", "updates", "steps per second") if key in measured}
+        row |= {key: f"{measured[key]:,.4g}" for key in ("seeds", "updates", "steps per second") if key in measured}
         row |= {"bytes": f"{measured['bytes']:,}", "bytes a step": f"{measured['bytes per step']:,.0f}"}
         row["next step"] = as_text(measured["next step"])
         if "recall" in measured:
@@ -109,7 +109,7 @@ def comparison_table(compared: dict[str, dict[str, Any]]) -> str:
         if trip:
             row |= {f"home after {TRIP}": as_text(trip["at home"]), "landmarks": as_text(trip["way back, landmarks"])}
         if "dreams" in measured:
-            row["dream steps/s"] = f"{measured['dreams']['steps per second']:,}"
+            row["dream steps/s"] = f"{measured['dreams']['steps per second']:,.4g}"
         if "revisited - new" in measured.get("poses", {}):
             row["revisited - new"] = as_text(measured["poses"]["revisited - new"]["model"], "dB")
         rows.append(row)
