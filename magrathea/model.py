@@ -81,6 +81,14 @@ def token_width(slot: Slot, width: int) -> int:
     return width // slot.tokens_per_position
 
 
+def principal_components(values: Tensor, width: int) -> Tensor:
+    """(V, F) -> (V, width) along the directions in which they differ most, the stronger ones softened by a root."""
+    centred = values.float() - values.float().mean(0)
+    components, sizes, _ = torch.linalg.svd(centred, full_matrices=False)
+    components = (components * sizes.sqrt())[:, :width]
+    return F.pad(components, (0, width - components.shape[1]))
+
+
 def group_tokens(values: Tensor, slot: Slot) -> Tensor:
     """(..., tokens of the slot) -> (..., positions of the slot, tokens per position); absent beyond the edges."""
     if slot.tokens_per_position == 1:
@@ -166,6 +174,15 @@ class MaskedTransformer(nn.Module):
         absent = torch.cat([torch.full((slot.num_tokens,), slot.absent) for slot in layout.slots])
         self.register_buffer("absent", absent, persistent=False)
         self.compute_dtype = torch.float32
+
+    @torch.no_grad()
+    def begin_alike(self, slot: Slot, likeness: Tensor) -> None:
+        """Before training: numbers (V, F) that are close for tokens of a slot that look alike are half of what the
+        tokens' vectors begin with, so that what is learned of one holds for those that look like it."""
+        index = self.layout.slots.index(slot)
+        for table in (self.embedding.tokens[index].weight[: slot.vocab_size], self.head.out[index].weight):
+            alike = principal_components(likeness, table.shape[1])
+            table.copy_((table + alike * (table.std() / alike.std().clamp(min=1e-6))) * 0.5**0.5)
 
     @property
     def device(self) -> torch.device:

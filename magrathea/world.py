@@ -79,12 +79,22 @@ class World:
     ) -> None:
         self.tokenizers, self.config, self.starts = tokenizers, config, starts.long()
         self.layout = model.layout if model is not None else layout_for(tokenizers)
-        self.model = model if model is not None else MaskedTransformer(self.layout, config.model)
+        self.model = model if model is not None else self._new_model()
         self.memory: MemoryKind = Window() if memory is None else memory
         if starts.ndim != 3 or starts.shape[-1] != self.layout.num_tokens:
             raise MagratheaError(
                 f"A world's starts are (K, W, {self.layout.num_tokens}) tokens; got {tuple(starts.shape)}."
             )
+
+    def _new_model(self) -> MaskedTransformer:
+        """An untrained one, to which tokens that look alike are alike."""
+        model = MaskedTransformer(self.layout, self.config.model)
+        for role in ROLES:
+            for slot, tokenizer in zip(self.layout.of_role(role), self.tokenizers[role].leaves.values(), strict=True):
+                likeness = tokenizer.likeness()
+                if likeness is not None:
+                    model.begin_alike(slot, torch.from_numpy(likeness))
+        return model
 
     # -- what it is ---------------------------------------------------------------------------------------------------
     @property

@@ -55,7 +55,7 @@ def test_an_interrupted_comparison_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_
     trained.clear()
     table = compare("data", tmp_path, memories=memories, steps=1)
     assert trained == [("retrieval:256", 1)]
-    assert "| retrieval:256 | retrieval:256 | 2 | 7 | 15.0 | 10 | 2 |" in table
+    assert "| retrieval:256 | retrieval:256 | 2 | 7 | 15 | 10 | 2 |" in table
     assert (tmp_path / "comparison.md").read_text() == table and (tmp_path / "comparison.json").exists()
     with pytest.raises(MagratheaError, match="Unknown memory 'nothing'"):
         compare("data", tmp_path, memories={"nothing": 1})

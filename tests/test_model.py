@@ -167,3 +167,16 @@ def test_the_device_says_the_type() -> None:
         assert compute_dtype(torch.device("cpu")) is torch.float32
     with pytest.raises(MagratheaError, match="not here"):
         device_named("cuda:7")
+
+
+@torch.no_grad()
+def test_tokens_that_look_alike_begin_alike(model: MaskedTransformer) -> None:
+    slot = LAYOUT.picture
+    likeness = torch.randn(slot.vocab_size, 20, generator=torch.Generator().manual_seed(1))
+    likeness[1] = likeness[0]
+    model.begin_alike(slot, likeness)
+    index = LAYOUT.slots.index(slot)
+    for table in (model.embedding.tokens[index].weight, model.head.out[index].weight):
+        cosines = torch.nn.functional.cosine_similarity(table[0], table[1:])
+        assert cosines[0] > 0.25 and cosines[0] > cosines[1:].max() + 0.1
+        assert 0.5 < table.norm(dim=1)[: slot.vocab_size].max() / table.norm(dim=1).median() < 2

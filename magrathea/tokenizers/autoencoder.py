@@ -179,6 +179,10 @@ class MaskedAutoencoderTokenizer(Tokenizer):
         patch_length = math.prod(self._patch) * self._channels
         return MaskedAutoencoder(self.grid, patch_length, self._levels, self._width, self._num_layers)
 
+    def likeness(self) -> np.ndarray:
+        quantizer = ScalarQuantizer(self._levels)
+        return quantizer.values(torch.arange(self.vocab_size)).numpy()
+
     # -- verbs --------------------------------------------------------------------------------------------------------
     def fit(self, values: Any, *, seed: int = 0, steps: int | None = None, minutes: float | None = None) -> Self:
         """Learn from frames (M, H, W[, channels]) for `steps` or `minutes`, or else as long as the constructor says.

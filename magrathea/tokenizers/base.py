@@ -61,6 +61,10 @@ class Tokenizer(ABC):
         del values, seed
         return self
 
+    def likeness(self) -> np.ndarray | None:
+        """(vocab_size, F) numbers that are close for tokens that look alike, or None where no two do."""
+        return None
+
     def encode(self, values: Any) -> np.ndarray:
         """values (..., *space.shape) -> int64 tokens (..., tokens_per_step); raises MagratheaError on others."""
         array = self.check_values(values)

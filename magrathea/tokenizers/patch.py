@@ -90,6 +90,9 @@ class PatchTokenizer(Tokenizer):
     def _images(self, values: np.ndarray) -> np.ndarray:
         return values.reshape(-1, *self.value_shape[:2], self._channels)
 
+    def likeness(self) -> np.ndarray:
+        return self.codebook.reshape(self.vocab_size, -1).astype(np.float32)
+
     def _encode(self, values: np.ndarray) -> np.ndarray:
         images, codes = self._images(values), self.codebook.reshape(self.vocab_size, -1)
         tokens = np.empty((len(images), self.tokens_per_step), np.int64)
