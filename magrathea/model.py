@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from magrathea.config import HEAD_WIDTH, ModelConfig
 from magrathea.layout import Layout, Slot
-from magrathea.memory import Recall, Recurrence, memory_named
+from magrathea.memory import NUM_FEATURES, Recall, Recurrence, memory_named
 from magrathea.nn import Attention, FeedForward, Linear, RotaryPositions, norm, turn
 from magrathea.past import NO_PAST, Past, SegmentPast
 
@@ -166,6 +166,7 @@ class MaskedTransformer(nn.Module):
         self.carry = Linear(config.width, config.width, scale=0.0)  # learns to begin as a copy
         memory = memory_named(config.memory)
         self.recall = Linear(config.width, config.width, scale=0.0) if "picture" in memory.recalls else None
+        self.told = Linear(NUM_FEATURES, config.width, scale=0.0) if "features" in memory.recalls else None
         recalls_steps = "steps" in memory.recalls
         self.recalled_embedding = nn.Parameter(torch.randn(config.width) * 0.5) if recalls_steps else None
         self.recurrence: Recurrence | None = memory.recurrence(config)  # a module, where there is one
@@ -180,7 +181,8 @@ class MaskedTransformer(nn.Module):
         """Before training: numbers (V, F) that are close for tokens of a slot that look alike are half of what the
         tokens' vectors begin with, so that what is learned of one holds for those that look like it."""
         index = self.layout.slots.index(slot)
-        for table in (self.embedding.tokens[index].weight[: slot.vocab_size], self.head.out[index].weight):
+        embedding, out = (part[index].get_parameter("weight") for part in (self.embedding.tokens, self.head.out))
+        for table in (embedding[: slot.vocab_size], out):
             alike = principal_components(likeness, table.shape[1])
             table.copy_((table + alike * (table.std() / alike.std().clamp(min=1e-6))) * 0.5**0.5)
 
@@ -271,6 +273,8 @@ class MaskedTransformer(nn.Module):
         recalled = past.recalled
         if self.recall is not None and recalled.picture is not None:
             x = x + self._at_picture(self.recall(norm(self._picture(recalled.picture))))
+        if self.told is not None and recalled.features is not None:
+            x = x + self.told(recalled.features.to(x.dtype)).unsqueeze(-2)
         turns = self.positions(time)
         for index, layer in enumerate(self.layers):
             x = layer(x, turns, past)

@@ -84,6 +84,7 @@ def cache_of(kind, episodes: list[Tensor]) -> TokenCache:
         begins + NUM_STEPS,
         torch.cat(pictures).numpy() if pictures else None,
         np.concatenate([np.where(s < 0, -1, s + b) for s, b in zip(sources, begins, strict=True)]) if sources else None,
+        None,
         LAYOUT,
     )
 

@@ -83,7 +83,7 @@ class EchoMemory:
 
 
 memories.MEMORIES["echo"] = Echo
-MEMORIES = ("window", "places", "echo", "recurrent", "retrieval", "places+recurrent:8+retrieval-pose:20")
+MEMORIES = ("window", "places", "echo", "clock", "recurrent", "retrieval", "places+recurrent:8+retrieval-pose:20")
 
 
 def play_board(num_steps: int, seed: int = 0) -> Played:
@@ -113,11 +113,11 @@ def wild_world(memory: str = "window", seed: int = 0) -> World:
     config = WorldConfig(replace(model_size("debug"), memory=memory), metadata={"name": "wild"})
     model = MaskedTransformer(layout_for(tokenizers), config.model).eval()
     for name, weight in model.named_parameters():
-        if name in ("carry.weight", "recall.weight", "recurrence.out.weight"):
+        if name in ("carry.weight", "recall.weight", "recurrence.out.weight", "told.weight"):
             torch.nn.init.normal_(weight, std=0.2)
     world = World(tokenizers, config, torch.zeros(0, 1, model.layout.num_tokens), model)
     tokens = world.encode_episode(observation, action, reward, terminated)
     world.starts = torch.stack([tokens[first : first + 3] for first in range(0, 40, 5)])
     kind: type[MemoryKind] = memory_named(memory)
-    world.memory = kind.fit(world.layout, [tokens])
+    world.memory = kind.fit(world.layout, [tokens if memory != "clock" else tokens[:20].repeat(20, 1)])
     return world

@@ -22,7 +22,7 @@ from magrathea.memory.trail import NUM_RECALLED, TrailKind
 from magrathea.model import MaskedTransformer
 from magrathea.session import Session
 
-ALL = ("window", "places", "recurrent", "retrieval", "retrieval-pose", "places+recurrent:8+retrieval:20")
+ALL = ("window", "places", "clock", "recurrent", "retrieval", "retrieval-pose", "places+recurrent:8+retrieval:20")
 
 
 @pytest.mark.parametrize("memory", ALL)

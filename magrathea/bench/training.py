@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 
 from magrathea import masks
 from magrathea.bench.peak import count_flops, synchronize
-from magrathea.memory import Recall, memory_named
+from magrathea.memory import NUM_FEATURES, Recall, memory_named
 from magrathea.memory.trail import NUM_RECALLED
 from magrathea.model import MaskedTransformer
 from magrathea.world import World
@@ -59,7 +59,8 @@ def _recalled(world: World, tokens: Tensor) -> tuple[Recall, Tensor]:
     parts = memory_named(world.config.model.memory).recalls
     picture = tokens[:, 1:, world.layout.span(world.layout.picture.name)] if "picture" in parts else None
     steps = tokens[:, :-1, None].expand(-1, -1, NUM_RECALLED, -1) if "steps" in parts else None
-    return Recall(picture, steps), tokens.repeat(1, NUM_EARLIER // NUM_STEPS, 1)
+    features = tokens.new_zeros(*tokens[:, 1:, 0].shape, NUM_FEATURES).float() if "features" in parts else None
+    return Recall(picture, steps, features=features), tokens.repeat(1, NUM_EARLIER // NUM_STEPS, 1)
 
 
 def _segments(world: World) -> Tensor:

@@ -109,8 +109,10 @@ def gather_segments(recordings: Sequence[Lived], first: int, group: list[tuple[i
 
 def _stacked(recalled: list[Recall]) -> Recall:
     """(C, ...) of each segment -> (B, C, ...)"""
-    pictures, steps = ([getattr(each, name) for each in recalled] for name in ("picture", "steps"))
-    return Recall(*(None if parts[0] is None else torch.stack(parts) for parts in (pictures, steps)))
+    given = {
+        name: [getattr(each, name) for each in recalled] for name, part in vars(recalled[0]).items() if part is not None
+    }
+    return Recall(**{name: torch.stack(parts) for name, parts in given.items()})
 
 
 @torch.inference_mode()

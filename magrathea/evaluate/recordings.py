@@ -32,9 +32,9 @@ class Lived:
 
     def recall(self, steps: np.ndarray) -> Recall:
         """What is recalled at some steps (C,), without and with the action: (C, 2, ...)."""
-        picture, sources = self.recalled.picture, self.recalled.sources
-        picture = None if picture is None else picture[steps]
-        return Recall(picture, None if sources is None else torch.from_numpy(self._steps(sources[steps].numpy())))
+        recalled = {name: None if part is None else part[steps] for name, part in vars(self.recalled).items()}
+        sources = recalled.pop("sources")
+        return Recall(**recalled, steps=None if sources is None else torch.from_numpy(self._steps(sources.numpy())))
 
     def before(self, step: int, num_steps: int) -> np.ndarray:
         """The tokens (num_steps, N) of so many steps before one."""

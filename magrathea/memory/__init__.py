@@ -3,7 +3,8 @@
 from importlib.metadata import entry_points
 
 from magrathea.errors import MagratheaError
-from magrathea.memory.base import Memory, MemoryKind, Recall, Recorded, Recurrence
+from magrathea.memory.base import NUM_FEATURES, Memory, MemoryKind, Recall, Recorded, Recurrence
+from magrathea.memory.clock import Clock
 from magrathea.memory.combined import combination
 from magrathea.memory.places import PlaceMemory, Places
 from magrathea.memory.pose_retrieval import PoseRetrieval
@@ -12,6 +13,8 @@ from magrathea.memory.retrieval import Retrieval
 from magrathea.memory.window import Window, WindowMemory
 
 __all__ = [
+    "NUM_FEATURES",
+    "Clock",
     "Memory",
     "MemoryKind",
     "PlaceMemory",
@@ -33,6 +36,7 @@ MEMORIES: dict[str, type[MemoryKind]] = {
     "retrieval": Retrieval,
     "retrieval-pose": PoseRetrieval,
     "recurrent": Recurrent,
+    "clock": Clock,
 }
 
 

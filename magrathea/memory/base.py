@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor
 from magrathea.config import ModelConfig
 from magrathea.layout import Layout
 
-Part = Literal["picture", "steps", "state"]
+NUM_FEATURES = 8
+Part = Literal["picture", "steps", "state", "features"]
 
 
 @dataclass(frozen=True)
@@ -25,16 +26,17 @@ class Recall:
         steps: (..., K, N) tokens of past steps to attend to beside the window, the one that matters most first; where
             there are fewer than K, absent tokens.
         state: (..., *S) of the recurrence that the model holds for the memory.
+        features: (..., NUM_FEATURES) float32 that tell something of the whole step, 0 where nothing is known.
     """
 
     picture: Tensor | None = None
     steps: Tensor | None = None
     state: Tensor | None = None
+    features: Tensor | None = None
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Recall:
         """Every part that is there, changed."""
-        parts = (self.picture, self.steps, self.state)
-        return Recall(*(None if part is None else change(part) for part in parts))
+        return Recall(**{name: None if part is None else change(part) for name, part in vars(self).items()})
 
     def under(self, hole_mask: Tensor, layout: Layout) -> Recall:
         """Of what is recalled without and with the action (B, T, 2, ...), what a step with holes (B, T, N) gets."""
@@ -45,8 +47,7 @@ class Recall:
 
     def beside(self, other: Recall) -> Recall:
         """This and what another memory gives; the two give different parts."""
-        pairs = ((self.picture, other.picture), (self.steps, other.steps), (self.state, other.state))
-        return Recall(*(own if own is not None else given for own, given in pairs))
+        return replace(self, **{name: part for name, part in vars(other).items() if part is not None})
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,12 @@ class Recorded:
     Attributes:
         picture: (T, 2, C) tokens.
         sources: (T, 2, K) which of the episode's steps; -1 for none.
+        features: (T, 2, NUM_FEATURES) float32.
     """
 
     picture: Tensor | None = None
     sources: Tensor | None = None
+    features: Tensor | None = None
 
 
 class Recurrence(Protocol):

@@ -45,9 +45,8 @@ class Combined:
         return CombinedMemory({name: part.new(batch_size, model) for name, part in self.parts.items()})
 
     def recall_episode(self, tokens: Tensor, window: int) -> Recorded:
-        recorded = [part.recall_episode(tokens, window) for part in self.parts.values()]
-        pictures, sources = ([getattr(each, name) for each in recorded] for name in ("picture", "sources"))
-        return Recorded(*(next((part for part in parts if part is not None), None) for parts in (pictures, sources)))
+        recorded = [vars(part.recall_episode(tokens, window)) for part in self.parts.values()]
+        return Recorded(**{name: part for each in recorded for name, part in each.items() if part is not None})
 
 
 class CombinedMemory:

@@ -1,0 +1,110 @@
+"""The hour of a world that turns: where in its cycle it stands, as its pictures tell.
+
+Day and night come round, and no picture alone tells dusk from dawn. Recordings that begin alike show how long a cycle
+is, and what pictures it brings at which of its steps. A running world's hour is then filtered from what was seen since
+it began: a hidden Markov model (Rabiner 1989) whose state goes on by one at every step.
+
+What a picture tells of the hour is how many of each token it shows, in the few directions that the cycle moves. V
+tokens, L steps of a cycle, K directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from magrathea.config import ModelConfig
+from magrathea.layout import Layout
+from magrathea.memory.base import NUM_FEATURES, Part, Recall, Recorded, rows_of
+from magrathea.memory.cycle import Cycle, find_cycle
+
+HARMONICS = NUM_FEATURES // 2  # of the hour: the model is given their means over all hours that it may be
+SLIPS = 0.005  # chance that the world is not where a step should have led it
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What a memory of the hour knows before anything has happened: the cycle."""
+
+    recalls: ClassVar[tuple[Part, ...]] = ("features",)
+
+    layout: Layout
+    cycle: Cycle
+
+    @classmethod
+    def fit(cls, layout: Layout, episodes: Iterable[Tensor]) -> Clock:
+        """Learn from the tokens (T, N) of recorded episodes, each from its beginning; raises MagratheaError where they
+        show no cycle."""
+        span, num_tokens = layout.span(layout.picture.name), layout.picture.vocab_size + 1
+        return cls(layout, find_cycle([counts_of(tokens.numpy()[:, span], num_tokens) for tokens in episodes]))
+
+    @classmethod
+    def from_tensors(cls, layout: Layout, tensors: dict[str, Tensor]) -> Clock:
+        return cls(layout, Cycle(**{name: tensor.numpy() for name, tensor in tensors.items()}))
+
+    @classmethod
+    def recurrence(cls, config: ModelConfig) -> None:
+        return None
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(array) for name, array in vars(self.cycle).items()}
+
+    def new(self, batch_size: int, model: Any = None) -> ClockMemory:
+        return ClockMemory(self, batch_size)
+
+    def recall_episode(self, tokens: Tensor, window: int = 0) -> Recorded:
+        memory, features = self.new(1), []
+        for step in tokens:
+            features.append(memory.features(0))
+            memory.write(step[None], step[None], [0])
+        return Recorded(features=torch.from_numpy(np.stack(features))[:, None].repeat(1, 2, 1))
+
+
+class ClockMemory:
+    """The hours of B running worlds: of each, how likely every hour is for its next step."""
+
+    def __init__(self, clock: Clock, batch_size: int) -> None:
+        self.cycle, self.batch_size = clock.cycle, batch_size
+        slot = clock.layout.picture
+        self._span, self._num_tokens = clock.layout.span(slot.name), slot.vocab_size + 1
+        angles = 2 * np.pi / len(self.cycle.usual) * np.arange(len(self.cycle.usual))
+        waves = [wave(k * angles) for k in range(1, HARMONICS + 1) for wave in (np.cos, np.sin)]
+        self._waves = np.stack(waves)
+        self.reset()
+
+    def reset(self, env_mask: Tensor | None = None) -> None:
+        if env_mask is None:
+            self._hours = np.tile(self.cycle.usual, (self.batch_size, 1))
+        self._hours[rows_of(env_mask, self.batch_size)] = self.cycle.usual
+
+    def write(self, tokens: Tensor, encodings: Tensor, rows: Sequence[int]) -> None:
+        """Steps (R, N) of these rows are final."""
+        for row, counts in zip(rows, counts_of(tokens.numpy()[:, self._span], self._num_tokens), strict=True):
+            hours = self._hours[row] * self.cycle.likelihoods(counts)
+            hours = np.roll(hours / hours.sum(), 1)
+            self._hours[row] = (1 - SLIPS) * hours + SLIPS * self.cycle.usual
+
+    def read(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> Recall:
+        return Recall(features=torch.from_numpy(np.stack([self.features(row) for row in rows])))
+
+    def features(self, row: int) -> np.ndarray:
+        """(NUM_FEATURES,) float32, the hour of a world's next step; near 0 where it may be any."""
+        return (self._waves @ self._hours[row]).astype(np.float32)
+
+    def state_dict(self, row: int) -> dict[str, Tensor]:
+        return {"hours": torch.from_numpy(self._hours[row].copy())}
+
+    def load_state_dict(self, row: int, state: dict[str, Tensor]) -> None:
+        self._hours[row] = state["hours"].numpy()
+
+
+def counts_of(pictures: np.ndarray, num_tokens: int) -> np.ndarray:
+    """Pictures (S, C) -> how many of each token (S, num_tokens) they show, as roots, which spread evenly."""
+    index = np.arange(len(pictures))[:, None] * num_tokens + pictures
+    counts = np.bincount(index.reshape(-1), minlength=len(pictures) * num_tokens)
+    return np.sqrt(counts.reshape(len(pictures), num_tokens)).astype(np.float32)
