@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from test_memory_places import layout_of
 
 from magrathea.errors import MagratheaError
@@ -65,6 +68,12 @@ def test_training_and_dreaming_read_the_same(clock: Clock) -> None:
         assert torch.equal(memory.read(step[None], holes, [1]).features[0], recorded[index, 0])
         memory.write(step[None], step[None], [1])
     assert torch.equal(memory.read(step[None], holes, [0]).features[0], recorded[0, 0])
+
+
+def test_a_clock_is_saved(clock: Clock, tmp_path: Path) -> None:
+    save_file(clock.tensors(), tmp_path / "clock.safetensors")
+    loaded = Clock.from_tensors(LAYOUT, load_file(tmp_path / "clock.safetensors"))
+    assert torch.equal(loaded.recall_episode(day(0, 9, 1)).features, clock.recall_episode(day(0, 9, 1)).features)
 
 
 @pytest.mark.parametrize("num_steps", [30, 130])

@@ -48,7 +48,7 @@ def find_cycle(episodes: Sequence[np.ndarray]) -> Cycle:
     directions = _directions(steps)
     told = (steps @ directions).astype(np.float64)
     length, moves = _length(told, time)
-    directions, told, hour = directions[:, moves], told[:, moves], time % length
+    directions, told, hour = np.ascontiguousarray(directions[:, moves]), told[:, moves], time % length
     brings, often = _brings(told, hour, length)
     rest = told - brings[hour]
     varies = np.cov(rest.T).reshape(len(moves), len(moves))
@@ -61,7 +61,7 @@ def _directions(steps: np.ndarray) -> np.ndarray:
     """(V, D) in which steps (S, V) differ most."""
     centred = steps - steps.mean(axis=0)
     _, vectors = np.linalg.eigh(centred.T @ centred)
-    return np.ascontiguousarray(vectors[:, ::-1][:, :NUM_DIRECTIONS])
+    return vectors[:, ::-1][:, :NUM_DIRECTIONS]
 
 
 def _length(told: np.ndarray, time: np.ndarray) -> tuple[int, np.ndarray]:
