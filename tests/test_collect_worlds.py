@@ -41,6 +41,17 @@ def test_crafter_draws_what_the_package_draws() -> None:
         np.testing.assert_array_equal(env.step(action)[0], theirs.step(action)[0])
 
 
+def test_a_crafter_body_may_live_as_long_as_one_likes() -> None:
+    pytest.importorskip("crafter")
+    env: Any = make_env("magrathea/Crafter-v0", mortal=False, length=3)
+    env.reset(seed=3)
+    ends = []
+    for _ in range(3):
+        env.unwrapped.player.health = 0
+        ends.append(env.step(0)[2:4])
+    assert ends == [(False, False), (False, False), (False, True)] and env.unwrapped.player.health == 9
+
+
 def test_minigrid_draws_what_the_package_draws() -> None:
     wrappers = pytest.importorskip("minigrid.wrappers")
     for level in ("BabyAI-KeyCorridorS4R3-v0", "MiniGrid-LavaCrossingS9N2-v0"):

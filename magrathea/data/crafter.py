@@ -163,6 +163,7 @@ class CrafterEnv(gymnasium.Env):
     """Crafter: a 64x64 island of survival seen through a 9x7 window of tiles with the inventory below it.
 
     Observation: (height, width, 3) uint8; at the default 63x63 a tile is exactly 7x7 pixels. Action: Discrete(17).
+    Where it is not `mortal`, a body that would have died is whole again, for lives as long as one likes.
     `info` holds the privileged state, for evaluation only: see `CrafterEnv.info`.
     """
 
@@ -179,9 +180,10 @@ class CrafterEnv(gymnasium.Env):
         area: tuple[int, int] = (64, 64),
         view: tuple[int, int] = (9, 9),
         length: int = 10_000,
+        mortal: bool = True,
         render_mode: str | None = None,
     ) -> None:
-        self.render_mode = render_mode
+        self.render_mode, self.mortal = render_mode, mortal
         self.observation_space = spaces.Box(0, 255, (size[1], size[0], 3), np.uint8)
         self.action_space = spaces.Discrete(len(ACTION_NAMES))
         self._simulator = _Simulator((area[0], area[1]), (view[0], view[1]), (size[0], size[1]), length)
@@ -218,6 +220,9 @@ class CrafterEnv(gymnasium.Env):
         """Take one action; `terminated` means that the player died, `truncated` that the length was reached."""
         self._frame, reward, done, _ = self._simulator.step(int(action))
         dead = self.player.health <= 0
+        if dead and not self.mortal:
+            self.player.health = constants.items["health"]["max"]
+            dead, done = False, self.num_steps >= self._simulator._length
         return self._frame, float(reward), bool(dead), bool(done and not dead), self.info()
 
     def render(self) -> np.ndarray:
