@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from magrathea.config import HEAD_WIDTH, ModelConfig
+from magrathea.embedding import StepEmbedding, StepHead, principal_components
 from magrathea.layout import Layout, Slot
 from magrathea.memory import NUM_FEATURES, Recall, Recurrence, memory_named
 from magrathea.nn import Attention, FeedForward, Linear, RotaryPositions, norm, turn
@@ -42,112 +43,6 @@ class Block(nn.Module):
             attended.append(F.scaled_dot_product_attention(query, all_keys, all_values, attn_mask=seen))
         x = x + self.attention.gather(torch.stack(attended, dim=1))
         return x + self.feed_forward(x)
-
-
-class StepEmbedding(nn.Module):
-    """Tokens with holes -> positions. The tokens of a group are embedded side by side in one position."""
-
-    def __init__(self, layout: Layout, width: int) -> None:
-        super().__init__()
-        self.layout = layout
-        self.tokens = nn.ModuleList()
-        self.merge = nn.ModuleList()
-        for slot in layout.slots:
-            table = nn.Embedding(slot.vocab_size + 2, token_width(slot, width))  # tokens, absent, hole
-            nn.init.normal_(table.weight, std=0.5)
-            self.tokens.append(table)
-            self.merge.append(Linear(width, width) if slot.tokens_per_position > 1 else nn.Identity())
-        self.position = nn.Parameter(torch.randn(layout.num_positions, width) * 0.5)
-
-    def forward(self, tokens: Tensor, hole_mask: Tensor | None = None) -> Tensor:
-        """tokens (..., N), hole_mask (..., N) True = hole -> (..., P, D)"""
-        parts = []
-        for slot in self.layout.slots:
-            span = self.layout.span(slot.name)
-            known = tokens[..., span]
-            if hole_mask is not None:
-                known = known.masked_fill(hole_mask[..., span], slot.vocab_size + 1)
-            parts.append(self.of_slot(slot, known))
-        return torch.cat(parts, dim=-2) + self.position
-
-    def of_slot(self, slot: Slot, tokens: Tensor) -> Tensor:
-        """The tokens of one slot (..., its N) -> its positions (..., its P, D), without the positions' own vectors."""
-        index = self.layout.slots.index(slot)
-        return self.merge[index](self.tokens[index](group_tokens(tokens, slot)).flatten(-2))
-
-
-def token_width(slot: Slot, width: int) -> int:
-    """How many of a position's D numbers each of its tokens has."""
-    return width // slot.tokens_per_position
-
-
-def principal_components(values: Tensor, width: int) -> Tensor:
-    """(V, F) -> (V, width) along the directions in which they differ most, the stronger ones softened by a root."""
-    centred = values.float() - values.float().mean(0)
-    components, sizes, _ = torch.linalg.svd(centred, full_matrices=False)
-    components = (components * sizes.sqrt())[:, :width]
-    return F.pad(components, (0, width - components.shape[1]))
-
-
-def group_tokens(values: Tensor, slot: Slot) -> Tensor:
-    """(..., tokens of the slot) -> (..., positions of the slot, tokens per position); absent beyond the edges."""
-    if slot.tokens_per_position == 1:
-        return values.unsqueeze(-1)
-    (rows, columns), (height, width) = slot.position_grid, slot.group
-    grid = values.unflatten(-1, slot.grid)
-    grid = F.pad(grid, (0, columns * width - slot.grid[1], 0, rows * height - slot.grid[0]), value=slot.absent)
-    grid = grid.unflatten(-1, (columns, width)).unflatten(-3, (rows, height)).transpose(-2, -3)
-    return grid.reshape(*values.shape[:-1], slot.num_positions, slot.tokens_per_position)
-
-
-def ungroup_tokens(values: Tensor, slot: Slot) -> Tensor:
-    """(..., positions of the slot, tokens per position, E) -> (..., tokens of the slot, E)"""
-    if slot.tokens_per_position == 1:
-        return values.squeeze(-2)
-    (rows, columns), (height, width) = slot.position_grid, slot.group
-    grid = values.unflatten(-2, (height, width)).unflatten(-4, (rows, columns)).transpose(-3, -4)
-    grid = grid.reshape(*values.shape[:-3], rows * height, columns * width, values.shape[-1])
-    return grid[..., : slot.grid[0], : slot.grid[1], :].flatten(-3, -2)
-
-
-class StepHead(nn.Module):
-    """Positions -> logits of every slot's tokens."""
-
-    def __init__(self, layout: Layout, width: int, copies_picture: bool) -> None:
-        super().__init__()
-        self.layout = layout
-        self.split = nn.ModuleList(
-            Linear(width, width) if slot.tokens_per_position > 1 else nn.Identity() for slot in layout.slots
-        )
-        self.out = nn.ModuleList(Linear(token_width(slot, width), slot.vocab_size, scale=0.1) for slot in layout.slots)
-        self.picture = layout.picture if copies_picture else None
-        self.copy = Linear(token_width(layout.picture, width), 1, scale=0.0) if copies_picture else None
-
-    def features(self, x: Tensor) -> list[Tensor]:
-        """x (..., P, D) -> for each slot (..., its tokens, E), ready for its output table."""
-        x, start, features = norm(x), 0, []
-        for slot, split in zip(self.layout.slots, self.split, strict=True):
-            place = split(x[..., start : start + slot.num_positions, :])
-            start += slot.num_positions
-            features.append(ungroup_tokens(place.unflatten(-1, (slot.tokens_per_position, -1)), slot))
-        return features
-
-    def logits(self, index: int, features: Tensor, recalled: Tensor | None = None) -> Tensor:
-        """Features (..., E) of tokens of one slot, and what is recalled of them (...), or None -> (..., vocabulary).
-        What is recalled gains as much as the features say that it still holds."""
-        logits = self.out[index](features)
-        if self.copy is None or recalled is None:
-            return logits
-        gained = F.pad(logits, (0, 1)).scatter_add(-1, recalled.unsqueeze(-1), self.copy(features))
-        return gained[..., :-1]
-
-    def forward(self, x: Tensor, recalled: Tensor | None) -> dict[str, Tensor]:
-        """x (..., P, D), recalled (..., C) or None -> for each slot's name the logits (..., its tokens, its
-        vocabulary)."""
-        named = enumerate(zip(self.layout.slots, self.features(x), strict=True))
-        return {
-            slot.name: self.logits(i, part, recalled if slot is self.picture else None) for i, (slot, part) in named
-        }
 
 
 class MaskedTransformer(nn.Module):
@@ -265,7 +160,7 @@ class MaskedTransformer(nn.Module):
             states = self.recurrence.states(encoded, (before != self.absent).any(-1))
             recalled = replace(recalled, state=states[:, first - tokens.shape[1] :])
         extra = self.beside(time[:, first:], prompt, recalled.steps)
-        return SegmentPast(encodings, keys, values, self.config.window, first, extra, recalled)
+        return SegmentPast(tokens, encodings, keys, values, self.config.window, first, extra, recalled)
 
     def fill_positions(self, tokens: Tensor, hole_mask: Tensor, time: Tensor, past: Past) -> Tensor:
         """Steps with holes (B, T, N) at times (B, T) -> their positions' last states (B, T, P, D)."""
@@ -293,7 +188,13 @@ class MaskedTransformer(nn.Module):
 
     def predict(self, tokens: Tensor, hole_mask: Tensor, time: Tensor, past: Past) -> dict[str, Tensor]:
         """Steps with holes (B, T, N) at times (B, T) -> for each slot logits (B, T, its tokens, its vocabulary)."""
-        return self.head(self.fill_positions(tokens, hole_mask, time, past), past.recalled.picture)
+        x = self.fill_positions(tokens, hole_mask, time, past)
+        return self.head(x, self._copied(past, tokens.shape[1]))
+
+    def _copied(self, past: Past, num_steps: int) -> list[list[Tensor]]:
+        """For each slot the tokens (B, num_steps, its tokens) that may be copied into the steps that are filled."""
+        before = past.tokens_before(num_steps)
+        return self.head.sources(torch.where(before < 0, self.absent, before), past.recalled.picture)
 
     def forward(
         self,
@@ -318,21 +219,20 @@ class MaskedTransformer(nn.Module):
         """
         past = self.segment(past_tokens, first, prompt, recalled, earlier)
         time = torch.arange(first, past_tokens.shape[1], device=tokens.device).expand(tokens.shape[:2])
-        x = self.fill_positions(tokens, hole_mask, time, past)
-        return self._loss(self.head.features(x), tokens, hole_mask, recalled.picture)
+        features = self.head.features(self.fill_positions(tokens, hole_mask, time, past))
+        return self._loss(features, self._copied(past, tokens.shape[1]), tokens, hole_mask)
 
     def _loss(
-        self, features: Sequence[Tensor], tokens: Tensor, hole_mask: Tensor, recalled: Tensor | None
+        self, features: Sequence[Tensor], copied: Sequence[Sequence[Tensor]], tokens: Tensor, hole_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
         total = torch.zeros((), device=tokens.device)
         num_holes = torch.zeros((), device=tokens.device)
-        for index, (slot, feature) in enumerate(zip(self.layout.slots, features, strict=True)):
+        for index, (slot, feature, sources) in enumerate(zip(self.layout.slots, features, copied, strict=True)):
             span = self.layout.span(slot.name)
             target = tokens[..., span]
             holes = hole_mask[..., span] & (target < slot.vocab_size)
             weight = max(1.0, self.layout.num_tokens / (10 * slot.num_tokens))  # no slot is under a tenth of a step
-            known = recalled[holes] if recalled is not None and slot is self.head.picture else None
-            logits = self.head.logits(index, feature[holes], known).float()
+            logits = self.head.logits(index, feature[holes], [source[holes] for source in sources]).float()
             total = total + weight * F.cross_entropy(logits, target[holes], reduction="sum")
             num_holes = num_holes + weight * holes.sum()
         return total, num_holes

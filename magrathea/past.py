@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from magrathea.config import HEAD_WIDTH, ModelConfig
+from magrathea.layout import Layout
 from magrathea.memory import Recall
 
 
@@ -34,6 +35,10 @@ class Past(Protocol):
         """The encodings (B, num_steps, P, D) of the steps just before those that are filled; 0 where there is none."""
         ...
 
+    def tokens_before(self, num_steps: int) -> Tensor:
+        """Their tokens (B, num_steps, N); -1 where there is none."""
+        ...
+
 
 class NoPast:
     """A step by itself."""
@@ -46,6 +51,9 @@ class NoPast:
     def step_before(self, num_steps: int) -> Tensor:
         return torch.zeros(())
 
+    def tokens_before(self, num_steps: int) -> Tensor:
+        return torch.tensor(-1)
+
 
 NO_PAST = NoPast()
 
@@ -54,6 +62,7 @@ class SegmentPast:
     """The past within a segment: step t sees the W steps before it. The reference that the cache must agree with.
 
     Args:
+        tokens: of the steps, (B, T, N).
         encodings: of the steps, (B, T, P, D).
         keys, values: of each layer, (L, B, T, H, P, 48).
         window: W.
@@ -65,6 +74,7 @@ class SegmentPast:
 
     def __init__(
         self,
+        tokens: Tensor,
         encodings: Tensor,
         keys: Tensor,
         values: Tensor,
@@ -73,7 +83,7 @@ class SegmentPast:
         extra: tuple[Tensor, Tensor] | None = None,
         recalled: Recall = Recall(),  # noqa: B008 (it never changes)
     ) -> None:
-        self.encodings = encodings
+        self.tokens, self.encodings = tokens, encodings
         self.keys = [layer.unbind(1) for layer in keys.unbind(0)]
         self.values = [layer.unbind(1) for layer in values.unbind(0)]
         self.window, self.first, self.extra, self.recalled = window, first, extra, recalled
@@ -81,7 +91,8 @@ class SegmentPast:
     def select(self, rows: Tensor) -> SegmentPast:
         """Of some of the rows."""
         part = object.__new__(SegmentPast)
-        part.encodings, part.window, part.first = self.encodings[rows], self.window, self.first
+        part.tokens, part.encodings = self.tokens[rows], self.encodings[rows]
+        part.window, part.first = self.window, self.first
         part.keys, part.values = (
             [[step[rows] for step in layer] for layer in all_] for all_ in (self.keys, self.values)
         )
@@ -90,9 +101,15 @@ class SegmentPast:
         return part
 
     def step_before(self, num_steps: int) -> Tensor:
+        return self._before(self.encodings, num_steps, none=0)
+
+    def tokens_before(self, num_steps: int) -> Tensor:
+        return self._before(self.tokens, num_steps, none=-1)
+
+    def _before(self, steps: Tensor, num_steps: int, none: int) -> Tensor:
         if self.first:
-            return self.encodings[:, self.first - 1 : self.first - 1 + num_steps]
-        return torch.cat([torch.zeros_like(self.encodings[:, :1]), self.encodings[:, : num_steps - 1]], dim=1)
+            return steps[:, self.first - 1 : self.first - 1 + num_steps]
+        return torch.cat([torch.full_like(steps[:, :1], none), steps[:, : num_steps - 1]], dim=1)
 
     def join(self, layer: int, step: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, None]:
         now = self.first + step
@@ -110,24 +127,28 @@ class RingPast:
     Each row's first P columns are room for the step that is being filled; the ring's W steps follow.
     """
 
-    def __init__(self, config: ModelConfig, batch_size: int, num_positions: int, like: Tensor) -> None:
-        self.window, self.num_positions = config.window, num_positions
-        columns = (config.window + 1) * num_positions
+    def __init__(self, config: ModelConfig, batch_size: int, layout: Layout, like: Tensor) -> None:
+        self.window, self.num_positions = config.window, layout.num_positions
+        columns = (config.window + 1) * self.num_positions
         shape = (config.num_layers, batch_size, config.num_heads, columns, HEAD_WIDTH)
         self.num_written = [0] * batch_size
-        last = like.new_zeros(batch_size, num_positions, config.width)
-        self._use(like.new_zeros(shape), like.new_zeros(shape), last)
+        last = like.new_zeros(batch_size, self.num_positions, config.width)
+        last_tokens = torch.full((batch_size, layout.num_tokens), -1, device=like.device)
+        self._use(like.new_zeros(shape), like.new_zeros(shape), last, last_tokens)
         self.extra: tuple[Tensor, Tensor] | None = None
         self.recalled = Recall()
 
-    def _use(self, keys: Tensor, values: Tensor, last: Tensor) -> None:
+    def _use(self, keys: Tensor, values: Tensor, last: Tensor, last_tokens: Tensor) -> None:
         """Live in these tensors, which may have room for more rows."""
-        self._room, num_rows = (keys, values, last), len(self.num_written)
-        self.keys, self.values, self.last = keys[:, :num_rows], values[:, :num_rows], last[:num_rows]
+        self._room, num_rows = (keys, values, last, last_tokens), len(self.num_written)
+        self.keys, self.values = keys[:, :num_rows], values[:, :num_rows]
+        self.last, self.last_tokens = last[:num_rows], last_tokens[:num_rows]
 
-    def write(self, encoding: Tensor, keys: Tensor, values: Tensor, rows: list[int] | None = None) -> None:
-        """Keep a final step, as the model remembers it: encoding (R, 1, P, D), keys and values (L, R, 1, H, P, 48) of
-        these rows (all, if not given)."""
+    def write(
+        self, tokens: Tensor, encoding: Tensor, keys: Tensor, values: Tensor, rows: list[int] | None = None
+    ) -> None:
+        """Keep a final step (R, N), as the model remembers it: encoding (R, 1, P, D), keys and values
+        (L, R, 1, H, P, 48) of these rows (all, if not given)."""
         rows = list(range(len(self.num_written))) if rows is None else rows
         for place in {self.num_written[row] % self.window for row in rows}:
             here = [i for i, row in enumerate(rows) if self.num_written[row] % self.window == place]
@@ -137,13 +158,13 @@ class RingPast:
             start = (1 + place) * self.num_positions
             self.keys[:, row, :, start : start + self.num_positions] = keys[:, given].squeeze(2)
             self.values[:, row, :, start : start + self.num_positions] = values[:, given].squeeze(2)
-            self.last[row] = encoding[given].squeeze(1)
+            self.last[row], self.last_tokens[row] = encoding[given].squeeze(1), tokens[given].to(self.last.device)
         for row in rows:
             self.num_written[row] += 1
 
     def forget(self, rows: list[int]) -> None:
         """Empty these rows."""
-        self.last[rows] = 0
+        self.last[rows], self.last_tokens[rows] = 0, -1
         for row in rows:
             self.num_written[row] = 0
 
@@ -152,7 +173,7 @@ class RingPast:
         part = object.__new__(RingPast)
         part.window, part.num_positions = self.window, self.num_positions
         part.num_written = [self.num_written[row] for row in rows.tolist()]
-        part._use(self.keys[:, rows], self.values[:, rows], self.last[rows])
+        part._use(self.keys[:, rows], self.values[:, rows], self.last[rows], self.last_tokens[rows])
         part.extra, part.recalled = None, Recall()
         return part
 
@@ -163,9 +184,10 @@ class RingPast:
         need = len(self.num_written)
         if need > room:
             rows = torch.arange(max(need, 2 * have)).clamp(max=have - 1)
-            self._room = (self.keys[:, rows], self.values[:, rows], self.last[rows])
+            self._room = (self.keys[:, rows], self.values[:, rows], self.last[rows], self.last_tokens[rows])
         self._use(*self._room)
-        self.keys[:, have:], self.values[:, have:], self.last[have:] = other.keys, other.values, other.last
+        self.keys[:, have:], self.values[:, have:] = other.keys, other.values
+        self.last[have:], self.last_tokens[have:] = other.last, other.last_tokens
 
     def keep(self, rows: Sequence[int]) -> None:
         """Give up all rows but these, in this order; those that stay in their places are not copied."""
@@ -173,15 +195,21 @@ class RingPast:
         moved = [rows[place] for place in places]
         if places:
             self.keys[:, places], self.values[:, places] = self.keys[:, moved], self.values[:, moved]
-            self.last[places] = self.last[moved]
+            self.last[places], self.last_tokens[places] = self.last[moved], self.last_tokens[moved]
         self.num_written = [self.num_written[row] for row in rows]
-        room = self._room
-        if 4 * len(rows) < len(room[-1]):
-            room = (room[0][:, : len(rows)].clone(), room[1][:, : len(rows)].clone(), room[2][: len(rows)].clone())
-        self._use(*room)
+        keys, values, *last = self._room
+        if 4 * len(rows) < len(last[0]):
+            keys, values, *last = (
+                *(part[:, : len(rows)].clone() for part in (keys, values)),
+                *(part[: len(rows)].clone() for part in last),
+            )
+        self._use(keys, values, *last)
 
     def step_before(self, num_steps: int) -> Tensor:
         return self.last.unsqueeze(1)
+
+    def tokens_before(self, num_steps: int) -> Tensor:
+        return self.last_tokens.unsqueeze(1)
 
     def join(self, layer: int, step: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         lengths = [min(count, self.window) for count in self.num_written]

@@ -118,7 +118,7 @@ class Remembered:
     def _new_ring(self) -> RingPast:
         model = self.world.model
         like = model.past_keys_values.weight.detach().to(model.compute_dtype)
-        return RingPast(self.world.config.model, len(self.histories), self.world.layout.num_positions, like)
+        return RingPast(self.world.config.model, len(self.histories), self.world.layout, like)
 
     # -- what the model may attend to ---------------------------------------------------------------------------------
     def recall(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int], prompt: Tensor | None) -> Beside:
@@ -145,7 +145,8 @@ class Remembered:
         first = torch.tensor([len(history) - seen for history in histories])
         tokens = torch.stack([_tokens(history, -seen, None) for history in histories])
         remembered = self._encode(tokens, first[:, None] + torch.arange(seen))
-        return SegmentPast(*remembered, seen, seen, beside.extra, beside.recalled)
+        tokens = tokens.to(self.world.device)
+        return SegmentPast(tokens, *remembered, seen, seen, beside.extra, beside.recalled)
 
     def _encode(self, tokens: Tensor, time: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (R, T, N) at times (R, T) -> encodings (R, T, P, D), keys and values (L, R, T, H, P, 48)."""
@@ -215,7 +216,7 @@ class Remembered:
         if self._ring is not None:
             here = _lacking(rows, numbers, self._ring.num_written)
             step = encoded.of(here)
-            self._ring.write(step.encodings, step.keys, step.values, [rows[i] for i in here])
+            self._ring.write(step.tokens, step.encodings, step.keys, step.values, [rows[i] for i in here])
         if self._has_memory:
             here = _lacking(rows, numbers, self._num_written)
             self._write_memory([rows[i] for i in here], encoded.of(here))

@@ -10,9 +10,10 @@ import torch
 from magrathea import masks
 from magrathea.config import ModelConfig, model_size
 from magrathea.devices import compute_dtype, device_named
+from magrathea.embedding import group_tokens, ungroup_tokens
 from magrathea.errors import MagratheaError
 from magrathea.layout import Layout, Slot
-from magrathea.model import MaskedTransformer, group_tokens, ungroup_tokens
+from magrathea.model import MaskedTransformer
 from magrathea.past import RingPast, SegmentPast
 
 LAYOUT = Layout(
@@ -28,7 +29,9 @@ LAYOUT = Layout(
 @pytest.fixture
 def model() -> MaskedTransformer:
     torch.manual_seed(0)
-    return MaskedTransformer(LAYOUT, ModelConfig(width=48 * 6, num_layers=2, window=3)).eval()
+    model = MaskedTransformer(LAYOUT, ModelConfig(width=48 * 6, num_layers=2, window=3)).eval()
+    torch.nn.init.normal_(model.head.gates[1].weight, std=0.1)  # as if it had learned to copy
+    return model
 
 
 def steps(batch_size: int, num_steps: int, seed: int = 0) -> torch.Tensor:
@@ -42,7 +45,7 @@ def steps(batch_size: int, num_steps: int, seed: int = 0) -> torch.Tensor:
 
 def logits_of(model: MaskedTransformer, tokens: torch.Tensor, holes: torch.Tensor, first: int = 0) -> torch.Tensor:
     time = torch.arange(tokens.shape[1]).expand(tokens.shape[:2])
-    past = SegmentPast(*model.remember(tokens, time), model.config.window, first)
+    past = SegmentPast(tokens, *model.remember(tokens, time), model.config.window, first)
     logits = model.predict(tokens[:, first:], holes.expand(tokens[:, first:].shape), time[:, first:], past)
     return torch.cat([part.flatten(2) for part in logits.values()], dim=-1)
 
@@ -76,7 +79,7 @@ def test_the_ring_agrees_with_training(model: MaskedTransformer) -> None:
     tokens, holes = steps(2, 9), masks.forward_dynamics(LAYOUT)
     trained = logits_of(model, tokens, holes, first=1)
     for begin in (0, 61):
-        ring = RingPast(model.config, 2, LAYOUT.num_positions, model.past_keys_values.weight)
+        ring = RingPast(model.config, 2, LAYOUT, model.past_keys_values.weight)
         for step in range(9):
             time = torch.full((2, 1), begin + step)
             now = tokens[:, step, None]
@@ -84,16 +87,17 @@ def test_the_ring_agrees_with_training(model: MaskedTransformer) -> None:
                 logits = model.predict(now, holes.expand(now.shape), time, ring)
                 sampled = torch.cat([part.flatten(2) for part in logits.values()], dim=-1)
                 assert torch.allclose(sampled[:, 0], trained[:, step - 1], atol=2e-4)
-            ring.write(*model.remember(now, time))
+            ring.write(now[:, 0], *model.remember(now, time))
 
 
 @torch.inference_mode()
 def test_rows_of_different_histories_do_not_mix(model: MaskedTransformer) -> None:
     tokens, holes = steps(2, 4), masks.forward_dynamics(LAYOUT)
-    ring = RingPast(model.config, 2, LAYOUT.num_positions, model.past_keys_values.weight)
+    ring = RingPast(model.config, 2, LAYOUT, model.past_keys_values.weight)
     for step in range(3):
         rows = [0, 1] if step == 0 else [1]
-        ring.write(*model.remember(tokens[rows, step, None], torch.full((len(rows), 1), step)), rows)
+        now = tokens[rows, step]
+        ring.write(now, *model.remember(now[:, None], torch.full((len(rows), 1), step)), rows)
     time = torch.tensor([[1], [3]])
     logits = model.predict(tokens[:, 3, None], holes.expand(2, 1, -1), time, ring)["observation"]
     for row, history in ((0, 1), (1, 3)):
@@ -110,7 +114,7 @@ def test_a_prompt_is_seen_and_the_past_is_not_changed_by_it(model: MaskedTransfo
     logits = []
     for seed in (5, 6):
         prompt = model.beside(time[:, 2:], steps(1, 1, seed)[:, 0])
-        past = SegmentPast(*remembered, model.config.window, 2, prompt)
+        past = SegmentPast(tokens, *remembered, model.config.window, 2, prompt)
         logits.append(model.predict(tokens[:, 2:], holes, time[:, 2:], past)["action"])
     assert not torch.allclose(logits[0], logits[1], atol=1e-4)
 

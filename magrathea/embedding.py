@@ -1,0 +1,139 @@
+"""Tokens to the positions of the transformer, and positions back to the chances of tokens.
+
+T steps, N tokens of a step, P positions of a step, D width, E numbers of a position that belong to one of its tokens, V
+tokens of a slot's vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from magrathea.layout import Layout, Slot
+from magrathea.nn import Linear, norm
+
+
+class StepEmbedding(nn.Module):
+    """Tokens with holes -> positions. The tokens of a group are embedded side by side in one position."""
+
+    def __init__(self, layout: Layout, width: int) -> None:
+        super().__init__()
+        self.layout = layout
+        self.tokens = nn.ModuleList()
+        self.merge = nn.ModuleList()
+        for slot in layout.slots:
+            table = nn.Embedding(slot.vocab_size + 2, token_width(slot, width))  # tokens, absent, hole
+            nn.init.normal_(table.weight, std=0.5)
+            self.tokens.append(table)
+            self.merge.append(Linear(width, width) if slot.tokens_per_position > 1 else nn.Identity())
+        self.position = nn.Parameter(torch.randn(layout.num_positions, width) * 0.5)
+
+    def forward(self, tokens: Tensor, hole_mask: Tensor | None = None) -> Tensor:
+        """tokens (..., N), hole_mask (..., N) True = hole -> (..., P, D)"""
+        parts = []
+        for slot in self.layout.slots:
+            span = self.layout.span(slot.name)
+            known = tokens[..., span]
+            if hole_mask is not None:
+                known = known.masked_fill(hole_mask[..., span], slot.vocab_size + 1)
+            parts.append(self.of_slot(slot, known))
+        return torch.cat(parts, dim=-2) + self.position
+
+    def of_slot(self, slot: Slot, tokens: Tensor) -> Tensor:
+        """The tokens of one slot (..., its N) -> its positions (..., its P, D), without the positions' own vectors."""
+        index = self.layout.slots.index(slot)
+        return self.merge[index](self.tokens[index](group_tokens(tokens, slot)).flatten(-2))
+
+
+def token_width(slot: Slot, width: int) -> int:
+    """How many of a position's D numbers each of its tokens has."""
+    return width // slot.tokens_per_position
+
+
+def principal_components(values: Tensor, width: int) -> Tensor:
+    """(V, F) -> (V, width) along the directions in which they differ most, the stronger ones softened by a root."""
+    centred = values.float() - values.float().mean(0)
+    components, sizes, _ = torch.linalg.svd(centred, full_matrices=False)
+    components = (components * sizes.sqrt())[:, :width]
+    return F.pad(components, (0, width - components.shape[1]))
+
+
+def group_tokens(values: Tensor, slot: Slot) -> Tensor:
+    """(..., tokens of the slot) -> (..., positions of the slot, tokens per position); absent beyond the edges."""
+    if slot.tokens_per_position == 1:
+        return values.unsqueeze(-1)
+    (rows, columns), (height, width) = slot.position_grid, slot.group
+    grid = values.unflatten(-1, slot.grid)
+    grid = F.pad(grid, (0, columns * width - slot.grid[1], 0, rows * height - slot.grid[0]), value=slot.absent)
+    grid = grid.unflatten(-1, (columns, width)).unflatten(-3, (rows, height)).transpose(-2, -3)
+    return grid.reshape(*values.shape[:-1], slot.num_positions, slot.tokens_per_position)
+
+
+def ungroup_tokens(values: Tensor, slot: Slot) -> Tensor:
+    """(..., positions of the slot, tokens per position, E) -> (..., tokens of the slot, E)"""
+    if slot.tokens_per_position == 1:
+        return values.squeeze(-2)
+    (rows, columns), (height, width) = slot.position_grid, slot.group
+    grid = values.unflatten(-2, (height, width)).unflatten(-4, (rows, columns)).transpose(-3, -4)
+    grid = grid.reshape(*values.shape[:-3], rows * height, columns * width, values.shape[-1])
+    return grid[..., : slot.grid[0], : slot.grid[1], :].flatten(-3, -2)
+
+
+class StepHead(nn.Module):
+    """Positions -> logits of every slot's tokens.
+
+    What an observation shows may be copied: a token that stood in the same place in the step before, or that a memory
+    recalls there, gains as much as a gate says, which is one number a token for each of the two.
+    """
+
+    def __init__(self, layout: Layout, width: int, recalls_picture: bool) -> None:
+        super().__init__()
+        self.layout, self.recalls_picture = layout, recalls_picture
+        self.split = nn.ModuleList(
+            Linear(width, width) if slot.tokens_per_position > 1 else nn.Identity() for slot in layout.slots
+        )
+        self.out = nn.ModuleList(Linear(token_width(slot, width), slot.vocab_size, scale=0.1) for slot in layout.slots)
+        self.gates = nn.ModuleList(
+            Linear(token_width(slot, width), 1 + self._is_recalled(slot), scale=0.0) if _shows(slot) else nn.Identity()
+            for slot in layout.slots
+        )
+
+    def _is_recalled(self, slot: Slot) -> bool:
+        return self.recalls_picture and slot is self.layout.picture
+
+    def sources(self, before: Tensor, recalled: Tensor | None) -> list[list[Tensor]]:
+        """For each slot what may be copied (..., its tokens), of the step before (..., N) and of what is recalled of
+        the picture (..., C)."""
+        sources = [[before[..., self.layout.span(slot.name)]] if _shows(slot) else [] for slot in self.layout.slots]
+        if self.recalls_picture and recalled is not None:
+            sources[self.layout.slots.index(self.layout.picture)].append(recalled)
+        return sources
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """x (..., P, D) -> for each slot (..., its tokens, E), ready for its output table."""
+        x, start, features = norm(x), 0, []
+        for slot, split in zip(self.layout.slots, self.split, strict=True):
+            place = split(x[..., start : start + slot.num_positions, :])
+            start += slot.num_positions
+            features.append(ungroup_tokens(place.unflatten(-1, (slot.tokens_per_position, -1)), slot))
+        return features
+
+    def logits(self, index: int, features: Tensor, sources: Sequence[Tensor]) -> Tensor:
+        """Features (..., E) of tokens of one slot, and the tokens (...) that may be copied -> (..., V)."""
+        logits = self.out[index](features)
+        if not sources:
+            return logits
+        gains = self.gates[index](features)[..., : len(sources)]
+        return F.pad(logits, (0, 1)).scatter_add(-1, torch.stack(list(sources), dim=-1), gains)[..., :-1]
+
+    def forward(self, x: Tensor, sources: Sequence[Sequence[Tensor]]) -> dict[str, Tensor]:
+        """x (..., P, D), for each slot what may be copied -> for each slot's name the logits (..., its tokens, V)."""
+        each = enumerate(zip(self.layout.slots, self.features(x), sources, strict=True))
+        return {slot.name: self.logits(index, features, copied) for index, (slot, features, copied) in each}
+
+
+def _shows(slot: Slot) -> bool:
+    return slot.role == "observation"
