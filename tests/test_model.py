@@ -149,6 +149,7 @@ def test_bf16_learns_what_float32_does(model: MaskedTransformer) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         learner = copy.deepcopy(model)
         learner.compute_dtype = dtype
+        torch.nn.init.zeros_(learner.head.gates[1].weight)
         optimizer = torch.optim.AdamW(learner.parameters(), lr=2e-3)
         for _ in range(40):
             loss, num_holes = learner(tokens, tokens, holes)
