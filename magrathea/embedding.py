@@ -85,8 +85,9 @@ def ungroup_tokens(values: Tensor, slot: Slot) -> Tensor:
 class StepHead(nn.Module):
     """Positions -> logits of every slot's tokens.
 
-    What an observation shows may be copied: a token that stood in the same place in the step before, or that a memory
-    recalls there, gains as much as a gate says, which is one number a token for each of the two.
+    What an observation shows is mostly what stood in the same place in the step before, or what a memory recalls there.
+    A gate says how much each of these two tokens gains, which is to copy it; and E further gates, what of its vector is
+    passed on, which is to change it: a red door that opens stays red.
     """
 
     def __init__(self, layout: Layout, width: int, recalls_picture: bool) -> None:
@@ -98,6 +99,16 @@ class StepHead(nn.Module):
         self.out = nn.ModuleList(Linear(token_width(slot, width), slot.vocab_size, scale=0.1) for slot in layout.slots)
         self.gates = nn.ModuleList(
             Linear(token_width(slot, width), 1 + self._is_recalled(slot), scale=0.0) if _shows(slot) else nn.Identity()
+            for slot in layout.slots
+        )
+        self.vectors = nn.ModuleList(
+            nn.Embedding(slot.vocab_size + 1, token_width(slot, width)) if _shows(slot) else nn.Identity()
+            for slot in layout.slots
+        )
+        self.passes = nn.ModuleList(
+            Linear(token_width(slot, width), (1 + self._is_recalled(slot)) * token_width(slot, width), scale=0.0)
+            if _shows(slot)
+            else nn.Identity()
             for slot in layout.slots
         )
 
@@ -123,11 +134,14 @@ class StepHead(nn.Module):
 
     def logits(self, index: int, features: Tensor, sources: Sequence[Tensor]) -> Tensor:
         """Features (..., E) of tokens of one slot, and the tokens (...) that may be copied -> (..., V)."""
-        logits = self.out[index](features)
         if not sources:
-            return logits
+            return self.out[index](features)
+        known = torch.stack(list(sources), dim=-1)
         gains = self.gates[index](features)[..., : len(sources)]
-        return F.pad(logits, (0, 1)).scatter_add(-1, torch.stack(list(sources), dim=-1), gains)[..., :-1]
+        passes = self.passes[index](features).unflatten(-1, (-1, features.shape[-1]))[..., : len(sources), :]
+        vectors = self.vectors[index](known).to(features.dtype)
+        logits = self.out[index](features + (passes * vectors).sum(dim=-2))
+        return F.pad(logits, (0, 1)).scatter_add(-1, known, gains)[..., :-1]
 
     def forward(self, x: Tensor, sources: Sequence[Sequence[Tensor]]) -> dict[str, Tensor]:
         """x (..., P, D), for each slot what may be copied -> for each slot's name the logits (..., its tokens, V)."""

@@ -76,8 +76,8 @@ class MaskedTransformer(nn.Module):
         """Before training: numbers (V, F) that are close for tokens of a slot that look alike are half of what the
         tokens' vectors begin with, so that what is learned of one holds for those that look like it."""
         index = self.layout.slots.index(slot)
-        embedding, out = (part[index].get_parameter("weight") for part in (self.embedding.tokens, self.head.out))
-        for table in (embedding[: slot.vocab_size], out):
+        for part in (self.embedding.tokens, self.head.vectors, self.head.out):
+            table = part[index].get_parameter("weight")[: slot.vocab_size]
             alike = principal_components(likeness, table.shape[1])
             table.copy_((table + alike * (table.std() / alike.std().clamp(min=1e-6))) * 0.5**0.5)
 

@@ -30,7 +30,8 @@ LAYOUT = Layout(
 def model() -> MaskedTransformer:
     torch.manual_seed(0)
     model = MaskedTransformer(LAYOUT, ModelConfig(width=48 * 6, num_layers=2, window=3)).eval()
-    torch.nn.init.normal_(model.head.gates[1].weight, std=0.1)  # as if it had learned to copy
+    for learned in (model.head.gates[1], model.head.passes[1]):  # as if it had learned to copy
+        torch.nn.init.normal_(learned.weight, std=0.1)
     return model
 
 
@@ -150,6 +151,7 @@ def test_bf16_learns_what_float32_does(model: MaskedTransformer) -> None:
         learner = copy.deepcopy(model)
         learner.compute_dtype = dtype
         torch.nn.init.zeros_(learner.head.gates[1].weight)
+        torch.nn.init.zeros_(learner.head.passes[1].weight)
         optimizer = torch.optim.AdamW(learner.parameters(), lr=2e-3)
         for _ in range(40):
             loss, num_holes = learner(tokens, tokens, holes)
