@@ -40,7 +40,7 @@ class Block(nn.Module):
         for step, (query, own_keys, own_values) in enumerate(steps):
             all_keys, all_values, seen = past.join(self.index, step, own_keys, own_values)
             attended.append(F.scaled_dot_product_attention(query, all_keys, all_values, attn_mask=seen))
-        x = x + self.attention.gather(torch.stack(attended, dim=1))
+        x = x + self.attention.gather(attended[0].unsqueeze(1) if len(attended) == 1 else torch.stack(attended, dim=1))
         return x + self.feed_forward(x)
 
 
@@ -130,8 +130,9 @@ class StepHead(nn.Module):
         logits = self.out[index](features)
         if self.copy is None or recalled is None:
             return logits
-        gained = F.pad(logits, (0, 1)).scatter_add(-1, recalled.unsqueeze(-1), self.copy(features))
-        return gained[..., :-1]
+        known = recalled.unsqueeze(-1) < logits.shape[-1]
+        where = recalled.unsqueeze(-1).clamp(max=logits.shape[-1] - 1)
+        return logits.scatter_add_(-1, where, self.copy(features) * known)
 
     def forward(self, x: Tensor, recalled: Tensor | None) -> dict[str, Tensor]:
         """x (..., P, D), recalled (..., C) or None -> for each slot's name the logits (..., its tokens, its
