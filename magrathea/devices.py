@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from magrathea.errors import MagratheaError
@@ -14,6 +16,11 @@ def device_named(name: str) -> str:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise MagratheaError(f"Device '{name}' is not here; use --device cpu.")
     return name
+
+
+def num_cores() -> int:
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:

@@ -121,33 +121,34 @@ def _draw(
     drawn, sure = tokens.clone(), torch.ones_like(dice[0])
     for slot in layout.slots:
         span = layout.span(slot.name)
-        where = holes[:, span]
-        if not where.any():
+        open_holes = holes[:, span]
+        if not open_holes.any():
             continue
-        chances = logits[slot.name][where].float().softmax(-1)
+        chances = logits[slot.name].float().softmax(-1)
         best, likeliest = chances.max(-1)
-        picks = _pick(chances, best, likeliest, dice[0][:, span][where], settings)
-        drawn[:, span][where] = picks
-        sure[:, span][where] = best
+        picks = _pick(chances, best, likeliest, open_holes, dice[0][:, span], settings)
+        drawn[:, span] = torch.where(open_holes, picks, tokens[:, span])
+        sure[:, span] = torch.where(open_holes, best, 1.0)
     return drawn, sure
 
 
-def _pick(chances: Tensor, best: Tensor, likeliest: Tensor, dice: Tensor, settings: FillSettings) -> Tensor:
-    """Draw from (M, V) chances by inverting their distribution function at dice (M,) in 0…1."""
+def _pick(
+    chances: Tensor, best: Tensor, likeliest: Tensor, holes: Tensor, dice: Tensor, settings: FillSettings
+) -> Tensor:
+    """Draw at the holes (R, N) from chances (R, N, V) by inverting their distribution function at dice (R, N) in
+    0…1; the likeliest elsewhere."""
     if settings.temperature == 0:
         return likeliest
-    unsure = (best < 1 / (1 + settings.min_probability)).nonzero().squeeze(-1)  # elsewhere no other token may be drawn
-    open_chances = chances[unsure]
-    floor = settings.min_probability * best[unsure, None]
-    weights = torch.where(open_chances >= floor, open_chances, 0)
+    unsure = holes & (best < 1 / (1 + settings.min_probability))  # elsewhere no other token may be drawn
+    open_chances, most = chances[unsure], best[unsure].unsqueeze(-1)
+    weights = torch.where(open_chances >= settings.min_probability * most, open_chances, 0)
     if settings.temperature != 1:
-        weights = (weights / best[unsure, None]) ** (1 / settings.temperature)
+        weights = (weights / most) ** (1 / settings.temperature)
     sums = weights.cumsum(-1)
-    picks = torch.searchsorted(sums, dice[unsure, None] * sums[:, -1:], right=True).squeeze(-1)
-    last = weights.shape[-1] - 1 - (weights.flip(-1) > 0).int().argmax(-1)  # rounding must not draw a banned token
-    result = likeliest.clone()
-    result[unsure] = torch.minimum(picks, last)
-    return result
+    total = sums[:, -1:].contiguous()
+    picks = torch.searchsorted(sums, dice[unsure].unsqueeze(-1) * total, right=True)
+    last = torch.searchsorted(sums, total)  # rounding must not draw a banned token
+    return likeliest.masked_scatter(unsure, torch.minimum(picks, last))
 
 
 def _keep(sure: Tensor, holes: Tensor, total: Tensor, index: int, settings: FillSettings, dice: Tensor) -> Tensor:

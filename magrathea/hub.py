@@ -34,15 +34,16 @@ def shipped_worlds() -> dict[str, Path]:
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
-def save_world(world: World, folder: str | Path) -> Path:
-    """Write a world's folder in one step: either all of it is new, or nothing has changed. Keeps other files there."""
+def save_world(world: World, folder: str | Path, dtype: torch.dtype = torch.bfloat16) -> Path:
+    """Write a world's folder in one step: either all of it is new, or nothing has changed. Keeps other files there.
+    The model's weights are kept as `dtype`."""
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         if folder.exists():
             shutil.copytree(folder, fresh, dirs_exist_ok=True)
-        _write_files(world, fresh)
+        _write_files(world, fresh, dtype)
         fresh.chmod(0o755)
         for file in fresh.glob("*.safetensors"):
             file.chmod(0o644)
@@ -56,7 +57,7 @@ def save_world(world: World, folder: str | Path) -> Path:
     return folder
 
 
-def _write_files(world: World, folder: Path) -> None:
+def _write_files(world: World, folder: Path, dtype: torch.dtype) -> None:
     config = {
         "format_version": FORMAT_VERSION,
         "model": world.config.model.to_config(),
@@ -71,7 +72,7 @@ def _write_files(world: World, folder: Path) -> None:
         for role, tokenizer in world.tokenizers.items()
         for name, tensor in tokenizer.tensors().items()
     }
-    weights = {name: tensor.detach().cpu().bfloat16() for name, tensor in world.model.state_dict().items()}
+    weights = {name: tensor.detach().cpu().to(dtype) for name, tensor in world.model.state_dict().items()}
     save_file(weights, folder / "model.safetensors")
     save_file(tokenizer_tensors, folder / "tokenizers.safetensors")
     save_file(world.memory.tensors(), folder / "memory.safetensors")

@@ -41,7 +41,7 @@ class Block(nn.Module):
         for step, (query, own_keys, own_values) in enumerate(steps):
             all_keys, all_values, seen = past.join(self.index, step, own_keys, own_values)
             attended.append(F.scaled_dot_product_attention(query, all_keys, all_values, attn_mask=seen))
-        x = x + self.attention.gather(torch.stack(attended, dim=1))
+        x = x + self.attention.gather(attended[0].unsqueeze(1) if len(attended) == 1 else torch.stack(attended, dim=1))
         return x + self.feed_forward(x)
 
 

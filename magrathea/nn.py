@@ -59,7 +59,7 @@ def turn(x: Tensor, turns: Tensor) -> Tensor:
     """Rotate queries or keys (..., H, P, 48), number i with number i + 24, by turns (2, ..., 1, P, 24)."""
     cos, sin = turns.to(x.dtype)
     left, right = x.chunk(2, dim=-1)
-    return torch.cat([left * cos - right * sin, left * sin + right * cos], dim=-1)
+    return torch.cat([torch.addcmul(left * cos, right, sin, value=-1), torch.addcmul(left * sin, right, cos)], dim=-1)
 
 
 def norm(x: Tensor) -> Tensor:
@@ -110,4 +110,4 @@ class FeedForward(nn.Module):
         self.down = Linear(ratio * width, width, scale=0.2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.up(norm(x)).relu().square())
+        return self.down(self.up(norm(x)).relu_().square())

@@ -173,7 +173,9 @@ class RingPast:
         part = object.__new__(RingPast)
         part.window, part.num_positions = self.window, self.num_positions
         part.num_written = [self.num_written[row] for row in rows.tolist()]
-        part._use(self.keys[:, rows], self.values[:, rows], self.last[rows], self.last_tokens[rows])
+        part._use(
+            self.keys.index_select(1, rows), self.values.index_select(1, rows), self.last[rows], self.last_tokens[rows]
+        )
         part.extra, part.recalled = None, Recall()
         return part
 

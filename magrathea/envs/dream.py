@@ -170,8 +170,8 @@ def batch_of_one(value: Any) -> Any:
     return np.asarray(value)[None]
 
 
-def row_of(values: Any, row: int) -> Any:
-    """A copy of one row of a batch of a space's members."""
+def row_of(values: Any, row: int | slice) -> Any:
+    """A copy of one row, or of a part, of a batch of a space's members."""
     if isinstance(values, Mapping):
         return {key: row_of(part, row) for key, part in values.items()}
     if isinstance(values, tuple):

@@ -1,4 +1,4 @@
-"""Many dreams at once as a Gymnasium vector environment: one session dreams the whole batch."""
+"""Many dreams at once as a Gymnasium vector environment: one session dreams the whole batch, or workers share it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from gymnasium.vector.utils import batch_space
 
 from magrathea.envs.dream import (
     MAX_SEED,
-    begun,
     check_render_mode,
     dream_metadata,
     fill_settings,
     load_world,
     picture_of,
     row_of,
-    step_infos,
 )
+from magrathea.envs.dreams import Dreams
 from magrathea.envs.start import start_from
+from magrathea.envs.workers import DreamWorkers
 from magrathea.errors import MagratheaError
 from magrathea.fill import FillSettings
 from magrathea.session import Session
@@ -35,6 +35,12 @@ class DreamVectorEnv(VectorEnv):
     Row i of a batch seeded with s dreams what a DreamEnv seeded with s + i dreams. ``reset`` takes the options of
     DreamEnv ("start" may give one number for each dream), and Gymnasium's "reset_mask".
 
+    With ``workers`` the rows are split evenly among so many processes, each with its own session and its share of the
+    machine's cores: faster for large batches. They dream what one process dreams, but for rounding: bit for bit what
+    vector environments of their own numbers of rows and threads dream. As with Gymnasium's AsyncVectorEnv, a script
+    makes such an environment below ``if __name__ == "__main__":``. Ctrl-C while they dream ends them; so does
+    ``close``.
+
     Args:
         world: a World, or a folder, a name of a shipped world or a hub id, loaded onto ``device``.
         num_envs: number of dreams.
@@ -43,9 +49,10 @@ class DreamVectorEnv(VectorEnv):
         device: of the world; ignored where a World is given.
         settings: how holes are filled, as FillSettings or as a dict of those fields that differ from the world's own.
         autoreset_mode: Gymnasium's: "NextStep", "SameStep" or "Disabled".
+        workers: number of processes; 1 is this one.
 
     Raises:
-        MagratheaError: for a world that cannot be loaded, or arguments that make no sense.
+        MagratheaError: for a world that cannot be loaded, arguments that make no sense, or a worker that ended.
     """
 
     def __init__(
@@ -58,6 +65,7 @@ class DreamVectorEnv(VectorEnv):
         device: str = "cpu",
         settings: FillSettings | Mapping[str, Any] | None = None,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        workers: int = 1,
     ) -> None:
         if num_envs < 1:
             raise MagratheaError(f"num_envs is {num_envs}; a vector environment needs at least 1.")
@@ -72,15 +80,23 @@ class DreamVectorEnv(VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.settings = fill_settings(self.world, settings)
-        self._session: Session | None = None
+        self._dreams: Dreams | DreamWorkers = (
+            Dreams(self.world, num_envs, self.settings)
+            if workers == 1
+            else DreamWorkers(self.world, num_envs, self.settings, workers)
+        )
         self._generators: list[np.random.Generator] = [seeding.np_random()[0] for _ in range(num_envs)]
         self._num_steps = np.zeros(num_envs, np.int64)
         self._ended = np.zeros(num_envs, bool)
 
     @property
     def session(self) -> Session:
-        """The running batch of dreams; raises MagratheaError before the first reset."""
-        return begun(self._session)
+        """The running batch of dreams; raises MagratheaError before the first reset, and where workers hold it."""
+        if isinstance(self._dreams, DreamWorkers):
+            raise MagratheaError(
+                "Workers hold a session each; make the environment with workers=1 to have its session."
+            )
+        return self._dreams.session
 
     def reset(
         self,
@@ -113,10 +129,8 @@ class DreamVectorEnv(VectorEnv):
             rows = np.flatnonzero(self._ended).tolist()
             raise MagratheaError(f"Dreams {rows} have ended; reset them with options={{'reset_mask': mask}}.")
         restarted = self._ended.copy()
-        result = self.session.step(actions)  # ended rows dream on beside the others, and are reset right after
+        rewards, terminated, infos = self._dreams.step(actions)  # ended rows dream on, and are reset right after
         self._num_steps += 1
-        rewards, terminated = np.array(result.reward, np.float64), np.array(result.terminated, bool)
-        infos = step_infos(result)
         if restarted.any():
             self._reset_rows(restarted)
             rewards[restarted], terminated[restarted] = 0.0, False
@@ -133,8 +147,12 @@ class DreamVectorEnv(VectorEnv):
         """The current pictures, each uint8 (rows, columns, 3), in render mode "rgb_array"."""
         if self.render_mode is None:
             return None
-        space, observations = self.single_observation_space, self.session.observation
+        space, observations = self.single_observation_space, self._dreams.observation
         return tuple(picture_of(space, row_of(observations, row)) for row in range(self.num_envs))
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """End the workers."""
+        self._dreams.close()
 
     def _reset_rows(self, env_mask: np.ndarray, seeds: Sequence[int | None] | None = None, start: Any = None) -> None:
         """Restart some dreams, each by its given seed or by the next number of its own generator."""
@@ -143,14 +161,11 @@ class DreamVectorEnv(VectorEnv):
             int(self._generators[row].integers(MAX_SEED)) if seed is None and env_mask[row] else int(seed or 0)
             for row, seed in enumerate(seeds)
         ]
-        if self._session is None:
-            self._session = Session(self.world, self.num_envs, seed=chosen, start=start, settings=self.settings)
-        else:
-            self._session.reset(env_mask, seed=chosen, start=start)
+        self._dreams.reset(env_mask, chosen, start)
         self._num_steps[env_mask], self._ended[env_mask] = 0, False
 
     def _observations(self) -> Any:
-        return _copied(self.session.observation)
+        return _copied(self._dreams.observation)
 
     def _truncations(self, terminated: np.ndarray) -> np.ndarray:
         if self.max_episode_steps is None:
@@ -161,7 +176,7 @@ class DreamVectorEnv(VectorEnv):
         """What dreams that have just ended saw last, as Gymnasium's SAME_STEP mode gives it."""
         final_obs = np.full(self.num_envs, None, dtype=object)
         for row in np.flatnonzero(self._ended):
-            final_obs[row] = row_of(self.session.observation, int(row))
+            final_obs[row] = row_of(self._dreams.observation, int(row))
         final_info = _with_masks({key: infos[key].copy() for key in ("num_passes", "uncertainty")}, self._ended.copy())
         return _with_masks({"final_obs": final_obs, "final_info": final_info}, self._ended.copy())
 
