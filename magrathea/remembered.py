@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from magrathea.checkpoints import EVERY, MemoryState
 from magrathea.errors import MagratheaError
-from magrathea.history import CHUNK, History, MemoryState
+from magrathea.history import History
 from magrathea.memory import Memory, Recall, WindowMemory
 from magrathea.past import Past, RingPast, SegmentPast
 from magrathea.world import World
@@ -225,8 +226,8 @@ class Remembered:
             self.memory.write(step.tokens, step.encodings.squeeze(1), rows)
         for row in rows:
             self._num_written[row] += 1
-            if self._num_written[row] % CHUNK == 0:
-                self.histories[row].keep(self._num_written[row], self.memory.state_dict(row))
+            if self._num_written[row] % EVERY == 0:
+                self.histories[row].checkpoints.keep(self._num_written[row], self.memory.state_dict(row))
 
     # -- starting anew, going back, parting ---------------------------------------------------------------------------
     @torch.inference_mode()
@@ -250,10 +251,10 @@ class Remembered:
             if self._ring is not None and self._ring.num_written[row] > len(history):
                 self._ring.num_written[row] = 0  # to be filled anew
             if self._num_written[row] > len(history):
-                number = self._num_written[row] = history.nearest(len(history))
+                number = self._num_written[row] = history.checkpoints.nearest(len(history))
                 self._reset([row])
                 if number:
-                    self.memory.load_state_dict(row, history.checkpoints[number])
+                    self.memory.load_state_dict(row, history.checkpoints.at(number))
 
     # -- rows that come and go ----------------------------------------------------------------------------------------
     def state(self, rows: Sequence[int]) -> tuple[list[MemoryState], list[int]]:
