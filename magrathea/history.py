@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
-from torch import Tensor
 
+from magrathea.checkpoints import Checkpoints
 from magrathea.errors import MagratheaError
 from magrathea.layout import Layout
 
 CHUNK = 64  # steps
-MemoryState = dict[str, Tensor]  # of one row
 
 
 class StepKind(IntEnum):
@@ -61,12 +60,12 @@ class History:
 
     Attributes:
         num_start: how many of them it was started from.
-        checkpoints: number of steps -> the memory's state after them; dense near the end, sparse long ago.
+        checkpoints: the states that the memory had.
     """
 
     def __init__(self, layout: Layout, num_start: int = 0) -> None:
         self.num_start = num_start
-        self.checkpoints: dict[int, MemoryState] = {}
+        self.checkpoints = Checkpoints()
         self._chunks: _Chunk | None = None
         self._tail = np.zeros(CHUNK, record_of(layout))
         self._begin = self._num_tail = 0  # where the tail begins, how many steps it has
@@ -108,7 +107,7 @@ class History:
         while self._chunks is not None and length < self._begin:
             steps, self._begin, self._chunks = self._chunks.steps, self._chunks.begin, self._chunks.before
         self._tail, self._num_tail = steps.copy(), length - self._begin
-        self.checkpoints = {number: state for number, state in self.checkpoints.items() if number <= length}
+        self.checkpoints.truncate(length)
 
     # -- reading ------------------------------------------------------------------------------------------------------
     @property
@@ -148,23 +147,10 @@ class History:
     def fork(self) -> History:
         """The same steps, to go on with apart from these."""
         other = object.__new__(History)
-        other.__dict__ |= self.__dict__ | {"checkpoints": dict(self.checkpoints), "_tail": self._tail.copy()}
+        other.__dict__ |= self.__dict__ | {"checkpoints": self.checkpoints.fork(), "_tail": self._tail.copy()}
         return other
 
     def shared_with(self, other: History) -> int:
         """Number of first steps that the two hold in the same chunks."""
         own = {id(chunk) for chunk in self._chain()}
         return next((chunk.end for chunk in other._chain() if id(chunk) in own), 0)
-
-    # -- the memory's states ------------------------------------------------------------------------------------------
-    def keep(self, number: int, state: MemoryState) -> None:
-        """Keep the memory's state after `number` steps, and thin out the older ones: the farther back, the fewer."""
-        self.checkpoints[number] = state
-        for old in list(self.checkpoints):
-            chunks = old // CHUNK
-            if number - old > 4 * CHUNK * (chunks & -chunks):  # the greatest power of two that divides it
-                del self.checkpoints[old]
-
-    def nearest(self, number: int) -> int:
-        """The number of steps of the latest state that is not after `number` steps; 0 where there is none."""
-        return max((kept for kept in self.checkpoints if kept <= number), default=0)

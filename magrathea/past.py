@@ -7,6 +7,7 @@ running dream keeps (the cache). L layers, B batch, H heads, P positions of a st
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -229,3 +230,47 @@ class RingPast:
             if seen is not None:
                 seen = torch.nn.functional.pad(seen, (0, self.extra[0].shape[-2]), value=True)
         return all_keys, all_values, seen
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One step of R rows: tokens (R, N), encodings (R, 1, P, D), keys and values (L, R, 1, H, P, 48)."""
+
+    tokens: Tensor
+    encodings: Tensor
+    keys: Tensor
+    values: Tensor
+
+    def of(self, rows: list[int]) -> Encoded:
+        if len(rows) == len(self.tokens):
+            return self
+        return Encoded(self.tokens[rows], self.encodings[rows], self.keys[:, rows], self.values[:, rows])
+
+    @staticmethod
+    def together(steps: list[Encoded]) -> Encoded:
+        return Encoded(
+            torch.cat([step.tokens for step in steps]),
+            torch.cat([step.encodings for step in steps]),
+            torch.cat([step.keys for step in steps], dim=1),
+            torch.cat([step.values for step in steps], dim=1),
+        )
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What the next step of R rows gets beside its window.
+
+    Attributes:
+        recalled: by the memory, (R, 1, ...).
+        extra: keys and values (L, R, 1, H, M, 48) of a prompt and of recalled steps.
+    """
+
+    recalled: Recall
+    extra: tuple[Tensor, Tensor] | None
+
+    def of(self, rows: Tensor | None) -> Beside:
+        """Of some of the rows; of all, if not given."""
+        if rows is None:
+            return self
+        extra = None if self.extra is None else (self.extra[0][:, rows], self.extra[1][:, rows])
+        return Beside(self.recalled.each(lambda part: part[rows]), extra)

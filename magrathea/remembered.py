@@ -9,7 +9,6 @@ all rows, in its own row (where rows step apart from others: of all that step wi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -17,57 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from magrathea.checkpoints import EVERY, MemoryState
 from magrathea.errors import MagratheaError
-from magrathea.history import CHUNK, History, MemoryState
-from magrathea.memory import Memory, Recall, WindowMemory
-from magrathea.past import Past, RingPast, SegmentPast
+from magrathea.history import History
+from magrathea.memory import Memory, WindowMemory
+from magrathea.past import Beside, Encoded, Past, RingPast, SegmentPast
 from magrathea.world import World
 
 Inference = Literal["cached", "naive"]
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One step of R rows: tokens (R, N), encodings (R, 1, P, D), keys and values (L, R, 1, H, P, 48)."""
-
-    tokens: Tensor
-    encodings: Tensor
-    keys: Tensor
-    values: Tensor
-
-    def of(self, rows: list[int]) -> Encoded:
-        if len(rows) == len(self.tokens):
-            return self
-        return Encoded(self.tokens[rows], self.encodings[rows], self.keys[:, rows], self.values[:, rows])
-
-    @staticmethod
-    def together(steps: list[Encoded]) -> Encoded:
-        return Encoded(
-            torch.cat([step.tokens for step in steps]),
-            torch.cat([step.encodings for step in steps]),
-            torch.cat([step.keys for step in steps], dim=1),
-            torch.cat([step.values for step in steps], dim=1),
-        )
-
-
-@dataclass(frozen=True)
-class Beside:
-    """What the next step of R rows gets beside its window.
-
-    Attributes:
-        recalled: by the memory, (R, 1, ...).
-        extra: keys and values (L, R, 1, H, M, 48) of a prompt and of recalled steps.
-    """
-
-    recalled: Recall
-    extra: tuple[Tensor, Tensor] | None
-
-    def of(self, rows: Tensor | None) -> Beside:
-        """Of some of the rows; of all, if not given."""
-        if rows is None:
-            return self
-        extra = None if self.extra is None else (self.extra[0][:, rows], self.extra[1][:, rows])
-        return Beside(self.recalled.each(lambda part: part[rows]), extra)
 
 
 class Remembered:
@@ -226,8 +182,8 @@ class Remembered:
             self.memory.write(step.tokens, step.encodings.squeeze(1), rows)
         for row in rows:
             self._num_written[row] += 1
-            if self._num_written[row] % CHUNK == 0:
-                self.histories[row].keep(self._num_written[row], self.memory.state_dict(row))
+            if self._num_written[row] % EVERY == 0:
+                self.histories[row].checkpoints.keep(self._num_written[row], self.memory.state_dict(row))
 
     # -- starting anew, going back, parting ---------------------------------------------------------------------------
     @torch.inference_mode()
@@ -251,10 +207,10 @@ class Remembered:
             if self._ring is not None and self._ring.num_written[row] > len(history):
                 self._ring.num_written[row] = 0  # to be filled anew
             if self._num_written[row] > len(history):
-                number = self._num_written[row] = history.nearest(len(history))
+                number = self._num_written[row] = history.checkpoints.nearest(len(history))
                 self._reset([row])
                 if number:
-                    self.memory.load_state_dict(row, history.checkpoints[number])
+                    self.memory.load_state_dict(row, history.checkpoints.at(number))
 
     # -- rows that come and go ----------------------------------------------------------------------------------------
     def state(self, rows: Sequence[int]) -> tuple[list[MemoryState], list[int]]:

@@ -18,14 +18,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from magrathea.checkpoints import Change, Changes, MemoryState, changed, changes_between
 from magrathea.errors import MagratheaError
 from magrathea.fill import FillSettings
-from magrathea.history import History, MemoryState, check_log, record_of
+from magrathea.history import History, check_log, record_of
 from magrathea.layout import Layout
 from magrathea.remembered import Inference
 from magrathea.world import World
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had every state of a memory whole
 FIELDS = ("tokens", "kind", "seed")  # of a logged step
 MISFITS = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RuntimeError)  # of strange files
 
@@ -66,13 +67,13 @@ def pack(state: SessionState, world: World) -> bytes:
                 "num_start": history.num_start,
                 "length": len(history),
                 "num_remembered": state.num_remembered[row],
-                "checkpoints": sorted(history.checkpoints),
+                "checkpoints": history.checkpoints.numbers,
             }
         )
-        kept = {f"memory/{row}": state.memory[row]}
-        kept |= {f"checkpoint/{row}/{number}": memory for number, memory in history.checkpoints.items()}
-        for place, memory in kept.items():
-            tensors |= {f"{place}:{name}": tensor.detach().cpu().clone() for name, tensor in memory.items()}
+        kept = {f"memory/{row}": changes_between(history.checkpoints.newest, state.memory[row])}
+        kept |= {f"checkpoint/{row}/{number}": changes for number, changes in history.checkpoints.changes.items()}
+        for place, changes in kept.items():
+            tensors |= _tensors_of(place, changes)
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     header = json.dumps(
         {
@@ -88,6 +89,12 @@ def pack(state: SessionState, world: World) -> bytes:
         "checksum": _checksum(header, tensors),
     }
     return save(tensors, metadata)
+
+
+def _tensors_of(place: str, changes: Changes) -> dict[str, Tensor]:
+    whole = {f"{place}:{name}": change.values for name, change in changes.items()}
+    rows = {f"{place}/rows:{name}": change.rows for name, change in changes.items() if change.rows is not None}
+    return {name: tensor.detach().cpu().clone() for name, tensor in (whole | rows).items()}
 
 
 def _checksum(header: str, tensors: dict[str, Tensor]) -> str:
@@ -208,18 +215,19 @@ def _state_of(file: SessionFile, world: World) -> SessionState:
         raise ValueError("the lengths of its rows are not those of its log")
     if file.header["inference"] not in get_args(Inference):
         raise ValueError(f"unknown inference '{file.header['inference']}'")
-    kept = _memory_states(file.tensors)
+    kept, memory = _changes_of(file.tensors), []
     histories = [History(world.layout, num_start) for num_start in counts["num_start"]]
     for index, (history, part) in enumerate(zip(histories, np.split(log, ends[:-1]), strict=True)):
         history.extend(part)
         for number in rows[index]["checkpoints"]:
-            history.checkpoints[operator.index(number)] = kept[f"checkpoint/{index}/{number}"]
+            history.checkpoints.append(operator.index(number), kept[f"checkpoint/{index}/{number}"])
+        memory.append(changed(history.checkpoints.newest, kept.get(f"memory/{index}", {})))
     state = SessionState(
         FillSettings(**file.header["fill"]),
         file.header["inference"],
         [int(np.int64(row["seed"])) for row in rows],
         histories,
-        [kept.get(f"memory/{index}", {}) for index in range(len(rows))],
+        memory,
         counts["num_remembered"],
     )
     _check_memory(state, world)
@@ -243,14 +251,15 @@ def _check_memory(state: SessionState, world: World) -> None:
     memory = world.new_memory(len(state.histories))
     for row, history in enumerate(state.histories):
         current = [state.memory[row]] if state.num_remembered[row] else []
-        for kept in [*history.checkpoints.values(), *current]:
+        for kept in [*(state for _, state in history.checkpoints.states()), *current]:
             memory.load_state_dict(row, kept)
 
 
-def _memory_states(tensors: dict[str, Tensor]) -> dict[str, MemoryState]:
-    """The tensors "place:name" by their places."""
-    states: dict[str, MemoryState] = {}
+def _changes_of(tensors: dict[str, Tensor]) -> dict[str, Changes]:
+    """The tensors "place:name", with which of their rows they are at "place/rows:name", by their places."""
+    changes: dict[str, Changes] = {}
     for key, tensor in tensors.items():
         place, _, name = key.partition(":")
-        states.setdefault(place, {})[name] = tensor
-    return states
+        if not place.endswith("/rows"):
+            changes.setdefault(place, {})[name] = Change(tensor, tensors.get(f"{place}/rows:{name}"))
+    return changes

@@ -79,6 +79,25 @@ def test_list_name_fork_and_delete(url: str) -> None:
     assert ask(f"{url}/api/sessions/{fork['id']}/branches/{fork['head']}/steps/1.png")[1].startswith(b"\x89PNG")
 
 
+def test_a_dream_in_which_nothing_was_done_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("seats", "server"):
+        monkeypatch.setattr(f"magrathea.app.{module}.LINGER", 0.2)
+    with serving(square_app()) as url:
+        played = dreamt(url, 2)
+        with joined(url, "seed=1&start=0") as named, joined(url, "seed=2&start=0") as idle:
+            name, other = (text_of(socket, "world")["session"] for socket in (named, idle))
+            assert ask(f"{url}/api/sessions/{name}", "PATCH", {"name": "to come"})[0] == 200
+            frame_of(idle, 0)
+            time.sleep(0.5)  # a visitor who only looks keeps it
+            assert {one["id"] for one in ask(f"{url}/api/sessions")[1]} == {played, name}
+            assert ask(f"{url}/api/sessions/{other}")[0] == 200
+        until = time.monotonic() + 20
+        while ask(f"{url}/api/sessions/{other}")[0] != 404:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        assert {one["id"] for one in ask(f"{url}/api/sessions")[1]} == {played, name}
+
+
 def test_what_cannot_be_done_is_refused_in_one_line(url: str) -> None:
     session = dreamt(url, 2)
     head = ask(f"{url}/api/sessions/{session}")[1]["head"]

@@ -48,7 +48,7 @@ assert not heavy, heavy
 
 
 def test_runs_as_a_module_and_reports_a_mistake_in_one_line() -> None:
-    command = [sys.executable, "-m", "magrathea.cli", "play", "no-such-world"]
+    command = [sys.executable, "-m", "magrathea", "play", "no-such-world"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     lines = done.stderr.strip().splitlines()

@@ -50,7 +50,7 @@ def test_what_is_in_a_file(file: bytes) -> None:
     """The format that docs/sessions.md describes."""
     tensors, metadata = load(file), session_file._metadata(file)
     world, header = wild_world("echo"), json.loads(metadata["header"])
-    assert set(metadata) == {"magrathea_session", "header", "checksum"} and metadata["magrathea_session"] == "1"
+    assert set(metadata) == {"magrathea_session", "header", "checksum"} and metadata["magrathea_session"] == "2"
     assert header["world"] == {"name": "wild", "fingerprint": world.fingerprint}
     assert header["fill"] == world.config.fill.to_config() and header["inference"] == "cached"
     counts = {"num_start": 3, "length": 73, "num_remembered": 72, "checkpoints": [64]}
@@ -120,8 +120,8 @@ def test_foreign_files_are_refused_and_never_executed(tmp_path: Path) -> None:
 
 
 def test_newer_files_ask_for_a_newer_magrathea(file: bytes) -> None:
-    metadata = session_file._metadata(file) | {"magrathea_session": "2"}
-    assert "version 2" in refusal(save(load(file), metadata)) and "newer Magrathea" in refusal(save({}, metadata))
+    metadata = session_file._metadata(file) | {"magrathea_session": "3"}
+    assert "version 3" in refusal(save(load(file), metadata)) and "newer Magrathea" in refusal(save({}, metadata))
 
 
 def test_a_session_of_another_world_is_refused(file: bytes) -> None:
@@ -170,6 +170,7 @@ NONSENSE: dict[str, Callable[[Header, Tensors], Any]] = {
     "a seed beyond 64 bits": _row(seed=2**64),
     "a seed that is a word": _row(seed="one"),
     "a state that is not there": _row(checkpoints=[64, 128]),
+    "states in no order": _row(checkpoints=[64, 64]),
     "no header of the world": lambda header, tensors: header.pop("world"),
     "an unknown inference": lambda header, tensors: header.update(inference="guess"),
     "an unknown order of filling": lambda header, tensors: header["fill"].update(order="backwards"),
@@ -195,7 +196,7 @@ def test_a_file_that_contradicts_itself_is_refused(file: bytes, nonsense: str) -
     assert message.startswith("This session ") and ("makes no sense" in message or "is damaged" in message)
 
 
-def _written(header: Header, tensors: Tensors) -> bytes:
+def _written(header: Header, tensors: Tensors, version: int = session_file.FORMAT_VERSION) -> bytes:
     text = json.dumps(header)
     checksum = session_file._checksum(text, tensors)
-    return save(tensors, {"magrathea_session": "1", "header": text, "checksum": checksum})
+    return save(tensors, {"magrathea_session": str(version), "header": text, "checksum": checksum})

@@ -183,7 +183,7 @@ def test_going_back_does_not_write_the_whole_life_again() -> None:
         session.rewind(number)
         session.prepare()
         assert EchoMemory.num_written - before <= most
-    assert len(session._rows.histories[0].checkpoints) < 16
+    assert len(session._rows.histories[0].checkpoints.numbers) < 16
 
 
 def _observe_many(session: Session, num_steps: int) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
+from safetensors import safe_open
 
-from magrathea import masks
+from magrathea import cli, masks
 from magrathea.data import Dataset
 from magrathea.errors import MagratheaError
 from magrathea.hub import load_world
@@ -61,21 +62,28 @@ def test_a_killed_training_goes_on_exactly(work: Path) -> None:
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def _one_of_two(rank: int, work: Path) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29533")
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    seen = losses(work, f"rank{rank}")
-    (work / f"losses{rank}").write_text(repr(seen))
-    dist.destroy_process_group()
+def test_two_processes_do_what_one_does(debug_dataset: Dataset, tmp_path: Path) -> None:
+    """Under torchrun, from the command line, with a memory of every kind."""
+    recipe = tmp_path / "two.toml"
+    recipe.write_text(
+        'size = "debug"\nsteps = 4\n[tokenizer]\npatch = [4, 4]\n[model]\nmemory = "places+recurrent:8+retrieval"\n'
+        "[batch]\nnum_segments = 4\nnum_steps = 5\nnum_prompted = 2\ndreamt_share = 0.5\n"
+    )
+    asked = ["train", str(debug_dataset.folder), "--recipe", str(recipe), "--no-report", "--device", "cpu"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "magrathea"]
+    done = subprocess.run(
+        [*torchrun, *asked, "--out", str(tmp_path / "two")], capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert cli.main([*asked, "--out", str(tmp_path / "one")]) == 0
+    one, two = (_progress(tmp_path / name) for name in ("one", "two"))
+    assert one["step"] == two["step"] == 4 and two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+    assert load_world(tmp_path / "two").metadata["training"]["updates"] == 4
 
 
-def test_two_processes_do_what_one_does(work: Path) -> None:
-    alone = losses(work, "alone")
-    multiprocessing.spawn(_one_of_two, (work,), nprocs=2)
-    for rank in range(2):
-        together = [float(number) for number in (work / f"losses{rank}").read_text().strip("[]").split(",")]
-        assert together == pytest.approx(alone, rel=1e-4)
+def _progress(out: Path) -> dict[str, float]:
+    with safe_open(out / ".training" / "checkpoint.safetensors", framework="pt") as file:
+        return json.loads(file.metadata()["progress"])
 
 
 def test_the_world_has_learned(debug_world: World, debug_dataset: Dataset) -> None:

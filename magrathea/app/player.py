@@ -6,7 +6,6 @@ import asyncio
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,12 +13,11 @@ import gymnasium
 
 from magrathea.app.audience import Audience
 from magrathea.app.catalog import frames_per_second, noop_action, num_actions
-from magrathea.app.controls import Controls
 from magrathea.app.library import Life
-from magrathea.app.pace import Pace
 from magrathea.app.picture import Painter
 from magrathea.app.protocol import Frame, ProtocolError, messages
 from magrathea.app.reality import RealityTrack, make_environment
+from magrathea.app.steering import Steering
 from magrathea.app.tick import NOTHING, Tick, still_of, tick_of
 from magrathea.app.viewer import Viewer
 from magrathea.errors import MagratheaError
@@ -48,9 +46,7 @@ class Player:
         world = life.world
         self.life, self.world = life, world
         self.schema = messages(num_actions(world), int(world.num_starts))
-        self.pace = Pace(frames_per_second(world))
-        self.noop = noop_action(world)
-        self.controls = Controls(noop=self.noop, realtime=self.noop is not None)
+        self.steering = Steering(frames_per_second(world), noop_action(world))
         self.audience = Audience(self._turns_changed)
         self.reality = RealityTrack(world, self.audience.show, make_env)
         self.seed, self.start = seed, start
@@ -60,8 +56,6 @@ class Player:
         self._wake = asyncio.Event()
         self._move: Callable[[], Awaitable[Any]] | None = self._begin if is_new else life.wake
         self._wants_reality = False
-        self._begun = self._paused = False
-        self._singles: deque[int] = deque(maxlen=4)
 
     @property
     def num_steps(self) -> int:
@@ -80,9 +74,9 @@ class Player:
             return "starting"
         if self._tick.terminated:
             return "ended"
-        if self._paused:
+        if self.steering.paused:
             return "paused"
-        return "playing" if self._begun else "ready"
+        return "playing" if self.steering.begun else "ready"
 
     def attach(self) -> Viewer:
         """Let one more connection watch; it gets the current picture at once."""
@@ -135,11 +129,7 @@ class Player:
     def _delay(self, now: float) -> float:
         if not self.audience.viewers:
             return math.inf
-        if self._move or self._singles:
-            return 0.0
-        if self.state != "playing":
-            return math.inf
-        return max(self.controls.ready_in(now), self.pace.due_in(now))
+        return 0.0 if self._move else self.steering.due_in(now, self.state == "playing")
 
     async def _advance(self) -> None:
         move, before = self._move, self._tick
@@ -150,8 +140,8 @@ class Player:
                 await self._step()
         except MagratheaError as error:
             if self.life.awake and before:  # refused; the session is as it was
-                self._tick, self._move, self._paused = before, None, True
-                self._singles.clear()
+                self._tick, self._move = before, None
+                self.steering.refused()
                 self.audience.say({"type": "error", "reason": str(error)})
             else:
                 self._fail(error)
@@ -166,18 +156,17 @@ class Player:
 
     async def _step(self) -> None:
         now = time.monotonic()
-        action = self._singles.popleft() if self._singles else self.controls.take(now)
+        action = self.steering.take(now)
         if action is None:
             return
-        self.pace.begin_step(now)
+        self.steering.pace.begin_step(now)
         in_space = action + int(self.world.action_space.start)
         self.reality.act(in_space)
         row = await self.life.step(in_space)
-        self.pace.end_step(row.seconds)
+        self.steering.pace.end_step(row.seconds)
         self._tick = tick_of(row, action, self._painter)
         if self._tick.terminated and not self._move:
-            self.controls.clear()
-            self._singles.clear()
+            self.steering.clear()
 
     async def _make(self, move: Callable[[], Awaitable[Any]]) -> None:
         """Begin, wake or go elsewhere."""
@@ -185,7 +174,7 @@ class Player:
         self._show()
         tokens = await move()
         self._tick = still_of(self.world, tokens, self.num_steps == 0, self._painter)
-        self.pace.clear()
+        self.steering.pace.clear()
         if self._move is move:
             self._move = None
         self.tell()
@@ -200,21 +189,21 @@ class Player:
     # What is shown
 
     def _show(self) -> None:
-        tick = self._tick or NOTHING
+        tick, steering = self._tick or NOTHING, self.steering
         header = tick.header | {
             "kind": "dream",
             "state": self.state,
             "reason": self.failure,
             "branch": self.life.branch,
             "step": self.num_steps,
-            "next_action": self.controls.pending[0] if self._paused and self.controls.pending else None,
+            "next_action": steering.armed,
             "total_reward": round(self.total_reward, 4),
-            "rate": round(self.pace.rate, 2),
-            "model_ms": round(1000 * self.pace.model_seconds, 2),
+            "rate": round(steering.pace.rate, 2),
+            "model_ms": round(1000 * steering.pace.model_seconds, 2),
             "seed": self.seed,
             "start": self.start,
-            "speed": self.pace.speed,
-            "realtime": self.controls.realtime,
+            "speed": steering.pace.speed,
+            "realtime": steering.controls.realtime,
             "reality": self.reality.header,
         }
         self.audience.show(Frame(header, tick.parts))
@@ -236,39 +225,27 @@ class Player:
 
     def _turns_changed(self, handed_over: bool) -> None:
         if handed_over:
-            self.controls.clear()
+            self.steering.controls.clear()
         self.tell()
 
     def _on_press(self, message: dict[str, Any]) -> None:
         if self.state in ("ended", "failed"):
             return
-        if self._paused:
-            self.controls.arm(message["action"])
+        self.steering.press(message["action"])
+        if self.steering.paused:
             self._show()
-            return
-        if not self._begun:
-            self._begun = True
-            self.pace.restart()
-        self.controls.press(message["action"], time.monotonic())
 
     def _on_release(self, message: dict[str, Any]) -> None:
-        self.controls.release(message["action"])
+        self.steering.controls.release(message["action"])
 
     def _on_pause(self, message: dict[str, Any]) -> None:
-        self._paused = message["on"]
-        self.controls.clear()
-        self.pace.restart()
+        self.steering.pause(message["on"])
         self._show()
 
     def _on_step(self, message: dict[str, Any]) -> None:
         if self.state in ("ended", "failed"):
             raise ProtocolError(f"no step is possible while the dream is {self.state}")
-        action = message.get("action")
-        action = self.controls.single() if action is None else action
-        if action is None:
-            raise ProtocolError("this world has no no-op: press the key of an action first, then step")
-        self._begun = self._paused = True
-        self._singles.append(action)
+        self.steering.step(message.get("action"))
 
     def _on_reset(self, message: dict[str, Any]) -> None:
         self.seed, self.start = message["seed"], message.get("start")
@@ -280,22 +257,16 @@ class Player:
         self._reset(lambda: self.life.go(message["branch"], message["step"]))
 
     def _reset(self, move: Callable[[], Awaitable[Any]]) -> None:
-        self.controls.clear()
-        self._singles.clear()
+        self.steering.begin()
         self.failure = ""
-        self._begun = self._paused = False
         self._move = move
 
     def _on_speed(self, message: dict[str, Any]) -> None:
-        self.pace.speed = message["value"]
-        self.pace.restart()
+        self.steering.speed(message["value"])
         self._show()
 
     def _on_realtime(self, message: dict[str, Any]) -> None:
-        if message["on"] and self.noop is None:
-            raise ProtocolError("this world has no no-op, so it can only wait for keys")
-        self.controls.realtime = message["on"]
-        self.pace.restart()
+        self.steering.realtime(message["on"])
         self._show()
 
     def _on_reality(self, message: dict[str, Any]) -> None:

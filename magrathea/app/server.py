@@ -33,7 +33,7 @@ from magrathea.app.viewer import Viewer
 from magrathea.errors import MagratheaError
 
 CLOSE_TRY_LATER = 1013
-KEEP_UNTOUCHED = 86400.0  # seconds that a session in which nothing was done is kept
+KEEP_UNTOUCHED = 86400.0  # seconds that a session in which nothing was done is kept where its server stopped
 
 
 def create_app(
@@ -261,4 +261,5 @@ async def _sweep(seats: Seats, store: Store) -> None:
     while True:
         store.delete_untouched(time.time() - KEEP_UNTOUCHED)
         await asyncio.sleep(LINGER / 4)
-        seats.sweep()
+        left = seats.sweep()
+        store.delete_untouched(time.time(), among=left)

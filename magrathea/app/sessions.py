@@ -54,8 +54,9 @@ class SessionRoutes:
             raise MagratheaError("Too many new sessions at once; try again in a few seconds.")
 
     async def listed(self, request: Request) -> Response:
+        """Those in which something was done."""
         sessions = await run_in_threadpool(self.library.store.sessions, request.query_params.get("world"))
-        return JSONResponse([self._described(found) for found in sessions])
+        return JSONResponse([self._described(found) for found in sessions if not found.untouched])
 
     async def one(self, request: Request) -> Response:
         return JSONResponse(self._described(self.library.store.session(request.path_params["session"])))

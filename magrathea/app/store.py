@@ -13,7 +13,7 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from magrathea.app.database import Database
@@ -45,6 +45,11 @@ class StoredSession:
     head: int
     num_steps: int
     num_branches: int
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing was ever done in it."""
+        return not self.num_steps and self.num_branches == 1 and not self.name
 
 
 @dataclass(frozen=True)
@@ -246,10 +251,11 @@ class Store(Database):
             db.executemany(f"DELETE FROM {table} WHERE {column} = ?", [(branch,) for branch in dropped])
         return len(dropped)
 
-    def delete_untouched(self, before: float) -> None:
-        """Forget the sessions in which nothing was ever done and that nobody opened since ``before``."""
+    def delete_untouched(self, before: float, among: Container[str] | None = None) -> None:
+        """Forget the sessions (among some of them) in which nothing was ever done and that nobody opened since
+        ``before``."""
         for session in self.sessions():
-            if session.used < before and not session.num_steps and session.num_branches == 1 and not session.name:
+            if session.untouched and session.used < before and (among is None or session.id in among):
                 self.delete(session.id)
         with self._writing() as db:  # what a server that died just then left half made
             db.execute("DELETE FROM session WHERE head IS NULL AND NOT deleted AND created < ?", (before,))

@@ -13,7 +13,8 @@ from torch import Tensor
 from magrathea import masks
 from magrathea.bench.peak import synchronize
 from magrathea.bench.play import HeldActions
-from magrathea.history import CHUNK, History, StepKind, record_of
+from magrathea.checkpoints import EVERY, stays
+from magrathea.history import History, StepKind, record_of
 from magrathea.memory import Memory
 from magrathea.rows import Rows
 from magrathea.session import Session
@@ -25,8 +26,8 @@ NUM_MEASURED = 100  # steps that the medians are of
 
 def measure_history(world: World, lengths: Sequence[int], seed: int = 0) -> dict[str, Any]:
     """For each length of history the median milliseconds of a whole step, of one dream, and of what its memory does in
-    it (a write, a read, and its share of keeping the state, which is done once in a while), and the bytes of a step of
-    the history on disk, of the memory and of the log.
+    it (a write, a read, and its share of keeping the state, which is done once in a while), and the bytes for each step
+    of the memory's state, of the log, and of the session's file, which has both and the states to go back to.
 
     The history is of stored steps in an order drawn by the seed, with actions as the data has them, so a memory hardly
     ever sees the same twice.
@@ -34,6 +35,7 @@ def measure_history(world: World, lengths: Sequence[int], seed: int = 0) -> dict
     measured = {}
     for length in lengths:
         session = _after(world, length, seed)
+        file_bytes = len(session.to_bytes())
         actions, took = HeldActions(world, 1, seed), []
         for _ in range(NUM_MEASURED):
             action = actions.next()
@@ -44,12 +46,13 @@ def measure_history(world: World, lengths: Sequence[int], seed: int = 0) -> dict
             took.append(time.perf_counter() - begin)
         began = time.perf_counter()
         state = sum(tensor.nbytes for tensor in session.memory.state_dict(0).values())
-        keeping = (time.perf_counter() - began) / CHUNK
+        keeping = (time.perf_counter() - began) / EVERY
         measured[str(length)] = {
             "ms_per_step": round(1000 * float(np.median(took)), 3),
             "memory_ms_per_step": round(1000 * (_memory_seconds(world, session) + keeping), 4),
             "memory_bytes_per_step": round(state / length, 1),
             "log_bytes_per_step": record_of(world.layout).itemsize,
+            "file_bytes_per_step": round(file_bytes / length, 1),
         }
     return measured
 
@@ -61,7 +64,7 @@ def _after(world: World, length: int, seed: int) -> Session:
     log["tokens"], log["kind"] = steps.numpy(), StepKind.OBSERVED
     history.extend(log)
     memory = world.new_memory(1)
-    _write_all(world, memory, steps)
+    _write_all(world, memory, steps, history)
     state = SessionState(world.config.fill, "cached", [seed], [history], [memory.state_dict(0)], [length])
     session = Session._of(Rows(world, state))
     session.prepare()
@@ -70,11 +73,14 @@ def _after(world: World, length: int, seed: int) -> Session:
 
 
 @torch.inference_mode()
-def _write_all(world: World, memory: Memory, steps: Tensor) -> None:
-    """Write steps (T, N), all with the encoding of the first: it does not matter to the clock."""
+def _write_all(world: World, memory: Memory, steps: Tensor, history: History) -> None:
+    """Write steps (T, N), all with the encoding of the first: it does not matter to the clock. The history gets the
+    states along the way that are still kept at the end."""
     encoding = world.model.encode(steps[None, :1].to(world.device))[0]
-    for step in steps.split(1):
+    for number, step in enumerate(steps.split(1), start=1):
         memory.write(step, encoding, [0])
+        if number % EVERY == 0 and stays(number, len(steps)):
+            history.checkpoints.keep(number, memory.state_dict(0))
 
 
 def _steps(world: World, num: int, seed: int) -> Tensor:

@@ -49,7 +49,7 @@ class PoseTrail(Trail):
     """Finds steps by where they were made."""
 
     def __init__(self, kind: PoseRetrieval, window: int) -> None:
-        super().__init__(kind.layout, window, kind.size, key_width=3)
+        super().__init__(kind.layout, window, kind.size, (3, np.dtype(np.int32)))
         self._motions, layout = kind.motions, kind.layout
         self._span = layout.span(layout.picture.name)
         self._action = layout.span(layout.of_role("action")[0].name).start

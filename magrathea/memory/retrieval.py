@@ -60,8 +60,8 @@ class LookTrail(Trail):
     """Finds steps by how those beside them look."""
 
     def __init__(self, kind: Retrieval, window: int) -> None:
-        super().__init__(kind.layout, window, kind.size, KEY_WIDTH)
         slot = kind.layout.picture
+        super().__init__(kind.layout, window, kind.size, (KEY_WIDTH, np.min_scalar_type(-LOUDEST * slot.num_tokens)))
         self._codes, self._span = kind.codes, kind.layout.span(slot.name)
         rows, columns = (np.arange(size) * REGIONS // size for size in slot.grid)
         self._regions = (rows[:, None] * REGIONS + columns).reshape(-1)

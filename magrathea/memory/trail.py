@@ -30,7 +30,7 @@ class Trail(ABC):
         layout: of the steps.
         window: the number of newest steps that are no entries yet.
         size: most entries.
-        key_width: E, whole numbers of a key.
+        key: E and the type of a key's whole numbers.
 
     Attributes:
         entries: by name arrays (room, ...) of the tokens (N,), in the smallest type that holds them, the key (E,), the
@@ -39,10 +39,10 @@ class Trail(ABC):
         newest: records of the same for the steps that wait, (at most window,).
     """
 
-    def __init__(self, layout: Layout, window: int, size: int, key_width: int) -> None:
+    def __init__(self, layout: Layout, window: int, size: int, key: tuple[int, np.dtype]) -> None:
         self.window, self.size = window, size
         absent = max(slot.absent for slot in layout.slots)
-        fields = [("tokens", np.min_scalar_type(absent), (layout.num_tokens,)), ("key", np.int32, (key_width,))]
+        fields = [("tokens", np.min_scalar_type(absent), (layout.num_tokens,)), ("key", key[1], (key[0],))]
         fields += [("number", np.int64), ("before", np.int32), ("after", np.int32)]
         self.newest = np.zeros(0, np.dtype(fields))
         self.entries = {name: np.ascontiguousarray(self.newest[name]) for name in self.newest.dtype.names or ()}
@@ -129,7 +129,8 @@ class Trail(ABC):
         self.newest = np.zeros(num_newest, self.newest.dtype)
         for name in self.entries:
             values = state[name].numpy()
-            self.entries[name], self.newest[name] = values[: self.num_entries].copy(), values[self.num_entries :]
+            self.newest[name] = values[self.num_entries :]
+            self.entries[name] = values[: self.num_entries].astype(self.entries[name].dtype)
         for entry, key in enumerate(self.entries["key"]):
             self.indexed(entry, key)
 

@@ -107,9 +107,9 @@ def train_heart(
     wrapped: nn.Module = DistributedDataParallel(model) if num_processes > 1 else model
     model.train()
     began, saved = time.monotonic() - progress.seconds, time.monotonic()
-    while _agree(progress.share(config) < 1):
+    while (share := _of_first(progress.share(config))) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = group["scale"] * learning_rate(progress.share(config), config)
+            group["lr"] = group["scale"] * learning_rate(share, config)
         batches = draw_update(cache, config, model.config.window, progress.step)
         mine = [batch.part(rank, num_processes, model.device) for batch in batches]
         mine = [dream_past(model, batch, config.batch.dream_rounds) for batch in mine]
@@ -132,13 +132,13 @@ def train_heart(
     return progress
 
 
-def _agree(go_on: bool) -> bool:
-    """All processes go on for as long as all of them would."""
+def _of_first(share: float) -> float:
+    """What the first process says of its time, which is that of all: their weights must stay the same."""
     if not dist.is_initialized():
-        return go_on
-    vote = torch.tensor(int(go_on))
-    dist.all_reduce(vote, op=dist.ReduceOp.MIN)
-    return bool(vote)
+        return share
+    said = torch.tensor(share, dtype=torch.float64)
+    dist.broadcast(said, src=0)
+    return said.item()
 
 
 def _mean(loss: Tensor) -> Tensor:
