@@ -24,6 +24,8 @@ from magrathea.memory import NUM_FEATURES, Recall, Recurrence, memory_named
 from magrathea.nn import Attention, FeedForward, Linear, RotaryPositions, norm, turn
 from magrathea.past import NO_PAST, Past, SegmentPast
 
+FEATURES_SCALE = 4.0  # a few numbers have much to say to all of a step
+
 
 class Block(nn.Module):
     """One layer of the transformer, over (B, T, P, D)."""
@@ -169,7 +171,7 @@ class MaskedTransformer(nn.Module):
         if self.recall is not None and recalled.picture is not None:
             x = x + self._at_picture(self.recall(norm(self._picture(recalled.picture))))
         if self.told is not None and recalled.features is not None:
-            x = x + self.told(recalled.features.to(x.dtype)).unsqueeze(-2)
+            x = x + self.told(FEATURES_SCALE * recalled.features.to(x.dtype)).unsqueeze(-2)
         turns = self.positions(time)
         for index, layer in enumerate(self.layers):
             x = layer(x, turns, past)

@@ -76,7 +76,8 @@ class Linear(nn.Linear):
         nn.init.normal_(self.weight, std=scale * num_in**-0.5)
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input, self.weight.to(input.dtype))
+        rows = input.flatten(0, -2)  # as one matrix, or PyTorch multiplies frozen weights in another order
+        return F.linear(rows, self.weight.to(input.dtype)).view(*input.shape[:-1], -1)
 
 
 class Attention(nn.Module):

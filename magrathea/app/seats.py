@@ -65,16 +65,13 @@ class Seats:
         if seat and not seat.player.audience.viewers:
             seat.empty_since = time.monotonic()
 
-    def sweep(self, *, need_one: bool = False) -> list[str]:
-        """Put to sleep what was empty too long, and the longest empty one if all seats are taken and one is needed;
-        returns which."""
+    def sweep(self, *, need_one: bool = False) -> None:
+        """Put to sleep what was empty too long, and the longest empty one if all seats are taken and one is needed."""
         now = time.monotonic()
         empty = sorted((seat.empty_since, key) for key, seat in self._seats.items() if seat.empty_since is not None)
-        full = need_one and len(self._seats) >= self.most
-        gone = [key for index, (since, key) in enumerate(empty) if now - since > LINGER or (full and index == 0)]
-        for session in gone:
-            self._end(session)
-        return gone
+        for index, (since, session) in enumerate(empty):
+            if now - since > LINGER or (need_one and index == 0 and len(self._seats) >= self.most):
+                self._end(session)
 
     def _end(self, session: str) -> asyncio.Task[None]:
         task = self._ending[session] = self._seats.pop(session).task

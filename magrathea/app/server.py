@@ -261,5 +261,4 @@ async def _sweep(seats: Seats, store: Store) -> None:
     while True:
         store.delete_untouched(time.time() - KEEP_UNTOUCHED)
         await asyncio.sleep(LINGER / 4)
-        left = seats.sweep()
-        store.delete_untouched(time.time(), among=left)
+        seats.sweep()

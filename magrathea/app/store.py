@@ -13,7 +13,7 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import time
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from magrathea.app.database import Database
@@ -251,11 +251,10 @@ class Store(Database):
             db.executemany(f"DELETE FROM {table} WHERE {column} = ?", [(branch,) for branch in dropped])
         return len(dropped)
 
-    def delete_untouched(self, before: float, among: Container[str] | None = None) -> None:
-        """Forget the sessions (among some of them) in which nothing was ever done and that nobody opened since
-        ``before``."""
+    def delete_untouched(self, before: float) -> None:
+        """Forget the sessions in which nothing was ever done and that nobody opened since ``before``."""
         for session in self.sessions():
-            if session.untouched and session.used < before and (among is None or session.id in among):
+            if session.untouched and session.used < before:
                 self.delete(session.id)
         with self._writing() as db:  # what a server that died just then left half made
             db.execute("DELETE FROM session WHERE head IS NULL AND NOT deleted AND created < ?", (before,))

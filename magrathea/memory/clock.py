@@ -24,7 +24,7 @@ from magrathea.memory.base import NUM_FEATURES, Part, Recall, Recorded, rows_of
 from magrathea.memory.cycle import Cycle, find_cycle
 
 HARMONICS = NUM_FEATURES // 2  # of the hour: the model is given their means over all hours that it may be
-SLIPS = 0.005  # chance that the world is not where a step should have led it
+SLIPS = 1e-5  # chance that the world is not where a step should have led it
 
 
 @dataclass(frozen=True)

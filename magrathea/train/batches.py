@@ -11,7 +11,10 @@ from magrathea import masks
 from magrathea.layout import Layout
 from magrathea.memory import Recall
 from magrathea.train.cache import RETURN_STEPS, Segments, TokenCache
+from magrathea.train.hours import Hours
 from magrathea.world import absent_step
+
+RECALLED_SHARE = 0.75  # of the segments whose past is mistaken, so is what they recall
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +27,7 @@ class BatchConfig:
     most_spoiled: greatest share of a spoiled past's observation tokens that are replaced.
     dreamt_share: share of segments whose past is in part dreamt by the model itself.
     dream_rounds: how many of the model's own steps such a past may stand on.
+    mistaken_share: share of segments whose past looks as at another hour, where a memory tells the hour.
     forgotten_share: share of segments that recall nothing from the memory.
     num_earlier: steps before a segment that a recurrent memory learns to carry.
     """
@@ -35,6 +39,7 @@ class BatchConfig:
     most_spoiled: float = 0.08
     dreamt_share: float = 0.0
     dream_rounds: int = 1
+    mistaken_share: float = 0.2
     forgotten_share: float = 0.1
     num_earlier: int = 36
 
@@ -67,6 +72,8 @@ def draw_batch(cache: TokenCache, config: BatchConfig, generator: Generator) -> 
     holes = masks.mixture(cache.layout, (config.num_segments, config.num_steps - 1), generator)
     past = spoil(segments.tokens, cache.layout, config, generator)
     recalled, earlier = recall(segments, holes, 1, cache.layout, config, generator)
+    if cache.hours is not None:
+        past, recalled = mistake(past, recalled, cache.hours, cache.layout, config, generator)
     dreamt = choose_dreamt(holes, cache.layout, config, generator)
     return Batch(past, segments.tokens[:, 1:], holes, first=1, recalled=recalled, earlier=earlier, dreamt=dreamt)
 
@@ -123,6 +130,23 @@ def choose_dreamt(holes: Tensor, layout: Layout, config: BatchConfig, generator:
     dreamt = torch.rand(batch_size, num_steps, generator=generator) < share
     seeds = torch.randint(1, 2**62, (batch_size, num_steps), generator=generator)
     return seeds * (dreamt & _knows_action(holes, layout))
+
+
+def mistake(
+    past: Tensor, recalled: Recall, hours: Hours, layout: Layout, config: BatchConfig, generator: Generator
+) -> tuple[Tensor, Recall]:
+    """Show the past (B, T, N) of some segments as at another hour; of most of them also what is recalled."""
+    mistaken, throughout = torch.rand(2, len(past), 1, 1, generator=generator)
+    mistaken = mistaken < config.mistaken_share
+    hour = hours.draw(len(past), generator)
+    dice = torch.rand(len(past), hours.num_tokens, generator=generator)
+    span, past = layout.span(layout.picture.name), past.clone()
+    past[..., span] = torch.where(mistaken, hours.show(past[..., span], hour, dice), past[..., span])
+    if recalled.picture is None:
+        return past, recalled
+    shown = hours.show(recalled.picture, hour, dice)
+    picture = torch.where(mistaken & (throughout < RECALLED_SHARE), shown, recalled.picture)
+    return past, replace(recalled, picture=picture)
 
 
 def spoil(tokens: Tensor, layout: Layout, config: BatchConfig, generator: Generator) -> Tensor:
