@@ -77,7 +77,7 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         rows = input.flatten(0, -2)  # as one matrix, or PyTorch multiplies frozen weights in another order
-        return F.linear(rows, self.weight.to(input.dtype)).view(*input.shape[:-1], -1)
+        return F.linear(rows, self.weight.to(input.dtype)).view(*input.shape[:-1], self.out_features)
 
 
 class Attention(nn.Module):

@@ -80,6 +80,9 @@ class Worker:
         self.dreams = Dreams(world, self.work.num_dreams, FillSettings(**self.work.settings))
 
     def reset(self, env_mask: np.ndarray, seeds: list[int], start: Any) -> None:
+        import torch
+
+        start = torch.from_numpy(start) if isinstance(start, np.ndarray) else start
         self.dreams.reset(env_mask, seeds, start)
         self._show()
 
