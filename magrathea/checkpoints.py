@@ -47,8 +47,9 @@ class Change:
             raise ValueError("a state of its memory changes rows that are not there")
         if (before.dtype, before.shape[1:]) != (self.values.dtype, self.values.shape[1:]):
             raise ValueError("a state of its memory is unlike the one before")
-        after = torch.cat([before, before.new_zeros(length - len(before), *before.shape[1:])])
-        after[self.rows.long()] = self.values
+        after = torch.zeros(length, *before.shape[1:], dtype=before.dtype, device=before.device)
+        _bits(after)[: len(before)] = _bits(before)  # PyTorch copies no rows of some whole numbers
+        _bits(after)[self.rows.long()] = _bits(self.values)
         return after
 
     def then(self, later: Change) -> Change:

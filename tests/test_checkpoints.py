@@ -24,11 +24,15 @@ def grown(state: MemoryState, dice: np.random.Generator) -> MemoryState:
     """What a state might be some steps later: some rows are others, some are new, and now and then all is otherwise."""
     if not state or dice.random() < 0.1:
         length = int(dice.integers(30))
-        state = {"map": torch.zeros(length, 2), "names": torch.zeros(length, dtype=torch.uint8), "sum": torch.zeros(())}
+        state = {
+            "map": torch.zeros(length, 2),
+            "names": torch.zeros(length, dtype=torch.uint16),
+            "sum": torch.zeros(()),
+        }
     new, values = int(dice.integers(4)), state["map"].clone()
     values[torch.from_numpy(dice.random(len(values)) < 0.1)] = float(dice.choice([0.0, -0.0, 1.0, np.nan]))
     more = torch.from_numpy(dice.random((new, 2), np.float32))
-    names = torch.cat([state["names"], torch.full((new,), 7, dtype=torch.uint8)])
+    names = torch.cat([state["names"], torch.full((new,), 7, dtype=torch.uint16)])
     return {"map": torch.cat([values, more]), "names": names, "sum": state["sum"] + 1}
 
 

@@ -142,7 +142,8 @@ def crafter_noise(daylight: np.ndarray) -> np.ndarray:
 def minigrid_cells(
     infos: dict[str, np.ndarray], frames: np.ndarray, tokens: np.ndarray, grid: tuple[int, int], window: int
 ) -> Cells:
-    """MiniGrid: a tile is new if it shows a place that no picture of the window showed; a hidden one shows nothing.
+    """MiniGrid: a tile is new if it shows a place that no picture of the window showed; a hidden one shows nothing. It was
+    never seen if no picture of the episode showed it.
 
     infos["cells"] (T + 1, rows, columns, 2) are the places on the map that the tiles of the pictures `frames` show.
     """
@@ -155,8 +156,10 @@ def minigrid_cells(
     groups = {"visible before": _place(~new, grid), "new": _place(new, grid)}
     steps = np.ones(len(new), dtype=bool)
     conditions = {"all": steps, "nothing new": nothing_new, "picture changed": changed}
+    ever, _ = seen_before(places, shown, len(places))
     exact = {
         "nothing new": nothing_new,
+        "nothing never seen": ~((ever < 0) & shown[1:]).any(axis=(1, 2)),
         "nothing new, picture changed": nothing_new & changed,
         "something new": ~nothing_new,
         "all": steps,

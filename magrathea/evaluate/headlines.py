@@ -17,11 +17,10 @@ def headlines(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     for slot, conditions in metrics["next step"]["accuracy"].items():
         items += _accuracy(slot, conditions)
     exact = metrics["next step"]["exact"]
-    for condition in ("nothing new", "all"):
-        if condition in exact:
-            name = "Steps right in all tokens" + (", nothing new in view" if condition != "all" else "")
-            items.append(_item(name, exact[condition]["model"], "%", f"repeat {_percent(exact[condition]['repeat'])}"))
-            break
+    steps = {"nothing new": ", nothing new in view", "nothing never seen": ", nothing in view that was never seen"}
+    for condition, which in (steps if "nothing new" in exact else {"all": ""}).items():
+        beside = f"repeat {_percent(exact[condition]['repeat'])}"
+        items.append(_item("Steps right in all tokens" + which, exact[condition]["model"], "%", beside))
     control = metrics["control"]["picture changed"].get("1…64", {})
     if "dream / real" in control:
         beside = f"{_percent(control['dream'])} on dreams, {_percent(control['real'])} on real frames"

@@ -39,7 +39,7 @@ class BatchConfig:
     most_spoiled: float = 0.08
     dreamt_share: float = 0.0
     dream_rounds: int = 1
-    mistaken_share: float = 0.4
+    mistaken_share: float = 0.2
     forgotten_share: float = 0.1
     num_earlier: int = 36
 
