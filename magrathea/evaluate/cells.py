@@ -142,8 +142,8 @@ def crafter_noise(daylight: np.ndarray) -> np.ndarray:
 def minigrid_cells(
     infos: dict[str, np.ndarray], frames: np.ndarray, tokens: np.ndarray, grid: tuple[int, int], window: int
 ) -> Cells:
-    """MiniGrid: a tile is new if it shows a place that no picture of the window showed; a hidden one shows nothing. It was
-    never seen if no picture of the episode showed it.
+    """MiniGrid: a tile is new if it shows a place that no picture of the window showed, and was never seen if none of
+    the episode did; a hidden tile shows nothing.
 
     infos["cells"] (T + 1, rows, columns, 2) are the places on the map that the tiles of the pictures `frames` show.
     """
