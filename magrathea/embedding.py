@@ -141,7 +141,8 @@ class StepHead(nn.Module):
         passes = self.passes[index](features).unflatten(-1, (-1, features.shape[-1]))[..., : len(sources), :]
         vectors = self.vectors[index](known).to(features.dtype)
         logits = self.out[index](features + (passes * vectors).sum(dim=-2))
-        return F.pad(logits, (0, 1)).scatter_add(-1, known, gains)[..., :-1]
+        there = known < logits.shape[-1]
+        return logits.scatter_add_(-1, known.clamp(max=logits.shape[-1] - 1), (gains * there).to(logits.dtype))
 
     def forward(self, x: Tensor, sources: Sequence[Sequence[Tensor]]) -> dict[str, Tensor]:
         """x (..., P, D), for each slot what may be copied -> for each slot's name the logits (..., its tokens, V)."""

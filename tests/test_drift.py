@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from board import Board
 from magrathea.data import Dataset
 from magrathea.evaluate import drift_report
 from magrathea.evaluate.drift import CONTROL, IMPOSSIBLE, Known, describe_drift
-from magrathea.evaluate.long_dreams import dream_on, pieces_of
+from magrathea.evaluate.long_dreams import PATIENCE, dream_on, pieces_of
 from magrathea.evaluate.recordings import Budget, Lived, Recording, held_out_recordings, other_episodes
 from magrathea.evaluate.rollouts import choose_starts
+from magrathea.session import Session
 from magrathea.world import World
 
 AGES = (50, 100, 200)
@@ -97,6 +99,17 @@ def test_a_dream_that_ends_takes_another_road(debug_world: World, recordings: li
         assert np.array_equal(life.tokens[:window], recordings[index].tokens[step - window + 1 : step + 1])
         assert not debug_world.decode_terminated(torch.from_numpy(life.tokens)).any()
     assert num_endings > 0
+
+
+def test_a_dream_that_always_ends_is_given_up(
+    debug_world: World, recordings: list[Recording], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, ended = Session.step, np.ones(2, dtype=bool)
+    monkeypatch.setattr(Session, "step", lambda *given: replace(step(*given), terminated=ended))
+    starts = choose_starts(recordings, debug_world.config.model.window, 50, 2)
+    lives, num_endings = dream_on(debug_world, recordings, starts, 50, Budget(), seed=1)
+    assert num_endings == 2 * 50 * PATIENCE > 2 * 64  # more often than a number can be doubled
+    assert all(len(life.tokens) == debug_world.config.model.window for life in lives)
 
 
 def test_pieces_show_what_was_before_them(debug_world: World, recordings: list[Recording]) -> None:

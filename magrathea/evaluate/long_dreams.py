@@ -46,7 +46,7 @@ def dream_on(
         ended = session.step(next(actions)).terminated
         if ended.any():
             age = session.num_steps
-            back = np.where(ended, np.where(age > furthest + BACK, BACK, 2 * back), back)
+            back = np.where(ended, np.where(age > furthest + BACK, BACK, np.minimum(2 * back, num_steps)), back)
             furthest = np.where(ended, np.maximum(age, furthest), furthest)
             session = _go_back(session, np.where(ended, np.minimum(back, age), 0))
             num_endings += int(ended.sum())
