@@ -4,8 +4,7 @@ Day and night come round, and no picture alone tells dusk from dawn. Recordings 
 is, and what pictures it brings at which of its steps. A running world's hour is then filtered from what was seen since
 it began: a hidden Markov model (Rabiner 1989) whose state goes on by one at every step.
 
-What a picture tells of the hour is how many of each token it shows, in the few directions that the cycle moves. V
-tokens, L steps of a cycle, K directions.
+A picture tells of the hour by its light, so the clock needs a tokenizer that gives light a token of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from magrathea.config import ModelConfig
+from magrathea.errors import MagratheaError
 from magrathea.layout import Layout
 from magrathea.memory.base import NUM_FEATURES, Part, Recall, Recorded, rows_of
 from magrathea.memory.cycle import Cycle, find_cycle
@@ -40,8 +40,12 @@ class Clock:
     def fit(cls, layout: Layout, episodes: Iterable[Tensor]) -> Clock:
         """Learn from the tokens (T, N) of recorded episodes, each from its beginning; raises MagratheaError where they
         show no cycle."""
-        span, num_tokens = layout.span(layout.picture.name), layout.picture.vocab_size + 1
-        return cls(layout, find_cycle([counts_of(tokens.numpy()[:, span], num_tokens) for tokens in episodes]))
+        if not layout.lights:
+            raise MagratheaError(
+                "This world's pictures have no light of their own to tell the hour by: use the image tokenizer "
+                "'lit_patch', or leave out the memory 'clock'."
+            )
+        return cls(layout, find_cycle([lights_of(tokens, layout) for tokens in episodes], layout.lights[0].absent + 1))
 
     @classmethod
     def from_tensors(cls, layout: Layout, tensors: dict[str, Tensor]) -> Clock:
@@ -70,8 +74,7 @@ class ClockMemory:
 
     def __init__(self, clock: Clock, batch_size: int) -> None:
         self.cycle, self.batch_size = clock.cycle, batch_size
-        slot = clock.layout.picture
-        self._span, self._num_tokens = clock.layout.span(slot.name), slot.vocab_size + 1
+        self.layout = clock.layout
         angles = 2 * np.pi / len(self.cycle.usual) * np.arange(len(self.cycle.usual))
         waves = [wave(k * angles) for k in range(1, HARMONICS + 1) for wave in (np.cos, np.sin)]
         self._waves = np.stack(waves)
@@ -84,8 +87,8 @@ class ClockMemory:
 
     def write(self, tokens: Tensor, encodings: Tensor, rows: Sequence[int]) -> None:
         """Steps (R, N) of these rows are final."""
-        for row, counts in zip(rows, counts_of(tokens.numpy()[:, self._span], self._num_tokens), strict=True):
-            hours = self._hours[row] * self.cycle.likelihoods(counts)
+        for row, light in zip(rows, lights_of(tokens, self.layout).tolist(), strict=True):
+            hours = self._hours[row] * self.cycle.likelihoods(light)
             hours = np.roll(hours / hours.sum(), 1)
             self._hours[row] = (1 - SLIPS) * hours + SLIPS * self.cycle.usual
 
@@ -103,8 +106,6 @@ class ClockMemory:
         self._hours[row] = state["hours"].numpy()
 
 
-def counts_of(pictures: np.ndarray, num_tokens: int) -> np.ndarray:
-    """Pictures (S, C) -> how many of each token (S, num_tokens) they show, as roots, which spread evenly."""
-    index = np.arange(len(pictures))[:, None] * num_tokens + pictures
-    counts = np.bincount(index.reshape(-1), minlength=len(pictures) * num_tokens)
-    return np.sqrt(counts.reshape(len(pictures), num_tokens)).astype(np.float32)
+def lights_of(tokens: Tensor, layout: Layout) -> np.ndarray:
+    """Steps (S, N) -> the lights (S,) in which they are seen."""
+    return tokens.numpy()[:, layout.span(layout.lights[0].name).start]

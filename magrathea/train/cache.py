@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from torch import Generator, Tensor
 from magrathea.data import Dataset
 from magrathea.layout import Layout
 from magrathea.memory import Recall
-from magrathea.train.hours import Hours
 from magrathea.world import World, absent_step
 
 RETURN_STEPS = 64  # a prompt's return is the reward of so many steps to come
@@ -116,15 +114,6 @@ class TokenCache:
             torch.from_numpy(self.returns[inside].astype(np.int64)),
             self._recalled(inside),
         )
-
-    @cached_property
-    def hours(self) -> Hours | None:
-        """What places show at each hour, where memories tell the hour and what was seen before."""
-        if self.pictures is None or self.features is None:
-            return None
-        slot = self.layout.picture
-        now = self.tokens[:, self.layout.span(slot.name)]
-        return Hours(self.pictures[:, 1].astype(np.int64), now.astype(np.int64), self.features[:, 1], slot.vocab_size)
 
     def _steps(self, index: np.ndarray, there: np.ndarray) -> Tensor:
         """Tokens (..., N) of steps (...), absent where there are none."""
