@@ -22,7 +22,8 @@ NUM_GUESSED = 10  # lights of the first guess
 NUM_ROUNDS = 9
 CODED_AFTER = 4, 6  # rounds, codes for what none explains
 SPLIT_UNTIL = 7  # rounds
-PLAIN_SHARE = 0.15  # of the frames
+PLAIN_SHARE = 0.03  # of the frames, that are surely in plain light
+MOSTLY = 0.6  # share of a frame's patches
 RIDGE, CONTRAST = 200.0, 30.0  # pixels that a light's guess counts for, and grey levels by which they differ
 LEAST_FRAMES = 10  # that a light must explain
 LEAST_UNEXPLAINED = 0.1  # squared grey levels of a place's mean: a light that leaves less is not split
@@ -38,7 +39,7 @@ def fit_lights(patches: np.ndarray, num_codes: int, num_lights: int, seed: int) 
     plain = plainest(patches)
     codes = codes_for(patches[plain].reshape(-1, *patches.shape[2:]), num_codes, seed)
     matter = Matter.of(codes, np.ones(len(codes)))
-    lights = first_guess(patches, plain, matter)
+    lights = first_guess(patches, plain, matter, min(NUM_GUESSED, num_lights))
     chosen, found = encode_all(patches, matter, lights)
     for number in range(NUM_ROUNDS):
         if number < SPLIT_UNTIL:
@@ -55,11 +56,15 @@ def fit_lights(patches: np.ndarray, num_codes: int, num_lights: int, seed: int) 
 
 
 def plainest(patches: np.ndarray) -> np.ndarray:
-    """The frames (n,) of which the most patches (M, C, S, c) are in other frames, to the last bit."""
+    """The frames (n,) in plain light: those with the most patches (M, C, S, c) that other frames have, to the last bit,
+    and all that have most of their patches from these."""
     flat = patches.reshape(len(patches) * patches.shape[1], -1)
     unique = unique_rows(np.pad(flat, ((0, 0), (0, -flat.shape[1] % 8))))
-    familiar = np.log(unique.counts[unique.inverse]).reshape(len(patches), -1).mean(axis=1)
-    return np.flatnonzero(familiar >= np.quantile(familiar, 1 - PLAIN_SHARE))
+    which = unique.inverse.reshape(len(patches), -1)
+    familiar = np.log(unique.counts)[which].mean(axis=1)
+    known = np.zeros(len(unique.counts), bool)
+    known[which[familiar >= np.quantile(familiar, 1 - PLAIN_SHARE)]] = True
+    return np.flatnonzero(known[which].mean(axis=1) > MOSTLY)
 
 
 def codes_for(patches: np.ndarray, limit: int, seed: int) -> np.ndarray:
@@ -68,17 +73,17 @@ def codes_for(patches: np.ndarray, limit: int, seed: int) -> np.ndarray:
     return crisp_codes(values, weights, 1.0, limit)[:limit].reshape(-1, *patches.shape[1:])
 
 
-def first_guess(patches: np.ndarray, plain: np.ndarray, matter: Matter) -> Lights:
+def first_guess(patches: np.ndarray, plain: np.ndarray, matter: Matter, num_lights: int) -> Lights:
     """Lights of the frames (M, C, S, c) sorted by brightness, from the mean and the spread of each place."""
     mean, spread = _moments(patches[plain])
     order = np.argsort(patches.mean(axis=(1, 2, 3)), kind="stable")
     gains, offsets = [], []
-    for group in np.array_split(order, NUM_GUESSED):
+    for group in np.array_split(order, num_lights):
         own_mean, own_spread = _moments(patches[group])
         gain = (own_spread + 1) / (spread + 1)
         gains.append(gain[..., None] * np.eye(gain.shape[-1]))
         offsets.append(own_mean + gain * (matter.mean - mean))
-    shape = (NUM_GUESSED, patches.shape[1])
+    shape = (num_lights, patches.shape[1])
     return Lights(
         np.stack(gains).astype(np.float32),
         np.stack(offsets).astype(np.float32),
@@ -117,9 +122,9 @@ def fitted(patches: np.ndarray, chosen: np.ndarray, codes: np.ndarray, matter: M
         square = (there.transpose(0, 2, 1) @ there + scale).astype(np.float64)
         product = (there.transpose(0, 2, 1) @ seen + scale @ prior).astype(np.float64)
         solution = np.linalg.solve(square, product).astype(np.float32)
-        rest = seen - there @ solution
         gains[index], offsets[index] = solution[:, :channels].transpose(0, 2, 1), solution[:, channels]
-        variance[index] = np.maximum((rest * rest).mean(axis=(1, 2)), LEAST_VARIANCE)
+        apart = ((seen - there @ solution) ** 2).reshape(patches.shape[1], len(rows), -1).mean(axis=2)
+        variance[index] = np.maximum(np.median(apart, axis=1), LEAST_VARIANCE)  # whatever has no code yet
     return Lights(gains, offsets, variance, guess.visible)
 
 
