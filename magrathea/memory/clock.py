@@ -31,7 +31,7 @@ SLIPS = 1e-5  # chance that the world is not where a step should have led it
 class Clock:
     """What a memory of the hour knows before anything has happened: the cycle."""
 
-    recalls: ClassVar[tuple[Part, ...]] = ("features",)
+    recalls: ClassVar[tuple[Part, ...]] = ("features", "light")
 
     layout: Layout
     cycle: Cycle
@@ -62,15 +62,17 @@ class Clock:
         return ClockMemory(self, batch_size)
 
     def recall_episode(self, tokens: Tensor, window: int = 0) -> Recorded:
-        memory, features = self.new(1), []
+        memory, features, lights = self.new(1), [], []
         for step in tokens:
             features.append(memory.features(0))
+            lights.append([memory.light(0)])
             memory.write(step[None], step[None], [0])
-        return Recorded(features=torch.from_numpy(np.stack(features))[:, None].repeat(1, 2, 1))
+        told, foretold = torch.from_numpy(np.stack(features)), torch.tensor(lights)
+        return Recorded(light=foretold[:, None].repeat(1, 2, 1), features=told[:, None].repeat(1, 2, 1))
 
 
 class ClockMemory:
-    """The hours of B running worlds: of each, how likely every hour is for its next step."""
+    """The hours of B running worlds: of each, how likely every hour is for its next step, and its last light."""
 
     def __init__(self, clock: Clock, batch_size: int) -> None:
         self.cycle, self.batch_size = clock.cycle, batch_size
@@ -83,27 +85,34 @@ class ClockMemory:
     def reset(self, env_mask: Tensor | None = None) -> None:
         if env_mask is None:
             self._hours = np.tile(self.cycle.usual, (self.batch_size, 1))
-        self._hours[rows_of(env_mask, self.batch_size)] = self.cycle.usual
+            self._lights = np.zeros(self.batch_size, np.int64)
+        rows = rows_of(env_mask, self.batch_size)
+        self._hours[rows], self._lights[rows] = self.cycle.usual, self.layout.lights[0].absent
 
     def write(self, tokens: Tensor, encodings: Tensor, rows: Sequence[int]) -> None:
         """Steps (R, N) of these rows are final."""
         for row, light in zip(rows, lights_of(tokens, self.layout).tolist(), strict=True):
             hours = self._hours[row] * self.cycle.likelihoods(light)
             hours = np.roll(hours / hours.sum(), 1)
-            self._hours[row] = (1 - SLIPS) * hours + SLIPS * self.cycle.usual
+            self._hours[row], self._lights[row] = (1 - SLIPS) * hours + SLIPS * self.cycle.usual, light
 
     def read(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> Recall:
-        return Recall(features=torch.from_numpy(np.stack([self.features(row) for row in rows])))
+        lights = torch.tensor([[self.light(row)] for row in rows])
+        return Recall(light=lights, features=torch.from_numpy(np.stack([self.features(row) for row in rows])))
+
+    def light(self, row: int) -> int:
+        """The light in which a world's next step will be seen, most likely."""
+        return int(self.cycle.follows[self._hours[row].argmax(), self._lights[row]])
 
     def features(self, row: int) -> np.ndarray:
         """(NUM_FEATURES,) float32, the hour of a world's next step; near 0 where it may be any."""
         return (self._waves @ self._hours[row]).astype(np.float32)
 
     def state_dict(self, row: int) -> dict[str, Tensor]:
-        return {"hours": torch.from_numpy(self._hours[row].copy())}
+        return {"hours": torch.from_numpy(self._hours[row].copy()), "light": torch.tensor(self._lights[row])}
 
     def load_state_dict(self, row: int, state: dict[str, Tensor]) -> None:
-        self._hours[row] = state["hours"].numpy()
+        self._hours[row], self._lights[row] = state["hours"].numpy(), int(state["light"])
 
 
 def lights_of(tokens: Tensor, layout: Layout) -> np.ndarray:

@@ -22,10 +22,13 @@ UNFORESEEN = 0.01  # chance of a light that was never recorded at that step of t
 class Cycle:
     """Attributes:
     brings: (L, K) float64, the chances of each light at each of its steps.
+    follows: (L, K) int16, the light that most often followed another at each of its steps; the commonest at that step
+        where that other was never seen.
     usual: (L,) float64, how often recordings are at each of its steps.
     """
 
     brings: np.ndarray
+    follows: np.ndarray
     usual: np.ndarray
 
     def likelihoods(self, light: int) -> np.ndarray:
@@ -45,7 +48,12 @@ def find_cycle(episodes: Sequence[np.ndarray], num_lights: int) -> Cycle:
     apart = np.minimum(np.arange(length), length - np.arange(length))
     weights = np.exp(-0.5 * (apart / (SMOOTHED * length)) ** 2)
     brings = weights[(np.arange(length)[:, None] - np.arange(length)) % length] @ counts
-    return Cycle(brings / brings.sum(axis=1, keepdims=True), (often + 1e-6) / (often + 1e-6).sum())
+    follows = np.broadcast_to(counts.argmax(axis=1)[:, None], counts.shape).copy()
+    pairs = np.zeros((length, num_lights, num_lights))
+    for episode in episodes:
+        np.add.at(pairs, (np.arange(1, len(episode)) % length, episode[:-1], episode[1:]), 1)
+    follows = np.where(pairs.any(axis=2), pairs.argmax(axis=2), follows).astype(np.int16)
+    return Cycle(brings / brings.sum(axis=1, keepdims=True), follows, (often + 1e-6) / (often + 1e-6).sum())
 
 
 def _length(shown: np.ndarray, time: np.ndarray) -> int:

@@ -100,14 +100,17 @@ def recall(
     memory."""
     recalled = segments.recalled.each(lambda part: part[:, first:]).under(holes, layout)
     forgotten = torch.rand(len(holes), 1, 1, generator=generator) < config.forgotten_share
-    picture, steps, features, absent = recalled.picture, recalled.steps, recalled.features, absent_step(layout)
+    picture, light, steps, features = recalled.picture, recalled.light, recalled.steps, recalled.features
+    absent = absent_step(layout)
     if picture is not None:
         picture = picture.masked_fill(forgotten, layout.picture.absent)
+    if light is not None:
+        light = light.masked_fill(forgotten, layout.lights[0].absent)
     if steps is not None:
         steps = torch.where(forgotten[..., None], absent, steps)
     if features is not None:
         features = features.masked_fill(forgotten, 0)
-    return Recall(picture, steps, features=features), torch.where(forgotten, absent, segments.earlier)
+    return Recall(picture, light, steps, features=features), torch.where(forgotten, absent, segments.earlier)
 
 
 def _knows_action(holes: Tensor, layout: Layout) -> Tensor:
