@@ -31,6 +31,7 @@ CLEAR_GAIN, CLEAR_DEVIATION = 0.6, 5.0  # least contrast and most noise of a lig
 UNLIKE, UNLIKE_ANYWHERE = 9.0, 50.0  # grey levels, on the whole or at one value, from which no code explains a patch
 MOST_MISTAKEN = 0.02  # share of codes that a light may let one mistake at a place that it shows
 NUM_TRIED = 300
+NUM_DARK = 500  # of the darkest frames, that tell where a display glows
 AT_A_TIME = 512
 
 
@@ -39,17 +40,18 @@ def fit_lights(patches: np.ndarray, num_codes: int, num_lights: int, seed: int) 
     plain = plainest(patches)
     codes = codes_for(patches[plain].reshape(-1, *patches.shape[2:]), num_codes, seed)
     matter = Matter.of(codes, np.ones(len(codes)))
-    lights = first_guess(patches, plain, matter, min(NUM_GUESSED, num_lights))
+    glowing = glowing_places(patches, matter)
+    lights = as_it_is(first_guess(patches, plain, matter, min(NUM_GUESSED, num_lights)), glowing, matter)
     chosen, found = encode_all(patches, matter, lights)
     for number in range(NUM_ROUNDS):
         if number < SPLIT_UNTIL:
             lights, chosen = split_worst(patches, chosen, found, matter, lights, num_lights)
-        lights = fitted(patches, chosen, found, matter, lights)
+        lights = as_it_is(fitted(patches, chosen, found, matter, lights), glowing, matter)
         if number in CODED_AFTER:
             matter = with_new_codes(patches, chosen, found, matter, lights, num_codes, seed)
         matter = matter.counted(found)
         chosen, found = encode_all(patches, matter, lights)
-    lights = fitted(patches, chosen, found, matter, lights)
+    lights = as_it_is(fitted(patches, chosen, found, matter, lights), glowing, matter)
     often = np.bincount(chosen, minlength=len(lights)) >= LEAST_FRAMES
     lights = brightest_first(lights.chosen(np.flatnonzero(often)))
     return matter, with_visible(patches, matter, lights, seed)
@@ -71,6 +73,32 @@ def codes_for(patches: np.ndarray, limit: int, seed: int) -> np.ndarray:
     """At most `limit` codes (V, S, c) float32 for patches (M, S, c) uint8."""
     values, weights, _ = weighted_patches(patches.reshape(len(patches), -1), seed)
     return crisp_codes(values, weights, 1.0, limit)[:limit].reshape(-1, *patches.shape[1:])
+
+
+def glowing_places(patches: np.ndarray, matter: Matter) -> np.ndarray:
+    """(C,) which places of frames (M, C, S, c) no light changes, as those of a display: even the darkest half of the
+    frames shows the codes of plain light there. A light fitted to its few patches might turn one into another."""
+    bright = patches.mean(axis=(1, 2, 3))
+    dark = patches[bright <= np.median(bright)][:NUM_DARK].astype(np.float32)
+    codes = matter.recognize(dark, plain_light(patches.shape[1], matter), 0)[0]
+    apart = ((dark - matter.mean - matter.codes[codes]) ** 2).mean(axis=(2, 3))
+    return np.median(apart, axis=0) <= LEAST_VARIANCE
+
+
+def plain_light(num_places: int, matter: Matter) -> Lights:
+    """The one light that changes nothing."""
+    channels, shape = len(matter.mean), (1, num_places)
+    gains = np.broadcast_to(np.eye(channels, dtype=np.float32), (*shape, channels, channels))
+    offsets = np.broadcast_to(matter.mean, (*shape, channels))
+    return Lights(gains, offsets, np.full(shape, LEAST_VARIANCE, np.float32), np.ones(shape, bool))
+
+
+def as_it_is(lights: Lights, glowing: np.ndarray, matter: Matter) -> Lights:
+    """Lights that change nothing at places that glow."""
+    plain = plain_light(len(glowing), matter)
+    gains = np.where(glowing[:, None, None], plain.gains, lights.gains)
+    offsets = np.where(glowing[:, None], plain.offsets, lights.offsets)
+    return replace(lights, gains=gains, offsets=offsets)
 
 
 def first_guess(patches: np.ndarray, plain: np.ndarray, matter: Matter, num_lights: int) -> Lights:
