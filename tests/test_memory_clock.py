@@ -95,6 +95,23 @@ def test_a_slow_change_that_never_turns_is_no_cycle() -> None:
         find_cycle([rising] * 10, NUM_LIGHTS)
 
 
+def test_another_versions_clock_is_refused(clock: Clock) -> None:
+    with pytest.raises(MagratheaError, match="another version"):
+        Clock.from_tensors(LAYOUT, clock.tensors() | {"precision": torch.zeros(2, 2)})
+
+
+def test_the_light_to_come_is_foretold(clock: Clock) -> None:
+    """More often than it stays as it is."""
+    right = stays = 0
+    for seed in range(5):
+        steps = day(11, 60, 200 + seed)
+        light = steps[:, LAYOUT.span("observation/light")][:, 0]
+        foretold = clock.recall_episode(steps).light[:, 1, 0]
+        right += int((foretold[20:] == light[20:]).sum())
+        stays += int((light[19:-1] == light[20:]).sum())
+    assert right > 1.2 * stays
+
+
 def test_pictures_without_a_light_are_refused() -> None:
     dark = Layout(tuple(slot for slot in SLOTS if slot.name != "observation/light"))
     with pytest.raises(MagratheaError, match="lit_patch"):

@@ -10,7 +10,7 @@ A picture tells of the hour by its light, so the clock needs a tokenizer that gi
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -49,6 +49,10 @@ class Clock:
 
     @classmethod
     def from_tensors(cls, layout: Layout, tensors: dict[str, Tensor]) -> Clock:
+        if set(tensors) != {field.name for field in fields(Cycle)}:
+            raise MagratheaError(
+                "This world's clock is another version's, which read no lights: train the world again."
+            )
         return cls(layout, Cycle(**{name: tensor.numpy() for name, tensor in tensors.items()}))
 
     @classmethod
