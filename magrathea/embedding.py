@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from magrathea.layout import Layout, Slot
+from magrathea.memory import Part, Recall
 from magrathea.nn import Linear, norm
 
 
@@ -85,14 +86,17 @@ def ungroup_tokens(values: Tensor, slot: Slot) -> Tensor:
 class StepHead(nn.Module):
     """Positions -> logits of every slot's tokens.
 
-    What an observation shows is mostly what stood in the same place in the step before, or what a memory recalls there.
-    A gate says how much each of these two tokens gains, which is to copy it; and E further gates, what of its vector is
-    passed on, which is to change it: a red door that opens stays red.
+    What an observation shows is mostly what stood in the same place in the step before, or what a memory recalls there;
+    so is its light. A gate says how much each of these two tokens gains, which is to copy it; and E further gates, what
+    of its vector is passed on, which is to change it: a red door that opens stays red.
     """
 
-    def __init__(self, layout: Layout, width: int, recalls_picture: bool) -> None:
+    def __init__(self, layout: Layout, width: int, recalls: Sequence[Part]) -> None:
         super().__init__()
-        self.layout, self.recalls_picture = layout, recalls_picture
+        self.layout = layout
+        self.recalled = ((layout.picture,) if "picture" in recalls else ()) + (
+            layout.lights[:1] if "light" in recalls else ()
+        )
         self.split = nn.ModuleList(
             Linear(width, width) if slot.tokens_per_position > 1 else nn.Identity() for slot in layout.slots
         )
@@ -113,14 +117,15 @@ class StepHead(nn.Module):
         )
 
     def _is_recalled(self, slot: Slot) -> bool:
-        return self.recalls_picture and slot is self.layout.picture
+        return slot in self.recalled
 
-    def sources(self, before: Tensor, recalled: Tensor | None) -> list[list[Tensor]]:
-        """For each slot what may be copied (..., its tokens), of the step before (..., N) and of what is recalled of
-        the picture (..., C)."""
+    def sources(self, before: Tensor, recalled: Recall) -> list[list[Tensor]]:
+        """For each slot what may be copied (..., its tokens), of the step before (..., N) and of what is recalled."""
         sources = [[before[..., self.layout.span(slot.name)]] if _shows(slot) else [] for slot in self.layout.slots]
-        if self.recalls_picture and recalled is not None:
-            sources[self.layout.slots.index(self.layout.picture)].append(recalled)
+        for slot in self.recalled:
+            tokens = recalled.light if slot in self.layout.lights else recalled.picture
+            if tokens is not None:
+                sources[self.layout.slots.index(slot)].append(tokens)
         return sources
 
     def features(self, x: Tensor) -> list[Tensor]:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from magrathea.errors import MagratheaError
 
 Role = Literal["action", "observation", "reward", "terminated"]
+LIGHT = "light"  # name of the tokens that say in which light others are seen
 ROLES: tuple[Role, ...] = ("action", "observation", "reward", "terminated")
 
 
@@ -105,6 +106,11 @@ class Layout:
         if not slots:
             raise MagratheaError("This world has no picture of 3x3 tokens or more; choose the memory 'window'.")
         return max(slots, key=lambda slot: slot.num_tokens)
+
+    @property
+    def lights(self) -> tuple[Slot, ...]:
+        """The slots that say in which light a picture is seen."""
+        return tuple(slot for slot in self.of_role("observation") if slot.name.endswith(f"/{LIGHT}"))
 
     def to_config(self) -> list[dict[str, Any]]:
         return [asdict(slot) for slot in self.slots]

@@ -68,7 +68,7 @@ class MaskedTransformer(nn.Module):
         self.recalled_embedding = nn.Parameter(torch.randn(config.width) * 0.5) if recalls_steps else None
         self.recurrence: Recurrence | None = memory.recurrence(config)  # a module, where there is one
         self.layers = nn.ModuleList(Block(config, index) for index in range(config.num_layers))
-        self.head = StepHead(layout, config.width, "picture" in memory.recalls)
+        self.head = StepHead(layout, config.width, memory.recalls)
         absent = torch.cat([torch.full((slot.num_tokens,), slot.absent) for slot in layout.slots])
         self.register_buffer("absent", absent, persistent=False)
         self.compute_dtype = torch.float32
@@ -196,7 +196,7 @@ class MaskedTransformer(nn.Module):
     def _copied(self, past: Past, num_steps: int) -> list[list[Tensor]]:
         """For each slot the tokens (B, num_steps, its tokens) that may be copied into the steps that are filled."""
         before = past.tokens_before(num_steps)
-        return self.head.sources(torch.where(before < 0, self.absent, before), past.recalled.picture)
+        return self.head.sources(torch.where(before < 0, self.absent, before), past.recalled)
 
     def forward(
         self,

@@ -45,10 +45,10 @@ def layout_for(tokenizers: Tokenizers) -> Layout:
     """One slot for every leaf of every role's tokenizer, in the order of the roles."""
     slots = []
     for role in ROLES:
-        for key, leaf in tokenizers[role].leaves.items():
+        for key, part in tokenizers[role].parts.items():
             name = f"{role}/{key}" if key else role
             slots.append(
-                Slot(name=name, role=role, vocab_size=leaf.vocab_size, grid=leaf.grid, group=group_for(leaf.grid))
+                Slot(name=name, role=role, vocab_size=part.vocab_size, grid=part.grid, group=group_for(part.grid))
             )
     return Layout(tuple(slots))
 
@@ -90,10 +90,9 @@ class World:
         """An untrained one, to which tokens that look alike are alike."""
         model = MaskedTransformer(self.layout, self.config.model)
         for role in ROLES:
-            for slot, tokenizer in zip(self.layout.of_role(role), self.tokenizers[role].leaves.values(), strict=True):
-                likeness = tokenizer.likeness()
-                if likeness is not None:
-                    model.begin_alike(slot, torch.from_numpy(likeness))
+            for slot, part in zip(self.layout.of_role(role), self.tokenizers[role].parts.values(), strict=True):
+                if part.likeness is not None:
+                    model.begin_alike(slot, torch.from_numpy(part.likeness))
         return model
 
     # -- what it is ---------------------------------------------------------------------------------------------------

@@ -90,6 +90,7 @@ def cache_of(kind, episodes: list[Tensor]) -> TokenCache:
         np.zeros(len(episodes) * NUM_STEPS, np.int64),
         begins + NUM_STEPS,
         torch.cat(pictures).numpy() if pictures else None,
+        None,
         np.concatenate([np.where(s < 0, -1, s + b) for s, b in zip(sources, begins, strict=True)]) if sources else None,
         None,
         LAYOUT,

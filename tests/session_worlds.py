@@ -99,13 +99,23 @@ def play_board(num_steps: int, seed: int = 0) -> Played:
     return np.stack(observations), actions, np.array(rewards, np.float32), np.zeros(num_steps, bool)
 
 
+def nights(pictures: np.ndarray, length: int = 20) -> np.ndarray:
+    """Pictures (T, ...) of which the second half of every `length` is dark, no two quite alike."""
+    dark = np.arange(len(pictures)) % length >= length / 2
+    light = np.where(dark, np.random.default_rng(0).uniform(0.3, 0.5, len(pictures)), 1)
+    return np.round(pictures * light.reshape(-1, *[1] * (pictures.ndim - 1))).astype(np.uint8)
+
+
 @cache
 def wild_world(memory: str = "window", seed: int = 0) -> World:
     """A world of the board that was not trained: its dice decide nearly everything."""
     observation, action, reward, terminated = play_board(400)
+    light = {"image": "lit_patch", "num_lights": 3} if memory == "clock" else {}
+    if memory == "clock":
+        observation = nights(observation)
     tokenizers = {
         "action": tokenizer_for(Board.action_space),
-        "observation": tokenizer_for(Board.observation_space, patch=(4, 4)).fit(observation),
+        "observation": tokenizer_for(Board.observation_space, patch=(4, 4), **light).fit(observation),
         "reward": RewardTokenizer().fit(reward),
         "terminated": TerminatedTokenizer(),
     }
@@ -121,5 +131,5 @@ def wild_world(memory: str = "window", seed: int = 0) -> World:
     tokens = world.encode_episode(observation, action, reward, terminated)
     world.starts = torch.stack([tokens[first : first + 3] for first in range(0, 40, 5)])
     kind: type[MemoryKind] = memory_named(memory)
-    world.memory = kind.fit(world.layout, [tokens if memory != "clock" else tokens[:20].repeat(20, 1)])
+    world.memory = kind.fit(world.layout, [tokens])
     return world

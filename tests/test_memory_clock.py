@@ -8,24 +8,30 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_memory_places import layout_of
 
 from magrathea.errors import MagratheaError
+from magrathea.layout import Layout, Slot
 from magrathea.memory import Clock
 from magrathea.memory.cycle import find_cycle
 
-LENGTH, NUM_TOKENS, LAYOUT = 40, 5, layout_of(4, 5)
+LENGTH, NUM_LIGHTS = 40, 9
+SLOTS = (
+    Slot(name="action", role="action", vocab_size=3),
+    Slot(name="observation", role="observation", vocab_size=5, grid=(4, 5)),
+    Slot(name="observation/light", role="observation", vocab_size=NUM_LIGHTS),
+    Slot(name="reward", role="reward", vocab_size=2),
+    Slot(name="terminated", role="terminated", vocab_size=2),
+)
+LAYOUT = Layout(SLOTS)
 
 
 def day(begin: int, num_steps: int, seed: int, length: int = LENGTH) -> torch.Tensor:
-    """Steps (T, N) of a world whose pictures darken and brighten alike, grain by grain, from an hour on."""
+    """Steps (T, N) of a world that darkens and brightens through the same lights, from an hour on."""
     dice = np.random.default_rng(seed)
     dark = 0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(begin, begin + num_steps) % length) / length)
-    span = LAYOUT.span(LAYOUT.picture.name)
-    steps = np.stack([np.array([slot.vocab_size for slot in LAYOUT.slots for _ in range(slot.num_tokens)])] * num_steps)
-    steps[:, LAYOUT.span("action")] = 0
-    is_dark = dice.random((num_steps, LAYOUT.picture.num_tokens)) < dark[:, None]
-    steps[:, span] = np.where(is_dark, 4, dice.integers(3, size=is_dark.shape))
+    light = np.clip(np.round(dark * (NUM_LIGHTS - 1) + dice.normal(0, 0.3, num_steps)), 0, NUM_LIGHTS - 1)
+    steps = dice.integers(2, size=(num_steps, LAYOUT.num_tokens))
+    steps[:, LAYOUT.span("observation/light")] = light[:, None]
     return torch.from_numpy(steps)
 
 
@@ -84,7 +90,29 @@ def test_recordings_without_a_cycle_are_refused(num_steps: int) -> None:
 
 
 def test_a_slow_change_that_never_turns_is_no_cycle() -> None:
-    dice = np.random.default_rng(0)
-    rising = [np.sqrt(np.arange(200) / 50)[:, None].clip(max=1) + dice.normal(0, 0.1, (200, 3)) for _ in range(10)]
+    rising = np.minimum(np.arange(200) // 10, NUM_LIGHTS - 1)
     with pytest.raises(MagratheaError, match="no cycle"):
-        find_cycle([np.float32(each) for each in rising])
+        find_cycle([rising] * 10, NUM_LIGHTS)
+
+
+def test_another_versions_clock_is_refused(clock: Clock) -> None:
+    with pytest.raises(MagratheaError, match="another version"):
+        Clock.from_tensors(LAYOUT, clock.tensors() | {"precision": torch.zeros(2, 2)})
+
+
+def test_the_light_to_come_is_foretold(clock: Clock) -> None:
+    """More often than it stays as it is."""
+    right = stays = 0
+    for seed in range(5):
+        steps = day(11, 60, 200 + seed)
+        light = steps[:, LAYOUT.span("observation/light")][:, 0]
+        foretold = clock.recall_episode(steps).light[:, 1, 0]
+        right += int((foretold[20:] == light[20:]).sum())
+        stays += int((light[19:-1] == light[20:]).sum())
+    assert right > 1.2 * stays
+
+
+def test_pictures_without_a_light_are_refused() -> None:
+    dark = Layout(tuple(slot for slot in SLOTS if slot.name != "observation/light"))
+    with pytest.raises(MagratheaError, match="lit_patch"):
+        Clock.fit(dark, [torch.zeros(100, dark.num_tokens, dtype=torch.long)])

@@ -15,8 +15,9 @@ from magrathea import cli, masks
 from magrathea.data import Dataset
 from magrathea.errors import MagratheaError
 from magrathea.hub import load_world
+from magrathea.layout import Layout, Slot
 from magrathea.train import load_recipe, train
-from magrathea.train.batches import BatchConfig, draw_batch, draw_prompted
+from magrathea.train.batches import BatchConfig, draw_batch, draw_prompted, mistake
 from magrathea.train.cache import RETURN_STEPS, TokenCache
 from magrathea.train.heart import HeartConfig, Progress, train_heart
 from magrathea.world import World
@@ -127,6 +128,23 @@ def test_only_the_past_is_spoiled(work: Path, debug_world: World) -> None:
     clean = draw_batch(cache, unspoiled, torch.Generator().manual_seed(0))
     assert torch.equal(batch.tokens, clean.tokens)
     assert not torch.equal(batch.past_tokens[:, 1:], batch.tokens)
+
+
+def test_only_the_light_of_the_past_is_mistaken() -> None:
+    slots = (
+        Slot(name="action", role="action", vocab_size=4),
+        Slot(name="observation", role="observation", vocab_size=90, grid=(3, 3)),
+        Slot(name="observation/light", role="observation", vocab_size=40),
+    )
+    layout = Layout(slots)
+    past = 10 * (torch.arange(64) % 4)[:, None, None].expand(-1, 5, 11) + torch.arange(11) % 4
+    shown = mistake(past, layout, BatchConfig(mistaken_share=0.5), torch.Generator().manual_seed(0))
+    changed = shown != past
+    assert not changed[..., :-1].any() and 0.2 < changed[..., -1].any(-1).float().mean() < 0.5
+    light = shown[..., -1]
+    assert (light == light[:, :1]).all()  # one light for all of a past
+    none = mistake(past, layout, BatchConfig(mistaken_share=0), torch.Generator().manual_seed(0))
+    assert torch.equal(none, past)
 
 
 def test_mistakes_are_told(debug_dataset: Dataset, tmp_path: Path) -> None:

@@ -60,7 +60,8 @@ def _recalled(world: World, tokens: Tensor) -> tuple[Recall, Tensor]:
     picture = tokens[:, 1:, world.layout.span(world.layout.picture.name)] if "picture" in parts else None
     steps = tokens[:, :-1, None].expand(-1, -1, NUM_RECALLED, -1) if "steps" in parts else None
     features = tokens.new_zeros(*tokens[:, 1:, 0].shape, NUM_FEATURES).float() if "features" in parts else None
-    return Recall(picture, steps, features=features), tokens.repeat(1, NUM_EARLIER // NUM_STEPS, 1)
+    light = tokens[:, 1:, world.layout.span(world.layout.lights[0].name)] if "light" in parts else None
+    return Recall(picture, light, steps, features=features), tokens.repeat(1, NUM_EARLIER // NUM_STEPS, 1)
 
 
 def _segments(world: World) -> Tensor:

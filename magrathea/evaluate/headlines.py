@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from magrathea.layout import LIGHT
+
 LABELS = {
     "visible and still": "seen before, still",
     "visible before": "seen before",
@@ -32,6 +34,9 @@ def headlines(metrics: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _accuracy(slot: str, conditions: dict[str, Any]) -> list[dict[str, Any]]:
+    if slot.endswith(f"/{LIGHT}"):
+        figures = conditions["all"]["all"]
+        return [_item("Next step: light right", figures["model"], "%", f"repeat {_percent(figures['repeat'])}")]
     condition = "daylight" if "daylight" in conditions else "all"
     where = ", in daylight" if condition == "daylight" else ""
     named = f" ({slot})" if "/" in slot else ""

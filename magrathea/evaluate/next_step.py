@@ -11,7 +11,7 @@ from magrathea import masks
 from magrathea.evaluate.cells import Cells, describe_cells
 from magrathea.evaluate.forcing import SegmentBatch, fill_batch, segment_batches
 from magrathea.evaluate.recordings import Budget, Recording
-from magrathea.evaluate.slots import leaf_of, patch_size, role_span, slot_tokenizer
+from magrathea.evaluate.slots import leaf_of, patch_size, pictures_of, role_span, slot_tokenizer
 from magrathea.evaluate.statistics import Tally, expected_calibration_error
 from magrathea.layout import Slot
 from magrathea.world import World
@@ -129,9 +129,8 @@ def _same_rendering(
 ) -> np.ndarray:
     """(B, C, tokens) where the predicted token's picture is as near to the real picture as the right token's, within
     the tolerance. Only for slots of patches, whose tokens are pictures by themselves; False elsewhere."""
-    tokenizer = slot_tokenizer(world, slot)
     same = np.zeros_like(right)
-    size = patch_size(tokenizer, slot)
+    size = patch_size(slot_tokenizer(world, slot), slot)
     if size is None:
         return same
     for row, (episode, steps) in enumerate(zip(batch.episodes, batch.steps, strict=True)):
@@ -140,8 +139,10 @@ def _same_rendering(
             continue
         frames = leaf_of(recordings[episode].episode.observation, slot)[steps[used]]
         real = cut_patches(frames, size)
-        guessed = cut_patches(tokenizer.decode(guesses[row, used]), size)
-        known = cut_patches(tokenizer.decode(batch.targets[row][used][:, world.layout.span(slot.name)].numpy()), size)
+        targets = batch.targets[row][used].numpy()
+        known = cut_patches(pictures_of(world, slot, targets), size)
+        targets[:, world.layout.span(slot.name)] = guesses[row, used]
+        guessed = cut_patches(pictures_of(world, slot, targets), size)
         excess = _distance(guessed, real) - _distance(known, real)
         same[row, used] = excess <= cells[episode].tolerance[steps[used] - 1]
     return same

@@ -3,7 +3,7 @@
 from importlib.metadata import entry_points
 
 from magrathea.errors import MagratheaError
-from magrathea.memory.base import NUM_FEATURES, Memory, MemoryKind, Recall, Recorded, Recurrence
+from magrathea.memory.base import NUM_FEATURES, Memory, MemoryKind, Part, Recall, Recorded, Recurrence
 from magrathea.memory.clock import Clock
 from magrathea.memory.combined import combination
 from magrathea.memory.places import PlaceMemory, Places
@@ -17,6 +17,7 @@ __all__ = [
     "Clock",
     "Memory",
     "MemoryKind",
+    "Part",
     "PlaceMemory",
     "Places",
     "PoseRetrieval",

@@ -13,7 +13,7 @@ from magrathea.config import ModelConfig
 from magrathea.layout import Layout
 
 NUM_FEATURES = 8
-Part = Literal["picture", "steps", "state", "features"]
+Part = Literal["picture", "light", "steps", "state", "features"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Recall:
     Attributes:
         picture: (..., C) tokens of the observation's picture as it would be if nothing had changed, absent where
             unknown.
+        light: (..., 1) tokens of the light in which it will be seen, absent where unknown.
         steps: (..., K, N) tokens of past steps to attend to beside the window, the one that matters most first; where
             there are fewer than K, absent tokens.
         state: (..., *S) of the recurrence that the model holds for the memory.
@@ -30,6 +31,7 @@ class Recall:
     """
 
     picture: Tensor | None = None
+    light: Tensor | None = None
     steps: Tensor | None = None
     state: Tensor | None = None
     features: Tensor | None = None
@@ -57,11 +59,13 @@ class Recorded:
 
     Attributes:
         picture: (T, 2, C) tokens.
+        light: (T, 2, 1) tokens.
         sources: (T, 2, K) which of the episode's steps; -1 for none.
         features: (T, 2, NUM_FEATURES) float32.
     """
 
     picture: Tensor | None = None
+    light: Tensor | None = None
     sources: Tensor | None = None
     features: Tensor | None = None
 

@@ -4,14 +4,13 @@ Day and night come round, and no picture alone tells dusk from dawn. Recordings 
 is, and what pictures it brings at which of its steps. A running world's hour is then filtered from what was seen since
 it began: a hidden Markov model (Rabiner 1989) whose state goes on by one at every step.
 
-What a picture tells of the hour is how many of each token it shows, in the few directions that the cycle moves. V
-tokens, L steps of a cycle, K directions.
+A picture tells of the hour by its light, so the clock needs a tokenizer that gives light a token of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from magrathea.config import ModelConfig
+from magrathea.errors import MagratheaError
 from magrathea.layout import Layout
 from magrathea.memory.base import NUM_FEATURES, Part, Recall, Recorded, rows_of
 from magrathea.memory.cycle import Cycle, find_cycle
@@ -31,7 +31,7 @@ SLIPS = 1e-5  # chance that the world is not where a step should have led it
 class Clock:
     """What a memory of the hour knows before anything has happened: the cycle."""
 
-    recalls: ClassVar[tuple[Part, ...]] = ("features",)
+    recalls: ClassVar[tuple[Part, ...]] = ("features", "light")
 
     layout: Layout
     cycle: Cycle
@@ -40,11 +40,19 @@ class Clock:
     def fit(cls, layout: Layout, episodes: Iterable[Tensor]) -> Clock:
         """Learn from the tokens (T, N) of recorded episodes, each from its beginning; raises MagratheaError where they
         show no cycle."""
-        span, num_tokens = layout.span(layout.picture.name), layout.picture.vocab_size + 1
-        return cls(layout, find_cycle([counts_of(tokens.numpy()[:, span], num_tokens) for tokens in episodes]))
+        if not layout.lights:
+            raise MagratheaError(
+                "This world's pictures have no light of their own to tell the hour by: use the image tokenizer "
+                "'lit_patch', or leave out the memory 'clock'."
+            )
+        return cls(layout, find_cycle([lights_of(tokens, layout) for tokens in episodes], layout.lights[0].absent + 1))
 
     @classmethod
     def from_tensors(cls, layout: Layout, tensors: dict[str, Tensor]) -> Clock:
+        if set(tensors) != {field.name for field in fields(Cycle)}:
+            raise MagratheaError(
+                "This world's clock is another version's, which read no lights: train the world again."
+            )
         return cls(layout, Cycle(**{name: tensor.numpy() for name, tensor in tensors.items()}))
 
     @classmethod
@@ -58,20 +66,21 @@ class Clock:
         return ClockMemory(self, batch_size)
 
     def recall_episode(self, tokens: Tensor, window: int = 0) -> Recorded:
-        memory, features = self.new(1), []
+        memory, features, lights = self.new(1), [], []
         for step in tokens:
             features.append(memory.features(0))
+            lights.append([memory.light(0)])
             memory.write(step[None], step[None], [0])
-        return Recorded(features=torch.from_numpy(np.stack(features))[:, None].repeat(1, 2, 1))
+        told, foretold = torch.from_numpy(np.stack(features)), torch.tensor(lights)
+        return Recorded(light=foretold[:, None].repeat(1, 2, 1), features=told[:, None].repeat(1, 2, 1))
 
 
 class ClockMemory:
-    """The hours of B running worlds: of each, how likely every hour is for its next step."""
+    """The hours of B running worlds: of each, how likely every hour is for its next step, and its last light."""
 
     def __init__(self, clock: Clock, batch_size: int) -> None:
         self.cycle, self.batch_size = clock.cycle, batch_size
-        slot = clock.layout.picture
-        self._span, self._num_tokens = clock.layout.span(slot.name), slot.vocab_size + 1
+        self.layout = clock.layout
         angles = 2 * np.pi / len(self.cycle.usual) * np.arange(len(self.cycle.usual))
         waves = [wave(k * angles) for k in range(1, HARMONICS + 1) for wave in (np.cos, np.sin)]
         self._waves = np.stack(waves)
@@ -80,31 +89,36 @@ class ClockMemory:
     def reset(self, env_mask: Tensor | None = None) -> None:
         if env_mask is None:
             self._hours = np.tile(self.cycle.usual, (self.batch_size, 1))
-        self._hours[rows_of(env_mask, self.batch_size)] = self.cycle.usual
+            self._lights = np.zeros(self.batch_size, np.int64)
+        rows = rows_of(env_mask, self.batch_size)
+        self._hours[rows], self._lights[rows] = self.cycle.usual, self.layout.lights[0].absent
 
     def write(self, tokens: Tensor, encodings: Tensor, rows: Sequence[int]) -> None:
         """Steps (R, N) of these rows are final."""
-        for row, counts in zip(rows, counts_of(tokens.numpy()[:, self._span], self._num_tokens), strict=True):
-            hours = self._hours[row] * self.cycle.likelihoods(counts)
+        for row, light in zip(rows, lights_of(tokens, self.layout).tolist(), strict=True):
+            hours = self._hours[row] * self.cycle.likelihoods(light)
             hours = np.roll(hours / hours.sum(), 1)
-            self._hours[row] = (1 - SLIPS) * hours + SLIPS * self.cycle.usual
+            self._hours[row], self._lights[row] = (1 - SLIPS) * hours + SLIPS * self.cycle.usual, light
 
     def read(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> Recall:
-        return Recall(features=torch.from_numpy(np.stack([self.features(row) for row in rows])))
+        lights = torch.tensor([[self.light(row)] for row in rows])
+        return Recall(light=lights, features=torch.from_numpy(np.stack([self.features(row) for row in rows])))
+
+    def light(self, row: int) -> int:
+        """The light in which a world's next step will be seen, most likely."""
+        return int(self.cycle.follows[self._hours[row].argmax(), self._lights[row]])
 
     def features(self, row: int) -> np.ndarray:
         """(NUM_FEATURES,) float32, the hour of a world's next step; near 0 where it may be any."""
         return (self._waves @ self._hours[row]).astype(np.float32)
 
     def state_dict(self, row: int) -> dict[str, Tensor]:
-        return {"hours": torch.from_numpy(self._hours[row].copy())}
+        return {"hours": torch.from_numpy(self._hours[row].copy()), "light": torch.tensor(self._lights[row])}
 
     def load_state_dict(self, row: int, state: dict[str, Tensor]) -> None:
-        self._hours[row] = state["hours"].numpy()
+        self._hours[row], self._lights[row] = state["hours"].numpy(), int(state["light"])
 
 
-def counts_of(pictures: np.ndarray, num_tokens: int) -> np.ndarray:
-    """Pictures (S, C) -> how many of each token (S, num_tokens) they show, as roots, which spread evenly."""
-    index = np.arange(len(pictures))[:, None] * num_tokens + pictures
-    counts = np.bincount(index.reshape(-1), minlength=len(pictures) * num_tokens)
-    return np.sqrt(counts.reshape(len(pictures), num_tokens)).astype(np.float32)
+def lights_of(tokens: Tensor, layout: Layout) -> np.ndarray:
+    """Steps (S, N) -> the lights (S,) in which they are seen."""
+    return tokens.numpy()[:, layout.span(layout.lights[0].name).start]

@@ -10,7 +10,8 @@ from magrathea.tokenizers.discrete import (
     MultiDiscreteTokenizer,
     TerminatedTokenizer,
 )
-from magrathea.tokenizers.patch import PatchTokenizer
+from magrathea.tokenizers.lit import LitPatchTokenizer
+from magrathea.tokenizers.patch import PatchedTokenizer, PatchTokenizer
 from magrathea.tokenizers.registry import TOKENIZERS, tokenizer_for, tokenizer_from
 from magrathea.tokenizers.report import reconstruction_report
 from magrathea.tokenizers.reward import RewardTokenizer
@@ -20,10 +21,12 @@ __all__ = [
     "BoxTokenizer",
     "CompositeTokenizer",
     "DiscreteTokenizer",
+    "LitPatchTokenizer",
     "MaskedAutoencoderTokenizer",
     "MultiBinaryTokenizer",
     "MultiDiscreteTokenizer",
     "PatchTokenizer",
+    "PatchedTokenizer",
     "RewardTokenizer",
     "TerminatedTokenizer",
     "Tokenizer",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, Self
 
 import gymnasium
@@ -10,6 +11,21 @@ import numpy as np
 import torch
 
 from magrathea.errors import MagratheaError
+
+
+@dataclass(frozen=True)
+class Part:
+    """Tokens of one kind among those of a value.
+
+    Attributes:
+        vocab_size: number of different tokens.
+        grid: (rows, columns) in which they are laid out.
+        likeness: (vocab_size, F) numbers that are close for tokens that look alike, or None where no two do.
+    """
+
+    vocab_size: int
+    grid: tuple[int, int]
+    likeness: np.ndarray | None = None
 
 
 class Tokenizer(ABC):
@@ -42,6 +58,11 @@ class Tokenizer(ABC):
     def leaves(self) -> dict[str, Tokenizer]:
         """The tokenizers that make this one up, by key; `{"": self}` for a tokenizer of a plain space."""
         return {"": self}
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """The kinds of tokens of a value, in their order, by name; {"": …} where all are of one kind."""
+        return {"": Part(self.vocab_size, self.grid, self.likeness())}
 
     @property
     def value_shape(self) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 
 from magrathea.errors import MagratheaError
-from magrathea.tokenizers.base import Tokenizer
+from magrathea.tokenizers.base import Part, Tokenizer
 
 
 class CompositeTokenizer(Tokenizer):
@@ -33,6 +33,11 @@ class CompositeTokenizer(Tokenizer):
     @property
     def leaves(self) -> dict[str, Tokenizer]:
         return dict(self._leaves)
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        named = ((key, name, part) for key, leaf in self._leaves.items() for name, part in leaf.parts.items())
+        return {f"{key}/{name}" if name else key: part for key, name, part in named}
 
     @property
     def vocab_size(self) -> int:

@@ -20,20 +20,20 @@ from magrathea.tokenizers.patchfit import fit_codebook, sample_frames
 _FRAMES_AT_A_TIME = 256
 
 
-class PatchTokenizer(Tokenizer):
-    """Image Box (H, W, channels) or (H, W) of uint8 to a grid of patch codes (Dedieu et al. 2025, arXiv 2502.01591).
+class PatchedTokenizer(Tokenizer):
+    """What tokenizers have in common that cut an image Box (H, W, channels) or (H, W) of uint8 into a grid of patches.
 
-    `patch` is the patch's (height, width) or side in pixels, or None: `fit` chooses. The codebook holds at most
-    `num_codes` patches of uint8; a code is the nearest by squared distance, and the lower number in a tie.
+    `patch` is the patch's (height, width) or side in pixels, or None: `fit` chooses.
     """
 
-    type_name = "patch"
+    space: spaces.Box
 
-    def __init__(self, space: spaces.Box, *, patch: int | Sequence[int] | None = None, num_codes: int = 1024) -> None:
+    def __init__(self, space: spaces.Box, patch: int | Sequence[int] | None, num_codes: int) -> None:
+        name = type(self).__name__
         if not is_image(space):
-            raise MagratheaError(f"PatchTokenizer needs an image Box (H, W, 1|3|4) or (H, W) of uint8, got {space}")
+            raise MagratheaError(f"{name} needs an image Box (H, W, 1|3|4) or (H, W) of uint8, got {space}")
         if num_codes < 2:
-            raise MagratheaError(f"PatchTokenizer needs num_codes >= 2, got {num_codes}")
+            raise MagratheaError(f"{name} needs num_codes >= 2, got {num_codes}")
         self.space = space
         height, width = self.value_shape[:2]
         self._channels = self.value_shape[2] if len(self.value_shape) == 3 else 1
@@ -43,15 +43,6 @@ class PatchTokenizer(Tokenizer):
                 raise MagratheaError(f"patch={patch} does not divide the {height}x{width} image; give divisors of both")
         self._patch = patch
         self._num_codes = int(num_codes)
-        self._codebook: np.ndarray | None = None
-
-    # -- sizes --------------------------------------------------------------------------------------------------------
-    @property
-    def codebook(self) -> np.ndarray:
-        """The codes, uint8 (K, patch height, patch width, channels)."""
-        if self._codebook is None or self._patch is None:
-            raise not_fitted(self, "frames")
-        return self._codebook.reshape(-1, *self._patch, self._channels)
 
     @property
     def patch(self) -> tuple[int, int]:
@@ -61,34 +52,65 @@ class PatchTokenizer(Tokenizer):
         return self._patch
 
     @property
+    def patch_grid(self) -> tuple[int, int]:
+        """(rows, columns) of patches."""
+        return (self.value_shape[0] // self.patch[0], self.value_shape[1] // self.patch[1])
+
+    def _images_to_fit(self, values: Any, seed: int) -> np.ndarray:
+        """Frames to fit to as images (M, H, W, channels), when the patch has been chosen."""
+        frames = self.check_values(values)
+        if frames.ndim != len(self.value_shape) + 1 or len(frames) == 0:
+            name = type(self).__name__
+            raise MagratheaError(f"{name}.fit got shape {frames.shape}; give frames (M, H, W, channels), M > 0")
+        if self._patch is None:
+            self._patch = choose_patch(self._images(sample_frames(frames, 512, seed)))
+        return self._images(frames)
+
+    def _images(self, values: np.ndarray) -> np.ndarray:
+        return values.reshape(-1, *self.value_shape[:2], self._channels)
+
+    def _joined(self, patches: np.ndarray) -> np.ndarray:
+        """Patches in reading order -> values (M, *space.shape)."""
+        return join(patches, *self.patch_grid, self.patch, self._channels).reshape(-1, *self.value_shape)
+
+    def _accepts(self, dtype: np.dtype) -> bool:
+        return dtype == np.uint8
+
+
+class PatchTokenizer(PatchedTokenizer):
+    """Image Box (H, W, channels) or (H, W) of uint8 to a grid of patch codes (Dedieu et al. 2025, arXiv 2502.01591).
+
+    `patch` is the patch's (height, width) or side in pixels, or None: `fit` chooses. The codebook holds at most
+    `num_codes` patches of uint8; a code is the nearest by squared distance, and the lower number in a tie.
+    """
+
+    type_name = "patch"
+
+    def __init__(self, space: spaces.Box, *, patch: int | Sequence[int] | None = None, num_codes: int = 1024) -> None:
+        super().__init__(space, patch, num_codes)
+        self._codebook: np.ndarray | None = None
+
+    @property
+    def codebook(self) -> np.ndarray:
+        """The codes, uint8 (K, patch height, patch width, channels)."""
+        if self._codebook is None or self._patch is None:
+            raise not_fitted(self, "frames")
+        return self._codebook.reshape(-1, *self._patch, self._channels)
+
+    @property
     def vocab_size(self) -> int:
         return len(self.codebook)
 
     @property
     def grid(self) -> tuple[int, int]:
-        return (self.value_shape[0] // self.patch[0], self.value_shape[1] // self.patch[1])
+        return self.patch_grid
 
     # -- verbs --------------------------------------------------------------------------------------------------------
     def fit(self, values: Any, *, seed: int = 0) -> Self:
         """Make the codebook from frames (M, H, W[, channels]); M may be tens of thousands, memory-mapped is fine."""
-        frames = self._fit_frames(values)
-        if self._patch is None:
-            self._patch = choose_patch(self._images(sample_frames(frames, 512, seed)))
-        images = self._images(frames)
-        self._codebook = fit_codebook(images, self._patch, self._num_codes, seed)
+        images = self._images_to_fit(values, seed)
+        self._codebook = fit_codebook(images, self.patch, self._num_codes, seed)
         return self
-
-    def _fit_frames(self, values: Any) -> np.ndarray:
-        frames = self.check_values(values)
-        if frames.ndim != len(self.value_shape) + 1 or len(frames) == 0:
-            raise MagratheaError(f"PatchTokenizer.fit got shape {frames.shape}; give frames (M, H, W, channels), M > 0")
-        return frames
-
-    def _accepts(self, dtype: np.dtype) -> bool:
-        return dtype == np.uint8
-
-    def _images(self, values: np.ndarray) -> np.ndarray:
-        return values.reshape(-1, *self.value_shape[:2], self._channels)
 
     def likeness(self) -> np.ndarray:
         return self.codebook.reshape(self.vocab_size, -1).astype(np.float32)
@@ -108,9 +130,7 @@ class PatchTokenizer(Tokenizer):
         return nearest_codes(patches[unique.first, : codes.shape[1]], codes)[unique.inverse]
 
     def _decode(self, tokens: np.ndarray) -> np.ndarray:
-        rows, columns = self.grid
-        images = join(self.codebook[tokens.reshape(-1)], rows, columns, self.patch, self._channels)
-        return images.reshape(-1, *self.value_shape)
+        return self._joined(self.codebook[tokens.reshape(-1)])
 
     # -- files --------------------------------------------------------------------------------------------------------
     def to_config(self) -> dict[str, Any]:

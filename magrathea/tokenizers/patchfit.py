@@ -85,6 +85,11 @@ def count_patches(images: np.ndarray, patch: tuple[int, int], seed: int) -> tupl
     return _gather(images, patch, first[order], tokens)[:, :length], weights[order], counts[order]
 
 
+def weighted_patches(patches: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`count_patches` of patches (M, P) that are cut already."""
+    return count_patches(patches[:, None, :, None], (1, patches.shape[1]), seed)
+
+
 def _gather(images: np.ndarray, patch: tuple[int, int], positions: np.ndarray, tokens: int) -> np.ndarray:
     """The patches (M, P) at positions (M,) of all patches of all images, without cutting all of them at once."""
     by_position = np.argsort(positions, kind="stable")

@@ -20,6 +20,7 @@ from magrathea.tokenizers.discrete import (
     MultiDiscreteTokenizer,
     TerminatedTokenizer,
 )
+from magrathea.tokenizers.lit import LitPatchTokenizer
 from magrathea.tokenizers.patch import PatchTokenizer, is_image
 from magrathea.tokenizers.reward import RewardTokenizer
 
@@ -32,6 +33,7 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
         TerminatedTokenizer,
         RewardTokenizer,
         PatchTokenizer,
+        LitPatchTokenizer,
         MaskedAutoencoderTokenizer,
         BoxTokenizer,
         CompositeTokenizer,
@@ -40,7 +42,7 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
 """Every kind of tokenizer by the "type" of its configuration; add yours here."""
 
 IMAGE_TOKENIZERS: dict[str, type[Tokenizer]] = {
-    cls.type_name: cls for cls in (PatchTokenizer, MaskedAutoencoderTokenizer)
+    cls.type_name: cls for cls in (PatchTokenizer, LitPatchTokenizer, MaskedAutoencoderTokenizer)
 }
 """The kinds of tokenizer that images can get."""
 

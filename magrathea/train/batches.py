@@ -11,10 +11,7 @@ from magrathea import masks
 from magrathea.layout import Layout
 from magrathea.memory import Recall
 from magrathea.train.cache import RETURN_STEPS, Segments, TokenCache
-from magrathea.train.hours import Hours
 from magrathea.world import absent_step
-
-RECALLED_SHARE = 0.75  # of the segments whose past is mistaken, so is what they recall
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +24,7 @@ class BatchConfig:
     most_spoiled: greatest share of a spoiled past's observation tokens that are replaced.
     dreamt_share: share of segments whose past is in part dreamt by the model itself.
     dream_rounds: how many of the model's own steps such a past may stand on.
-    mistaken_share: share of segments whose past looks as at another hour, where a memory tells the hour.
+    mistaken_share: share of segments whose past is seen in another light, where light has a token of its own.
     forgotten_share: share of segments that recall nothing from the memory.
     num_earlier: steps before a segment that a recurrent memory learns to carry.
     """
@@ -72,8 +69,7 @@ def draw_batch(cache: TokenCache, config: BatchConfig, generator: Generator) -> 
     holes = masks.mixture(cache.layout, (config.num_segments, config.num_steps - 1), generator)
     past = spoil(segments.tokens, cache.layout, config, generator)
     recalled, earlier = recall(segments, holes, 1, cache.layout, config, generator)
-    if cache.hours is not None:
-        past, recalled = mistake(past, recalled, cache.hours, cache.layout, config, generator)
+    past = mistake(past, cache.layout, config, generator)
     dreamt = choose_dreamt(holes, cache.layout, config, generator)
     return Batch(past, segments.tokens[:, 1:], holes, first=1, recalled=recalled, earlier=earlier, dreamt=dreamt)
 
@@ -104,14 +100,17 @@ def recall(
     memory."""
     recalled = segments.recalled.each(lambda part: part[:, first:]).under(holes, layout)
     forgotten = torch.rand(len(holes), 1, 1, generator=generator) < config.forgotten_share
-    picture, steps, features, absent = recalled.picture, recalled.steps, recalled.features, absent_step(layout)
+    picture, light, steps, features = recalled.picture, recalled.light, recalled.steps, recalled.features
+    absent = absent_step(layout)
     if picture is not None:
         picture = picture.masked_fill(forgotten, layout.picture.absent)
+    if light is not None:
+        light = light.masked_fill(forgotten, layout.lights[0].absent)
     if steps is not None:
         steps = torch.where(forgotten[..., None], absent, steps)
     if features is not None:
         features = features.masked_fill(forgotten, 0)
-    return Recall(picture, steps, features=features), torch.where(forgotten, absent, segments.earlier)
+    return Recall(picture, light, steps, features=features), torch.where(forgotten, absent, segments.earlier)
 
 
 def _knows_action(holes: Tensor, layout: Layout) -> Tensor:
@@ -132,21 +131,17 @@ def choose_dreamt(holes: Tensor, layout: Layout, config: BatchConfig, generator:
     return seeds * (dreamt & _knows_action(holes, layout))
 
 
-def mistake(
-    past: Tensor, recalled: Recall, hours: Hours, layout: Layout, config: BatchConfig, generator: Generator
-) -> tuple[Tensor, Recall]:
-    """Show the past (B, T, N) of some segments as at another hour; of most of them also what is recalled."""
-    mistaken, throughout = torch.rand(2, len(past), 1, 1, generator=generator)
-    mistaken = mistaken < config.mistaken_share
-    hour = hours.draw(len(past), generator)
-    dice = torch.rand(len(past), hours.num_tokens, generator=generator)
-    span, past = layout.span(layout.picture.name), past.clone()
-    past[..., span] = torch.where(mistaken, hours.show(past[..., span], hour, dice), past[..., span])
-    if recalled.picture is None:
-        return past, recalled
-    shown = hours.show(recalled.picture, hour, dice)
-    picture = torch.where(mistaken & (throughout < RECALLED_SHARE), shown, recalled.picture)
-    return past, replace(recalled, picture=picture)
+def mistake(past: Tensor, layout: Layout, config: BatchConfig, generator: Generator) -> Tensor:
+    """Show the past (B, T, N) of some segments in the light of another segment's step, so that a model learns to
+    believe its clock: a dream that stays dark for one step too long has a past that is dark, and darkness breeds
+    darkness."""
+    mistaken = torch.rand(len(past), 1, 1, generator=generator) < config.mistaken_share
+    others = past[torch.randperm(len(past), generator=generator), 0][:, None]
+    result = past.clone()
+    for slot in layout.lights:
+        span = layout.span(slot.name)
+        result[..., span] = torch.where(mistaken, others[..., span], past[..., span])
+    return result
 
 
 def spoil(tokens: Tensor, layout: Layout, config: BatchConfig, generator: Generator) -> Tensor:

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from torch import Generator, Tensor
 from magrathea.data import Dataset
 from magrathea.layout import Layout
 from magrathea.memory import Recall
-from magrathea.train.hours import Hours
 from magrathea.world import World, absent_step
 
 RETURN_STEPS = 64  # a prompt's return is the reward of so many steps to come
@@ -48,6 +46,7 @@ class TokenCache:
         ends: (E,) index just past the last step of each episode.
         pictures: (S, 2, C) uint16, memory-mapped, what the world's memory recalls at each step without and with its
             action; or None.
+        lights: (S, 2, 1) uint16, in which light it foretells them; or None.
         sources: (S, 2, K) int64, which steps it recalls there, -1 for none; or None.
         features: (S, 2, F) float32 that it tells there; or None.
         layout: of the N tokens.
@@ -57,6 +56,7 @@ class TokenCache:
     returns: np.ndarray
     ends: np.ndarray
     pictures: np.ndarray | None
+    lights: np.ndarray | None
     sources: np.ndarray | None
     features: np.ndarray | None
     layout: Layout
@@ -65,16 +65,23 @@ class TokenCache:
     def open(cls, folder: Path, layout: Layout) -> TokenCache:
         tokens = np.load(folder / "tokens.npy", mmap_mode="r")
         ends = np.array(json.loads((folder / "episodes.json").read_text())["ends"])
-        files = (folder / f"{name}.npy" for name in ("pictures", "sources", "features"))
-        pictures, sources, features = (np.load(file, mmap_mode="r") if file.exists() else None for file in files)
-        return cls(tokens, np.load(folder / "returns.npy"), ends, pictures, sources, features, layout)
+        files = (folder / f"{name}.npy" for name in ("pictures", "lights", "sources", "features"))
+        pictures, lights, sources, features = (
+            np.load(file, mmap_mode="r") if file.exists() else None for file in files
+        )
+        return cls(tokens, np.load(folder / "returns.npy"), ends, pictures, lights, sources, features, layout)
 
     @classmethod
     def build(cls, dataset: Dataset, episodes: Sequence[int], world: World, folder: Path) -> TokenCache:
         """Encode these episodes into `folder`, unless it holds them already."""
         if not (folder / "episodes.json").exists():
             folder.mkdir(parents=True, exist_ok=True)
-            tokens, returns, recalled, num_steps = [], [], {"pictures": [], "sources": [], "features": []}, 0
+            tokens, returns, recalled, num_steps = (
+                [],
+                [],
+                {"pictures": [], "lights": [], "sources": [], "features": []},
+                0,
+            )
             for index in episodes:
                 episode = dataset.episode(index)
                 encoded = world.encode_episode(episode.observation, episode.action, episode.reward, episode.terminated)
@@ -83,6 +90,8 @@ class TokenCache:
                 recorded = world.recall_episode(encoded)
                 if recorded.picture is not None:
                     recalled["pictures"].append(recorded.picture.numpy().astype(np.uint16))
+                if recorded.light is not None:
+                    recalled["lights"].append(recorded.light.numpy().astype(np.uint16))
                 if recorded.sources is not None:
                     sources = recorded.sources.numpy()
                     recalled["sources"].append(np.where(sources < 0, -1, sources + num_steps))
@@ -117,15 +126,6 @@ class TokenCache:
             self._recalled(inside),
         )
 
-    @cached_property
-    def hours(self) -> Hours | None:
-        """What places show at each hour, where memories tell the hour and what was seen before."""
-        if self.pictures is None or self.features is None:
-            return None
-        slot = self.layout.picture
-        now = self.tokens[:, self.layout.span(slot.name)]
-        return Hours(self.pictures[:, 1].astype(np.int64), now.astype(np.int64), self.features[:, 1], slot.vocab_size)
-
     def _steps(self, index: np.ndarray, there: np.ndarray) -> Tensor:
         """Tokens (..., N) of steps (...), absent where there are none."""
         tokens = torch.from_numpy(self.tokens[np.where(there, index, 0)].astype(np.int64))
@@ -134,9 +134,11 @@ class TokenCache:
     def _recalled(self, index: np.ndarray) -> Recall:
         """What is recalled at steps (...), (..., 2, ...)."""
         picture = None if self.pictures is None else torch.from_numpy(self.pictures[index].astype(np.int64))
+        light = None if self.lights is None else torch.from_numpy(self.lights[index].astype(np.int64))
         features = None if self.features is None else torch.from_numpy(self.features[index])
         sources = None if self.sources is None else self.sources[index]
-        return Recall(picture, None if sources is None else self._steps(sources, sources >= 0), features=features)
+        steps = None if sources is None else self._steps(sources, sources >= 0)
+        return Recall(picture, light, steps, features=features)
 
     def later(
         self, num: int, num_steps: int, num_earlier: int, most_ahead: int, generator: Generator
