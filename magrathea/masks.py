@@ -7,11 +7,12 @@ leading shape of the masks wanted and a generator.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import BoolTensor, Generator, Tensor
 
+from magrathea.errors import MagratheaError
 from magrathea.layout import Layout, Role
 
 
@@ -100,8 +101,22 @@ MIXTURE: dict[str, float] = {
 }
 
 
+def weights_of(uses: Mapping[str, float]) -> dict[str, float]:
+    """The weights of all uses, with those that differ from `MIXTURE`; raises MagratheaError for what is no use, and for
+    a weight below 0."""
+    for name, weight in uses.items():
+        if name not in MIXTURE:
+            raise MagratheaError(f"There is no use of a world named '{name}'; name one of: {', '.join(MIXTURE)}.")
+        if not isinstance(weight, int | float) or not weight >= 0:
+            raise MagratheaError(f"The weight of the use '{name}' is {weight!r}; give a number from 0.")
+    weights = MIXTURE | dict(uses)
+    if not any(weights.values()):
+        raise MagratheaError("All uses have the weight 0; give one of them more.")
+    return weights
+
+
 def mixture(
-    layout: Layout, shape: tuple[int, ...], generator: Generator, weights: dict[str, float] = MIXTURE
+    layout: Layout, shape: tuple[int, ...], generator: Generator, weights: Mapping[str, float] = MIXTURE
 ) -> BoolTensor:
     """Training's holes: for each step one use, drawn with the weights. (*shape, N)"""
     names = list(weights)

@@ -23,6 +23,7 @@ pytestmark = [
 ]
 
 TILE, ROWS, COLUMNS = 7, 7, 9  # of the map; the inventory's two rows are below it
+ALIKE = 10  # grey levels
 PIXELS = """() => {
   const canvas = document.getElementById('dream');
   return [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data];
@@ -47,23 +48,22 @@ def tiles(page: Page) -> np.ndarray:
     return pixels.reshape(ROWS, TILE, COLUMNS, TILE, 3).swapaxes(1, 2).reshape(ROWS, COLUMNS, -1)
 
 
-def share_scrolled(before: np.ndarray, after: np.ndarray) -> float:
-    """How much of the map stands one column further left than it did."""
-    return float((before[:, 1:] == after[:, :-1]).all(-1).mean())
+def share_alike(some: np.ndarray, others: np.ndarray) -> float:
+    """How much of the map shows the same thing, whatever the hour."""
+    return float((np.abs(some.astype(int) - others).mean(-1) < ALIKE).mean())
 
 
 def test_walking_right_scrolls_the_dream(page: Page) -> None:
-    best = 0.0
+    scrolled = []  # by one column, and no longer what it was
     for start in range(4):
         begin(page, start=start)
         for step in range(1, 5):
             before = tiles(page)
             page.keyboard.press("ArrowRight")
             at_step(page, step)
-            best = max(best, share_scrolled(before, tiles(page)) if (before != tiles(page)).any() else 0.0)
-        if best > 0.8:
-            break
-    assert best > 0.8
+            after = tiles(page)
+            scrolled.append(share_alike(before[:, 1:], after[:, :-1]) > 0.9 > share_alike(before, after))
+    assert any(scrolled)
 
 
 def test_the_same_seed_and_keys_give_the_same_dream(page: Page) -> None:

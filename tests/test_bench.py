@@ -100,7 +100,7 @@ def test_a_memory_of_one_size_takes_ever_less_of_a_longer_history(memory: str) -
     world = wild_world(memory)
     measured = measure_history(world, (50, 500))
     for cost in measured.values():
-        assert cost["memory_ms_per_step"] > 0 and cost["ms_per_step"] > 0
+        assert min(cost["memory_ms_per_step"], cost["ms_per_step"], cost["passes_per_step"]) > 0
     assert measured["500"]["memory_bytes_per_step"] < measured["50"]["memory_bytes_per_step"]
 
 

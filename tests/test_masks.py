@@ -72,6 +72,16 @@ def test_mixture_has_every_use_in_its_share() -> None:
     assert sum(masks.MIXTURE.values()) == pytest.approx(1)
 
 
+def test_a_use_may_weigh_more() -> None:
+    weights = masks.weights_of({"judge": 9.0})
+    assert weights == masks.MIXTURE | {"judge": 9.0}
+    drawn = masks.mixture(LAYOUT, (50, 40), Generator().manual_seed(1), weights)
+    judged = (drawn == masks.judge(LAYOUT)).all(-1).float().mean().item()
+    assert judged == pytest.approx(9 / sum(weights.values()), abs=0.02)
+    with pytest.raises(MagratheaError, match="All uses have the weight 0"):
+        masks.weights_of(dict.fromkeys(masks.MIXTURE, 0))
+
+
 def test_mixture_is_the_generators() -> None:
     first, again, other = (masks.mixture(LAYOUT, (8, 8), Generator().manual_seed(seed)) for seed in (3, 3, 4))
     assert torch.equal(first, again) and not torch.equal(first, other)

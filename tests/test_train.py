@@ -156,6 +156,16 @@ def test_mistakes_are_told(debug_dataset: Dataset, tmp_path: Path) -> None:
     bad.write_text("colour = 3")
     with pytest.raises(MagratheaError, match="cannot be used"):
         load_recipe(bad)
+    for options, told in (
+        ("[batch]\nnum_segmens = 3", r"options \[batch\] .* 'num_segmens'"),
+        ("[model]\ndepth = 3", r"options \[model\] .* 'depth'"),
+        ("[fill]\nheat = 1", r"options \[fill\] .* 'heat'"),
+        ("[batch.uses]\ndreaming = 1", "no use of a world named 'dreaming'"),
+        ("[batch.uses]\njudge = -1", "weight of the use 'judge' is -1"),
+    ):
+        bad.write_text(options)
+        with pytest.raises(MagratheaError, match=told):
+            load_recipe(bad)
     (tmp_path / "debug.toml").write_text('size = "debug"\nsteps = 1\n[tokenizer]\npatch = [4, 4]\n')
     train(debug_dataset.folder, tmp_path / "world", recipe=tmp_path / "debug.toml")
     with pytest.raises(MagratheaError, match="other settings or data"):

@@ -26,46 +26,51 @@ NUM_MEASURED = 100  # steps that the medians are of
 
 def measure_history(world: World, lengths: Sequence[int], seed: int = 0) -> dict[str, Any]:
     """For each length of history the median milliseconds of a whole step, of one dream, and of what its memory does in
-    it (a write, a read, and its share of keeping the state, which is done once in a while), and the bytes for each step
-    of the memory's state, of the log, and of the session's file, which has both and the states to go back to.
+    it (a write, a read, and its share of keeping the state, which is done once in a while), the passes of a step, and
+    the bytes for each step of the memory's state, of the log, and of the session's file, which has both and the states
+    to go back to.
 
     The history is of stored steps in an order drawn by the seed, with actions as the data has them, so a memory hardly
-    ever sees the same twice.
+    ever sees the same twice. A shorter history is the end of a longer one, so the dreams begin alike, and they take
+    their steps in turn, so what slows the machine slows them all.
     """
-    measured = {}
-    for length in lengths:
-        session = _after(world, length, seed)
-        file_bytes = len(session.to_bytes())
-        actions, took = HeldActions(world, 1, seed), []
-        for _ in range(NUM_MEASURED):
-            action = actions.next()
+    steps = _steps(world, max(lengths), seed)
+    sessions = {length: _after(world, steps[-length:], seed) for length in lengths}
+    file_bytes = {length: len(session.to_bytes()) for length, session in sessions.items()}
+    actions, took, passes = HeldActions(world, 1, seed), {length: [] for length in lengths}, dict.fromkeys(lengths, 0)
+    for _ in range(NUM_MEASURED):
+        action = actions.next()
+        for length, session in sessions.items():
             synchronize(world.device)
             begin = time.perf_counter()
-            session.step(action)
+            result = session.step(action)
             synchronize(world.device)
-            took.append(time.perf_counter() - begin)
+            took[length].append(time.perf_counter() - begin)
+            passes[length] += int(result.num_passes[0])
+    measured = {}
+    for length, session in sessions.items():
         began = time.perf_counter()
         state = sum(tensor.nbytes for tensor in session.memory.state_dict(0).values())
         keeping = (time.perf_counter() - began) / EVERY
         measured[str(length)] = {
-            "ms_per_step": round(1000 * float(np.median(took)), 3),
+            "ms_per_step": round(1000 * float(np.median(took[length])), 3),
+            "passes_per_step": round(passes[length] / NUM_MEASURED, 2),
             "memory_ms_per_step": round(1000 * (_memory_seconds(world, session) + keeping), 4),
             "memory_bytes_per_step": round(state / length, 1),
             "log_bytes_per_step": record_of(world.layout).itemsize,
-            "file_bytes_per_step": round(file_bytes / length, 1),
+            "file_bytes_per_step": round(file_bytes[length] / length, 1),
         }
     return measured
 
 
-def _after(world: World, length: int, seed: int) -> Session:
-    """A dream that has lived so many steps, without dreaming them."""
-    steps = _steps(world, length, seed)
-    history, log = History(world.layout, num_start=1), np.zeros(length, record_of(world.layout))
+def _after(world: World, steps: Tensor, seed: int) -> Session:
+    """A dream that has lived steps (T, N), without dreaming them."""
+    history, log = History(world.layout, num_start=1), np.zeros(len(steps), record_of(world.layout))
     log["tokens"], log["kind"] = steps.numpy(), StepKind.OBSERVED
     history.extend(log)
     memory = world.new_memory(1)
     _write_all(world, memory, steps, history)
-    state = SessionState(world.config.fill, "cached", [seed], [history], [memory.state_dict(0)], [length])
+    state = SessionState(world.config.fill, "cached", [seed], [history], [memory.state_dict(0)], [len(steps)])
     session = Session._of(Rows(world, state))
     session.prepare()
     session.step(HeldActions(world, 1, seed).next())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Generator, Tensor
@@ -27,6 +28,7 @@ class BatchConfig:
     mistaken_share: share of segments whose past is seen in another light, where light has a token of its own.
     forgotten_share: share of segments that recall nothing from the memory.
     num_earlier: steps before a segment that a recurrent memory learns to carry.
+    uses: weights of uses of the world among the holes, by their names in `masks.MIXTURE`, that differ from those there.
     """
 
     num_segments: int = 16
@@ -39,6 +41,10 @@ class BatchConfig:
     mistaken_share: float = 0.2
     forgotten_share: float = 0.1
     num_earlier: int = 36
+    uses: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        masks.weights_of(self.uses)  # refuses what is no use
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,8 @@ class Batch:
 def draw_batch(cache: TokenCache, config: BatchConfig, generator: Generator) -> Batch:
     """Random segments, every step but the first with holes of one use of the world."""
     segments = cache.segments(config.num_segments, config.num_steps, config.num_earlier, generator)
-    holes = masks.mixture(cache.layout, (config.num_segments, config.num_steps - 1), generator)
+    shape = (config.num_segments, config.num_steps - 1)
+    holes = masks.mixture(cache.layout, shape, generator, masks.weights_of(config.uses))
     past = spoil(segments.tokens, cache.layout, config, generator)
     recalled, earlier = recall(segments, holes, 1, cache.layout, config, generator)
     past = mistake(past, cache.layout, config, generator)

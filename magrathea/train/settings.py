@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from magrathea.config import ModelConfig, model_size
 from magrathea.errors import MagratheaError
+from magrathea.fill import FillSettings
+from magrathea.train.batches import BatchConfig
 
 _INSTALLED_RECIPES = Path(__file__).parents[1] / "recipes"  # where a wheel has them; a checkout has them at its root
 RECIPES_FOLDER = _INSTALLED_RECIPES if _INSTALLED_RECIPES.exists() else Path(__file__).parents[2] / "recipes"
@@ -45,8 +50,31 @@ class TrainSettings:
     fill: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.model_config(), self.fill_settings(), self.batch_config()  # raise MagratheaError for what there is not
+
     def to_config(self) -> dict[str, Any]:
         return asdict(self)
+
+    def model_config(self) -> ModelConfig:
+        with _telling_of("model"):
+            return replace(model_size(self.size), **self.model)
+
+    def fill_settings(self) -> FillSettings:
+        with _telling_of("fill"):
+            return FillSettings(**self.fill)
+
+    def batch_config(self) -> BatchConfig:
+        with _telling_of("batch"):
+            return BatchConfig(**self.batch)
+
+
+@contextmanager
+def _telling_of(part: str) -> Iterator[None]:
+    try:
+        yield
+    except TypeError as error:  # an argument that there is not
+        raise MagratheaError(f"The options [{part}] of the recipe cannot be used: {error}.") from error
 
 
 def load_recipe(name: str | Path) -> TrainSettings:

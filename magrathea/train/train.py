@@ -11,15 +11,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from magrathea.config import model_size
 from magrathea.data import Dataset, Episode
 from magrathea.errors import MagratheaError
-from magrathea.fill import FillSettings
 from magrathea.hub import load_world, save_world
 from magrathea.layout import Role
 from magrathea.memory import memory_named
 from magrathea.tokenizers import RewardTokenizer, TerminatedTokenizer, Tokenizer, tokenizer_for
-from magrathea.train.batches import BatchConfig
 from magrathea.train.cache import TokenCache
 from magrathea.train.heart import HeartConfig, train_heart
 from magrathea.train.report import TrainReport
@@ -63,6 +60,13 @@ def train(
     if settings.minutes is None and settings.steps is None:
         settings = replace(settings, minutes=10.0)
     out, source = Path(out), Dataset.open(dataset)
+    heart = HeartConfig(
+        steps=settings.steps,
+        minutes=settings.minutes,
+        learning_rate=settings.learning_rate,
+        seed=settings.seed,
+        batch=settings.batch_config(),
+    )
     work = out / WORK_FOLDER
     _claim(work, source, settings)
     train_episodes, held_out = source.split(held_out=settings.held_out, seed=settings.seed)
@@ -73,13 +77,6 @@ def train(
     _wait_for_all()
     cache = TokenCache.open(work / "tokens", world.layout)
     world.to(device)
-    heart = HeartConfig(
-        steps=settings.steps,
-        minutes=settings.minutes,
-        learning_rate=settings.learning_rate,
-        seed=settings.seed,
-        batch=BatchConfig(**settings.batch),
-    )
     progress = train_heart(world.model, cache, heart, work / "checkpoint.safetensors", report.update)
     world.metadata["training"] |= {"updates": progress.step, "minutes": round(progress.seconds / 60, 1)}
     world.metadata["training"]["steps_seen"] = progress.num_trained_steps
@@ -97,11 +94,8 @@ def _begin(
         torch.manual_seed(settings.seed)
         earlier = None if settings.begin_from is None else load_world(settings.begin_from)
         tokenizers = earlier.tokenizers if earlier else _fit_tokenizers(source, episodes, settings)
-        config = WorldConfig(
-            replace(model_size(settings.size), **settings.model),
-            FillSettings(**settings.fill),
-            metadata=_metadata(source, settings, out),
-        )
+        metadata = _metadata(source, settings, out)
+        config = WorldConfig(settings.model_config(), settings.fill_settings(), metadata=metadata)
         world = World(tokenizers, config, _no_starts(tokenizers))
         if earlier is not None:
             _go_on_from(earlier, world, source)
