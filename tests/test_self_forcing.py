@@ -12,8 +12,9 @@ from torch import Generator
 from magrathea import masks
 from magrathea.data import Dataset
 from magrathea.model import MaskedTransformer
+from magrathea.progress import Stages
 from magrathea.train.batches import Batch, BatchConfig, draw_batch
-from magrathea.train.cache import TokenCache
+from magrathea.train.cache import TokenCache, encode_dataset
 from magrathea.train.heart import update_loss
 from magrathea.train.self_forcing import dream_past
 from magrathea.world import World, absent_step
@@ -24,7 +25,8 @@ CONFIG = BatchConfig(num_segments=24, num_steps=6, spoiled_share=0, dreamt_share
 @pytest.fixture(scope="module")
 def cache(debug_world: World, debug_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> TokenCache:
     folder: Path = tmp_path_factory.mktemp("tokens")
-    return TokenCache.build(debug_dataset, debug_dataset.split()[0], debug_world, folder)
+    encoded = encode_dataset(debug_dataset, debug_dataset.split()[0], debug_world, Stages(quiet=True))
+    return TokenCache.build(encoded, debug_world, folder)
 
 
 @pytest.fixture(scope="module")

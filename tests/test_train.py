@@ -16,9 +16,10 @@ from magrathea.data import Dataset
 from magrathea.errors import MagratheaError
 from magrathea.hub import load_world
 from magrathea.layout import Layout, Slot
+from magrathea.progress import Stages
 from magrathea.train import load_recipe, train
 from magrathea.train.batches import BatchConfig, draw_batch, draw_prompted, mistake
-from magrathea.train.cache import RETURN_STEPS, TokenCache
+from magrathea.train.cache import RETURN_STEPS, TokenCache, encode_dataset
 from magrathea.train.heart import HeartConfig, Progress, train_heart
 from magrathea.world import World
 
@@ -35,7 +36,8 @@ def work(debug_world: World, debug_dataset: Dataset, tmp_path: Path) -> Path:
     """A folder with an untrained world and a token cache."""
     debug_world.save_pretrained(tmp_path / "world")
     train_episodes, _ = debug_dataset.split()
-    TokenCache.build(debug_dataset, train_episodes, debug_world, tmp_path / "tokens")
+    encoded = encode_dataset(debug_dataset, train_episodes, debug_world, Stages(quiet=True))
+    TokenCache.build(encoded, debug_world, tmp_path / "tokens")
     return tmp_path
 
 

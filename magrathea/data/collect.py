@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from magrathea.data.dataset import METADATA_FILE_NAME, OWN_METADATA, Dataset
 from magrathea.data.environments import environment_metadata, make_env
@@ -32,6 +31,7 @@ from magrathea.data.episode import episode_length, merge_episodes, save_episode
 from magrathea.data.policies import policy_named
 from magrathea.data.recorder import play_episode
 from magrathea.errors import MagratheaError
+from magrathea.progress import Stages
 from magrathea.spaces import space_to_config
 
 WORK_FOLDER = ".collecting"
@@ -132,12 +132,12 @@ def _num_needed(lengths: dict[int, int], steps: int) -> int | None:
 def _play_all(recording: Recording, work: Path, num_processes: int) -> int:
     """Play until the steps are there; returns the number of episodes."""
     lengths = _lengths(work)
-    columns = (TextColumn("collecting"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        task = progress.add_task("", total=recording.steps, completed=min(sum(lengths.values()), recording.steps))
+    with Stages() as stages:
+        stages.begin("collecting")
         for index, length in _played(recording, work, lengths, num_processes):
             lengths[index] = length
-            progress.update(task, completed=min(sum(lengths.values()), recording.steps))
+            there = min(sum(lengths.values()), recording.steps)
+            stages.update(there / recording.steps, f"{there:,} of {recording.steps:,} steps")
     needed = _num_needed(lengths, recording.steps)
     assert needed is not None
     return needed

@@ -17,6 +17,7 @@ from magrathea.evaluate.plots import plot_drift
 from magrathea.evaluate.recordings import Budget, Lived, Recording, held_out_recordings, open_dataset
 from magrathea.evaluate.slots import picture_slot, pictures_of
 from magrathea.evaluate.video import write_contact_sheet
+from magrathea.progress import Stages
 from magrathea.world import World
 
 MOST_DREAMS = 16  # side by side
@@ -60,10 +61,12 @@ def evaluate_drift(
     """
     world = world if isinstance(world, World) else World.from_pretrained(world, device=device)
     source, out, began = open_dataset(dataset), Path(out), time.monotonic()
-    recordings = held_out_recordings(world, source, num_episodes, seed)
-    budget = Budget(None if minutes is None else 60 * minutes)
-    num_dreams = min(num_dreams, MOST_DREAMS)
-    measured, dreams = measure_drift(world, source, recordings, budget, num_dreams=num_dreams, seed=seed)
+    with Stages() as stages:
+        stages.begin("reading held-out episodes")
+        recordings = held_out_recordings(world, source, num_episodes, seed)
+        stages.begin("long dreams")
+        budget, num_dreams = Budget(None if minutes is None else 60 * minutes), min(num_dreams, MOST_DREAMS)
+        measured, dreams = measure_drift(world, source, recordings, budget, num_dreams=num_dreams, seed=seed)
     metrics = {"about": about(world, source, recordings, seed), "drift": measured}
     metrics["about"]["seconds"] = round(time.monotonic() - began, 1)
     out.mkdir(parents=True, exist_ok=True)

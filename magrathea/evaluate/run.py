@@ -23,6 +23,7 @@ from magrathea.evaluate.rollouts import Rollouts, choose_starts, roll_out
 from magrathea.evaluate.slots import picture_slot, pictures_of
 from magrathea.evaluate.uses import measure_uses
 from magrathea.evaluate.video import side_by_side, write_contact_sheet, write_video
+from magrathea.progress import Stages
 from magrathea.world import World
 
 HORIZON = 64
@@ -65,15 +66,21 @@ def evaluate(
     world = world if isinstance(world, World) else World.from_pretrained(world, device=device)
     source = open_dataset(dataset)
     began, time_left = time.monotonic(), Budget(None if minutes is None else 60 * minutes)
-    recordings = held_out_recordings(world, source, num_episodes, seed)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    metrics: dict[str, Any] = {"about": about(world, source, recordings, seed)}
-    metrics["next step"] = measure_next_step(world, recordings, time_left.part(SHARES["next step"]))
-    metrics |= _measure_dreams(world, recordings, out, num_dreams, time_left.part(SHARES["dreams"]), seed)
-    metrics["uses"] = measure_uses(world, recordings, time_left.part(SHARES["uses"]), seed)
-    drift_time = time_left.part(SHARES["drift"])
-    metrics["drift"], _ = measure_drift(world, source, recordings, drift_time, ages=DRIFT_AGES, seed=seed)
+    with Stages() as stages:
+        stages.begin("reading held-out episodes")
+        recordings = held_out_recordings(world, source, num_episodes, seed)
+        metrics: dict[str, Any] = {"about": about(world, source, recordings, seed)}
+        stages.begin("next steps")
+        metrics["next step"] = measure_next_step(world, recordings, time_left.part(SHARES["next step"]))
+        stages.begin("dreams")
+        metrics |= _measure_dreams(world, recordings, out, num_dreams, time_left.part(SHARES["dreams"]), seed)
+        stages.begin("uses")
+        metrics["uses"] = measure_uses(world, recordings, time_left.part(SHARES["uses"]), seed)
+        stages.begin("long dreams")
+        drift_time = time_left.part(SHARES["drift"])
+        metrics["drift"], _ = measure_drift(world, source, recordings, drift_time, ages=DRIFT_AGES, seed=seed)
     metrics["about"]["seconds"] = round(time.monotonic() - began, 1)
     metrics["headlines"] = headlines(metrics)
     _plot(metrics, out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from magrathea.data import Dataset
+from magrathea.data import Dataset, Episode
 from magrathea.layout import Layout
 from magrathea.memory import Recall
+from magrathea.progress import Stages
 from magrathea.world import World, absent_step
 
+EPISODES_FILE = "episodes.json"
 RETURN_STEPS = 64  # a prompt's return is the reward of so many steps to come
 
 
@@ -64,7 +66,7 @@ class TokenCache:
     @classmethod
     def open(cls, folder: Path, layout: Layout) -> TokenCache:
         tokens = np.load(folder / "tokens.npy", mmap_mode="r")
-        ends = np.array(json.loads((folder / "episodes.json").read_text())["ends"])
+        ends = np.array(json.loads((folder / EPISODES_FILE).read_text())["ends"])
         files = (folder / f"{name}.npy" for name in ("pictures", "lights", "sources", "features"))
         pictures, lights, sources, features = (
             np.load(file, mmap_mode="r") if file.exists() else None for file in files
@@ -72,41 +74,39 @@ class TokenCache:
         return cls(tokens, np.load(folder / "returns.npy"), ends, pictures, lights, sources, features, layout)
 
     @classmethod
-    def build(cls, dataset: Dataset, episodes: Sequence[int], world: World, folder: Path) -> TokenCache:
-        """Encode these episodes into `folder`, unless it holds them already."""
-        if not (folder / "episodes.json").exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            tokens, returns, recalled, num_steps = (
-                [],
-                [],
-                {"pictures": [], "lights": [], "sources": [], "features": []},
-                0,
-            )
-            for index in episodes:
-                episode = dataset.episode(index)
-                encoded = world.encode_episode(episode.observation, episode.action, episode.reward, episode.terminated)
-                tokens.append(encoded.numpy().astype(np.uint16))
-                returns.append(_return_tokens(episode.reward, world))
-                recorded = world.recall_episode(encoded)
-                if recorded.picture is not None:
-                    recalled["pictures"].append(recorded.picture.numpy().astype(np.uint16))
-                if recorded.light is not None:
-                    recalled["lights"].append(recorded.light.numpy().astype(np.uint16))
-                if recorded.sources is not None:
-                    sources = recorded.sources.numpy()
-                    recalled["sources"].append(np.where(sources < 0, -1, sources + num_steps))
-                if recorded.features is not None:
-                    recalled["features"].append(recorded.features.numpy())
-                num_steps += len(encoded)
-            np.save(folder / "tokens.npy", np.concatenate(tokens))
-            np.save(folder / "returns.npy", np.concatenate(returns))
-            for name, parts in recalled.items():
-                if parts:
-                    np.save(folder / f"{name}.npy", np.concatenate(parts))
-            ends = np.cumsum([len(part) for part in tokens]).tolist()
-            partial = folder / "episodes.json.partial"
-            partial.write_text(json.dumps({"ends": ends, "episodes": [int(index) for index in episodes]}))
-            os.replace(partial, folder / "episodes.json")
+    def exists(cls, folder: Path) -> bool:
+        """Whether a cache was built in the folder, to its end."""
+        return (folder / EPISODES_FILE).exists()
+
+    @classmethod
+    def build(cls, encoded: Iterable[tuple[Tensor, np.ndarray]], world: World, folder: Path) -> TokenCache:
+        """Of episodes of tokens (T + 1, N) and rewards (T,), with what the world's memory recalls of them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tokens, returns = [], []
+        recalled = {"pictures": [], "lights": [], "sources": [], "features": []}
+        num_steps = 0
+        for steps, reward in encoded:
+            tokens.append(steps.numpy().astype(np.uint16))
+            returns.append(_return_tokens(reward, world))
+            recorded = world.recall_episode(steps)
+            if recorded.picture is not None:
+                recalled["pictures"].append(recorded.picture.numpy().astype(np.uint16))
+            if recorded.light is not None:
+                recalled["lights"].append(recorded.light.numpy().astype(np.uint16))
+            if recorded.sources is not None:
+                sources = recorded.sources.numpy()
+                recalled["sources"].append(np.where(sources < 0, -1, sources + num_steps))
+            if recorded.features is not None:
+                recalled["features"].append(recorded.features.numpy())
+            num_steps += len(steps)
+        np.save(folder / "tokens.npy", np.concatenate(tokens))
+        np.save(folder / "returns.npy", np.concatenate(returns))
+        for name, parts in recalled.items():
+            if parts:
+                np.save(folder / f"{name}.npy", np.concatenate(parts))
+        partial = folder / f"{EPISODES_FILE}.partial"
+        partial.write_text(json.dumps({"ends": np.cumsum([len(part) for part in tokens]).tolist()}))
+        os.replace(partial, folder / EPISODES_FILE)
         return cls.open(folder, world.layout)
 
     def segments(self, num: int, num_steps: int, num_earlier: int, generator: Generator) -> Segments:
@@ -148,6 +148,24 @@ class TokenCache:
         ahead = torch.randint(1, most_ahead + 1, (num,), generator=generator)
         goals = longer.tokens[torch.arange(num), num_steps - 1 + ahead]
         return longer.first(num_steps), goals
+
+
+def encode_episode(episode: Episode, world: World) -> Tensor:
+    """The tokens (T + 1, N) of a recorded episode."""
+    return world.encode_episode(episode.observation, episode.action, episode.reward, episode.terminated)
+
+
+def encode_dataset(
+    dataset: Dataset, episodes: Sequence[int], world: World, stages: Stages
+) -> list[tuple[Tensor, np.ndarray]]:
+    """Of each of these episodes the tokens (T + 1, N) and the rewards (T,)."""
+    stages.begin("encoding")
+    encoded = []
+    for number, index in enumerate(episodes, start=1):
+        episode = dataset.episode(index)
+        encoded.append((encode_episode(episode, world), episode.reward))
+        stages.update(number / len(episodes), f"episode {number} of {len(episodes)}")
+    return encoded
 
 
 def _return_tokens(reward: np.ndarray, world: World) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a training says of itself: a progress bar, TensorBoard, and how well the tokenizers do."""
+"""What a training says of itself: its progress, TensorBoard, and how well the tokenizers do."""
 
 from __future__ import annotations
 
@@ -7,41 +7,32 @@ from typing import Any
 
 import numpy as np
 import torch.distributed as dist
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch.utils.tensorboard import SummaryWriter
 
 from magrathea.data import Dataset
+from magrathea.progress import Stages
 from magrathea.tokenizers import reconstruction_report
 from magrathea.train import heart
 from magrathea.train.settings import TrainSettings
 from magrathea.world import World
-
-COLUMNS = (
-    TextColumn("training"),
-    BarColumn(),
-    TextColumn("{task.percentage:.0f}% {task.description}"),
-    TimeElapsedColumn(),
-)
 
 
 class TrainReport:
     """Shows progress on the first process only."""
 
     def __init__(self, work: Path, settings: TrainSettings) -> None:
-        self.quiet = dist.is_initialized() and dist.get_rank() > 0
+        quiet = dist.is_initialized() and dist.get_rank() > 0
         self.config = heart.HeartConfig(steps=settings.steps, minutes=settings.minutes)
-        self.bar = Progress(*COLUMNS, disable=self.quiet)
-        self.task = self.bar.add_task("", total=1.0)
-        self.writer = None if self.quiet else SummaryWriter(str(work / "tensorboard"))
+        self.stages = Stages(quiet)
+        self.writer = None if quiet else SummaryWriter(str(work / "tensorboard"))
 
     def update(self, progress: heart.Progress) -> None:
         """After each update of the model."""
         if self.writer is None:
             return
-        self.bar.start()
         rate = progress.num_trained_steps / max(progress.seconds, 1e-9)
         text = f"update {progress.step}, loss {progress.loss:.3f}, {rate:.0f} steps/s"
-        self.bar.update(self.task, completed=progress.share(self.config), description=text)
+        self.stages.update(progress.share(self.config), text)
         if progress.step % 10 == 0:
             self.writer.add_scalar("loss", progress.loss, progress.step)
             self.writer.add_scalar("steps_per_second", rate, progress.step)
@@ -57,7 +48,7 @@ class TrainReport:
         return result
 
     def close(self) -> None:
-        self.bar.stop()
+        self.stages.close()
         if self.writer is not None:
             self.writer.close()
 

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from magrathea.data import Dataset, Episode
+from magrathea.data import Dataset
 from magrathea.errors import MagratheaError
 from magrathea.hub import load_world, save_world
 from magrathea.layout import Role
 from magrathea.memory import memory_named
 from magrathea.tokenizers import RewardTokenizer, TerminatedTokenizer, Tokenizer, tokenizer_for
-from magrathea.train.cache import TokenCache
+from magrathea.train.cache import TokenCache, encode_dataset, encode_episode
 from magrathea.train.heart import HeartConfig, train_heart
 from magrathea.train.report import TrainReport
 from magrathea.train.settings import TrainSettings, load_recipe, with_changes
@@ -71,12 +71,13 @@ def train(
     _claim(work, source, settings)
     train_episodes, held_out = source.split(held_out=settings.held_out, seed=settings.seed)
     report = TrainReport(work, settings)
-    world = _begin(source, train_episodes, held_out, settings, out, report)
     if _is_first_process():
-        TokenCache.build(source, train_episodes, world, work / "tokens")
+        _prepare(source, train_episodes, held_out, settings, out, report)
     _wait_for_all()
+    world = load_world(out)
     cache = TokenCache.open(work / "tokens", world.layout)
     world.to(device)
+    report.stages.begin("training")
     progress = train_heart(world.model, cache, heart, work / "checkpoint.safetensors", report.update)
     world.metadata["training"] |= {"updates": progress.step, "minutes": round(progress.seconds / 60, 1)}
     world.metadata["training"]["steps_seen"] = progress.num_trained_steps
@@ -86,26 +87,33 @@ def train(
     return world.to("cpu")
 
 
-def _begin(
+def _prepare(
     source: Dataset, episodes: Any, held_out: Any, settings: TrainSettings, out: Path, report: TrainReport
-) -> World:
-    """The world with fitted tokenizers, stored starts and an untrained heart; found in `out` after an interruption."""
-    if _is_first_process() and not (out / "config.json").exists():
+) -> None:
+    """The world with fitted tokenizers, stored starts and an untrained heart, and its episodes as tokens; what is there
+    after an interruption stays."""
+    tokens, encoded = out / WORK_FOLDER / "tokens", None
+    if not (out / "config.json").exists():
         torch.manual_seed(settings.seed)
         earlier = None if settings.begin_from is None else load_world(settings.begin_from)
+        report.stages.begin("fitting tokenizers")
         tokenizers = earlier.tokenizers if earlier else _fit_tokenizers(source, episodes, settings)
         metadata = _metadata(source, settings, out)
         config = WorldConfig(settings.model_config(), settings.fill_settings(), metadata=metadata)
         world = World(tokenizers, config, _no_starts(tokenizers))
         if earlier is not None:
             _go_on_from(earlier, world, source)
-        recorded = (world.encode_episode(*_parts(source.episode(index))) for index in episodes)
-        world.memory = memory_named(config.model.memory).fit(world.layout, recorded)
+        encoded = encode_dataset(source, episodes, world, report.stages)
+        report.stages.begin("fitting the memory")
+        world.memory = memory_named(config.model.memory).fit(world.layout, (steps for steps, _ in encoded))
         world.starts = _draw_starts(source, held_out, world, settings)
         world.metadata["training"]["tokenizer"] = report.tokenizers(world, source, held_out)
         save_world(world, out)
-    _wait_for_all()
-    return load_world(out)
+    if not TokenCache.exists(tokens):
+        world = load_world(out)
+        encoded = encoded or encode_dataset(source, episodes, world, report.stages)
+        report.stages.begin("recalling")
+        TokenCache.build(encoded, world, tokens)
 
 
 def _go_on_from(earlier: World, world: World, source: Dataset) -> None:
@@ -136,10 +144,6 @@ def _fit_tokenizers(source: Dataset, episodes: Any, settings: TrainSettings) -> 
     return {"action": action, "observation": observation, "reward": reward, "terminated": TerminatedTokenizer()}
 
 
-def _parts(episode: Episode) -> tuple[Any, ...]:
-    return episode.observation, episode.action, episode.reward, episode.terminated
-
-
 def _every(values: Any, stride: int) -> Any:
     if isinstance(values, dict):
         return {key: _every(part, stride) for key, part in values.items()}
@@ -166,14 +170,13 @@ def _draw_starts(source: Dataset, held_out: Any, world: World, settings: TrainSe
     long_enough = [index for index in held_out if len(source.episode(index).reward) >= window]
     if not long_enough:
         raise MagratheaError(f"No held-out episode has {window} steps; collect longer or more episodes.")
+    used = long_enough[: settings.num_starts]
+    encoded = {index: encode_episode(source.episode(index), world) for index in used}
     starts = []
     for place in range(settings.num_starts):
-        episode = source.episode(long_enough[place % len(long_enough)])
-        last = len(episode.reward) - window
-        first = 0 if place < len(long_enough) // 2 else int(dice.integers(last + 1))
-        steps = slice(first, first + window)
-        tokens = world.encode_episode(*_parts(episode))
-        starts.append(tokens[steps])
+        tokens = encoded[long_enough[place % len(long_enough)]]
+        first = 0 if place < len(long_enough) // 2 else int(dice.integers(len(tokens) - window))
+        starts.append(tokens[first : first + window])
     return torch.stack(starts)
 
 

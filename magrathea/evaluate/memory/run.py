@@ -14,6 +14,7 @@ from magrathea.evaluate.memory.measure import measure_memory
 from magrathea.evaluate.memory.plots import plot_comparison, plot_memory, plot_trips
 from magrathea.evaluate.memory.report import STRETCHES, TRIP, as_text, tables, write_memory_page
 from magrathea.evaluate.recordings import Budget, held_out_recordings, open_dataset
+from magrathea.progress import Stages
 from magrathea.world import World
 
 MOST_DREAMS = 16  # that travel side by side
@@ -46,11 +47,12 @@ def evaluate_memory(
     """
     world = world if isinstance(world, World) else World.from_pretrained(world, device=device)
     source, out, began = open_dataset(dataset), Path(out), time.monotonic()
-    recordings = held_out_recordings(world, source, num_episodes, seed)
-    budget = Budget(None if minutes is None else 60 * minutes)
-    measured = measure_memory(
-        world, source, recordings, num_dreams=min(num_dreams, MOST_DREAMS), budget=budget, seed=seed
-    )
+    with Stages() as stages:
+        stages.begin("reading held-out episodes")
+        recordings = held_out_recordings(world, source, num_episodes, seed)
+        stages.begin("remembering")
+        budget, num_dreams = Budget(None if minutes is None else 60 * minutes), min(num_dreams, MOST_DREAMS)
+        measured = measure_memory(world, source, recordings, num_dreams=num_dreams, budget=budget, seed=seed)
     metrics = {"about": about(world, source, recordings, seed), "memory": measured}
     metrics["about"]["seconds"] = round(time.monotonic() - began, 1)
     out.mkdir(parents=True, exist_ok=True)
