@@ -34,8 +34,8 @@ def measure_history(world: World, lengths: Sequence[int], seed: int = 0) -> dict
     ever sees the same twice. A shorter history is the end of a longer one, so the dreams begin alike, and they take
     their steps in turn, so what slows the machine slows them all.
     """
-    steps = _steps(world, max(lengths), seed)
-    sessions = {length: _after(world, steps[-length:], seed) for length in lengths}
+    steps = unlike_steps(world, max(lengths), seed)
+    sessions = {length: dream_after(world, steps[-length:], seed) for length in lengths}
     file_bytes = {length: len(session.to_bytes()) for length, session in sessions.items()}
     actions, took, passes = HeldActions(world, 1, seed), {length: [] for length in lengths}, dict.fromkeys(lengths, 0)
     for _ in range(NUM_MEASURED):
@@ -63,7 +63,7 @@ def measure_history(world: World, lengths: Sequence[int], seed: int = 0) -> dict
     return measured
 
 
-def _after(world: World, steps: Tensor, seed: int) -> Session:
+def dream_after(world: World, steps: Tensor, seed: int) -> Session:
     """A dream that has lived steps (T, N), without dreaming them."""
     history, log = History(world.layout, num_start=1), np.zeros(len(steps), record_of(world.layout))
     log["tokens"], log["kind"] = steps.numpy(), StepKind.OBSERVED
@@ -88,7 +88,7 @@ def _write_all(world: World, memory: Memory, steps: Tensor, history: History) ->
             history.checkpoints.keep(number, memory.state_dict(0))
 
 
-def _steps(world: World, num: int, seed: int) -> Tensor:
+def unlike_steps(world: World, num: int, seed: int) -> Tensor:
     """(num, N) stored steps with some of their tokens from other ones, so that no two are alike."""
     stored, dice = world.starts.flatten(0, 1), torch.Generator().manual_seed(seed)
     steps, others = (stored[torch.randint(len(stored), (num,), generator=dice)] for _ in range(2))
@@ -98,7 +98,7 @@ def _steps(world: World, num: int, seed: int) -> Tensor:
 @torch.inference_mode()
 def _memory_seconds(world: World, session: Session) -> float:
     """The median time of a write and a read of the session's memory, which is spoiled by it."""
-    holes, steps = masks.forward_dynamics(world.layout)[None], _steps(world, NUM_MEASURED, seed=1)
+    holes, steps = masks.forward_dynamics(world.layout)[None], unlike_steps(world, NUM_MEASURED, seed=1)
     encoding, took = world.model.encode(steps[None, :1].to(world.device))[0], []
     for step in steps.split(1):
         begin = time.perf_counter()

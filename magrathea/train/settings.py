@@ -51,7 +51,8 @@ class TrainSettings:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.model_config(), self.fill_settings(), self.batch_config()  # raise MagratheaError for what there is not
+        for part in (self.model_config, self.fill_settings, self.batch_config):
+            part()  # raises MagratheaError for an option that there is not
 
     def to_config(self) -> dict[str, Any]:
         return asdict(self)
