@@ -24,6 +24,8 @@ LEAST_SHARE = 0.03  # of the steps, for a motion to be looked at
 LEAST_CHANCE = 0.3  # that a motion must have under some action
 CLEAR = 1.0  # nats by which the best motion must lead the second for a step to count
 
+Pose = tuple[int, int, int]  # quarter turns, row and column of the picture's corner
+
 
 @dataclass(frozen=True)
 class Motions:
@@ -40,6 +42,8 @@ class Motions:
             meadow, or a dark that stays with the picture, speaks for none.
         ahead: (A + 1,) int64 the cell that tells best whether an action moves one: there stands what may block it.
         way: (A + 1, V + 1) float32, by how much the token that is ahead raises the odds of moving: a log ratio.
+        sources: (M, C), see `sources_of`.
+        moves: for each quarter that one is turned by and each motion, the quarters, rows and columns that it goes.
     """
 
     grid: tuple[int, int]
@@ -50,8 +54,12 @@ class Motions:
     ahead: np.ndarray
     way: np.ndarray
     sources: np.ndarray = field(init=False, repr=False)
+    moves: list[list[list[int]]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        quarters, table = np.arange(4)[:, None], self.table
+        moves = np.stack([np.broadcast_to(table[:, 0], (4, len(table))), *turned(quarters, *table[:, 1:].T)], axis=-1)
+        object.__setattr__(self, "moves", moves.tolist())
         object.__setattr__(self, "sources", sources_of(self.table, self.grid, self.region))
 
     @property
@@ -60,6 +68,11 @@ class Motions:
         moves = np.exp(self.log_prior) * (np.arange(len(self.table)) > 0)
         moves[-1] = 0
         return np.where(moves.max(axis=1) > LEAST_CHANCE, moves.argmax(axis=1), 0)
+
+    def moved(self, pose: Pose, motion: int) -> Pose:
+        """The pose that a motion leads to."""
+        turn, rows, columns = self.moves[pose[0]][motion]
+        return (pose[0] + turn) % 4, pose[1] + rows, pose[2] + columns
 
     def expected(self, before: np.ndarray, action: np.ndarray) -> np.ndarray:
         """How likely each motion is (S, M), in nats, of one who sees pictures (S, C) and takes actions (S,)."""

@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 
 from magrathea.layout import Layout
-from magrathea.memory.motion import Motions
-from magrathea.memory.places import Places, moved
+from magrathea.memory.motion import Motions, Pose
+from magrathea.memory.places import Places
 from magrathea.memory.trail import NUM_RECALLED, Trail, TrailKind
 
 FARTHEST = 6  # rows and columns, together, from where a step is still read
 TURN = 2  # a quarter turn is as far as so many rows
 APART = 3  # how far from each other the steps that are read have to be
-
-Pose = tuple[int, int, int]  # quarter turns, row and column of the picture's corner
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class PoseTrail(Trail):
     def _moved(self, motion: int) -> np.ndarray:
         """The pose (3,) that a motion leads to from the newest step's."""
         quarters, row, column = self.newest["key"][-1].tolist()
-        return np.array(moved(self._motions, (quarters, row, column), motion), np.int32)
+        return np.array(self._motions.moved((quarters, row, column), motion), np.int32)
 
     def nearest(self, query: np.ndarray) -> list[int]:
         quarters, row, column = query.tolist()
