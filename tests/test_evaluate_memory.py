@@ -170,16 +170,26 @@ def test_pictures_tell_the_pose(view: TileView) -> None:
     sights, actions = record(view, random_map(3), 400)
     assert travel_of([(sights.poses, actions)]) == travel(view)
     tracker = Tracker(view, KINDS, travel(view))
-    assert tracker.accuracy(sights, actions).all()
+    assert np.all(tracker.accuracy(sights, actions))
     blind = Tracker(view, KINDS, {})
-    assert blind.accuracy(sights, actions).all(), "the map alone tells the pose where it is rich enough"
+    assert blind.accuracy(sights, actions)[0].all(), "the map alone tells the pose where it is rich enough"
 
 
 def test_where_all_looks_alike_the_action_tells() -> None:
     plain = np.full((3, *AROUND.shape), 2)
     tracker = Tracker(AROUND, KINDS, STEPS)
-    found, agreement = tracker.motion(plain, plain, np.array([2, 3, 0]))
-    assert found.tolist() == [[0, 1, 0], [-1, 0, 0], [0, 0, 0]] and (agreement == 1).all()
+    found, agreement, told = tracker.motion(plain, plain, np.array([2, 3, 0]))
+    assert found.tolist() == [[0, 1, 0], [-1, 0, 0], [0, 0, 0]] and (agreement == 1).all() and told.all()
+
+
+def test_in_the_dark_the_action_is_a_guess() -> None:
+    dark = np.zeros((3, *AROUND.shape), np.int64)  # shows no kind of thing
+    found, _, told = Tracker(AROUND, KINDS, STEPS).motion(dark, dark, np.array([2, 3, 0]))
+    assert found.tolist() == [[0, 1, 0], [-1, 0, 0], [0, 0, 0]] and told.tolist() == [False, False, True]
+    journey = Journey(Tracker(AROUND, KINDS, STEPS), lambda actions: dark, dark)
+    for _ in range(2):
+        journey.go(np.array([2, 3, 0]))
+    assert journey.guesses[-1].tolist() == [2, 2, 0]
 
 
 def test_a_body_that_is_lost_begins_a_new_map() -> None:

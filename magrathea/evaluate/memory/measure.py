@@ -97,8 +97,8 @@ def _measure_tiles(
         return measured
     tracker = Tracker(view, kinds, travel)
     for index, (each, recording) in enumerate(zip(sights, recordings, strict=True)):
-        right = tracker.accuracy(each, recording.episode.action)
-        tally.add_mean("tracking", [index], right[None], (each.clear[1:] & each.clear[:-1])[None])
+        right, told = tracker.accuracy(each, recording.episode.action)
+        tally.add_mean("tracking", [index], right[None], told[None])
     measured["tracking"] = tally.figure("tracking")
     dreams = dream_journeys(world, tracker, slot, recordings, sights, num_dreams)
     measured["dreams"] = measure_wandering(dreams, tracker, window, budget.part(SHARES["wandering"]))

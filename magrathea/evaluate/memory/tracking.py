@@ -1,7 +1,8 @@
 """The pose, told by the pictures themselves: the tiles of successive frames are laid over each other.
 
 Of all motions that are possible, the one is taken under which most tiles agree; between equals, what the action was
-meant to do, then standing still.
+meant to do, then standing still. On an open meadow in daylight that is right. In the dark, where equals may be due to
+all that is not seen, it is a guess, and said to be one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ Travel = dict[int, Motion]  # what each action that moves the body does to it, i
 
 STILL: Motion = (0, 0, 0)
 LEAST_KNOWN = 10  # tiles that must be told apart by what they show, before they alone decide
+WELL_KNOWN = 0.75  # share of the tiles that must be so, for what was meant to be believed between equals
 LEAST_AGREEMENT = 0.5  # share of tiles below which the body is lost
 SURPRISE = 0.1  # share of tiles by which a motion that was not meant must agree better
 LEAST_MOVING = 0.1  # share of an action's uses that moves the body, from which it is an action of travel
@@ -62,9 +64,11 @@ class Tracker:
         found = [index.get(tuple(place), -1) for place in after.tolist()]
         return np.where(beside, found, -1)
 
-    def motion(self, before: np.ndarray, after: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens (B, rows, columns) of tiles before and after actions (B,) -> motions (B, 3), and the share (B,) of
-        tiles that agree with them."""
+    def motion(
+        self, before: np.ndarray, after: np.ndarray, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens (B, rows, columns) of tiles before and after actions (B,) -> motions (B, 3), the share (B,) of tiles
+        that agree with them, and whether the pictures tell so much (B,), or it is a guess."""
         overlap = self._sources >= 0
         old = before.reshape(len(before), -1)[:, self._sources]
         new = np.broadcast_to(after.reshape(len(after), 1, -1), old.shape)
@@ -75,20 +79,29 @@ class Tracker:
         agrees = np.where(enough, old_kind == new_kind, old == new) & counted
         share = agrees.sum(axis=-1) / np.maximum(counted.sum(axis=-1), 1)
         best = (share + self._preference(actions)).argmax(axis=1)
-        return self.motions[best], share[np.arange(len(best)), best]
+        each = np.arange(len(best))
+        most, moves = share[each, best], (self._meant(actions) != STILL).any(axis=1)
+        several = (share == most[:, None]).sum(axis=1) > 1
+        seen = (known.sum(axis=-1) / overlap.sum(axis=-1)).min(axis=1)
+        return self.motions[best], most, ~(moves & several & (seen < WELL_KNOWN))
+
+    def _meant(self, actions: np.ndarray) -> np.ndarray:
+        """(B, 3) what actions do, if nothing is in the way."""
+        return np.array([self.travel.get(action, STILL) for action in actions.tolist()])
 
     def _preference(self, actions: np.ndarray) -> np.ndarray:
         """(B, number of motions)"""
-        meant = np.array([self.travel.get(action, STILL) for action in actions.tolist()])
+        meant = self._meant(actions)
         preference = np.full((len(actions), len(self.motions)), -SURPRISE)
         preference[:, 0] = 0
         preference[(self.motions == meant[:, None]).all(axis=-1)] = 1e-6
         return preference
 
-    def accuracy(self, sights: Sights, actions: np.ndarray) -> np.ndarray:
-        """(T,) whether the motion found between the pictures of a recorded episode is the one that took place."""
-        found, _ = self.motion(sights.tokens[:-1], sights.tokens[1:], actions)
-        return (found == motion_between(sights.poses[:-1], sights.poses[1:])).all(axis=-1)
+    def accuracy(self, sights: Sights, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Whether the motion found between the pictures of a recorded episode is the one that took place (T,), and
+        whether it was no guess (T,)."""
+        found, _, told = self.motion(sights.tokens[:-1], sights.tokens[1:], actions)
+        return (found == motion_between(sights.poses[:-1], sights.poses[1:])).all(axis=-1), told
 
 
 def _neighbours() -> list[Motion]:
@@ -106,24 +119,27 @@ class Journey:
 
     Attributes:
         tiles, poses: of all moments up to now, (B, rows, columns) and (B, 3) each; poses begin at 0.
+        guesses: (B,) of all moments up to now, how many of the motions were guesses.
         lost: (B,) whether pictures ever did not agree with any motion.
     """
 
     def __init__(self, tracker: Tracker, step: Callable[[np.ndarray], np.ndarray], first: np.ndarray) -> None:
         self.tracker, self._step = tracker, step
         self.tiles, self.poses = [first], [np.zeros((len(first), 3), dtype=np.int64)]
+        self.guesses = [np.zeros(len(first), dtype=np.int64)]
         self.lost = np.zeros(len(first), dtype=bool)
 
     def go(self, actions: np.ndarray) -> np.ndarray:
         """Act, and find out how each body moved: (B, 3)."""
         tiles = self._step(actions)
-        motions, agreement = self.tracker.motion(self.tiles[-1], tiles, actions)
+        motions, agreement, told = self.tracker.motion(self.tiles[-1], tiles, actions)
         lost = agreement < LEAST_AGREEMENT
         poses = move(self.poses[-1], motions)
         poses[lost, 0] += FAR_AWAY
         self.lost |= lost
         self.tiles.append(tiles)
         self.poses.append(poses)
+        self.guesses.append(self.guesses[-1] + ~told)
         return motions
 
     def shown(self, row: int, end: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

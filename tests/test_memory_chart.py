@@ -1,0 +1,137 @@
+"""Where one stands on the map when motions are in doubt."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from magrathea.memory.chart import QUIET, Chart, Ground
+from magrathea.memory.motion import Motions
+
+GRID, NUM_THINGS, DARK = (5, 7), 6, 6
+ABSENT = NUM_THINGS + 1
+TABLE = np.array([[0, 0, 0], [0, -1, 0], [0, 1, 0], [0, 0, -1], [0, 0, 1]])  # stay, and a step each way
+SIGHT = np.indices(GRID).reshape(2, -1)
+
+
+@pytest.fixture
+def ground() -> Ground:
+    num_tokens, cells = ABSENT + 1, GRID[0] * GRID[1]
+    affinity = np.where(np.eye(num_tokens, dtype=bool), 4.0, -4.0).astype(np.float32)
+    affinity[[DARK, ABSENT]] = affinity[:, [DARK, ABSENT]] = 0
+    motions = Motions(
+        GRID,
+        np.ones(cells, bool),
+        TABLE,
+        np.zeros((6, 5), np.float32),
+        affinity,
+        np.zeros(6, np.int64),
+        np.zeros((6, num_tokens), np.float32),
+    )
+    return Ground(motions, np.arange(num_tokens) == DARK, ABSENT)
+
+
+class Walk:
+    """A body on a map of things drawn by lot, and the chart that it keeps."""
+
+    def __init__(self, ground: Ground, seed: int) -> None:
+        self.map = np.random.default_rng(seed).integers(0, NUM_THINGS, (100, 100))
+        self.at, self.chart = np.array([50, 50]), Chart(ground)
+        self.chart.see(self.sight, None)
+
+    @property
+    def sight(self) -> np.ndarray:
+        rows, columns = self.at[:, None] + SIGHT
+        return self.map[rows, columns]
+
+    def go(self, *motions: int, dark: bool = False, taken_for: int | None = None) -> None:
+        """Motions that are known for what they are; in the dark, they may be taken for another one."""
+        for motion in motions:
+            self.at = self.at + TABLE[motion, 1:]
+            scores = np.full(len(TABLE), -50.0)
+            scores[motion] = 0.0
+            if taken_for is not None:
+                scores[taken_for] = 2.0
+            self.chart.see(np.full(self.sight.shape, DARK) if dark else self.sight, scores)
+
+    @property
+    def knows_its_place(self) -> bool:
+        known = self.chart.look(0)
+        return bool((known == self.sight)[known != ABSENT].all() and (known != ABSENT).mean() > 0.5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("mistakes", [(1,), (0, 0), (4, 1, 4), (2, 2, 0, 2, 2)])
+def test_who_lost_the_way_in_the_dark_finds_it_by_daylight(
+    ground: Ground, seed: int, mistakes: tuple[int, ...]
+) -> None:
+    walk = Walk(ground, seed)
+    walk.go(*[1] * 6, *[2] * 6)
+    for motion in mistakes:
+        walk.go(motion, dark=True, taken_for=0 if motion else 1)
+    assert walk.chart.doubts
+    reckoned = np.array(walk.chart.pose[1:])
+    assert not np.array_equal(reckoned, walk.at - 50), "it was misled"
+    walk.go(*[1] * 6)
+    assert not walk.chart.doubts and not walk.chart.draft
+    assert np.array_equal(walk.chart.pose[1:], walk.at - 50)
+    walk.go(*[1] * 3)
+    assert walk.knows_its_place
+
+
+def test_who_was_right_stays_where_it_is(ground: Ground) -> None:
+    walk = Walk(ground, 1)
+    walk.go(*[4] * 5)
+    walk.go(3, dark=True)
+    walk.chart._doubt(3, np.array([0, 3]), np.array([-1.0, -50, -50, 0, -50]))
+    assert len(walk.chart.doubts) == 2
+    walk.go(0)
+    assert not walk.chart.doubts and np.array_equal(walk.chart.pose[1:], walk.at - 50) and walk.knows_its_place
+
+
+def test_the_dark_alone_decides_nothing(ground: Ground) -> None:
+    walk = Walk(ground, 2)
+    walk.go(*[4] * 5)
+    walk.go(1, dark=True, taken_for=0)
+    walk.go(*[3] * 5, dark=True)
+    assert len(walk.chart.doubts) == 2
+
+
+def test_unknown_land_is_drawn_while_in_doubt(ground: Ground) -> None:
+    """Where nothing was seen before, nothing tells the offset; what is seen there is known all the same."""
+    walk = Walk(ground, 3)
+    walk.go(*[1] * 3)
+    walk.go(*[1] * 2, dark=True, taken_for=0)
+    walk.go(*[1] * 20, dark=True)
+    walk.go(*[1] * 8)
+    assert walk.chart.doubts and walk.chart.draft and walk.knows_its_place
+    walk.go(*[0] * QUIET)
+    walk.go(1, dark=True, taken_for=0)
+    assert not set(walk.chart.draft), "a later doubt is another one: what was drawn is on the map"
+    walk.go(0)
+    assert walk.knows_its_place
+
+
+def test_the_way_home_puts_the_draft_on_the_map(ground: Ground) -> None:
+    walk = Walk(ground, 4)
+    walk.go(*[1] * 3)
+    walk.go(*[1] * 2, dark=True, taken_for=0)
+    walk.go(*[1] * 20, dark=True)
+    walk.go(*[1] * 8, *[2] * 8)
+    walk.go(*[2] * 22)
+    assert not walk.chart.doubts and np.array_equal(walk.chart.pose[1:], walk.at - 50)
+    walk.go(*[1] * 26)
+    assert walk.knows_its_place
+
+
+def test_doubt_is_part_of_the_state(ground: Ground) -> None:
+    walk = Walk(ground, 5)
+    walk.go(*[1] * 6)
+    walk.go(2, 2, dark=True, taken_for=0)
+    copy = Chart(ground)
+    copy.load_state_dict(walk.chart.state_dict())
+    assert copy.doubts == walk.chart.doubts and list(copy.doubts) == list(walk.chart.doubts)
+    scores = np.array([0.0, -50, -50, -50, -50])
+    copy.see(walk.sight, scores)
+    walk.go(0)
+    assert copy.pose == walk.chart.pose and copy.places == walk.chart.places and not copy.doubts
