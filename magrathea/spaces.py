@@ -1,7 +1,8 @@
-"""Gymnasium spaces as JSON."""
+"""Gymnasium spaces as JSON, and values of them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -59,3 +60,13 @@ def space_from_config(config: dict[str, Any]) -> spaces.Space:
     if kind == "Tuple":
         return spaces.Tuple([space_from_config(part) for part in config["spaces"]])
     raise MagratheaError(f"Unknown kind of space '{kind}' in a world's config; it was made by another version.")
+
+
+def row_of(values: Any, row: int | slice) -> Any:
+    """A copy of one row, or of a part, of values of a space: arrays (B, ...), or a dict or tuple of such."""
+    if isinstance(values, Mapping):
+        return {key: row_of(part, row) for key, part in values.items()}
+    if isinstance(values, tuple):
+        return tuple(row_of(part, row) for part in values)
+    part = values[row]
+    return part.copy() if isinstance(part, np.ndarray) else part

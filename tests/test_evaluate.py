@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from magrathea import masks
-from magrathea.data import Dataset, collect
+from magrathea.data import Dataset, collect, make_env
 from magrathea.errors import MagratheaError
 from magrathea.evaluate import compare_orders, evaluate
+from magrathea.evaluate.again import draw_anew, live_again
 from magrathea.evaluate.dreams import measure_control, measure_pictures
 from magrathea.evaluate.forcing import fill_batch, segment_batches
 from magrathea.evaluate.recordings import Budget, held_out_recordings, unseen_episodes
@@ -95,6 +96,46 @@ def test_a_perfect_dream_has_the_ceilings_figures(debug_world: World, debug_data
     assert curves["dream"]["8"]["value"] > curves["repeat"]["8"]["value"]
     control = measure_control(debug_world, recordings, perfect)["all steps"]["1…64"]
     assert control["dream / real"]["value"] == 1 and control["dream"] == control["real"]
+
+
+def test_reality_without_chances_lives_the_same_again(debug_world: World, debug_dataset: Dataset) -> None:
+    recordings = held_out_recordings(debug_world, debug_dataset, 8)
+    starts = choose_starts(recordings, debug_world.config.model.window, 16, 6)
+    rollouts = roll_out(debug_world, recordings, starts, 16, budget=Budget())
+    again = live_again(debug_world, debug_dataset, recordings, rollouts, Budget())
+    assert again is not None and np.array_equal(again.valid, rollouts.valid)
+    assert np.array_equal(again.dreamt[again.valid], again.recorded[again.valid])
+    control = measure_control(debug_world, recordings, rollouts, again)["all steps"]["1…64"]
+    assert control["reality again / real"]["value"] == 1
+    slot = picture_slot(debug_world)
+    assert slot is not None
+    curves = measure_pictures(debug_world, recordings, rollouts, slot, again)["psnr"]["all"]
+    assert curves["reality again"] == curves["reconstruction"]
+    hurried = live_again(debug_world, debug_dataset, recordings, rollouts, Budget(0))
+    assert hurried is not None and not hurried.valid.any()
+
+
+def test_reality_that_does_not_come_again_is_left_out(debug_world: World, debug_dataset: Dataset) -> None:
+    recordings = held_out_recordings(debug_world, debug_dataset, 8)
+    starts = choose_starts(recordings, debug_world.config.model.window, 16, 6)
+    rollouts = roll_out(debug_world, recordings, starts, 16, budget=Budget())
+    others = [replace(each, episode=replace(each.episode, seed=each.episode.seed + 1)) for each in recordings]
+    assert live_again(debug_world, debug_dataset, others, rollouts, Budget()) is None
+
+
+def test_other_chances_lead_elsewhere() -> None:
+    pytest.importorskip("crafter")
+
+    def pictures(seed: int | None) -> list[np.ndarray]:
+        env = make_env("magrathea/Crafter-v0")
+        env.reset(seed=3)
+        if seed is not None:
+            draw_anew(env, seed)
+        return [env.step(1)[0] for _ in range(30)]
+
+    recorded, one, same, other = pictures(None), pictures(1), pictures(1), pictures(2)
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, recorded) and not np.array_equal(one, other)
 
 
 def test_filling_one_step_agrees_with_predicting_it(debug_world: World, debug_dataset: Dataset) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from magrathea.app.picture import Painter, png, row_of
+from magrathea.app.picture import Painter, png
 from magrathea.errors import MagratheaError
+from magrathea.spaces import row_of
 
 NOOP_NAMES = ("noop", "no-op", "no_op", "nothing", "idle", "none")
 ARROWS = {"left": "ArrowLeft", "right": "ArrowRight", "up": "ArrowUp", "down": "ArrowDown", "forward": "ArrowUp"}

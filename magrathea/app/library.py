@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from magrathea.app.engine import Engine, Lane, Row
-from magrathea.app.picture import Painter, png, row_of
+from magrathea.app.picture import Painter, png
 from magrathea.app.store import Store, StoredStep
 from magrathea.errors import MagratheaError
 from magrathea.history import record_of
+from magrathea.spaces import row_of
 
 SNAPSHOT_STEPS, SNAPSHOT_SHARE = 256, 8  # a snapshot after so many steps, and after so great a part of all of them
 

@@ -73,15 +73,6 @@ class Painter:
         return np.ascontiguousarray(picture, dtype=np.uint8)
 
 
-def row_of(observation: Any, index: int) -> Any:
-    """One row of a batched observation (dicts and tuples of arrays (B, …) included)."""
-    if isinstance(observation, dict):
-        return {name: row_of(value, index) for name, value in observation.items()}
-    if isinstance(observation, tuple):
-        return tuple(row_of(value, index) for value in observation)
-    return observation[index]
-
-
 def png(picture: np.ndarray) -> bytes:
     """A uint8 (H, W, 3) picture as a PNG file."""
     if picture.dtype != np.uint8 or picture.ndim != 3:

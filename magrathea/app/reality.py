@@ -15,6 +15,7 @@ import numpy as np
 from magrathea.app.catalog import noop_action
 from magrathea.app.picture import Painter
 from magrathea.app.protocol import Frame
+from magrathea.spaces import row_of
 
 MAX_BEHIND = 500  # actions that reality may lag behind before it is switched off
 MAX_TRIES = 20
@@ -142,7 +143,7 @@ class RealityTrack:
             return None
         self.state, self.reason = "on", ""
         assert self._reality is not None
-        self._show(self._reality.painter.paint(_last(recording.observation)), 0.0, False)
+        self._show(self._reality.painter.paint(row_of(recording.observation, -1)), 0.0, False)
         self._task = loop.create_task(self._follow())
         steps = (recording.observation, recording.action, recording.reward, recording.terminated)
         return await asyncio.to_thread(self.world.encode_episode, *steps)
@@ -207,14 +208,6 @@ class RealityTrack:
         if self._reality is not None:
             self._thread.submit(self._reality.env.close)
         self._thread.shutdown(wait=False)
-
-
-def _last(observation: Any) -> Any:
-    if isinstance(observation, dict):
-        return {name: _last(value) for name, value in observation.items()}
-    if isinstance(observation, tuple):
-        return tuple(_last(value) for value in observation)
-    return observation[-1]
 
 
 def _reason(error: Exception) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from magrathea.app.engine import Row
-from magrathea.app.picture import Painter, row_of
+from magrathea.app.picture import Painter
+from magrathea.spaces import row_of
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from magrathea.envs.start import start_from
 from magrathea.errors import MagratheaError
 from magrathea.fill import FillSettings
 from magrathea.session import Session
+from magrathea.spaces import row_of
 from magrathea.step_result import StepResult
 from magrathea.tokenizers.patch import is_image
 from magrathea.world import World
@@ -168,16 +169,6 @@ def batch_of_one(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(batch_of_one(part) for part in value)
     return np.asarray(value)[None]
-
-
-def row_of(values: Any, row: int | slice) -> Any:
-    """A copy of one row, or of a part, of a batch of a space's members."""
-    if isinstance(values, Mapping):
-        return {key: row_of(part, row) for key, part in values.items()}
-    if isinstance(values, tuple):
-        return tuple(row_of(part, row) for part in values)
-    part = values[row]
-    return part.copy() if isinstance(part, np.ndarray) else part
 
 
 def step_infos(result: StepResult) -> dict[str, np.ndarray]:

@@ -18,7 +18,6 @@ from magrathea.envs.dream import (
     fill_settings,
     load_world,
     picture_of,
-    row_of,
 )
 from magrathea.envs.dreams import Dreams
 from magrathea.envs.start import start_from
@@ -26,6 +25,7 @@ from magrathea.envs.workers import DreamWorkers
 from magrathea.errors import MagratheaError
 from magrathea.fill import FillSettings
 from magrathea.session import Session
+from magrathea.spaces import row_of
 from magrathea.world import World
 
 

@@ -92,7 +92,7 @@ class Worker:
         return outcome
 
     def _show(self) -> None:
-        from magrathea.envs.dream import row_of
+        from magrathea.spaces import row_of
 
         space, observation = self.dreams.world.observation_space, self.dreams.observation
         for row in range(self.work.num_dreams):

@@ -18,12 +18,12 @@ import torch
 from gymnasium.vector.utils import create_shared_memory, read_from_shared_memory
 
 from magrathea.devices import num_cores
-from magrathea.envs.dream import row_of
 from magrathea.envs.dreams import Outcome
 from magrathea.envs.worker import Work, run
 from magrathea.errors import MagratheaError
 from magrathea.fill import FillSettings
 from magrathea.hub import save_world
+from magrathea.spaces import row_of
 from magrathea.world import World
 
 SECONDS_TO_END = 5.0  # a worker that takes longer is killed

@@ -18,6 +18,7 @@ from magrathea.world import World
 
 SSIM_HORIZONS = (1, 2, 4, 8, 16, 32, 48, 64)
 CONTROL_HORIZONS = (1, 16, 64)
+AGAIN = "reality again"
 
 
 def real_pictures(recordings: list[Recording], rollouts: Rollouts, slot: Slot, row: int) -> np.ndarray:
@@ -28,10 +29,12 @@ def real_pictures(recordings: list[Recording], rollouts: Rollouts, slot: Slot, r
     return frames[np.minimum(np.arange(start, start + rollouts.horizon + 1), len(frames) - 1)]
 
 
-def measure_pictures(world: World, recordings: list[Recording], rollouts: Rollouts, slot: Slot) -> dict:
+def measure_pictures(
+    world: World, recordings: list[Recording], rollouts: Rollouts, slot: Slot, again: Rollouts | None = None
+) -> dict:
     """PSNR and SSIM at each horizon of the dream, of repeating the last real frame, of the tokenizer's reconstruction,
-    and, where the privileged state tells, of knowing all but the places that were never seen; for all frames and,
-    where the recording knows its light, for frames in daylight."""
+    of reality lived again (see `live_again`) and, where the privileged state tells, of knowing all but the places that
+    were never seen; for all frames and, where the recording knows its light, for frames in daylight."""
     tally = Tally(len(recordings))
     foresights = [foresight_of(world, recording, slot) for recording in recordings]
     horizons = np.array([horizon for horizon in SSIM_HORIZONS if horizon <= rollouts.horizon])
@@ -43,13 +46,16 @@ def measure_pictures(world: World, recordings: list[Recording], rollouts: Rollou
             "reconstruction": pictures_of(world, slot, rollouts.recorded[row]),
         }
         foresight = foresights[episode]
+        if again is not None:
+            sources[AGAIN] = pictures_of(world, slot, again.dreamt[row])
         if foresight is not None:
             sources["foreseeable"] = foresight.pictures(int(rollouts.starts[row]), rollouts.horizon)
         for name, pictures in sources.items():
             error = mean_squared_error(pictures, frames[1:])
             structure = np.zeros(rollouts.horizon)
             structure[horizons - 1] = ssim(pictures[horizons - 1], frames[horizons])
-            for condition, where in _conditions(recordings[episode], rollouts, row).items():
+            lived = again if again is not None and name == AGAIN else rollouts
+            for condition, where in _conditions(recordings[episode], lived, row).items():
                 for horizon in np.flatnonzero(where) + 1:
                     value = error[horizon - 1]
                     tally.add_mean(f"psnr/{condition}/{name}/{horizon}", [episode], [psnr(value)])
@@ -98,9 +104,12 @@ def measure_tokens(world: World, recordings: list[Recording], rollouts: Rollouts
     return _nested(tally, {})["tokens"]["all"]
 
 
-def measure_control(world: World, recordings: list[Recording], rollouts: Rollouts) -> dict:
+def measure_control(
+    world: World, recordings: list[Recording], rollouts: Rollouts, again: Rollouts | None = None
+) -> dict:
     """Does the dream obey? The inverse dynamics' accuracy at naming the commanded action from the dream's frames,
-    beside the same on the recording's; and their ratio. Also by action, over all horizons.
+    beside the same on the recording's, and on reality lived again (see `live_again`); and their ratios. Also by action,
+    over all horizons.
 
     "picture changed" keeps the steps in which the recording's picture changed: actions without effect look alike.
     """
@@ -111,7 +120,9 @@ def measure_control(world: World, recordings: list[Recording], rollouts: Rollout
     changed = (rollouts.recorded[..., seen] != before).any(axis=-1)
     taken = rollouts.recorded[..., span]
     right = {}
-    for source, tokens in (("dream", rollouts.dream), ("real", rollouts.real)):
+    sources = {"dream": rollouts.dream, "real": rollouts.real} | ({} if again is None else {AGAIN: again.dream})
+    for source, tokens in sources.items():
+        valid = again.valid if again is not None and source == AGAIN else rollouts.valid
         right[source] = np.concatenate(
             [
                 action_scores(
@@ -121,13 +132,13 @@ def measure_control(world: World, recordings: list[Recording], rollouts: Rollout
             ]
         )
         bands = {"1…64": slice(None)} | {str(horizon): slice(horizon - 1, horizon) for horizon in CONTROL_HORIZONS}
-        for condition, holds in (("all steps", rollouts.valid), ("picture changed", rollouts.valid & changed)):
+        for condition, holds in (("all steps", valid), ("picture changed", valid & changed)):
             for name, band in bands.items():
                 tally.add_mean(
                     f"{condition}/{name}/{source}", rollouts.episodes, right[source][:, band], holds[:, band]
                 )
         for action in np.unique(taken[rollouts.valid], axis=0):
-            where = rollouts.valid & (taken == action).all(axis=-1)
+            where = valid & (taken == action).all(axis=-1)
             tally.add_mean(f"by action/{_name(world, action)}/{source}", rollouts.episodes, right[source], where)
     result: dict = {}
     for name in tally.names():
@@ -135,7 +146,9 @@ def measure_control(world: World, recordings: list[Recording], rollouts: Rollout
         result.setdefault(condition, {}).setdefault(band, {})[source] = tally.figure(name)
     for condition in ("all steps", "picture changed"):
         for band, figures in result[condition].items():
-            figures["dream / real"] = _quotient(tally, f"{condition}/{band}")
+            for source in sources:
+                if source != "real":
+                    figures[f"{source} / real"] = _quotient(tally, f"{condition}/{band}", source)
     return result
 
 
@@ -144,9 +157,9 @@ def _name(world: World, action: np.ndarray) -> str:
     return str(names[action[0]]) if len(action) == 1 and action[0] < len(names) else " ".join(map(str, action.tolist()))
 
 
-def _quotient(tally: Tally, name: str) -> dict:
-    """The dream's accuracy over the real frames'."""
-    statistics = np.concatenate([tally.statistics(f"{name}/dream"), tally.statistics(f"{name}/real")], axis=1)
+def _quotient(tally: Tally, name: str, source: str) -> dict:
+    """A source's accuracy over the real frames'."""
+    statistics = np.concatenate([tally.statistics(f"{name}/{source}"), tally.statistics(f"{name}/real")], axis=1)
 
     def quotient(sums: np.ndarray) -> np.ndarray:
         return ratio(np.stack([ratio(sums[..., :2]), ratio(sums[..., 2:])], axis=-1))

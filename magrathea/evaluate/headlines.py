@@ -26,6 +26,8 @@ def headlines(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     control = metrics["control"]["picture changed"].get("1…64", {})
     if "dream / real" in control:
         beside = f"{_percent(control['dream'])} on dreams, {_percent(control['real'])} on real frames"
+        if "reality again / real" in control:
+            beside += f"; reality itself with other chances {_percent(control['reality again / real'])}"
         items.append(_item("Obeys: dream's share of real controllability", control["dream / real"], "%", beside))
     items += _pictures(metrics.get("pictures", {}))
     observation = next(iter(metrics["next step"]["calibration"].values()))
@@ -62,6 +64,9 @@ def _pictures(pictures: dict[str, Any]) -> list[dict[str, Any]]:
             f"dream {_decibel(curves['dream']['16'])}, repeat {_decibel(curves['repeat']['16'])}, "
             f"ceiling {_decibel(curves['reconstruction']['16'])}"
         )
+        if "reality again" in curves:
+            bound = pictures["gain"][condition]["reality again"]["16"]
+            beside += f"; reality with other chances +{_decibel(bound)}"
         if "foreseeable" in curves:
             bound = pictures["gain"][condition]["foreseeable"]["16"]
             beside += f"; knowing all but what was never seen +{_decibel(bound)}"

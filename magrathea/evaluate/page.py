@@ -156,7 +156,8 @@ def _pictures(metrics: dict[str, Any], out: Path) -> str:
             tables.append(f"<h3>{measured}, {where}</h3>" + table(["step", *horizons], rows))
     note = (
         "<p>Open-loop dreams under the recording's actions. PSNR is averaged over frames and capped at 48.1 dB, an "
-        "error of one grey level. A dream that takes another, equally likely turn than the recording loses PSNR.</p>"
+        "error of one grey level. A dream that takes another, equally likely turn than the recording loses PSNR; so "
+        "does “reality again”, the real environment under the same actions with other chances.</p>"
     )
     plots = plot_grid(out, *(f"psnr-{condition}.png" for condition in pictures["psnr"]), "ssim-all.png", "tokens.png")
     return "<h2>Over the horizon</h2>" + note + plots + "".join(tables)
@@ -205,11 +206,22 @@ def _control(control: dict[str, Any]) -> str:
                     show(figures["dream"]),
                     show(figures["real"]),
                     show(figures["dream / real"]),
+                    show(figures.get("reality again / real", {"value": None})),
                 ]
             )
-    note = "<p>The inverse dynamics name the action from the pictures: of the dream, and of the recording.</p>"
+    note = (
+        "<p>The inverse dynamics name the action from the pictures: of the dream, and of the recording. “Again”: of "
+        "the real environment under the same actions from the same moments, with other chances; an action that was "
+        "meant for a creature meets nothing there either.</p>"
+    )
     image = '<div class="box plot"><img class="plot" src="actions.png" alt="by action"></div>'
-    return "<h2>Does it obey?</h2>" + note + table(["", "dream", "real", "dream / real"], rows) + "<br>" + image
+    return (
+        "<h2>Does it obey?</h2>"
+        + note
+        + table(["", "dream", "real", "dream / real", "again / real"], rows)
+        + "<br>"
+        + image
+    )
 
 
 def _judgement(metrics: dict[str, Any]) -> str:

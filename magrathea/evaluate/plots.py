@@ -13,6 +13,7 @@ NAMES = {
     "repeat": "repeat the last frame",
     "reconstruction": "tokenizer's reconstruction",
     "real": "real frames",
+    "reality again": "reality with other chances",
     "model": "model",
 }
 INK, FAINT_INK, GRID = "#1c2333", "#626c80", "#e4e7ee"

@@ -10,6 +10,7 @@ import numpy as np
 
 from magrathea.data import Dataset
 from magrathea.evaluate.about import about, write_json
+from magrathea.evaluate.again import live_again
 from magrathea.evaluate.card import write_card
 from magrathea.evaluate.dreams import measure_control, measure_pictures, measure_tokens, real_pictures
 from magrathea.evaluate.drift import measure_drift
@@ -75,7 +76,7 @@ def evaluate(
         stages.begin("next steps")
         metrics["next step"] = measure_next_step(world, recordings, time_left.part(SHARES["next step"]))
         stages.begin("dreams")
-        metrics |= _measure_dreams(world, recordings, out, num_dreams, time_left.part(SHARES["dreams"]), seed)
+        metrics |= _measure_dreams(world, source, recordings, out, num_dreams, time_left.part(SHARES["dreams"]), seed)
         stages.begin("uses")
         metrics["uses"] = measure_uses(world, recordings, time_left.part(SHARES["uses"]), seed)
         stages.begin("long dreams")
@@ -91,18 +92,26 @@ def evaluate(
 
 
 def _measure_dreams(
-    world: World, recordings: list[Recording], out: Path, num_dreams: int, budget: Budget, seed: int
+    world: World,
+    source: Dataset,
+    recordings: list[Recording],
+    out: Path,
+    num_dreams: int,
+    budget: Budget,
+    seed: int,
 ) -> dict[str, Any]:
+    dream_time = budget.part(0.8)
     starts = choose_starts(recordings, world.config.model.window, HORIZON, num_dreams, seed)
-    rollouts = roll_out(world, recordings, starts, HORIZON, budget=budget, seed=seed)
+    rollouts = roll_out(world, recordings, starts, HORIZON, budget=dream_time, seed=seed)
+    again = live_again(world, source, recordings, rollouts, budget, seed)
     result: dict[str, Any] = {
         "tokens over the horizon": measure_tokens(world, recordings, rollouts),
-        "control": measure_control(world, recordings, rollouts),
+        "control": measure_control(world, recordings, rollouts, again),
         "passes": float(rollouts.num_passes[rollouts.valid].mean()),
     }
     slot = picture_slot(world)
     if slot is not None:
-        result["pictures"] = measure_pictures(world, recordings, rollouts, slot)
+        result["pictures"] = measure_pictures(world, recordings, rollouts, slot, again)
         result["videos"] = _write_videos(world, recordings, rollouts, out)
     return result
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from magrathea.data.episode import stack
 from magrathea.evaluate.recordings import Budget, Recording
 from magrathea.session import Session
+from magrathea.spaces import row_of
 from magrathea.world import World
 
 BATCH_SIZE = 16
@@ -46,7 +46,7 @@ def predict_recordings(
     while not done.all() and not budget.spent():
         step += ~done
         actions = [
-            _at(recordings[index].episode.action, now - 1) for index, now in zip(rows, step.tolist(), strict=True)
+            row_of(recordings[index].episode.action, now - 1) for index, now in zip(rows, step.tolist(), strict=True)
         ]
         guesses = session.peek(stack(actions)).tokens.numpy()
         for row in np.flatnonzero(~done):
@@ -82,16 +82,7 @@ def _observed(recordings: list[Recording], rows: list[int], step: np.ndarray) ->
     episodes = [recordings[index].episode for index in rows]
     now = list(zip(episodes, step.tolist(), strict=True))
     return (
-        stack([_at(episode.observation, index) for episode, index in now]),
+        stack([row_of(episode.observation, index) for episode, index in now]),
         np.array([episode.reward[index - 1] for episode, index in now]),
         np.array([episode.terminated[index - 1] for episode, index in now]),
     )
-
-
-def _at(values: Any, index: int) -> Any:
-    """One moment of values of a space: arrays (T, …), or a dict or tuple of such."""
-    if isinstance(values, Mapping):
-        return {key: _at(part, index) for key, part in values.items()}
-    if isinstance(values, tuple):
-        return tuple(_at(part, index) for part in values)
-    return values[index]
