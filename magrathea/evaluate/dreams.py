@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -119,37 +121,39 @@ def measure_control(
     before = rollouts.real[:, window - 1 : -1, seen]
     changed = (rollouts.recorded[..., seen] != before).any(axis=-1)
     taken = rollouts.recorded[..., span]
-    right = {}
-    sources = {"dream": rollouts.dream, "real": rollouts.real} | ({} if again is None else {AGAIN: again.dream})
-    for source, tokens in sources.items():
-        valid = again.valid if again is not None and source == AGAIN else rollouts.valid
-        right[source] = np.concatenate(
-            [
-                action_scores(
-                    layout, world.predict_segment(part, masks.inverse_dynamics(layout), window), part[:, window:]
-                )[0]
-                for part in torch.from_numpy(tokens).split(8)
-            ]
-        )
-        bands = {"1…64": slice(None)} | {str(horizon): slice(horizon - 1, horizon) for horizon in CONTROL_HORIZONS}
-        for condition, holds in (("all steps", valid), ("picture changed", valid & changed)):
+    lives = {"dream": rollouts, "real": replace(rollouts, dream=rollouts.real)}
+    if again is not None:
+        lives[AGAIN] = again
+    right = {source: _actions_named(world, life) for source, life in lives.items()}
+    bands = {"1…64": slice(None)} | {str(horizon): slice(horizon - 1, horizon) for horizon in CONTROL_HORIZONS}
+    for source, life in lives.items():
+        for condition, holds in (("all steps", life.valid), ("picture changed", life.valid & changed)):
             for name, band in bands.items():
-                tally.add_mean(
-                    f"{condition}/{name}/{source}", rollouts.episodes, right[source][:, band], holds[:, band]
-                )
+                for whose in dict.fromkeys((source, "real")):  # on the same steps
+                    named = right[whose][:, band]
+                    tally.add_mean(f"{condition}/{name}/{source}/{whose}", rollouts.episodes, named, holds[:, band])
         for action in np.unique(taken[rollouts.valid], axis=0):
-            where = valid & (taken == action).all(axis=-1)
-            tally.add_mean(f"by action/{_name(world, action)}/{source}", rollouts.episodes, right[source], where)
+            where, name = life.valid & (taken == action).all(axis=-1), _name(world, action)
+            tally.add_mean(f"by action/{name}/{source}/{source}", rollouts.episodes, right[source], where)
     result: dict = {}
     for name in tally.names():
-        condition, band, source = name.split("/")
-        result.setdefault(condition, {}).setdefault(band, {})[source] = tally.figure(name)
-    for condition in ("all steps", "picture changed"):
-        for band, figures in result[condition].items():
-            for source in sources:
-                if source != "real":
-                    figures[f"{source} / real"] = _quotient(tally, f"{condition}/{band}", source)
+        condition, band, source, whose = name.split("/")
+        figures = result.setdefault(condition, {}).setdefault(band, {})
+        if whose == source:
+            figures[source] = tally.figure(name)
+        else:
+            figures[f"{source} / real"] = _quotient(tally, f"{condition}/{band}/{source}", source)
     return result
+
+
+def _actions_named(world: World, life: Rollouts) -> np.ndarray:
+    """(R, H) whether the inverse dynamics name the action of each step from the pictures of a life."""
+    window = life.real.shape[1] - life.horizon
+    named = []
+    for part in torch.from_numpy(life.dream).split(8):
+        logits = world.predict_segment(part, masks.inverse_dynamics(world.layout), window)
+        named.append(action_scores(world.layout, logits, part[:, window:])[0])
+    return np.concatenate(named)
 
 
 def _name(world: World, action: np.ndarray) -> str:

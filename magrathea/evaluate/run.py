@@ -31,7 +31,8 @@ HORIZON = 64
 NUM_VIDEOS = 4
 SHOWN_HORIZONS = (1, 2, 4, 8, 16, 32, 64)
 DRIFT_AGES = (50, 100, 200, 500)
-SHARES = {"next step": 0.3, "dreams": 0.25, "uses": 0.5, "drift": 0.9}  # of the time that is left when each begins
+# of the time that is left when each begins
+SHARES = {"next step": 0.3, "dreams": 0.25, "reality again": 0.5, "uses": 0.5, "drift": 0.9}
 
 
 def evaluate(
@@ -76,7 +77,12 @@ def evaluate(
         stages.begin("next steps")
         metrics["next step"] = measure_next_step(world, recordings, time_left.part(SHARES["next step"]))
         stages.begin("dreams")
-        metrics |= _measure_dreams(world, source, recordings, out, num_dreams, time_left.part(SHARES["dreams"]), seed)
+        starts = choose_starts(recordings, world.config.model.window, HORIZON, num_dreams, seed)
+        dream_time = time_left.part(SHARES["dreams"])
+        rollouts = roll_out(world, recordings, starts, HORIZON, budget=dream_time, seed=seed)
+        stages.begin("reality again")
+        again = live_again(world, source, recordings, rollouts, time_left.part(SHARES["reality again"]), seed)
+        metrics |= _measure_dreams(world, recordings, rollouts, again, out)
         stages.begin("uses")
         metrics["uses"] = measure_uses(world, recordings, time_left.part(SHARES["uses"]), seed)
         stages.begin("long dreams")
@@ -92,18 +98,8 @@ def evaluate(
 
 
 def _measure_dreams(
-    world: World,
-    source: Dataset,
-    recordings: list[Recording],
-    out: Path,
-    num_dreams: int,
-    budget: Budget,
-    seed: int,
+    world: World, recordings: list[Recording], rollouts: Rollouts, again: Rollouts | None, out: Path
 ) -> dict[str, Any]:
-    dream_time = budget.part(0.8)
-    starts = choose_starts(recordings, world.config.model.window, HORIZON, num_dreams, seed)
-    rollouts = roll_out(world, recordings, starts, HORIZON, budget=dream_time, seed=seed)
-    again = live_again(world, source, recordings, rollouts, budget, seed)
     result: dict[str, Any] = {
         "tokens over the horizon": measure_tokens(world, recordings, rollouts),
         "control": measure_control(world, recordings, rollouts, again),
