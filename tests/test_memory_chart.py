@@ -135,3 +135,13 @@ def test_doubt_is_part_of_the_state(ground: Ground) -> None:
     copy.see(walk.sight, scores)
     walk.go(0)
     assert copy.pose == walk.chart.pose and copy.places == walk.chart.places and not copy.doubts
+
+
+def test_a_state_from_before_there_were_doubts_is_taken_in(ground: Ground) -> None:
+    walk = Walk(ground, 6)
+    walk.go(*[1] * 6)
+    state = walk.chart.state_dict()
+    copy = Chart(ground)
+    copy.load_state_dict({name: state[name] for name in ("keys", "tokens", "pose", "last")})
+    assert copy.pose == walk.chart.pose and copy.places == walk.chart.places and not copy.doubts
+    assert np.array_equal(copy.look(1), walk.chart.look(1))

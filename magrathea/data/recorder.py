@@ -32,7 +32,7 @@ def play_episode(env: gymnasium.Env, policy: str, seed: int, max_steps: int | No
     done = False
     while not done:
         action = conform(env.action_space, act(observation, info), f"An action of policy '{policy}'")
-        observation, reward, terminated, truncated, info = env.step(_plain(env.action_space, action))
+        observation, reward, terminated, truncated, info = env.step(plain_action(env.action_space, action))
         truncated = truncated or (max_steps is not None and len(actions) + 1 >= max_steps and not terminated)
         done = terminated or truncated
         observations.append(_observed(env, observation))
@@ -92,12 +92,12 @@ def _name(env: gymnasium.Env) -> str:
     return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
 
 
-def _plain(space: gymnasium.Space, action: Any) -> Any:
+def plain_action(space: gymnasium.Space, action: Any) -> Any:
     """An action as environments expect it: a plain number where the space is Discrete."""
     if isinstance(space, spaces.Dict):
-        return {key: _plain(part, action[key]) for key, part in space.spaces.items()}
+        return {key: plain_action(part, action[key]) for key, part in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
-        return tuple(_plain(part, each) for part, each in zip(space.spaces, action, strict=True))
+        return tuple(plain_action(part, each) for part, each in zip(space.spaces, action, strict=True))
     return space.dtype.type(action) if isinstance(space, spaces.Discrete) and space.dtype is not None else action
 
 

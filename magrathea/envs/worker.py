@@ -14,6 +14,7 @@ from gymnasium.vector.utils import write_to_shared_memory
 
 from magrathea.allocator import keep_memory
 from magrathea.errors import MagratheaError
+from magrathea.spaces import row_of
 
 if TYPE_CHECKING:
     from magrathea.envs.dreams import Outcome
@@ -92,8 +93,6 @@ class Worker:
         return outcome
 
     def _show(self) -> None:
-        from magrathea.spaces import row_of
-
         space, observation = self.dreams.world.observation_space, self.dreams.observation
         for row in range(self.work.num_dreams):
             write_to_shared_memory(space, self.work.first + row, row_of(observation, row), self.work.observations)

@@ -15,6 +15,7 @@ import numpy as np
 from magrathea.data import Dataset, Episode
 from magrathea.data.environments import make_env_from_metadata
 from magrathea.data.episode import stack
+from magrathea.data.recorder import plain_action
 from magrathea.errors import MagratheaError
 from magrathea.evaluate.recordings import Budget, Recording
 from magrathea.evaluate.rollouts import Rollouts
@@ -65,7 +66,7 @@ def _returned_to(env: gymnasium.Env, episode: Episode, start: int) -> bool:
     """Play an episode again up to a step; whether it shows the same."""
     observation, _ = env.reset(seed=episode.seed)
     for step in range(start):
-        observation, *_ = env.step(row_of(episode.action, step))
+        observation, *_ = env.step(plain_action(env.action_space, row_of(episode.action, step)))
     return _same(observation, row_of(episode.observation, start))
 
 
@@ -82,7 +83,7 @@ def _go_on(world: World, env: gymnasium.Env, episode: Episode, start: int, horiz
     steps, first = [], row_of(episode.observation, start)
     for step in range(start, min(start + horizon, len(episode))):
         action = row_of(episode.action, step)
-        observation, reward, terminated, truncated, _ = env.step(action)
+        observation, reward, terminated, truncated, _ = env.step(plain_action(env.action_space, action))
         steps.append((observation, action, reward, terminated))
         if terminated or truncated:
             break

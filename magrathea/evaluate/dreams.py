@@ -115,10 +115,9 @@ def measure_control(
 
     "picture changed" keeps the steps in which the recording's picture changed: actions without effect look alike.
     """
-    layout, window = world.layout, rollouts.real.shape[1] - rollouts.horizon
     tally = Tally(len(recordings))
-    seen, span = role_span(layout, "observation"), role_span(layout, "action")
-    before = rollouts.real[:, window - 1 : -1, seen]
+    seen, span = role_span(world.layout, "observation"), role_span(world.layout, "action")
+    before = rollouts.real[:, -rollouts.horizon - 1 : -1, seen]
     changed = (rollouts.recorded[..., seen] != before).any(axis=-1)
     taken = rollouts.recorded[..., span]
     lives = {"dream": rollouts, "real": replace(rollouts, dream=rollouts.real)}

@@ -173,18 +173,20 @@ class Chart:
             "draft_tokens": torch.tensor(list(self.draft.values()), dtype=torch.int32),
             "offsets": torch.tensor(list(self.doubts), dtype=torch.int64),
             "chances": torch.tensor(list(self.doubts.values()), dtype=torch.float64),
-            "pose": torch.tensor([*self.pose, self._quiet]),
+            "pose": torch.tensor(self.pose),
+            "quiet": torch.tensor(self._quiet),
             "last": torch.tensor(() if self.last is None else self.last, dtype=torch.int32),
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Into a chart that is empty."""
+        """Into a chart that is empty. A state from before there were doubts has none."""
         values = {name: tensor.tolist() for name, tensor in state.items()}
         self.places = dict(zip(values["keys"], values["tokens"], strict=True))
-        self.draft = dict(zip(values["draft_keys"], values["draft_tokens"], strict=True))
-        self.doubts = dict(zip(values["offsets"], values["chances"], strict=True))
-        *pose, self._quiet = values["pose"]
-        self.pose = (pose[0], pose[1], pose[2])
+        self.draft = dict(zip(values.get("draft_keys", ()), values.get("draft_tokens", ()), strict=True))
+        self.doubts = dict(zip(values.get("offsets", ()), values.get("chances", ()), strict=True))
+        self._quiet = int(state["quiet"]) if "quiet" in state else 0
+        quarters, at_row, at_column = values["pose"]
+        self.pose = (quarters, at_row, at_column)
         self.last = state["last"].numpy().astype(np.int64) if len(state["last"]) else None
 
 

@@ -82,6 +82,11 @@ class Places:
         passing = arrays.pop("passing")
         return cls(layout, Motions(layout.picture.grid, **arrays), passing)
 
+    @property
+    def ground(self) -> Ground:
+        """What the charts of its worlds have in common."""
+        return Ground(self.motions, self.passing, self.layout.picture.absent)
+
     @classmethod
     def recurrence(cls, config: ModelConfig) -> None:
         return None
@@ -93,7 +98,7 @@ class Places:
         """The pictures that are recalled just before each step of a recorded episode (T, N)."""
         slot = self.layout.picture
         pictures, actions = tokens.numpy()[:, self.layout.span(slot.name)], _actions(self.layout, tokens.numpy())
-        chart, recalled = Chart(Ground(self.motions, self.passing, slot.absent)), []
+        chart, recalled = Chart(self.ground), []
         foretold = [0, *self.motions.foretell(pictures[:-1], actions[1:]).tolist()]
         scores = [None, *self.motions.scores(pictures[:-1], pictures[1:], actions[1:])]
         for picture, score, meant in zip(pictures, scores, foretold, strict=True):
@@ -107,14 +112,10 @@ class PlaceMemory:
 
     def __init__(self, places: Places, batch_size: int) -> None:
         self.places, self.batch_size = places, batch_size
-        slot = places.layout.picture
-        self._span = places.layout.span(slot.name)
-        self._ground = Ground(places.motions, places.passing, slot.absent)
-        self.reset()
+        self._span, self._ground = places.layout.span(places.layout.picture.name), places.ground
+        self.charts = [Chart(self._ground) for _ in range(batch_size)]
 
     def reset(self, env_mask: Tensor | None = None) -> None:
-        if env_mask is None:
-            self.charts = [Chart(self._ground) for _ in range(self.batch_size)]
         for row in rows_of(env_mask, self.batch_size):
             self.charts[row] = Chart(self._ground)
 
@@ -189,8 +190,7 @@ def _passing(places: Places, episodes: list[np.ndarray], num_tokens: int) -> np.
 
 def _runs(places: Places, episodes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of places, and the tokens that they showed, in the order of time for each: (S,) and (S,)."""
-    span, motions = places.layout.span(places.layout.picture.name), places.motions
-    ground = Ground(motions, places.passing, places.layout.picture.absent)
+    span, motions, ground = places.layout.span(places.layout.picture.name), places.motions, places.ground
     keys, shown = [], []
     for number, tokens in enumerate(episodes):
         pictures, actions, pose = tokens[:, span], _actions(places.layout, tokens), (0, 0, 0)
