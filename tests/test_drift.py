@@ -64,18 +64,18 @@ def rotten(world: World, tokens: np.ndarray, seed: int) -> np.ndarray:
 def test_what_stays_real_does_not_drift_and_what_rots_does(
     debug_world: World, recordings: list[Recording], known: Known
 ) -> None:
-    walks = [real_life(debug_world, seed) for seed in range(6)]
+    walks = [real_life(debug_world, seed) for seed in range(24)]
     sound = [Lived.of(debug_world, walk) for walk in walks]
     rotting = [Lived.of(debug_world, rotten(debug_world, walk, seed)) for seed, walk in enumerate(walks)]
     well, ill = (describe_drift(debug_world, recordings, lives, known, AGES) for lives in (sound, rotting))
-    assert well["kept"][CONTROL]["low"] <= 1 <= well["kept"][CONTROL]["high"]
+    assert abs(well["kept"][CONTROL]["value"] - 1) < 0.1 and well["kept"][CONTROL]["high"] > 1
     assert ill["kept"][CONTROL]["high"] < 1
     assert well["kept"][IMPOSSIBLE]["value"] == 0 and ill["kept"][IMPOSSIBLE]["low"] > 0.05
     for name, grows in (("histogram distance", 1), ("divergence, bits", 1), ("confidence", -1)):
         first, last = (ill["ages"][age][name] for age in ("50", "200"))
         first, last = (value["value"] if isinstance(value, dict) else value for value in (first, last))
         assert (last - first) * grows > 0.02, name
-    assert well["ages"]["200"]["dreams"] == 6 and well["real"][IMPOSSIBLE]["value"] < 0.01
+    assert well["ages"]["200"]["dreams"] == len(walks) and well["real"][IMPOSSIBLE]["value"] < 0.01
 
 
 def test_neighbours_are_impossible_only_side_by_side(

@@ -144,7 +144,7 @@ def test_bad_sizes_say_what_to_do() -> None:
 
 
 def test_bf16_learns_what_float32_does(model: MaskedTransformer) -> None:
-    """As on GPUs, and on CPUs that multiply bf16."""
+    """As on GPUs, and on CPUs with AMX tiles."""
     losses = {}
     tokens, holes = steps(4, 6), masks.forward_dynamics(LAYOUT).expand(4, 6, -1)
     for dtype in (torch.float32, torch.bfloat16):
@@ -167,10 +167,9 @@ def test_bf16_learns_what_float32_does(model: MaskedTransformer) -> None:
 def test_the_device_says_the_type() -> None:
     assert compute_dtype(torch.device("cuda")) is torch.bfloat16
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-        patch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+        patch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
         assert compute_dtype(torch.device("cpu")) is torch.bfloat16
-        patch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        patch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
         assert compute_dtype(torch.device("cpu")) is torch.float32
     with pytest.raises(MagratheaError, match="not here"):
         device_named("cuda:7")
