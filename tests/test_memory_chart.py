@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from magrathea.memory.chart import QUIET, Chart, Ground
+from magrathea.memory.chart import MOST_LAYERS, QUIET, Chart, Ground
 from magrathea.memory.motion import Motions
 
 GRID, NUM_THINGS, DARK = (5, 7), 6, 6
@@ -25,8 +25,8 @@ def ground() -> Ground:
         TABLE,
         np.zeros((6, 5), np.float32),
         affinity,
-        np.zeros(6, np.int64),
-        np.zeros((6, num_tokens), np.float32),
+        np.zeros((6, 1), np.int64),
+        np.zeros((6, 1, num_tokens), np.float32),
     )
     return Ground(motions, np.arange(num_tokens) == DARK, ABSENT)
 
@@ -69,11 +69,11 @@ def test_who_lost_the_way_in_the_dark_finds_it_by_daylight(
     walk.go(*[1] * 6, *[2] * 6)
     for motion in mistakes:
         walk.go(motion, dark=True, taken_for=0 if motion else 1)
-    assert walk.chart.doubts
+    assert walk.chart.in_doubt
     reckoned = np.array(walk.chart.pose[1:])
     assert not np.array_equal(reckoned, walk.at - 50), "it was misled"
     walk.go(*[1] * 6)
-    assert not walk.chart.doubts and not walk.chart.draft
+    assert not walk.chart.in_doubt and len(walk.chart.doubts) == 1
     assert np.array_equal(walk.chart.pose[1:], walk.at - 50)
     walk.go(*[1] * 3)
     assert walk.knows_its_place
@@ -86,7 +86,7 @@ def test_who_was_right_stays_where_it_is(ground: Ground) -> None:
     walk.chart._doubt(3, np.array([0, 3]), np.array([-1.0, -50, -50, 0, -50]))
     assert len(walk.chart.doubts) == 2
     walk.go(0)
-    assert not walk.chart.doubts and np.array_equal(walk.chart.pose[1:], walk.at - 50) and walk.knows_its_place
+    assert not walk.chart.in_doubt and np.array_equal(walk.chart.pose[1:], walk.at - 50) and walk.knows_its_place
 
 
 def test_the_dark_alone_decides_nothing(ground: Ground) -> None:
@@ -104,10 +104,10 @@ def test_unknown_land_is_drawn_while_in_doubt(ground: Ground) -> None:
     walk.go(*[1] * 2, dark=True, taken_for=0)
     walk.go(*[1] * 20, dark=True)
     walk.go(*[1] * 8)
-    assert walk.chart.doubts and walk.chart.draft and walk.knows_its_place
+    assert walk.chart.in_doubt and walk.knows_its_place
     walk.go(*[0] * QUIET)
     walk.go(1, dark=True, taken_for=0)
-    assert not set(walk.chart.draft), "a later doubt is another one: what was drawn is on the map"
+    assert len(walk.chart.layers) == 3, "a later doubt is another one"
     walk.go(0)
     assert walk.knows_its_place
 
@@ -119,7 +119,7 @@ def test_the_way_home_puts_the_draft_on_the_map(ground: Ground) -> None:
     walk.go(*[1] * 20, dark=True)
     walk.go(*[1] * 8, *[2] * 8)
     walk.go(*[2] * 22)
-    assert not walk.chart.doubts and np.array_equal(walk.chart.pose[1:], walk.at - 50)
+    assert not walk.chart.in_doubt and np.array_equal(walk.chart.pose[1:], walk.at - 50)
     walk.go(*[1] * 26)
     assert walk.knows_its_place
 
@@ -131,10 +131,11 @@ def test_doubt_is_part_of_the_state(ground: Ground) -> None:
     copy = Chart(ground)
     copy.load_state_dict(walk.chart.state_dict())
     assert copy.doubts == walk.chart.doubts and list(copy.doubts) == list(walk.chart.doubts)
+    assert copy.layers == walk.chart.layers and [*map(list, copy.layers)] == [*map(list, walk.chart.layers)]
     scores = np.array([0.0, -50, -50, -50, -50])
     copy.see(walk.sight, scores)
     walk.go(0)
-    assert copy.pose == walk.chart.pose and copy.places == walk.chart.places and not copy.doubts
+    assert copy.pose == walk.chart.pose and copy.layers == walk.chart.layers and not copy.in_doubt
 
 
 def test_a_state_from_before_there_were_doubts_is_taken_in(ground: Ground) -> None:
@@ -143,5 +144,49 @@ def test_a_state_from_before_there_were_doubts_is_taken_in(ground: Ground) -> No
     state = walk.chart.state_dict()
     copy = Chart(ground)
     copy.load_state_dict({name: state[name] for name in ("keys", "tokens", "pose", "last")})
-    assert copy.pose == walk.chart.pose and copy.places == walk.chart.places and not copy.doubts
+    assert copy.pose == walk.chart.pose and copy.layers == walk.chart.layers and not copy.in_doubt
     assert np.array_equal(copy.look(1), walk.chart.look(1))
+
+
+def test_a_draft_from_before_there_were_layers_is_taken_in(ground: Ground) -> None:
+    walk = Walk(ground, 7)
+    walk.go(*[1] * 6)
+    walk.go(2, dark=True, taken_for=0)
+    walk.go(*[1] * 12, dark=True)
+    walk.go(1)
+    state = walk.chart.state_dict()
+    del state["draft_sizes"]
+    copy = Chart(ground)
+    copy.load_state_dict(state | {"offsets": state["offsets"][:, 0]})
+    assert walk.chart.in_doubt and copy.layers == walk.chart.layers and copy.doubts == walk.chart.doubts
+
+
+def go_on_in_doubt(walk: Walk) -> None:
+    """To unknown land, twelve steps up."""
+    walk.go(1, dark=True, taken_for=0)
+    walk.go(*[1] * 7, dark=True)
+    walk.go(*[1] * 4, *[0] * QUIET)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_doubts_upon_doubts_are_resolved_one_by_one_on_the_way_home(ground: Ground, seed: int) -> None:
+    walk = Walk(ground, 10 + seed)
+    walk.go(*[1] * 4)
+    go_on_in_doubt(walk)
+    go_on_in_doubt(walk)
+    assert len(walk.chart.layers) == 3 and not np.array_equal(walk.chart.pose[1:], walk.at - 50)
+    walk.go(*[2] * 12)
+    assert len(walk.chart.layers) == 2 and walk.knows_its_place
+    walk.go(*[2] * 12)
+    assert not walk.chart.in_doubt and np.array_equal(walk.chart.pose[1:], walk.at - 50)
+    walk.go(*[1] * 24)
+    assert walk.knows_its_place
+
+
+def test_there_are_only_so_many_doubts(ground: Ground) -> None:
+    walk = Walk(ground, 20)
+    walk.at[0] = 90
+    for _ in range(MOST_LAYERS + 1):
+        go_on_in_doubt(walk)
+        assert walk.knows_its_place
+    assert len(walk.chart.layers) == MOST_LAYERS

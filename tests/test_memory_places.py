@@ -97,11 +97,39 @@ def test_what_stands_in_the_way_tells_whether_one_moves() -> None:
         places.append(place)
     seen = as_steps(layout, actions, pictures)[:, layout.span("observation")].numpy()
     motions = fit_motions(seen[:-1], seen[1:], np.array(actions), (VIEW, VIEW), NUM_TOKENS, len(MOVES))
-    assert motions.ahead[1:5].tolist() == [2 * VIEW + 2 + row * VIEW + column for row, column in MOVES[1:]]
+    assert motions.ahead[1:5, 0].tolist() == [2 * VIEW + 2 + row * VIEW + column for row, column in MOVES[1:]]
     foretold = motions.table[motions.foretell(seen[:-1], np.array(actions))][:, 1:]
     there = np.array(places[:-1]) + np.array(MOVES)[actions]
     inside = (there.clip(2, MAP - 3) == there).all(axis=1)
     assert (foretold == np.diff(places, axis=0))[inside].all()
+
+
+def test_who_sleeps_does_not_move_and_who_walks_in_the_dark_does() -> None:
+    """The rim of the picture is dark at night, and goes along; what a sleeper does has no effect."""
+    dice, layout, asleep, awake, dark = np.random.default_rng(0), layout_of(len(MOVES)), 8, 7, 11
+    world = np.where(dice.random((MAP, MAP)) < 0.3, 9, 5)
+    rim = np.ones((VIEW, VIEW), bool)
+    rim[1:-1, 1:-1] = False
+    place, pictures, actions, places = np.array([MAP // 2, MAP // 2]), [], [], []
+    for step in range(6001):
+        night, sleeps, slept = step % 200 >= 160, step % 50 >= 40, step % 50 > 40 or step % 50 == 0
+        if step:
+            actions.append(int(dice.integers(len(MOVES))))
+            there = np.clip(place + MOVES[actions[-1]], 2, MAP - 3)
+            place = place if world[tuple(there)] == 9 or slept else there
+        picture = world[place[0] - 2 : place[0] + 3, place[1] - 2 : place[1] + 3].copy()
+        picture[2, 2] = asleep if sleeps else awake
+        picture[rim & night] = dark
+        pictures.append(picture)
+        places.append(place)
+    seen = as_steps(layout, actions, pictures)[:, layout.span("observation")].numpy()
+    motions = fit_motions(seen[:-1], seen[1:], np.array(actions), (VIEW, VIEW), NUM_TOKENS, len(MOVES))
+    center = 2 * VIEW + 2
+    assert motions.ahead[1:5].tolist() == [[center + row * VIEW + column, center] for row, column in MOVES[1:]]
+    found = motions.table[motions.follow(seen[:-1], seen[1:], np.array(actions))][:, 1:]
+    there = np.array(places[:-1]) + np.array(MOVES)[actions]
+    inside = (there.clip(2, MAP - 3) == there).all(axis=1)
+    assert (found == np.diff(places, axis=0)).all(axis=1)[inside].mean() > 0.99
 
 
 def test_turns_are_found() -> None:

@@ -1,17 +1,16 @@
 """The map of one world, and where one stands in it.
 
 Where one stands is reckoned: motion after motion is added up. In the dark a motion can be misread, and all that is seen
-from then on would be put down in the wrong place. So from a step whose motion is in doubt, every offset that one may be
-off by has a chance (a histogram filter: Thrun, Burgard & Fox 2005, "Probabilistic Robotics", chapter 8). While there is
-doubt, what is seen goes on a draft, and each place that comes into view is compared with the map, at each of the
-offsets. When one of them leads clearly, the pose is put right by it, and the draft becomes part of the map.
+from then on would be put down in the wrong place. So from a step whose motion is in doubt, what is seen goes on a layer
+of its own, and every offset at which it may lie on the layers beneath has a chance (a histogram filter: Thrun, Burgard
+& Fox 2005, "Probabilistic Robotics", chapter 8). Each place that comes into view is compared with those layers, at each
+of the offsets. When one of them leads clearly, the pose is put right by it, and the two layers become one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from heapq import nlargest
-from itertools import repeat
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,10 +21,13 @@ from magrathea.memory.motion import TRUST, Motions, Pose, turned
 
 DOUBT = 4.0  # nats: a motion that leads another by less is in doubt
 SURE = 6.0  # nats by which an offset must lead the others
-UNLIKELY = 12.0  # nats behind the likeliest offset from which another is given up
+UNLIKELY = 12.0  # nats behind the likeliest offsets from which others are given up
 MOST_OFFSETS = 64
-QUIET = 60  # steps without doubt after which a new doubt is about what came since, and not about the draft
+MOST_LAYERS = 4
+QUIET = 10  # steps without doubt after which a new doubt begins a new layer
 _FAR = 1 << 20  # a place's key is (row + _FAR) * 2 * _FAR + column + _FAR
+
+Offsets = tuple[int, ...]
 
 
 class Ground:
@@ -55,32 +57,31 @@ class Chart:
     """What the places of one world showed last, and where one stands.
 
     Attributes:
-        places: the tokens of places, by their keys.
-        draft: the same, of what was seen since doubt began.
-        doubts: the log chances of the offsets, as keys, by which one may be off the pose; empty without doubt.
-        pose: as reckoned.
+        layers: the tokens of places, by their keys, from the oldest to the one that is drawn on; one without doubt.
+        doubts: the log chances of offsets, one for each layer, that are added to a key to find its place there; that of
+            the last layer is 0.
+        pose: on the last layer.
         last: (C,) the picture that was seen last.
     """
 
     def __init__(self, ground: Ground) -> None:
         self.ground = ground
-        self.places: dict[int, int] = {}
-        self.draft: dict[int, int] = {}
-        self.doubts: dict[int, float] = {}
+        self.layers: list[dict[int, int]] = [{}]
+        self.doubts: dict[Offsets, float] = {(0,): 0.0}
         self.pose: Pose = (0, 0, 0)
         self.last: np.ndarray | None = None
         self._quiet = 0  # steps since a motion was in doubt
 
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the pose may be off."""
+        return len(self.layers) > 1
+
     def look(self, motion: int) -> np.ndarray:
         """The picture (C,) that a motion would lead to, absent where the place was never seen."""
         ground = self.ground
-        keys, absent = ground.keys(ground.motions.moved(self.pose, motion)), ground.absent
-        picture = np.full(len(ground.motions.region), absent)
-        if self.doubts:
-            offset, places, draft = self._likeliest(), self.places, self.draft
-            picture[ground.region] = [draft.get(key, places.get(key + offset, absent)) for key in keys]
-        else:
-            picture[ground.region] = list(map(self.places.get, keys, repeat(absent)))
+        picture = np.full(len(ground.motions.region), ground.absent)
+        picture[ground.region] = self._find(ground.keys(ground.motions.moved(self.pose, motion)), self._likeliest())
         return picture
 
     def see(self, picture: np.ndarray, scores: np.ndarray | None) -> None:
@@ -98,80 +99,113 @@ class Chart:
             self.pose = self.ground.motions.moved(self.pose, motion)
         self.last = picture
         shown = list(zip(self.ground.keys(self.pose), picture[self.ground.region].tolist(), strict=True))
-        if self.doubts:
+        if self.in_doubt:
             self._compare(shown)
         self._draw(shown)
-        if self.doubts:
+        if self.in_doubt:
             self._weigh()
 
-    def _draw(self, shown: Iterable[tuple[int, int]]) -> None:
+    def _find(self, keys: list[int], offsets: Offsets) -> list[int]:
+        """What places showed last, on as many layers as there are offsets; what only passes, if that is all."""
+        passing, absent = self.ground.passing, self.ground.absent
+        found, layers = [], list(zip(self.layers, offsets, strict=False))[::-1]
+        for key in keys:
+            best = absent
+            for places, offset in layers:
+                token = places.get(key + offset, absent)
+                if token != absent and token not in passing:
+                    best = token
+                    break
+                if best == absent:
+                    best = token
+            found.append(best)
+        return found
+
+    def _draw(self, shown: list[tuple[int, int]]) -> None:
         """Places show tokens now; those that only pass, where nothing is known of the place."""
-        over, under, offset = (self.draft, self.places, self._likeliest()) if self.doubts else (self.places, {}, 0)
-        for key, token in shown:
-            if token not in self.ground.passing or not (key in over or key + offset in under):
-                over[key] = token
+        passing = [(key, token) for key, token in shown if token in self.ground.passing]
+        known = self._find([key for key, _ in passing], self._likeliest())
+        self.layers[-1].update((key, token) for key, token in shown if token not in self.ground.passing)
+        self.layers[-1].update(new for new, token in zip(passing, known, strict=True) if token == self.ground.absent)
 
     # -- doubt --------------------------------------------------------------------------------------------------------
-    def _likeliest(self) -> int:
-        return max(self.doubts, key=lambda offset: (self.doubts[offset], offset == 0))
+    def _likeliest(self) -> Offsets:
+        return max(self.doubts, key=self.doubts.__getitem__)
 
     def _doubt(self, motion: int, likely: np.ndarray, scores: np.ndarray) -> None:
         """One of the likely motions is taken for the true one, which may be another of them."""
-        if self.doubts and self._quiet > QUIET:
-            self._settle()
+        if not self.in_doubt or self._quiet > QUIET:
+            if len(self.layers) == MOST_LAYERS:
+                self._merge(0)
+            self.layers.append({})
+            self.doubts = {(*offsets, 0): chance for offsets, chance in self.doubts.items()}
         self._quiet = 0
         moves = self.ground.motions.moves[self.pose[0]]
         turn, rows, columns = moves[motion]
-        spread: dict[int, float] = {}
+        spread: dict[Offsets, float] = {}
         for other in likely.tolist():
             if moves[other][0] != turn:
                 continue
             shift = _key(moves[other][1] - rows, moves[other][2] - columns)
-            for offset, chance in (self.doubts or {0: 0.0}).items():
+            for offsets, chance in self.doubts.items():
+                shifted = (*(offset + shift for offset in offsets[:-1]), 0)
                 chance += float(scores[other] - scores[motion])
-                spread[offset + shift] = float(np.logaddexp(spread.get(offset + shift, -np.inf), chance))
+                spread[shifted] = float(np.logaddexp(spread.get(shifted, -np.inf), chance))
         self.doubts = spread
 
     def _compare(self, shown: list[tuple[int, int]]) -> None:
-        """Each place that comes into view speaks once, for the offsets at which the map has what it shows."""
-        passing, absent = self.ground.passing, self.ground.absent
+        """Each place that comes into view speaks once, for the offsets at which the layers beneath show the same."""
+        passing, places = self.ground.passing, self.layers[-1]
         new = [
             (key, token)
             for key, token in shown
-            if token not in passing and (key not in self.draft or self.draft[key] in passing)
+            if token not in passing and (key not in places or places[key] in passing)
         ]
         if not new:
             return
-        tokens = [token for _, token in new]
-        for offset in self.doubts:
-            known = [self.places.get(key + offset, absent) for key, _ in new]
-            self.doubts[offset] += float(self.ground.affinity[known, tokens].sum())
+        keys, tokens = map(list, zip(*new, strict=True))
+        for offsets in self.doubts:
+            self.doubts[offsets] += float(self.ground.affinity[self._find(keys, offsets[:-1]), tokens].sum())
 
     def _weigh(self) -> None:
-        """Give up unlikely offsets; where one is clearly the likeliest, there is no doubt any more."""
+        """Give up what is unlikely; layers that clearly lie one way on those beneath them become one with them."""
         likeliest = nlargest(MOST_OFFSETS, self.doubts.items(), key=lambda item: item[1])
         best = likeliest[0][1]
-        self.doubts = {offset: chance - best for offset, chance in likeliest if chance > best - UNLIKELY}
-        if len(likeliest) == 1 or likeliest[1][1] < best - SURE:
-            self._settle()
+        self.doubts = {offsets: chance - best for offsets, chance in likeliest if chance > best - UNLIKELY}
+        for lower in reversed(range(len(self.layers) - 1)):
+            shift = _between(self._likeliest(), lower)
+            others = [chance for offsets, chance in self.doubts.items() if _between(offsets, lower) != shift]
+            if max(others, default=-np.inf) < -SURE:
+                self._merge(lower)
 
-    def _settle(self) -> None:
-        """Stand at the likeliest offset from the pose, and add the draft to the map."""
-        offset, draft = self._likeliest(), self.draft
-        self.draft, self.doubts = {}, {}
-        rows = (offset + _FAR) // (2 * _FAR)
-        self.pose = (self.pose[0], self.pose[1] + rows, self.pose[2] + offset - _key(rows, 0))
-        self._draw((key + offset, token) for key, token in draft.items())
+    def _merge(self, lower: int) -> None:
+        """A layer and the next one become one, as it is likeliest."""
+        shift = _between(self._likeliest(), lower)
+        places, passing = self.layers[lower], self.ground.passing
+        for key, token in self.layers.pop(lower + 1).items():
+            if token not in passing or key + shift not in places:
+                places[key + shift] = token
+        kept = {
+            offsets[: lower + 1] + offsets[lower + 2 :]: chance
+            for offsets, chance in self.doubts.items()
+            if _between(offsets, lower) == shift
+        }
+        end = next(iter(kept))[-1]  # other than 0 where the last layer is gone
+        self.doubts = {tuple(offset - end for offset in offsets): chance for offsets, chance in kept.items()}
+        rows = (end + _FAR) // (2 * _FAR)
+        self.pose = (self.pose[0], self.pose[1] + rows, self.pose[2] + end - _key(rows, 0))
 
     # -- keeping ------------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Tensor]:
         """All that it knows."""
+        oldest, *drafts = self.layers
         return {
-            "keys": torch.tensor(list(self.places), dtype=torch.int64),
-            "tokens": torch.tensor(list(self.places.values()), dtype=torch.int32),
-            "draft_keys": torch.tensor(list(self.draft), dtype=torch.int64),
-            "draft_tokens": torch.tensor(list(self.draft.values()), dtype=torch.int32),
-            "offsets": torch.tensor(list(self.doubts), dtype=torch.int64),
+            "keys": torch.tensor(list(oldest), dtype=torch.int64),
+            "tokens": torch.tensor(list(oldest.values()), dtype=torch.int32),
+            "draft_keys": torch.tensor([key for draft in drafts for key in draft], dtype=torch.int64),
+            "draft_tokens": torch.tensor([token for draft in drafts for token in draft.values()], dtype=torch.int32),
+            "draft_sizes": torch.tensor([len(draft) for draft in drafts], dtype=torch.int64),
+            "offsets": torch.tensor([offsets[:-1] for offsets in self.doubts], dtype=torch.int64),
             "chances": torch.tensor(list(self.doubts.values()), dtype=torch.float64),
             "pose": torch.tensor(self.pose),
             "quiet": torch.tensor(self._quiet),
@@ -179,15 +213,25 @@ class Chart:
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Into a chart that is empty. A state from before there were doubts has none."""
+        """Into a chart that is empty. A state from before there were doubts has none, and one from before there were
+        layers has one draft."""
         values = {name: tensor.tolist() for name, tensor in state.items()}
-        self.places = dict(zip(values["keys"], values["tokens"], strict=True))
-        self.draft = dict(zip(values.get("draft_keys", ()), values.get("draft_tokens", ()), strict=True))
-        self.doubts = dict(zip(values.get("offsets", ()), values.get("chances", ()), strict=True))
+        drafts = iter(zip(values.get("draft_keys", ()), values.get("draft_tokens", ()), strict=True))
+        sizes = values.get("draft_sizes", [len(values["draft_keys"])] if values.get("draft_keys") else [])
+        oldest = dict(zip(values["keys"], values["tokens"], strict=True))
+        self.layers = [oldest, *(dict(islice(drafts, size)) for size in sizes)]
+        if sizes:
+            offsets = state["offsets"].reshape(-1, len(sizes)).tolist()
+            self.doubts = {(*each, 0): chance for each, chance in zip(offsets, values["chances"], strict=True)}
         self._quiet = int(state["quiet"]) if "quiet" in state else 0
         quarters, at_row, at_column = values["pose"]
         self.pose = (quarters, at_row, at_column)
         self.last = state["last"].numpy().astype(np.int64) if len(state["last"]) else None
+
+
+def _between(offsets: Offsets, lower: int) -> int:
+    """What is added to a key of the layer above one to find its place on that one."""
+    return offsets[lower] - offsets[lower + 1]
 
 
 def _key(rows: Any, columns: Any) -> Any:

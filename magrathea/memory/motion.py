@@ -13,7 +13,9 @@ import numpy as np
 from magrathea.errors import MagratheaError
 
 ALIKE, UNLIKE = 0.5, -1.5  # nats for a cell that shows the same token again, or another, before it is known better
-LEAST_STILL = 100  # steps of actions that intend no motion
+LEAST_SURE = 100  # steps whose motion is expected with certainty
+EXPECTED = 2.0  # nats by which a motion must be likelier than the others to be expected with certainty
+WITNESSES = 2  # cells that tell together whether one will move: what is ahead, and whether one is awake
 WAY_SMOOTHING = 2.0  # sightings of the usual odds
 TRUST = 0.15  # cells are not independent witnesses
 SMOOTHING = 20.0  # sightings of a token that its chances are mixed with
@@ -40,8 +42,8 @@ class Motions:
         affinity: (V + 1, V + 1) float32, how much it speaks for a motion that a cell showed the first token and now
             shows the second: the log ratio of its chances along the right motion and along wrong ones. So an even
             meadow, or a dark that stays with the picture, speaks for none.
-        ahead: (A + 1,) int64 the cell that tells best whether an action moves one: there stands what may block it.
-        way: (A + 1, V + 1) float32, by how much the token that is ahead raises the odds of moving: a log ratio.
+        ahead: (A + 1, W) int64 the cells that tell best whether an action moves one: what stands there may block it.
+        way: (A + 1, W, V + 1) float32, by how much the tokens that are ahead raise the odds of moving: log ratios.
         sources: (M, C), see `sources_of`.
         moves: for each quarter that one is turned by and each motion, the quarters, rows and columns that it goes.
     """
@@ -60,6 +62,9 @@ class Motions:
         quarters, table = np.arange(4)[:, None], self.table
         moves = np.stack([np.broadcast_to(table[:, 0], (4, len(table))), *turned(quarters, *table[:, 1:].T)], axis=-1)
         object.__setattr__(self, "moves", moves.tolist())
+        num_actions, num_tokens = len(self.log_prior), len(self.affinity)
+        object.__setattr__(self, "ahead", self.ahead.reshape(num_actions, -1))  # there was one witness once
+        object.__setattr__(self, "way", self.way.reshape(num_actions, -1, num_tokens))
         object.__setattr__(self, "sources", sources_of(self.table, self.grid, self.region))
 
     @property
@@ -78,7 +83,8 @@ class Motions:
         """How likely each motion is (S, M), in nats, of one who sees pictures (S, C) and takes actions (S,)."""
         action = np.minimum(action, len(self.log_prior) - 1)
         scores = self.log_prior[action].copy()
-        scores[:, 1:] += self.way[action, before[np.arange(len(before)), self.ahead[action]]][:, None]
+        ahead = np.take_along_axis(before, self.ahead[action], axis=1)
+        scores[:, 1:] += self.way[action[:, None], np.arange(ahead.shape[1]), ahead].sum(axis=1, keepdims=True)
         return scores
 
     def foretell(self, before: np.ndarray, action: np.ndarray) -> np.ndarray:
@@ -131,8 +137,8 @@ def fit_motions(
         _candidates(grid),
         np.zeros((num_actions + 1, 1), np.float32),
         affinity,
-        np.zeros(num_actions + 1, np.int64),
-        np.zeros((num_actions + 1, num_tokens + 1), np.float32),
+        np.zeros((num_actions + 1, WITNESSES), np.int64),
+        np.zeros((num_actions + 1, WITNESSES, num_tokens + 1), np.float32),
     )
     motions = _with_region(_with_frequent(motions, pairs.some(1500)), pairs)
     for _ in range(2):
@@ -192,9 +198,8 @@ def _with_chances(motions: Motions, pairs: Pairs) -> Motions:
     flat = replace(motions, log_prior=np.zeros_like(motions.log_prior))
     evidence, log_prior = pairs.scores(flat), flat.log_prior
     for _ in range(5):
-        scores = np.pad(evidence + log_prior[pairs.action], ((0, 0), (0, 1)), constant_values=-np.inf)
-        second, best = np.partition(scores, -2, axis=1)[:, -2:].T
-        clear = best - second > CLEAR
+        scores = evidence + log_prior[pairs.action]
+        clear = leads(scores) > CLEAR
         counts = np.full((num_actions, len(motions.table)), 0.5)
         counts[:, 0] += 2
         np.add.at(counts, (pairs.action[clear], scores[clear].argmax(axis=1)), 1.0)
@@ -221,15 +226,19 @@ def _with_region(motions: Motions, pairs: Pairs) -> Motions:
 
 
 def _with_affinity(motions: Motions, pairs: Pairs) -> Motions:
-    """What a cell that showed one token shows next, where one stayed, and what the cells beside it show."""
-    still = motions.intended[pairs.action] == 0
-    if still.sum() < LEAST_STILL:
-        still = pairs.scores(motions).argmax(axis=1) == 0
-    pairs = Pairs(pairs.before[still], pairs.after[still], pairs.action[still])
+    """What a cell that showed one token shows next, and what the cells beside it show; from the steps whose motion is
+    clear before one has looked. (A dark that stays with the picture would else speak for staying.)"""
+    expected = motions.expected(pairs.before, pairs.action)
+    chosen, sure = expected.argmax(axis=1), leads(expected) > EXPECTED
+    if sure.sum() < LEAST_SURE:
+        chosen = pairs.scores(motions).argmax(axis=1)
+        sure = chosen == 0
+    pairs, chosen = Pairs(pairs.before[sure], pairs.after[sure], pairs.action[sure]), chosen[sure]
     right, wrong = np.zeros_like(motions.affinity), np.zeros_like(motions.affinity)
     for index in range(len(motions.table)):
         expected, known = pairs.carried(motions, np.full(len(pairs.action), index))
-        np.add.at(wrong if index else right, (expected[known], pairs.after[known]), 1.0)
+        for counts, which in ((right, chosen == index), (wrong, chosen != index)):
+            np.add.at(counts, (expected[which][known[which]], pairs.after[which][known[which]]), 1.0)
     usual = (right + wrong).sum(axis=0, keepdims=True) + 1.0
     right, wrong = (
         (counts + SMOOTHING * usual / usual.sum()) / (counts.sum(axis=1, keepdims=True) + SMOOTHING)
@@ -238,8 +247,14 @@ def _with_affinity(motions: Motions, pairs: Pairs) -> Motions:
     return replace(motions, affinity=np.log(right / wrong).astype(np.float32))
 
 
+def leads(scores: np.ndarray) -> np.ndarray:
+    """By how much the best of the motions (S, M) leads the second."""
+    second, best = np.partition(np.pad(scores, ((0, 0), (0, 1)), constant_values=-np.inf), -2, axis=1)[:, -2:].T
+    return best - second
+
+
 def _with_way(motions: Motions, pairs: Pairs) -> Motions:
-    """For each action that moves, the cell whose token tells best whether it did, and how much; from the steps that
+    """For each action that moves, the cells whose tokens tell best whether it did, and how much; from the steps that
     tell by themselves."""
     flat = replace(motions, log_prior=np.zeros_like(motions.log_prior), way=np.zeros_like(motions.way))
     scores = pairs.scores(flat)
@@ -247,21 +262,30 @@ def _with_way(motions: Motions, pairs: Pairs) -> Motions:
     ahead, way = np.zeros_like(motions.ahead), np.zeros_like(motions.way)
     for action in np.flatnonzero(motions.intended):
         chosen = (pairs.action == action) & (np.abs(lead) > CLEAR)
-        ahead[action], way[action] = _best_witness(pairs.before[chosen], lead[chosen] > 0, way.shape[1])
+        ahead[action], way[action] = _best_witnesses(pairs.before[chosen], lead[chosen] > 0, way.shape[2])
     return replace(motions, ahead=ahead, way=way)
 
 
-def _best_witness(pictures: np.ndarray, moved: np.ndarray, num_tokens: int) -> tuple[int, np.ndarray]:
-    """Of pictures (S, C) after which one moved (S,) or did not: the cell whose token tells most of it, and for each
-    token (num_tokens,) by how much it raises the log odds."""
-    num_cells = pictures.shape[1]
+def _best_witnesses(pictures: np.ndarray, moved: np.ndarray, num_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of pictures (S, C) after which one moved (S,) or did not: the cells (W,) whose tokens tell most of it, each
+    beside those before it, and by how much each token raises the log odds (W, num_tokens): an additive model, fitted
+    one after the other (Friedman, Hastie & Tibshirani 2000, "Additive logistic regression")."""
     usual = (moved.sum() + 1) / (len(moved) + 2)
-    counts = np.zeros((2, num_cells, num_tokens))
-    for made in (0, 1):
-        np.add.at(counts[made], (np.arange(num_cells), pictures[moved == made]), 1.0)
-    smoothed = counts + WAY_SMOOTHING * np.array([1 - usual, usual])[:, None, None]
-    chances = smoothed / smoothed.sum(axis=0)
-    told = (counts * np.log(chances)).sum(axis=(0, 2))
-    best = int(told.argmax())
-    odds = np.log(chances[1, best] / chances[0, best]) - np.log(usual / (1 - usual))
-    return best, odds.astype(np.float32)
+    smoothing = WAY_SMOOTHING * np.array([1 - usual, usual])
+    odds = np.full(len(moved), np.log(usual / (1 - usual)))
+    ahead, way = np.zeros(WITNESSES, np.int64), np.zeros((WITNESSES, num_tokens), np.float32)
+    cells = np.arange(pictures.shape[1])
+    for witness in range(WITNESSES):
+        chance = 1 / (1 + np.exp(-odds))
+        seen, expected = np.zeros((2, len(cells), num_tokens, 2))
+        for made, counts in ((0, 1 - chance), (1, chance)):
+            np.add.at(seen[..., made], (cells, pictures[moved == made]), 1.0)
+            np.add.at(expected[..., made], (cells, pictures), counts[:, None])
+        seen, expected = seen + smoothing, expected + smoothing
+        raised = np.log(seen[..., 1] / seen[..., 0]) - np.log(expected[..., 1] / expected[..., 0])
+        odds_by_cell = odds[:, None] + raised[cells, pictures]
+        told = -np.logaddexp(0, np.where(moved[:, None], -odds_by_cell, odds_by_cell)).sum(axis=0)
+        ahead[witness] = told.argmax()
+        way[witness] = raised[ahead[witness]]
+        odds = odds_by_cell[:, ahead[witness]]
+    return ahead, way

@@ -22,13 +22,14 @@ from magrathea.config import ModelConfig
 from magrathea.errors import MagratheaError
 from magrathea.layout import Layout, Slot
 from magrathea.memory.base import Part, Recall, Recorded, rows_of
-from magrathea.memory.chart import Chart, Ground
-from magrathea.memory.motion import Motions, fit_motions
+from magrathea.memory.chart import DOUBT, Chart, Ground
+from magrathea.memory.motion import Motions, fit_motions, leads
 
 MOST_FITTED_STEPS = 20_000
-PASSES = 0.75  # share of a token's appearances after which what was there before is there again
+PASSES = 0.85  # share of a token's appearances after which what was there before is there again
 ONLY_OVER = 0.95  # share of them after one and the same token from which the two are states of one thing
-LEAST_APPEARANCES = 20
+LEAST_APPEARANCES = 20  # of a token between two others,
+LEAST_BETWEEN = 0.02  # and the share of all its appearances that they must be
 LEAST_STILL_TOKENS = 0.5  # share that stays in a step, of a picture in which nothing is seen to move
 
 
@@ -175,12 +176,13 @@ def _passing(places: Places, episodes: list[np.ndarray], num_tokens: int) -> np.
         new[1:] = (place[1:] != place[:-1]) | (token[1:] != token[:-1])
         place, token = place[new], token[new]
         inside = np.flatnonzero((place[2:] == place[:-2]) & (place[1:-1] == place[:-2])) + 1
-        came = np.bincount(token[inside], minlength=num_tokens + 1)
+        came, shown = (np.bincount(tokens, minlength=num_tokens + 1) for tokens in (token[inside], token))
         over = inside[token[inside - 1] == token[inside + 1]]
         behind = np.zeros((num_tokens + 1, num_tokens + 1))
         np.add.at(behind, (token[over], token[over - 1]), 1)
         went = behind.sum(axis=1)
-        went[(went <= PASSES * came) | (came < LEAST_APPEARANCES) | (behind.max(axis=1) > ONLY_OVER * went)] = 0
+        seldom = came < np.maximum(LEAST_APPEARANCES, LEAST_BETWEEN * shown)
+        went[seldom | (went <= PASSES * came) | (behind.max(axis=1) > ONLY_OVER * went)] = 0
         if not went.any():
             return passing
         passing[went.argmax()] = True
@@ -189,13 +191,16 @@ def _passing(places: Places, episodes: list[np.ndarray], num_tokens: int) -> np.
 
 
 def _runs(places: Places, episodes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of places, and the tokens that they showed, in the order of time for each: (S,) and (S,)."""
+    """Numbers of places, and the tokens that they showed, in the order of time for each: (S,) and (S,). After a motion
+    that is in doubt all places are new ones."""
     span, motions, ground = places.layout.span(places.layout.picture.name), places.motions, places.ground
-    keys, shown = [], []
-    for number, tokens in enumerate(episodes):
+    keys, shown, number = [], [], 0
+    for tokens in episodes:
         pictures, actions, pose = tokens[:, span], _actions(places.layout, tokens), (0, 0, 0)
-        followed = motions.follow(pictures[:-1], pictures[1:], actions[1:])
-        for picture, motion in zip(pictures, [0, *followed.tolist()], strict=True):
+        scores = motions.scores(pictures[:-1], pictures[1:], actions[1:])
+        followed, doubtful = scores.argmax(axis=1), leads(scores) < DOUBT
+        numbers = number + np.cumsum([1, *doubtful])
+        for picture, motion, number in zip(pictures, [0, *followed.tolist()], numbers.tolist(), strict=True):
             pose = motions.moved(pose, motion)
             keys.append([(number, key) for key in ground.keys(pose)])
             shown.append(picture[ground.region])
