@@ -108,25 +108,24 @@ class Chart:
     def _find(self, keys: list[int], offsets: Offsets) -> list[int]:
         """What places showed last, on as many layers as there are offsets; what only passes, if that is all."""
         passing, absent = self.ground.passing, self.ground.absent
-        found, layers = [], list(zip(self.layers, offsets, strict=False))[::-1]
-        for key in keys:
-            best = absent
-            for places, offset in layers:
-                token = places.get(key + offset, absent)
-                if token != absent and token not in passing:
-                    best = token
-                    break
-                if best == absent:
-                    best = token
-            found.append(best)
+        *beneath, (places, offset) = zip(self.layers, offsets, strict=False)
+        found = [places.get(key + offset, absent) for key in keys]
+        for places, offset in reversed(beneath):
+            for index, token in enumerate(found):
+                if token == absent or token in passing:
+                    under = places.get(keys[index] + offset, absent)
+                    if token == absent or (under != absent and under not in passing):
+                        found[index] = under
         return found
 
     def _draw(self, shown: list[tuple[int, int]]) -> None:
         """Places show tokens now; those that only pass, where nothing is known of the place."""
-        passing = [(key, token) for key, token in shown if token in self.ground.passing]
-        known = self._find([key for key, _ in passing], self._likeliest())
-        self.layers[-1].update((key, token) for key, token in shown if token not in self.ground.passing)
-        self.layers[-1].update(new for new, token in zip(passing, known, strict=True) if token == self.ground.absent)
+        places, passing = self.layers[-1], self.ground.passing
+        places.update([seen for seen in shown if seen[1] not in passing])
+        vague = [seen for seen in shown if seen[1] in passing]
+        if vague:
+            known = self._find([key for key, _ in vague], self._likeliest())
+            places.update(seen for seen, token in zip(vague, known, strict=True) if token == self.ground.absent)
 
     # -- doubt --------------------------------------------------------------------------------------------------------
     def _likeliest(self) -> Offsets:
