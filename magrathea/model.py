@@ -66,7 +66,7 @@ class MaskedTransformer(nn.Module):
         self.told = Linear(NUM_FEATURES, config.width, scale=0.0) if "features" in memory.recalls else None
         recalls_steps = "steps" in memory.recalls
         self.recalled_embedding = nn.Parameter(torch.randn(config.width) * 0.5) if recalls_steps else None
-        self.recurrence: Recurrence | None = memory.recurrence(config)  # a module, where there is one
+        self.recurrence: Recurrence | None = memory.recurrence(config, layout)  # a module, where there is one
         self.layers = nn.ModuleList(Block(config, index) for index in range(config.num_layers))
         self.head = StepHead(layout, config.width, memory.recalls)
         absent = torch.cat([torch.full((slot.num_tokens,), slot.absent) for slot in layout.slots])

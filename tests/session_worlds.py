@@ -43,7 +43,7 @@ class Echo:
         return {}
 
     @classmethod
-    def recurrence(cls, config: ModelConfig) -> None:
+    def recurrence(cls, config: ModelConfig, layout: Layout) -> None:
         return None
 
     def new(self, batch_size: int, model: MaskedTransformer) -> EchoMemory:

@@ -52,23 +52,28 @@ def test_sampling_agrees_with_training(memory: str) -> None:
 # -- the recurrence ---------------------------------------------------------------------------------------------------
 def delta_rule() -> tuple[DeltaRule, torch.Tensor]:
     torch.manual_seed(0)
-    rule, encodings = DeltaRule(96, 2, 8), torch.randn(3, 7, 5, 96)
-    torch.nn.init.normal_(rule.out.weight)
+    rule, encodings = DeltaRule(96, 2, 8, 5), torch.randn(3, 7, 5, 96)
+    for part in (rule.out, rule.now, rule.next):
+        torch.nn.init.normal_(part.weight)
     return rule, encodings
 
 
 @torch.inference_mode()
 def test_positions_replace_one_after_the_other() -> None:
     rule, encodings = delta_rule()
-    state, x = torch.randn(2, 8, 48), encodings[:1, 0]
-    expected = torch.exp(-torch.nn.functional.softplus(rule.fade(x.mean(1)) + rule.fade_bias))[0, :, None, None] * state
-    keys = torch.nn.functional.normalize(rule.keys(x).view(5, 2, 8), dim=-1)
+    state, x = torch.randn(2, 8, 49), encodings[:1, 0]
+    fade = torch.exp(-torch.nn.functional.softplus(rule.fade(x.mean(1)) + rule.fade_bias))[0, :, None, None]
+    expected = fade * state[..., :48]
+    situation = state[..., 48] + rule.now(x.mean(1)).view(2, 8)
+    keys = torch.nn.functional.normalize(rule.places * situation[:, None], dim=-1).transpose(0, 1)
     values, strength = rule.values(x).view(5, 2, 48), (rule.strength(x) + rule.strength_bias).sigmoid().view(5, 2)
     for key, value, share in zip(keys, values, strength, strict=True):
         for head in range(2):
             held = key[head] @ expected[head]
             expected[head] += share[head] * torch.outer(key[head], value[head] - held)
-    assert torch.allclose(rule.write(state[None], x)[0], expected, atol=1e-4)
+    written = rule.write(state[None], x)[0]
+    assert torch.allclose(written[..., :48], expected, atol=1e-4)
+    assert torch.allclose(written[..., 48], rule.before(x.mean(1)).view(2, 8), atol=1e-5)
 
 
 @torch.inference_mode()
@@ -81,6 +86,22 @@ def test_states_of_a_segment_are_those_of_its_steps() -> None:
         assert torch.allclose(states[:, step], state, atol=1e-5)
         state = torch.where(is_step[:, step, None, None, None], rule.write(state, encodings[:, step]), state)
     assert not states[1, 4].any() and states[0, 4].any()
+
+
+@torch.inference_mode()
+def test_what_followed_is_found_again_before_anything_is_learned() -> None:
+    """Of two steps that were followed by different ones, either brings back at each place what came there."""
+    torch.manual_seed(0)
+    rule = DeltaRule(96, 2, 48, 5)
+    torch.nn.init.constant_(rule.strength_bias, 9.0)  # replaces all
+    home, river, one, other = torch.randn(4, 1, 5, 96)
+    states = rule.states(torch.stack([home, one, river, other, home], dim=1), torch.ones(1, 5, dtype=torch.bool))
+    after_home, after_river = (rule.write(states[:, -1], step) for step in (home, river))
+    for state, expected, wrong in ((after_home, one, other), (after_river, other, one)):
+        keys = rule._at_places(state[..., -1])
+        found = (keys @ state[..., :-1]).transpose(-2, -3).flatten(-2)
+        near, far = ((found - rule.values(step)).square().mean() for step in (expected, wrong))
+        assert near < 0.6 * far
 
 
 def test_learning_reaches_back_through_the_steps_before() -> None:
@@ -164,6 +185,7 @@ def test_names_say_what_a_memory_is() -> None:
 
 
 # -- what it comes to -------------------------------------------------------------------------------------------------
-def test_a_world_learns_to_use_what_is_recalled() -> None:
+@pytest.mark.parametrize("memory", ["retrieval", "recurrent"])
+def test_a_world_learns_to_use_what_is_recalled(memory: str) -> None:
     """In rooms that only a memory can tell, one guesses a quarter of the colours without one."""
-    assert learn("retrieval", 800, enough=0.5) > 0.45
+    assert learn(memory, 800, enough=0.5) > 0.45

@@ -110,7 +110,7 @@ class MemoryKind(Protocol):
     def from_tensors(cls, layout: Layout, tensors: dict[str, Tensor]) -> MemoryKind: ...
 
     @classmethod
-    def recurrence(cls, config: ModelConfig) -> Recurrence | None:
+    def recurrence(cls, config: ModelConfig, layout: Layout) -> Recurrence | None:
         """A new `Recurrence`, where "state" is among what is recalled."""
         ...
 

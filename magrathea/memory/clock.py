@@ -56,7 +56,7 @@ class Clock:
         return cls(layout, Cycle(**{name: tensor.numpy() for name, tensor in tensors.items()}))
 
     @classmethod
-    def recurrence(cls, config: ModelConfig) -> None:
+    def recurrence(cls, config: ModelConfig, layout: Layout) -> None:
         return None
 
     def tensors(self) -> dict[str, Tensor]:

@@ -34,8 +34,8 @@ class Combined:
         return cls({name: kind.from_tensors(layout, _of(name, tensors)) for name, kind in cls.kinds.items()})
 
     @classmethod
-    def recurrence(cls, config: ModelConfig) -> Recurrence | None:
-        made = [kind.recurrence(config) for kind in cls.kinds.values() if "state" in kind.recalls]
+    def recurrence(cls, config: ModelConfig, layout: Layout) -> Recurrence | None:
+        made = [kind.recurrence(config, layout) for kind in cls.kinds.values() if "state" in kind.recalls]
         return made[0] if made else None
 
     def tensors(self) -> dict[str, Tensor]:

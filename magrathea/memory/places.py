@@ -89,7 +89,7 @@ class Places:
         return Ground(self.motions, self.passing, self.layout.picture.absent)
 
     @classmethod
-    def recurrence(cls, config: ModelConfig) -> None:
+    def recurrence(cls, config: ModelConfig, layout: Layout) -> None:
         return None
 
     def new(self, batch_size: int, model: Any = None) -> PlaceMemory:

@@ -147,7 +147,7 @@ class TrailKind(ABC):
         """An empty one."""
 
     @classmethod
-    def recurrence(cls, config: ModelConfig) -> None:
+    def recurrence(cls, config: ModelConfig, layout: Layout) -> None:
         return None
 
     def new(self, batch_size: int, model: Any) -> TrailMemory:

@@ -26,7 +26,7 @@ class Window:
         return cls()
 
     @classmethod
-    def recurrence(cls, config: ModelConfig) -> None:
+    def recurrence(cls, config: ModelConfig, layout: Layout) -> None:
         return None
 
     def tensors(self) -> dict[str, Tensor]:
