@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from magrathea import masks
+from magrathea import devices, masks
 from magrathea.config import ModelConfig, model_size
 from magrathea.devices import compute_dtype, device_named
 from magrathea.embedding import group_tokens, ungroup_tokens
@@ -144,7 +144,7 @@ def test_bad_sizes_say_what_to_do() -> None:
 
 
 def test_bf16_learns_what_float32_does(model: MaskedTransformer) -> None:
-    """As on GPUs, and on CPUs with AMX tiles."""
+    """As on GPUs, and on some CPUs."""
     losses = {}
     tokens, holes = steps(4, 6), masks.forward_dynamics(LAYOUT).expand(4, 6, -1)
     for dtype in (torch.float32, torch.bfloat16):
@@ -164,13 +164,26 @@ def test_bf16_learns_what_float32_does(model: MaskedTransformer) -> None:
     assert losses[torch.bfloat16][-1] < losses[torch.bfloat16][0] / 2
 
 
-def test_the_device_says_the_type() -> None:
+@pytest.mark.parametrize(
+    ("tiles", "avx512_bf16", "amd", "expected"),
+    [
+        (True, True, False, torch.bfloat16),
+        (False, True, True, torch.bfloat16),
+        (False, True, False, torch.float32),
+        (False, False, True, torch.float32),
+    ],
+)
+def test_the_device_says_the_type(
+    monkeypatch: pytest.MonkeyPatch, tiles: bool, avx512_bf16: bool, amd: bool, expected: torch.dtype
+) -> None:
     assert compute_dtype(torch.device("cuda")) is torch.bfloat16
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-        assert compute_dtype(torch.device("cpu")) is torch.bfloat16
-        patch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-        assert compute_dtype(torch.device("cpu")) is torch.float32
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(devices, "_is_amd", lambda: amd)
+    assert compute_dtype(torch.device("cpu")) is expected
+
+
+def test_a_device_that_is_not_here_is_refused() -> None:
     with pytest.raises(MagratheaError, match="not here"):
         device_named("cuda:7")
 

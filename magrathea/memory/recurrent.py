@@ -79,8 +79,8 @@ class DeltaRule(nn.Module):
         return torch.cat([matrix, self._told(self.before, encodings).unsqueeze(-1)], dim=-1)
 
     def _changes(self, encodings: Tensor, before: Tensor, is_step: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What steps (B, T, P, D) do to a matrix S: S ← fade S, then S ← S + keysᵀ (added - removed S). Keys and removed
-        (B, T, H, P, key width), added (B, T, H, P, 48), fade (B, T, H, 1, 1).
+        """What steps (B, T, P, D) do to a matrix S: S ← fade S, then S ← S + keysᵀ (added - removed S). Keys and
+        removed (B, T, H, P, key width), added (B, T, H, P, 48), fade (B, T, H, 1, 1).
 
         To replace the values of P keys one after the other is to solve a triangular system, once for all matrices.
         """
