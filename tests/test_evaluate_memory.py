@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -346,8 +347,8 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
     collect("magrathea/MiniGrid-v0", 200, folder / "data", policy=policy, num_processes=1, max_episode_steps=40)
     recipe = folder / "rooms.toml"
     recipe.write_text('size = "debug"\nsteps = 3\nheld_out = 0.4\n[tokenizer]\npatch = [9, 9]\n')
-    for name in ("one", "two"):
-        train(folder / "data", folder / name, recipe=recipe)
+    for name, memory in {"one": "window", "two": "places"}.items():
+        train(folder / "data", folder / name, recipe=recipe, memory=memory)
     return folder / "data", [folder / "one", folder / "two"]
 
 
@@ -372,3 +373,19 @@ def test_comparison(rooms: tuple[Path, list[Path]], tmp_path: Path) -> None:
     assert (tmp_path / "comparison.png").stat().st_size > 500 and (tmp_path / "one" / "memory.html").exists()
     with pytest.raises(MagratheaError, match="names of their own"):
         compare_memories([worlds[0], worlds[0]], dataset, tmp_path)
+
+
+def test_a_smaller_memory_is_measured_without_learning_anew(
+    rooms: tuple[Path, list[Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset, worlds = rooms
+    asked = ["--memory-sizes", "10,1000", "--num-episodes", "2", "--out", str(tmp_path)]
+    assert cli.main(["eval", str(worlds[1]), str(dataset), *asked]) == 0
+    assert "places:10 " in capsys.readouterr().out
+    compared = json.loads((tmp_path / "comparison.json").read_text())
+    few, many = compared["size 10"], compared["size 1000"]
+    assert few["bytes"] < many["bytes"] and "dreams" not in many
+    copied = [each["recall"]["same token"]["beyond the window"]["model"]["count"] for each in (few, many)]
+    assert copied[0] == copied[1]  # the same cells are asked for
+    assert cli.main(["eval", str(worlds[0]), str(dataset), *asked]) == 2
+    assert "no size that could be changed" in capsys.readouterr().err

@@ -22,7 +22,7 @@ from magrathea.memory.trail import NUM_RECALLED, TrailKind
 from magrathea.model import MaskedTransformer
 from magrathea.session import Session
 
-ALL = ("window", "places", "clock", "recurrent", "retrieval", "retrieval-pose", "places+recurrent:8+retrieval:20")
+ALL = ("window", "places", "places:100", "clock", "recurrent", "retrieval", "retrieval-pose", "places+recurrent:8+retrieval:20")
 
 
 @pytest.mark.parametrize("memory", ALL)
@@ -177,7 +177,7 @@ def test_names_say_what_a_memory_is() -> None:
     for name, mistake in {
         "nothing+places": "Unknown memory 'nothing'",
         "retrieval+retrieval-pose": "both recall a steps",
-        "places:3": "no such size",
+        "window:3": "no such size",
         "retrieval:0": "no such size",
     }.items():
         with pytest.raises(MagratheaError, match=mistake):

@@ -190,3 +190,31 @@ def test_there_are_only_so_many_doubts(ground: Ground) -> None:
         go_on_in_doubt(walk)
         assert walk.knows_its_place
     assert len(walk.chart.layers) == MOST_LAYERS
+
+
+# -- a map of so many places -------------------------------------------------------------------------------------------
+def test_the_places_that_were_out_of_view_for_longest_are_given_up(ground: Ground) -> None:
+    small = Ground(ground.motions, np.arange(len(ground.affinity)) == DARK, ABSENT, most_places=120)
+    walk = Walk(small, 0)
+    walk.go(*[1] * 30)
+    assert sum(map(len, walk.chart.layers)) == 120
+    walk.go(*[2] * 3)
+    assert walk.knows_its_place  # what was seen just now
+    walk.go(*[2] * 27)
+    kept = Walk(ground, 0)
+    kept.go(*[1] * 30, *[2] * 30)
+    assert len(kept.chart.layers[0]) > len(walk.chart.layers[0]) == 120
+
+
+def test_a_map_of_so_many_places_goes_on_as_if_it_had_not_been_restored(ground: Ground) -> None:
+    small = Ground(ground.motions, np.arange(len(ground.affinity)) == DARK, ABSENT, most_places=120)
+    walk = Walk(small, 1)
+    walk.go(*[1] * 20, *[3] * 10, *[2] * 5)
+    copy = Chart(small)
+    copy.load_state_dict(walk.chart.state_dict())
+    for chart in (walk.chart, copy):
+        for motion in (2, 2, 4, 4):
+            scores = np.full(len(TABLE), -50.0)
+            scores[motion] = 0.0
+            chart.see(np.roll(walk.sight, motion), scores)
+    assert list(copy.layers[0].items()) == list(walk.chart.layers[0].items())

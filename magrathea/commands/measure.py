@@ -22,6 +22,7 @@ def evaluate(
     orders: bool = False,
     memory: bool = False,
     drift: bool = False,
+    memory_sizes: str = "",
     beside: Names = (),
     device: str = "auto",
     seed: int = 0,
@@ -38,6 +39,8 @@ def evaluate(
         orders: compare the orders of filling instead, and print a Markdown table.
         memory: measure instead what the world remembers beyond its attention window.
         drift: measure instead how dreams of 2,000 steps drift from what is real.
+        memory_sizes: numbers such as 100,300,1000: measure instead what it remembers with a memory of at most so many
+            places or entries, beside the bytes of each.
         beside: further worlds, whose memories are compared with this one's.
         device: "auto", "cpu" or "cuda".
         seed: seed of the choice of episodes and of the dreams.
@@ -47,8 +50,9 @@ def evaluate(
 
     options: dict[str, Any] = {"num_episodes": num_episodes, "num_dreams": num_dreams, "minutes": minutes}
     options |= {"device": device, "seed": seed}
-    if memory or beside:
-        print(memory_report([world, *beside], dataset, out, **options))
+    if memory or beside or memory_sizes:
+        sizes = numbers(memory_sizes, "--memory-sizes", "100,300,1000", 10_000_000) if memory_sizes else ()
+        print(memory_report([world, *beside], dataset, out, sizes, **options))
         return
     if drift:
         print(drift_report(world, dataset, out, **options))

@@ -29,6 +29,7 @@ __all__ = [
     "Window",
     "WindowMemory",
     "memory_named",
+    "of_size",
 ]
 
 MEMORIES: dict[str, type[MemoryKind]] = {
@@ -46,6 +47,20 @@ def memory_named(name: str) -> type[MemoryKind]:
     size behind it where it has one ("retrieval:256"), and several joined by "+" ("places+recurrent")."""
     kinds = {part: _kind(part) for part in name.split("+")}
     return kinds[name] if name in kinds else combination(kinds)
+
+
+def of_size(name: str, size: int) -> str:
+    """The name of a memory whose parts that have a size are of this one: "places+clock" and 100 is
+    "places:100+clock". Raises MagratheaError where there is none, or its size is that of learned weights."""
+    plain = [part.partition(":")[0] for part in name.split("+")]
+    kinds = {part: _kind(part) for part in plain}
+    if not any(map(_can_be_of_any_size, kinds.values())):
+        raise MagratheaError(f"The memory '{name}' has no size that could be changed without learning anew.")
+    return "+".join(f"{part}:{size}" if _can_be_of_any_size(kinds[part]) else part for part in plain)
+
+
+def _can_be_of_any_size(kind: type[MemoryKind]) -> bool:
+    return hasattr(kind, "size") and "state" not in kind.recalls
 
 
 def _kind(name: str) -> type[MemoryKind]:

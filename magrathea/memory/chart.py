@@ -37,10 +37,11 @@ class Ground:
         motions: of the picture.
         passing: (V + 1,) bool, the tokens that do not overwrite what a place showed before.
         absent: the token of a place that was never seen.
+        most_places: that a layer keeps, those that were in view last; as many as there are, if not given.
     """
 
-    def __init__(self, motions: Motions, passing: np.ndarray, absent: int) -> None:
-        self.motions, self.absent = motions, absent
+    def __init__(self, motions: Motions, passing: np.ndarray, absent: int, most_places: int | None = None) -> None:
+        self.motions, self.absent, self.most_places = motions, absent, most_places
         self.region = np.flatnonzero(motions.region)
         rows, columns = (index.reshape(-1)[self.region] for index in np.indices(motions.grid))
         self._keys_at_origin = _key(_FAR, _FAR) + _key(*turned(np.arange(4)[:, None], rows, columns))
@@ -126,6 +127,15 @@ class Chart:
         if vague:
             known = self._find([key for key, _ in vague], self._likeliest())
             places.update(seen for seen, token in zip(vague, known, strict=True) if token == self.ground.absent)
+        if self.ground.most_places is not None:
+            places.update([(key, places.pop(key)) for key, _ in shown if key in places])  # to the end: in view last
+            self._forget(places)
+
+    def _forget(self, places: dict[int, int]) -> None:
+        """Give up the places of a layer that have been out of view for longest, where it has too many."""
+        if self.ground.most_places is not None:
+            for key in list(islice(places, max(0, len(places) - self.ground.most_places))):
+                del places[key]
 
     # -- doubt --------------------------------------------------------------------------------------------------------
     def _likeliest(self) -> Offsets:
@@ -182,8 +192,9 @@ class Chart:
         shift = _between(self._likeliest(), lower)
         places, passing = self.layers[lower], self.ground.passing
         for key, token in self.layers.pop(lower + 1).items():
-            if token not in passing or key + shift not in places:
-                places[key + shift] = token
+            before = places.pop(key + shift, None)
+            places[key + shift] = token if before is None or token not in passing else before
+        self._forget(places)
         kept = {
             offsets[: lower + 1] + offsets[lower + 2 :]: chance
             for offsets, chance in self.doubts.items()

@@ -87,8 +87,14 @@ def combination(kinds: dict[str, type[MemoryKind]]) -> type[Combined]:
 
 
 def _named(parts: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {f"{name}/{key}": tensor for name, tensors in parts.items() for key, tensor in tensors.items()}
+    return {_prefix(name) + key: tensor for name, tensors in parts.items() for key, tensor in tensors.items()}
 
 
 def _of(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix(f"{name}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")}
+    prefix = _prefix(name)
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+
+def _prefix(name: str) -> str:
+    """Of a part's tensors, whatever its size."""
+    return f"{name.partition(':')[0]}/"

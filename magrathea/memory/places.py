@@ -44,6 +44,7 @@ class Places:
     """
 
     recalls: ClassVar[tuple[Part, ...]] = ("picture",)
+    size: ClassVar[int | None] = None  # most places; as many as there are
 
     layout: Layout
     motions: Motions
@@ -86,7 +87,7 @@ class Places:
     @property
     def ground(self) -> Ground:
         """What the charts of its worlds have in common."""
-        return Ground(self.motions, self.passing, self.layout.picture.absent)
+        return Ground(self.motions, self.passing, self.layout.picture.absent, self.size)
 
     @classmethod
     def recurrence(cls, config: ModelConfig, layout: Layout) -> None:

@@ -35,8 +35,9 @@ def measure_memory(
 ) -> dict[str, Any]:
     """All measures of remembering that the dataset's privileged state allows, as a JSON-able dict.
 
-    "recall", "dreams", "trips" and "tracking" where it says which cell each tile shows (Crafter, MiniGrid); "poses"
-    where `infos["pose"]` is (x, y, angle). Raises MagratheaError where it says neither.
+    "recall", "dreams", "trips" and "tracking" where it says which cell each tile shows (Crafter, MiniGrid), of which
+    only "recall" without dreams; "poses" where `infos["pose"]` is (x, y, angle). Raises MagratheaError where it says
+    neither.
     """
     slot = picture_slot(world)
     infos = recordings[0].episode.infos
@@ -93,7 +94,7 @@ def _measure_tiles(
     measured: dict[str, Any] = {"recall": {name: summarize_ages(tally, name, window) for name in measures}}
     moves = zip(known_sights, known, strict=True)
     travel = travel_of((each.poses, recording.episode.action) for each, recording in moves)
-    if not travel:
+    if not travel or not num_dreams:
         return measured
     tracker = Tracker(view, kinds, travel)
     for index, (each, recording) in enumerate(zip(sights, recordings, strict=True)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,8 @@ def plot_comparison(path: Path, compared: dict[str, dict[str, Any]]) -> Path:
             spread = [[beyond["value"] - beyond["low"]], [beyond["high"] - beyond["value"]]]
             size = max(1, measured["bytes"])
             sizes.errorbar([size], [beyond["value"]], yerr=spread, fmt="o", color=colour, label=name)
+    for points in _by_kind(compared, measure):
+        sizes.plot(*zip(*points, strict=True), color=FAINT_INK, linewidth=1, zorder=0)
     first = next(iter(compared.values()))
     _chance(curves, first["recall"][measure], first["window"])
     curves.legend(frameon=False, fontsize=8)
@@ -72,6 +75,17 @@ def plot_comparison(path: Path, compared: dict[str, dict[str, Any]]) -> Path:
     _shares(sizes)
     sizes.legend(frameon=False, fontsize=8, loc="lower right")
     return save(figure, path)
+
+
+def _by_kind(compared: dict[str, dict[str, Any]], measure: str) -> list[list[tuple[int, float]]]:
+    """For each kind of memory that there is in several sizes its points: bytes, recall beyond the window."""
+    kinds: dict[str, list[tuple[int, float]]] = {}
+    for measured in compared.values():
+        value = measured["recall"][measure]["beyond the window"]["model"]["value"]
+        if value is not None:
+            kind = re.sub(r":\d+", "", measured["memory"])
+            kinds.setdefault(kind, []).append((max(1, measured["bytes"]), value))
+    return [sorted(points) for points in kinds.values() if len(points) > 1]
 
 
 def _curve(axes: Axes, curve: list[dict[str, Any]], source: str, colour: str, label: str) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,25 @@ from magrathea.evaluate.memory.measure import measure_memory
 from magrathea.evaluate.memory.plots import plot_comparison, plot_memory, plot_trips
 from magrathea.evaluate.memory.report import STRETCHES, TRIP, as_text, tables, write_memory_page
 from magrathea.evaluate.recordings import Budget, held_out_recordings, open_dataset
+from magrathea.memory import memory_named, of_size
 from magrathea.progress import Stages
 from magrathea.world import World
 
 MOST_DREAMS = 16  # that travel side by side
 
 
-def memory_report(worlds: Sequence[str], dataset: str | Path, out: str | Path, **options: Any) -> str:
-    """What is printed of the memory of a world, or of several compared; the options are those of `evaluate_memory`."""
-    if len(worlds) > 1:
-        return f"{compare_memories(worlds, dataset, out, **options)}\nThe table and the figure are in {out}"
+def memory_report(
+    worlds: Sequence[str], dataset: str | Path, out: str | Path, sizes: Sequence[int] = (), **options: Any
+) -> str:
+    """What is printed of the memory of a world, or of several compared, or of one with its memory of several sizes; the
+    options are those of `evaluate_memory`."""
+    if sizes or len(worlds) > 1:
+        table = (
+            compare_sizes(worlds[0], dataset, out, sizes, **options)
+            if sizes
+            else compare_memories(worlds, dataset, out, **options)
+        )
+        return f"{table}\nThe table and the figure are in {out}"
     measured = evaluate_memory(worlds[0], dataset, out, **options)["memory"]
     return "\n".join([*(table.markdown() for table in tables(measured)), f"The report is {Path(out) / 'memory.html'}"])
 
@@ -77,10 +87,36 @@ def compare_memories(
     names = [Path(world).name for world in worlds]
     if len(set(names)) < len(names):
         raise MagratheaError(f"Worlds to compare need names of their own, but these are {names}; rename a folder.")
+    return _compare(dict(zip(names, worlds, strict=True)), dataset, out, options)
+
+
+def compare_sizes(
+    world: str | Path | World, dataset: str | Path | Dataset, out: str | Path, sizes: Sequence[int], **options: Any
+) -> str:
+    """What a world remembers with its memory of several sizes, without learning anew: recall by bytes. Writes and
+    returns what `compare_memories` does; no dreams are measured. Raises MagratheaError where the memory has no size, or
+    one that has to be learned."""
+    if not isinstance(world, World):
+        world = World.from_pretrained(world, device=options.get("device", "cpu"))
+    worlds = {f"size {size}": _of_size(world, size) for size in sizes}
+    return _compare(worlds, dataset, out, options | {"num_dreams": 0})
+
+
+def _of_size(world: World, size: int) -> World:
+    """The same world, whose memory has at most that size."""
+    name = of_size(world.config.model.memory, size)
+    config = replace(world.config, model=replace(world.config.model, memory=name))
+    memory = memory_named(name).from_tensors(world.layout, world.memory.tensors())
+    return World(world.tokenizers, config, world.starts, world.model, memory)
+
+
+def _compare(
+    worlds: Mapping[str, str | Path | World], dataset: str | Path | Dataset, out: str | Path, options: dict[str, Any]
+) -> str:
     if options.get("minutes") is not None:
         options["minutes"] /= len(worlds)
     source, out, compared = open_dataset(dataset), Path(out), {}
-    for name, world in zip(names, worlds, strict=True):
+    for name, world in worlds.items():
         compared[name] = evaluate_memory(world, source, out / name, **options)["memory"]
     return write_comparison(compared, out)
 
