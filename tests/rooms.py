@@ -69,7 +69,7 @@ def learn(memory: str, steps: int, enough: float = 1.0, num_episodes: int = 200,
         for group in optimizer.param_groups:
             group["lr"] = group["scale"] * learning_rate(step / steps, heart)
         optimizer.zero_grad()
-        update_loss(model, draw_update(cache, heart, WINDOW, step)).backward()
+        update_loss(model, draw_update(cache, heart, step)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 100 == 99:

@@ -114,11 +114,22 @@ def test_segments_stay_within_their_episodes(work: Path, debug_world: World) -> 
 def test_prompts_show_only_the_goal_or_the_return(work: Path, debug_world: World) -> None:
     layout = debug_world.layout
     cache = TokenCache.open(work / "tokens", layout)
-    batch = draw_prompted(cache, BatchConfig(num_prompted=40), 3, torch.Generator().manual_seed(0))
-    assert batch.prompt is not None and batch.tokens.shape[1] == 1 and batch.first == 3
-    for prompt in batch.prompt:
+    config = BatchConfig(num_prompted=60, num_steps=8, spoiled_share=0)
+    batch = draw_prompted(cache, config, torch.Generator().manual_seed(0))
+    assert batch.prompt is not None and batch.tokens.shape[1] == 7 and batch.first == 1
+    observation, asked = layout.span("observation"), batch.hole_mask.any(-1)
+    assert torch.equal(batch.hole_mask, asked[..., None].expand_as(batch.hole_mask))  # nothing or all of a step
+    within = 0
+    for row, prompt in enumerate(batch.prompt):
         shown = {slot.name for slot in layout.slots if (prompt[layout.span(slot.name)] < slot.vocab_size).any()}
-        assert shown <= {"observation"} or shown == {"reward"}
+        assert shown == {"observation"} or shown == {"reward"}
+        num_asked = int(asked[row].sum())
+        assert asked[row, :num_asked].all() and num_asked
+        if num_asked < 7:  # the goal was seen in the segment: what comes after it leads elsewhere
+            assert shown == {"observation"}
+            assert torch.equal(batch.tokens[row, num_asked - 1, observation], prompt[observation])
+            within += 1
+    assert within
     assert RETURN_STEPS == 64
 
 

@@ -30,9 +30,19 @@ def headlines(metrics: dict[str, Any]) -> list[dict[str, Any]]:
             beside += f"; reality itself with other chances {_percent(control['reality again / real'])}"
         items.append(_item("Obeys: dream's share of real controllability", control["dream / real"], "%", beside))
     items += _pictures(metrics.get("pictures", {}))
+    items.append(_acting_toward(metrics["uses"]["acting toward"]))
     observation = next(iter(metrics["next step"]["calibration"].values()))
     items.append(_item("Expected calibration error", observation["expected calibration error"], "%"))
     return [item for item in items if item["figure"]["value"] is not None]
+
+
+def _acting_toward(prompts: dict[str, Any]) -> dict[str, Any]:
+    beside = ", ".join(
+        f"{name} {_percent(prompts[name]['accuracy'])}" for name in ("no prompt", "a wrong goal") if name in prompts
+    )
+    return _item(
+        "Acts toward a picture 8 steps ahead: actions as recorded", prompts["goal 8 ahead"]["accuracy"], "%", beside
+    )
 
 
 def _accuracy(slot: str, conditions: dict[str, Any]) -> list[dict[str, Any]]:

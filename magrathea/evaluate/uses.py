@@ -19,7 +19,9 @@ from magrathea.layout import Layout
 from magrathea.world import World
 
 HIDDEN_SHARES = (0.25, 0.5, 0.75)
-GOAL_DISTANCES = (2, 8, 32)  # steps from the picture before the action to the goal; training draws 2…33
+GOAL_DISTANCES = (2, 8, 32)  # steps from the picture before the action to the goal
+NUM_PROMPTED = 1024  # most steps that are asked with prompts
+SHARE_WITHOUT_PROMPTS = 0.65  # of the time
 RETURN_STEPS = 64  # steps ahead that a return prompt sums
 
 
@@ -30,14 +32,18 @@ def measure_uses(world: World, recordings: list[Recording], budget: Budget, seed
     tally = Tally(len(recordings))
     baselines = Baselines(world.layout, [recording.tokens for recording in recordings])
     generator = Generator().manual_seed(seed)
-    segments = segment_batches(recordings, world.config.model.window, seed=seed)
-    for batch in segments:
+    without_prompts, num_asked = budget.part(SHARE_WITHOUT_PROMPTS), 0
+    for batch in segment_batches(recordings, world.config.model.window, seed=seed):
         _infer_and_act(tally, world, batch, baselines)
         judged = batch.predict(world, masks.judge(world.layout))
         tally_judgement(tally, "judge", world, recordings, batch, judged)
         _repair(tally, world, batch, baselines, generator)
+        if without_prompts.spent():
+            break
+    for batch in segment_batches(recordings, world.config.model.window, batch_size=32, chunk=1, seed=seed):
         _act_toward(tally, world, recordings, batch)
-        if budget.spent():
+        num_asked += len(batch.episodes)
+        if num_asked >= NUM_PROMPTED or budget.spent():
             break
     return _summary(tally)
 
@@ -109,14 +115,9 @@ def _repair(tally: Tally, world: World, batch: SegmentBatch, baselines: Baseline
 
 
 def _act_toward(tally: Tally, world: World, recordings: list[Recording], batch: SegmentBatch) -> None:
-    """Acting with a prompt: does the true goal (or return) make the action taken likelier than none, or a wrong one?
-
-    Only each segment's first step is asked, for a prompt is one for a segment.
-    """
-    layout = world.layout
-    first = batch.tokens[:, : batch.first + 1]
-    here = batch.steps[:, 0]
-    holes = masks.behaviour_cloning(layout)
+    """Acting with a prompt: does the true goal (or return) make the action of a step likelier than none, or a wrong
+    one?"""
+    layout, here = world.layout, batch.steps[:, 0]
     prompts: dict[str, Tensor | None] = {"no prompt": None}
     for distance in GOAL_DISTANCES:
         wanted = [recordings[episode].tokens for episode in batch.episodes]
@@ -135,9 +136,8 @@ def _act_toward(tally: Tally, world: World, recordings: list[Recording], batch: 
         ]
     )
     for name, prompt in prompts.items():
-        right, surprise = action_scores(
-            layout, world.predict_segment(first, holes, batch.first, prompt), first[:, batch.first :]
-        )
+        logits = batch.predict(world, masks.behaviour_cloning(layout), prompt)
+        right, surprise = action_scores(layout, logits, batch.targets)
         tally.add_mean(f"acting toward/{name}/accuracy", batch.episodes, right)
         tally.add_mean(f"acting toward/{name}/cross-entropy", batch.episodes, surprise)
 

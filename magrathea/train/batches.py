@@ -33,7 +33,7 @@ class BatchConfig:
 
     num_segments: int = 16
     num_steps: int = 12
-    num_prompted: int = 8
+    num_prompted: int = 4
     spoiled_share: float = 0.5
     most_spoiled: float = 0.08
     dreamt_share: float = 0.0
@@ -81,22 +81,21 @@ def draw_batch(cache: TokenCache, config: BatchConfig, generator: Generator) -> 
     return Batch(past, segments.tokens[:, 1:], holes, first=1, recalled=recalled, earlier=earlier, dreamt=dreamt)
 
 
-def draw_prompted(cache: TokenCache, config: BatchConfig, window: int, generator: Generator) -> Batch:
-    """Segments whose last step's action is to be found, given where or to what return it leads."""
-    layout = cache.layout
-    segments, goals = cache.later(config.num_prompted, window + 1, config.num_earlier, RETURN_STEPS // 2, generator)
-    reward_slot = layout.of_role("reward")[0]
-    wants_return = torch.rand(config.num_prompted, 1, generator=generator) < 0.5
+def draw_prompted(cache: TokenCache, config: BatchConfig, generator: Generator) -> Batch:
+    """Segments whose actions are to be found, given what is seen 1…RETURN_STEPS / 2 steps after one of them, or the
+    return to be had from the first on. What comes after a goal was seen does not lead there, and is not learned."""
+    layout, num = cache.layout, config.num_prompted
+    segments, goals, when = cache.toward(num, config.num_steps, config.num_earlier, RETURN_STEPS // 2, generator)
+    wants_return = torch.rand(num, 1, generator=generator) < 0.5
     prompt = goals.clone()
-    prompt[:, layout.span(reward_slot.name)] = segments.returns[
-        :, -2, None
-    ]  # to come once the step before has happened
+    prompt[:, layout.span(layout.of_role("reward")[0].name)] = segments.returns[:, :1]
     hidden = torch.where(wants_return, masks.return_prompt(layout), masks.goal_prompt(layout))
     prompt = torch.where(hidden, absent_step(layout), prompt)
-    holes = masks.behaviour_cloning(layout).expand(config.num_prompted, 1, -1)
+    leads = wants_return | (torch.arange(1, config.num_steps) <= when[:, None])
+    holes = leads[..., None] & masks.behaviour_cloning(layout)
     past = spoil(segments.tokens, layout, config, generator)
-    recalled, earlier = recall(segments, holes, window, layout, config, generator)
-    return Batch(past, segments.tokens[:, -1:], holes, window, prompt, recalled, earlier)
+    recalled, earlier = recall(segments, holes, 1, layout, config, generator)
+    return Batch(past, segments.tokens[:, 1:], holes, 1, prompt, recalled, earlier)
 
 
 def recall(

@@ -140,14 +140,15 @@ class TokenCache:
         steps = None if sources is None else self._steps(sources, sources >= 0)
         return Recall(picture, light, steps, features=features)
 
-    def later(
+    def toward(
         self, num: int, num_steps: int, num_earlier: int, most_ahead: int, generator: Generator
-    ) -> tuple[Segments, Tensor]:
-        """Segments, and for each a step (num, N) that came 1…most_ahead steps after its last one."""
+    ) -> tuple[Segments, Tensor, Tensor]:
+        """Segments, for each a step (num, N) that came in it or at most `most_ahead` steps after it, but before its
+        episode's end, and which one that is, counted from the segment's first (num,)."""
         longer = self.segments(num, num_steps + most_ahead, num_earlier, generator)
-        ahead = torch.randint(1, most_ahead + 1, (num,), generator=generator)
-        goals = longer.tokens[torch.arange(num), num_steps - 1 + ahead]
-        return longer.first(num_steps), goals
+        num_there = (longer.tokens != absent_step(self.layout)).any(-1).sum(-1)
+        when = torch.randint(1, num_steps + most_ahead, (num,), generator=generator).minimum(num_there - 1)
+        return longer.first(num_steps), longer.tokens[torch.arange(num), when], when
 
 
 def encode_episode(episode: Episode, world: World) -> Tensor:

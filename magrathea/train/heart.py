@@ -83,12 +83,12 @@ def update_loss(model: nn.Module, batches: list[Batch]) -> Tensor:
     return loss / num_holes * num_processes
 
 
-def draw_update(cache: TokenCache, config: HeartConfig, window: int, step: int) -> list[Batch]:
+def draw_update(cache: TokenCache, config: HeartConfig, step: int) -> list[Batch]:
     """All that update number `step` learns from; depends on nothing but the seed and the number."""
     generator = Generator().manual_seed(config.seed * 1_000_003 + step)
     batches = [draw_batch(cache, config.batch, generator)]
     if config.batch.num_prompted:
-        batches.append(draw_prompted(cache, config.batch, window, generator))
+        batches.append(draw_prompted(cache, config.batch, generator))
     return batches
 
 
@@ -110,7 +110,7 @@ def train_heart(
     while (share := _of_first(progress.share(config))) < 1:
         for group in optimizer.param_groups:
             group["lr"] = group["scale"] * learning_rate(share, config)
-        batches = draw_update(cache, config, model.config.window, progress.step)
+        batches = draw_update(cache, config, progress.step)
         mine = [batch.part(rank, num_processes, model.device) for batch in batches]
         mine = [dream_past(model, batch, config.batch.dream_rounds) for batch in mine]
         loss = update_loss(wrapped, mine)
