@@ -122,6 +122,7 @@ def make_minigrid(level: str = LEVEL, render_mode: str | None = None, **kwargs: 
 STYLES = ((1.0, 0.04), (0.7, 0.1), (0.3, 0.1))
 MOVES = (0.22, 0.22, 0.44, 0.03, 0.03, 0.04, 0.02)  # chances of the actions where nothing is at hand
 USEFUL = 0.4  # chance of the action that does something to what is at hand
+DROPS = 0.5  # chance of that to be laying down what one carries
 
 
 class Explorer:
@@ -198,7 +199,7 @@ class Explorer:
         """The action that does something to the thing ahead, or now and then to the thing in hand."""
         ahead = self._ahead()
         if ahead is None:
-            return DROP if self.env.carrying is not None and self.rng.random() < 0.1 else None
+            return DROP if self.env.carrying is not None and self.rng.random() < DROPS else None
         if ahead.type in ("door", "box"):
             return TOGGLE
         return PICK_UP if ahead.can_pickup() else None
