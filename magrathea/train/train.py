@@ -200,7 +200,9 @@ def _claim(work: Path, source: Dataset, settings: TrainSettings) -> None:
         )
     if _is_first_process():
         work.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(claim, indent=1))
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps(claim, indent=1))
+        partial.replace(file)  # another process may be reading it
     _wait_for_all()
 
 
