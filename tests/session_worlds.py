@@ -83,7 +83,8 @@ class EchoMemory:
 
 
 memories.MEMORIES["echo"] = Echo
-MEMORIES = ("window", "places", "places:20", "echo", "clock", "recurrent", "retrieval", "places+recurrent:8+retrieval-pose:20")
+COMBINED = "places+recurrent:8+retrieval-pose:20"
+MEMORIES = ("window", "places", "places:20", "echo", "clock", "recurrent", "retrieval", COMBINED)
 
 
 def play_board(num_steps: int, seed: int = 0) -> Played:

@@ -22,7 +22,8 @@ from magrathea.memory.trail import NUM_RECALLED, TrailKind
 from magrathea.model import MaskedTransformer
 from magrathea.session import Session
 
-ALL = ("window", "places", "places:100", "clock", "recurrent", "retrieval", "retrieval-pose", "places+recurrent:8+retrieval:20")
+COMBINED = "places+recurrent:8+retrieval:20"
+ALL = ("window", "places", "places:100", "clock", "recurrent", "retrieval", "retrieval-pose", COMBINED)
 
 
 @pytest.mark.parametrize("memory", ALL)

@@ -31,6 +31,7 @@ from magrathea.data.episode import episode_length, merge_episodes, save_episode
 from magrathea.data.policies import policy_named
 from magrathea.data.recorder import play_episode
 from magrathea.errors import MagratheaError
+from magrathea.files import whole_file
 from magrathea.progress import Stages
 from magrathea.spaces import space_to_config
 
@@ -257,9 +258,8 @@ def _claim(work: Path, metadata: dict[str, Any]) -> None:
     claim = work / "recording.json"
     if claim.exists():
         _compare(json.loads(claim.read_text()), metadata, f"'{work.parent}' holds an unfinished recording")
-    partial = claim.with_suffix(".partial")
-    partial.write_text(json.dumps(metadata, indent=1))
-    partial.replace(claim)
+    with whole_file(claim) as file:
+        file.write_text(json.dumps(metadata, indent=1))
 
 
 def _compare(there: dict[str, Any], asked: dict[str, Any], what: str) -> None:

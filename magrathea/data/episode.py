@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from magrathea.files import whole_file
 
 if TYPE_CHECKING:
     import h5py  # imported when a file is written: playing beside reality needs none
@@ -56,8 +57,7 @@ def save_episode(episode: Episode, path: Path) -> None:
     """Write an episode's own file in one step, so that it is either whole or not there."""
     import h5py
 
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    with h5py.File(partial, "w") as file:
+    with whole_file(path) as fresh, h5py.File(fresh, "w") as file:
         group = file.create_group("episode")
         group.attrs.update({"seed": episode.seed, "total_steps": len(episode)})
         _write(group, "observations", episode.observation)
@@ -66,7 +66,6 @@ def save_episode(episode: Episode, path: Path) -> None:
         _write(group, "terminations", episode.terminated)
         _write(group, "truncations", episode.truncated)
         _write(group, "infos", episode.infos)
-    partial.replace(path)
 
 
 def episode_length(path: Path) -> int | None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from magrathea.evaluate.page import number
+from magrathea.files import whole_file
 from magrathea.world import World
 
 
 def write_card(folder: Path, world: World, metrics: dict[str, Any]) -> None:
     """Write the README.md of a world's folder from the metrics of `evaluate`, atomically."""
-    partial = folder / "README.md.partial"
-    partial.write_text(card(world, metrics))
-    os.replace(partial, folder / "README.md")
+    with whole_file(folder / "README.md") as file:
+        file.write_text(card(world, metrics))
 
 
 def card(world: World, metrics: dict[str, Any]) -> str:

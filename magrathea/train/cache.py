@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from magrathea.data import Dataset, Episode
+from magrathea.files import whole_file
 from magrathea.layout import Layout
 from magrathea.memory import Recall
 from magrathea.progress import Stages
@@ -104,9 +104,8 @@ class TokenCache:
         for name, parts in recalled.items():
             if parts:
                 np.save(folder / f"{name}.npy", np.concatenate(parts))
-        partial = folder / f"{EPISODES_FILE}.partial"
-        partial.write_text(json.dumps({"ends": np.cumsum([len(part) for part in tokens]).tolist()}))
-        os.replace(partial, folder / EPISODES_FILE)
+        with whole_file(folder / EPISODES_FILE) as file:
+            file.write_text(json.dumps({"ends": np.cumsum([len(part) for part in tokens]).tolist()}))
         return cls.open(folder, world.layout)
 
     def segments(self, num: int, num_steps: int, num_earlier: int, generator: Generator) -> Segments:

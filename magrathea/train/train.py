@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from magrathea.data import Dataset
 from magrathea.errors import MagratheaError
+from magrathea.files import whole_file
 from magrathea.hub import load_world, save_world
 from magrathea.layout import Role
 from magrathea.memory import memory_named
@@ -200,9 +201,8 @@ def _claim(work: Path, source: Dataset, settings: TrainSettings) -> None:
         )
     if _is_first_process():
         work.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(claim, indent=1))
-        partial.replace(file)  # another process may be reading it
+        with whole_file(file) as fresh:  # another process may be reading it
+            fresh.write_text(json.dumps(claim, indent=1))
     _wait_for_all()
 
 
