@@ -88,7 +88,8 @@ class StepHead(nn.Module):
 
     What an observation shows is mostly what stood in the same place in the step before, or what a memory recalls there;
     so is its light. A gate says how much each of these two tokens gains, which is to copy it; and E further gates, what
-    of its vector is passed on, which is to change it: a red door that opens stays red.
+    of its vector is passed on, which is to change it: a red door that opens stays red. What moves from one place of a
+    picture to another is passed on from where the head looks: a key that is picked up keeps its colour in the hand.
     """
 
     def __init__(self, layout: Layout, width: int, recalls: Sequence[Part]) -> None:
@@ -115,6 +116,9 @@ class StepHead(nn.Module):
             else nn.Identity()
             for slot in layout.slots
         )
+        self.looks = nn.ModuleList(
+            Look(slot, token_width(slot, width)) if _is_picture(slot) else nn.Identity() for slot in layout.slots
+        )
 
     def _is_recalled(self, slot: Slot) -> bool:
         return slot in self.recalled
@@ -137,6 +141,14 @@ class StepHead(nn.Module):
             features.append(ungroup_tokens(place.unflatten(-1, (slot.tokens_per_position, -1)), slot))
         return features
 
+    def looked(self, features: Sequence[Tensor], sources: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """For each slot its features (..., its tokens, E), with what the head looks at in the step before."""
+        parts = zip(self.layout.slots, features, sources, self.vectors, self.looks, strict=True)
+        return [
+            feature + look(feature, vectors(source[0]).to(feature.dtype)) if _is_picture(slot) else feature
+            for slot, feature, source, vectors, look in parts
+        ]
+
     def logits(self, index: int, features: Tensor, sources: Sequence[Tensor]) -> Tensor:
         """Features (..., E) of tokens of one slot, and the tokens (...) that may be copied -> (..., V)."""
         if not sources:
@@ -151,9 +163,33 @@ class StepHead(nn.Module):
 
     def forward(self, x: Tensor, sources: Sequence[Sequence[Tensor]]) -> dict[str, Tensor]:
         """x (..., P, D), for each slot what may be copied -> for each slot's name the logits (..., its tokens, V)."""
-        each = enumerate(zip(self.layout.slots, self.features(x), sources, strict=True))
+        features = self.looked(self.features(x), sources)
+        each = enumerate(zip(self.layout.slots, features, sources, strict=True))
         return {slot.name: self.logits(index, features, copied) for index, (slot, features, copied) in each}
 
 
 def _shows(slot: Slot) -> bool:
     return slot.role == "observation"
+
+
+def _is_picture(slot: Slot) -> bool:
+    """Whether things may move from one of its places to another."""
+    return _shows(slot) and min(slot.grid) >= 3
+
+
+class Look(nn.Module):
+    """What a place of a picture takes over from another: attention to the vectors of its tokens (Vaswani et al. 2017),
+    and a gate for each of their E numbers, all closed at first. C places.
+    """
+
+    def __init__(self, slot: Slot, token_width: int) -> None:
+        super().__init__()
+        self.queries, self.keys = (Linear(token_width, token_width) for _ in range(2))
+        self.here, self.there = (nn.Parameter(torch.randn(slot.num_tokens, token_width) * 0.5) for _ in range(2))
+        self.passes = Linear(token_width, token_width, scale=0.0)
+
+    def forward(self, features: Tensor, vectors: Tensor) -> Tensor:
+        """Features (..., C, E) of places, and the vectors (..., C, E) of what they showed -> (..., C, E)."""
+        queries = self.queries(features) + self.here.to(features.dtype)
+        keys = self.keys(vectors) + self.there.to(features.dtype)
+        return self.passes(features) * F.scaled_dot_product_attention(queries, keys, vectors)

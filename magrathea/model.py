@@ -111,9 +111,9 @@ class MaskedTransformer(nn.Module):
         return encodings, *self.keys_values(encodings, time)
 
     def prompt(self, tokens: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        """A prompt is a step that has not happened: (B, N) and the time now (B,) -> keys, values (L, B, H, P, 48)."""
-        keys, values = self.keys_values(self.encode(tokens[:, None], self.prompt_embedding), time[:, None])
-        return keys.squeeze(2), values.squeeze(2)
+        """A prompt (B, N), a step that has not happened, as at times (B, T): keys, values (L, B, T, H, P, 48)."""
+        encodings = self.encode(tokens[:, None], self.prompt_embedding)
+        return self.keys_values(encodings.expand(-1, time.shape[1], -1, -1), time)
 
     def recalled_steps(self, tokens: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         """Steps (B, T, K, N) that a memory recalls for steps at times (B, T) stand before the window, the one that
@@ -134,8 +134,7 @@ class MaskedTransformer(nn.Module):
         steps (B, T, K, N). Keys and values (L, B, T, H, M, 48), or None where there is nothing."""
         parts = []
         if prompt is not None:
-            shown = self.prompt(prompt, time[:, 0])
-            parts.append([part.unsqueeze(2).expand(-1, -1, time.shape[1], -1, -1, -1) for part in shown])
+            parts.append(self.prompt(prompt, time))
         if steps is not None and self.recalled_embedding is not None:
             parts.append(self.recalled_steps(steps, time))
         if not parts:
@@ -221,8 +220,9 @@ class MaskedTransformer(nn.Module):
         """
         past = self.segment(past_tokens, first, prompt, recalled, earlier)
         time = torch.arange(first, past_tokens.shape[1], device=tokens.device).expand(tokens.shape[:2])
-        features = self.head.features(self.fill_positions(tokens, hole_mask, time, past))
-        return self._loss(features, self._copied(past, tokens.shape[1]), tokens, hole_mask)
+        sources = self._copied(past, tokens.shape[1])
+        features = self.head.looked(self.head.features(self.fill_positions(tokens, hole_mask, time, past)), sources)
+        return self._loss(features, sources, tokens, hole_mask)
 
     def _loss(
         self, features: Sequence[Tensor], copied: Sequence[Sequence[Tensor]], tokens: Tensor, hole_mask: Tensor

@@ -83,6 +83,7 @@ class EchoMemory:
 
 
 memories.MEMORIES["echo"] = Echo
+BEGIN_AT_ZERO = ("carry", "recall.", "recurrence.out", "told", "head.gates", "head.passes", "head.looks")
 COMBINED = "places+recurrent:8+retrieval-pose:20"
 MEMORIES = ("window", "places", "places:20", "echo", "clock", "recurrent", "retrieval", COMBINED)
 
@@ -124,9 +125,7 @@ def wild_world(memory: str = "window", seed: int = 0) -> World:
     config = WorldConfig(replace(model_size("debug"), memory=memory), metadata={"name": "wild"})
     model = MaskedTransformer(layout_for(tokenizers), config.model).eval()
     for name, weight in model.named_parameters():
-        if name.startswith(
-            ("carry", "recall.", "recurrence.out", "told", "head.gates", "head.passes")
-        ):  # begin at zero
+        if name.startswith(BEGIN_AT_ZERO):
             torch.nn.init.normal_(weight, std=0.2)
     world = World(tokenizers, config, torch.zeros(0, 1, model.layout.num_tokens), model)
     tokens = world.encode_episode(observation, action, reward, terminated)

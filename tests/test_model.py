@@ -10,7 +10,7 @@ import torch
 from magrathea import devices, masks
 from magrathea.config import ModelConfig, model_size
 from magrathea.devices import compute_dtype, device_named
-from magrathea.embedding import group_tokens, ungroup_tokens
+from magrathea.embedding import Look, group_tokens, ungroup_tokens
 from magrathea.errors import MagratheaError
 from magrathea.layout import Layout, Slot
 from magrathea.model import MaskedTransformer
@@ -30,7 +30,11 @@ LAYOUT = Layout(
 def model() -> MaskedTransformer:
     torch.manual_seed(0)
     model = MaskedTransformer(LAYOUT, ModelConfig(width=48 * 6, num_layers=2, window=3)).eval()
-    for learned in (model.head.gates[1], model.head.passes[1]):  # as if it had learned to copy
+    for learned in (
+        model.head.gates[1],
+        model.head.passes[1],
+        model.head.looks[1].passes,
+    ):  # as if it had learned to copy
         torch.nn.init.normal_(learned.weight, std=0.1)
     return model
 
@@ -150,8 +154,8 @@ def test_bf16_learns_what_float32_does(model: MaskedTransformer) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         learner = copy.deepcopy(model)
         learner.compute_dtype = dtype
-        torch.nn.init.zeros_(learner.head.gates[1].weight)
-        torch.nn.init.zeros_(learner.head.passes[1].weight)
+        for copies in (learner.head.gates[1], learner.head.passes[1], learner.head.looks[1].passes):
+            torch.nn.init.zeros_(copies.weight)
         optimizer = torch.optim.AdamW(learner.parameters(), lr=2e-3)
         for _ in range(40):
             loss, num_holes = learner(tokens, tokens, holes)
@@ -199,3 +203,17 @@ def test_tokens_that_look_alike_begin_alike(model: MaskedTransformer) -> None:
         cosines = torch.nn.functional.cosine_similarity(table[0], table[1:])
         assert cosines[0] > 0.25 and cosines[0] > cosines[1:].max() + 0.1
         assert 0.5 < table.norm(dim=1)[: slot.vocab_size].max() / table.norm(dim=1).median() < 2
+
+
+def test_a_place_takes_over_what_another_showed() -> None:
+    torch.manual_seed(0)
+    look, features = Look(LAYOUT.picture, 16), torch.randn(24, 16).expand(32, -1, -1)
+    optimizer = torch.optim.AdamW(look.parameters(), lr=1e-2)
+    assert not look(features, torch.randn(32, 24, 16)).any()  # its gates begin closed
+    for _ in range(300):
+        shown = torch.randn(32, 24, 16)
+        loss = (look(features, shown)[:, 3] - shown[:, 10]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.1
