@@ -2,7 +2,7 @@
 
 A past step is final, so it is encoded once, alone, by a few layers, and turned into keys and values for every layer
 that fills (as the cache of Sun et al. 2024, "You Only Cache Once", is). A step with holes starts from the encoding of
-the step before it, and attends to itself, both ways, to the past steps of its window, to a prompt, and to what a
+the step before it, and of a prompt, and attends to itself, both ways, to the past steps of its window, and to what a
 memory reads. Training sees just what sampling sees.
 
 Shapes: B batch, T steps, N tokens of a step, P positions of a step, D width, H heads, L layers, W window.
@@ -61,6 +61,7 @@ class MaskedTransformer(nn.Module):
         self.memory_layers = nn.ModuleList(Block(config, index) for index in range(config.num_memory_layers))
         self.past_keys_values = Linear(config.width, 2 * config.num_layers * config.width)
         self.carry = Linear(config.width, config.width, scale=0.0)  # learns to begin as a copy
+        self.aim = Linear(config.width, config.width, scale=0.0)
         memory = memory_named(config.memory)
         self.recall = Linear(config.width, config.width, scale=0.0) if "picture" in memory.recalls else None
         self.told = Linear(NUM_FEATURES, config.width, scale=0.0) if "features" in memory.recalls else None
@@ -110,14 +111,15 @@ class MaskedTransformer(nn.Module):
         encodings = self.encode(tokens)
         return encodings, *self.keys_values(encodings, time)
 
-    def prompt(self, tokens: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        """A prompt (B, N), a step that has not happened, as at times (B, T): keys, values (L, B, T, H, P, 48)."""
-        encodings = self.encode(tokens[:, None], self.prompt_embedding)
-        return self.keys_values(encodings.expand(-1, time.shape[1], -1, -1), time)
+    def prompt(self, tokens: Tensor) -> Tensor:
+        """A prompt (B, N), which is a step that has not happened -> its encodings (B, 1, P, D)."""
+        return self.encode(tokens[:, None], self.prompt_embedding)
 
-    def recalled_steps(self, tokens: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        """Steps (B, T, K, N) that a memory recalls for steps at times (B, T) stand before the window, the one that
-        matters most last -> keys, values (L, B, T, H, K * P, 48)."""
+    def recalled_steps(self, tokens: Tensor | None, time: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What steps at times (B, T) may attend to beside the window: steps (B, T, K, N) that a memory recalls stand
+        before it, the one that matters most last. Keys and values (L, B, T, H, K * P, 48), or None without such."""
+        if tokens is None or self.recalled_embedding is None:
+            return None
         ranks = torch.arange(tokens.shape[2], device=time.device)
         when = (time - self.config.window - 1)[..., None] - ranks
         encodings = self.encode(tokens.flatten(1, 2), self.recalled_embedding)
@@ -125,21 +127,6 @@ class MaskedTransformer(nn.Module):
             part.unflatten(2, when.shape[1:]).transpose(3, 4).flatten(4, 5)
             for part in self.keys_values(encodings, when.flatten(1))
         )
-        return keys, values
-
-    def beside(
-        self, time: Tensor, prompt: Tensor | None = None, steps: Tensor | None = None
-    ) -> tuple[Tensor, Tensor] | None:
-        """What steps at times (B, T) may attend to beside the window: a prompt (B, N), the same for all, and recalled
-        steps (B, T, K, N). Keys and values (L, B, T, H, M, 48), or None where there is nothing."""
-        parts = []
-        if prompt is not None:
-            parts.append(self.prompt(prompt, time))
-        if steps is not None and self.recalled_embedding is not None:
-            parts.append(self.recalled_steps(steps, time))
-        if not parts:
-            return None
-        keys, values = (torch.cat(part, dim=4) for part in zip(*parts, strict=True))
         return keys, values
 
     def segment(
@@ -160,13 +147,16 @@ class MaskedTransformer(nn.Module):
             encoded = encodings if earlier is None else torch.cat([self.encode(earlier), encodings], dim=1)
             states = self.recurrence.states(encoded, (before != self.absent).any(-1))
             recalled = replace(recalled, state=states[:, first - tokens.shape[1] :])
-        extra = self.beside(time[:, first:], prompt, recalled.steps)
-        return SegmentPast(tokens, encodings, keys, values, self.config.window, first, extra, recalled)
+        extra = self.recalled_steps(recalled.steps, time[:, first:])
+        goal = None if prompt is None else self.prompt(prompt)
+        return SegmentPast(tokens, encodings, keys, values, self.config.window, first, extra, recalled, goal)
 
     def fill_positions(self, tokens: Tensor, hole_mask: Tensor, time: Tensor, past: Past) -> Tensor:
         """Steps with holes (B, T, N) at times (B, T) -> their positions' last states (B, T, P, D)."""
         x = self.embedding(tokens, hole_mask).to(self.compute_dtype) + self.carry(past.step_before(tokens.shape[1]))
         recalled = past.recalled
+        if past.prompt is not None:
+            x = x + self.aim(past.prompt)
         if self.recall is not None and recalled.picture is not None:
             x = x + self._at_picture(self.recall(norm(self._picture(recalled.picture))))
         if self.told is not None and recalled.features is not None:

@@ -23,9 +23,11 @@ class Past(Protocol):
 
     Attributes:
         recalled: what a memory recalls for the T steps that are filled, (B, T, ...); its steps are among the keys.
+        prompt: encodings (B, 1, P, D) of a prompt, or None.
     """
 
     recalled: Recall
+    prompt: Tensor | None
 
     def join(self, layer: int, step: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Own keys and values (B, H, P, 48) of the step -> those and the past's (B, H, K, 48), and an attention mask
@@ -45,6 +47,7 @@ class NoPast:
     """A step by itself."""
 
     recalled = Recall()
+    prompt = None
 
     def join(self, layer: int, step: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, None]:
         return keys, values, None
@@ -68,9 +71,9 @@ class SegmentPast:
         keys, values: of each layer, (L, B, T, H, P, 48).
         window: W.
         first: index of the first step that is filled; steps are counted from it.
-        extra: what each step sees besides (a prompt, steps that a memory recalls): keys and values
-            (L, B, T - first, H, M, 48).
+        extra: what each step sees besides, steps that a memory recalls: keys and values (L, B, T - first, H, M, 48).
         recalled: what a memory recalls, (B, T - first, ...).
+        prompt: encodings of a prompt, (B, 1, P, D).
     """
 
     def __init__(
@@ -83,11 +86,13 @@ class SegmentPast:
         first: int = 0,
         extra: tuple[Tensor, Tensor] | None = None,
         recalled: Recall = Recall(),  # noqa: B008 (it never changes)
+        prompt: Tensor | None = None,
     ) -> None:
         self.tokens, self.encodings = tokens, encodings
         self.keys = [layer.unbind(1) for layer in keys.unbind(0)]
         self.values = [layer.unbind(1) for layer in values.unbind(0)]
         self.window, self.first, self.extra, self.recalled = window, first, extra, recalled
+        self.prompt = prompt
 
     def select(self, rows: Tensor) -> SegmentPast:
         """Of some of the rows."""
@@ -99,6 +104,7 @@ class SegmentPast:
         )
         part.extra = None if self.extra is None else (self.extra[0][:, rows], self.extra[1][:, rows])
         part.recalled = self.recalled.each(lambda each: each[rows])
+        part.prompt = None if self.prompt is None else self.prompt[rows]
         return part
 
     def step_before(self, num_steps: int) -> Tensor:
@@ -136,14 +142,17 @@ class RingPast:
         last = like.new_zeros(batch_size, self.num_positions, config.width)
         last_tokens = torch.full((batch_size, layout.num_tokens), -1, device=like.device)
         self._use(like.new_zeros(shape), like.new_zeros(shape), last, last_tokens)
-        self.extra: tuple[Tensor, Tensor] | None = None
-        self.recalled = Recall()
+        self.beside(NOTHING)
 
     def _use(self, keys: Tensor, values: Tensor, last: Tensor, last_tokens: Tensor) -> None:
         """Live in these tensors, which may have room for more rows."""
         self._room, num_rows = (keys, values, last, last_tokens), len(self.num_written)
         self.keys, self.values = keys[:, :num_rows], values[:, :num_rows]
         self.last, self.last_tokens = last[:num_rows], last_tokens[:num_rows]
+
+    def beside(self, beside: Beside) -> None:
+        """What the next step gets beside the window."""
+        self.extra, self.recalled, self.prompt = beside.extra, beside.recalled, beside.prompt
 
     def write(
         self, tokens: Tensor, encoding: Tensor, keys: Tensor, values: Tensor, rows: list[int] | None = None
@@ -177,7 +186,7 @@ class RingPast:
         part._use(
             self.keys.index_select(1, rows), self.values.index_select(1, rows), self.last[rows], self.last_tokens[rows]
         )
-        part.extra, part.recalled = None, Recall()
+        part.beside(NOTHING)
         return part
 
     def take_in(self, other: RingPast) -> None:
@@ -262,15 +271,21 @@ class Beside:
 
     Attributes:
         recalled: by the memory, (R, 1, ...).
-        extra: keys and values (L, R, 1, H, M, 48) of a prompt and of recalled steps.
+        extra: keys and values (L, R, 1, H, M, 48) of recalled steps.
+        prompt: encodings (R, 1, P, D).
     """
 
-    recalled: Recall
-    extra: tuple[Tensor, Tensor] | None
+    recalled: Recall = Recall()  # noqa: RUF009 (it never changes)
+    extra: tuple[Tensor, Tensor] | None = None
+    prompt: Tensor | None = None
 
     def of(self, rows: Tensor | None) -> Beside:
         """Of some of the rows; of all, if not given."""
         if rows is None:
             return self
         extra = None if self.extra is None else (self.extra[0][:, rows], self.extra[1][:, rows])
-        return Beside(self.recalled.each(lambda part: part[rows]), extra)
+        prompt = None if self.prompt is None else self.prompt[rows]
+        return Beside(self.recalled.each(lambda part: part[rows]), extra, prompt)
+
+
+NOTHING = Beside()

@@ -82,8 +82,10 @@ class Remembered:
         prompt (1, N)."""
         recalled = self.memory.read(tokens, hole_mask, rows).each(lambda part: part.to(self.world.device)[:, None])
         time = torch.tensor([[len(self.histories[row])] for row in rows], device=self.world.device)
-        prompt = None if prompt is None else prompt.expand(len(rows), -1).to(self.world.device)
-        return Beside(recalled, self.world.model.beside(time, prompt, recalled.steps))
+        extra = self.world.model.recalled_steps(recalled.steps, time)
+        if prompt is None:
+            return Beside(recalled, extra)
+        return Beside(recalled, extra, self.world.model.prompt(prompt.to(self.world.device).expand(len(rows), -1)))
 
     def past(self, rows: Sequence[int], beside: Beside) -> Past:
         """The past of the next step of these rows, with what they get beside it."""
@@ -91,7 +93,7 @@ class Remembered:
             return self._naive_past([self.histories[row] for row in rows], beside)
         everywhere = list(rows) == list(range(len(self.histories)))
         ring = self._ring if everywhere else self._ring.select(torch.tensor(rows))
-        ring.extra, ring.recalled = beside.extra, beside.recalled
+        ring.beside(beside)
         return ring
 
     def _naive_past(self, histories: list[History], beside: Beside) -> Past:
@@ -102,7 +104,7 @@ class Remembered:
         tokens = torch.stack([_tokens(history, -seen, None) for history in histories])
         remembered = self._encode(tokens, first[:, None] + torch.arange(seen))
         tokens = tokens.to(self.world.device)
-        return SegmentPast(tokens, *remembered, seen, seen, beside.extra, beside.recalled)
+        return SegmentPast(tokens, *remembered, seen, seen, beside.extra, beside.recalled, beside.prompt)
 
     def _encode(self, tokens: Tensor, time: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (R, T, N) at times (R, T) -> encodings (R, T, P, D), keys and values (L, R, T, H, P, 48)."""

@@ -83,7 +83,7 @@ class EchoMemory:
 
 
 memories.MEMORIES["echo"] = Echo
-BEGIN_AT_ZERO = ("carry", "recall.", "recurrence.out", "told", "head.gates", "head.passes", "head.looks")
+BEGIN_AT_ZERO = ("carry", "aim", "recall.", "recurrence.out", "told", "head.gates", "head.passes", "head.looks")
 COMBINED = "places+recurrent:8+retrieval-pose:20"
 MEMORIES = ("window", "places", "places:20", "echo", "clock", "recurrent", "retrieval", COMBINED)
 

@@ -36,6 +36,7 @@ def model() -> MaskedTransformer:
         model.head.looks[1].passes,
     ):  # as if it had learned to copy
         torch.nn.init.normal_(learned.weight, std=0.1)
+    torch.nn.init.normal_(model.aim.weight, std=0.05)  # and to act toward a prompt
     return model
 
 
@@ -118,8 +119,8 @@ def test_a_prompt_is_seen_and_the_past_is_not_changed_by_it(model: MaskedTransfo
     holes = masks.behaviour_cloning(LAYOUT).expand(1, 1, -1)
     logits = []
     for seed in (5, 6):
-        prompt = model.beside(time[:, 2:], steps(1, 1, seed)[:, 0])
-        past = SegmentPast(tokens, *remembered, model.config.window, 2, prompt)
+        prompt = model.prompt(steps(1, 1, seed)[:, 0])
+        past = SegmentPast(tokens, *remembered, model.config.window, 2, prompt=prompt)
         logits.append(model.predict(tokens[:, 2:], holes, time[:, 2:], past)["action"])
     assert not torch.allclose(logits[0], logits[1], atol=1e-4)
 

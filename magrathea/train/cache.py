@@ -142,11 +142,14 @@ class TokenCache:
     def toward(
         self, num: int, num_steps: int, num_earlier: int, most_ahead: int, generator: Generator
     ) -> tuple[Segments, Tensor, Tensor]:
-        """Segments, for each a step (num, N) that came in it or at most `most_ahead` steps after it, but before its
-        episode's end, and which one that is, counted from the segment's first (num,)."""
+        """Segments, for each a step (num, N) that came in it (in half of them) or at most `most_ahead` steps after it,
+        but before its episode's end, and which one that is, counted from the segment's first (num,)."""
         longer = self.segments(num, num_steps + most_ahead, num_earlier, generator)
         num_there = (longer.tokens != absent_step(self.layout)).any(-1).sum(-1)
-        when = torch.randint(1, num_steps + most_ahead, (num,), generator=generator).minimum(num_there - 1)
+        near = torch.rand(num, generator=generator) < 0.5
+        share = torch.rand(num, generator=generator)
+        when = 1 + (share * torch.where(near, num_steps - 1, num_steps + most_ahead - 1)).long()
+        when = when.minimum(num_there - 1)
         return longer.first(num_steps), longer.tokens[torch.arange(num), when], when
 
 
