@@ -133,6 +133,20 @@ def test_prompts_show_only_the_goal_or_the_return(work: Path, debug_world: World
     assert RETURN_STEPS == 64
 
 
+def test_only_the_named_parts_learn(debug_world: World, debug_dataset: Dataset, tmp_path: Path) -> None:
+    """As when acting toward a goal is learned by a world whose other parts stay as they are."""
+    begin, recipe = debug_world.save_pretrained(tmp_path / "begin"), tmp_path / "goals.toml"
+    batch = "[batch]\nnum_segments = 0\nnum_steps = 5\nnum_prompted = 4\n"
+    recipe.write_text(f'size = "debug"\nsteps = 3\nlearns = ["aim"]\n{batch}')
+    world = train(debug_dataset.folder, tmp_path / "world", recipe=recipe, begin_from=begin)
+    before, after = load_world(begin).model.state_dict(), world.model.state_dict()
+    changed = {name for name, weights in after.items() if not torch.equal(before[name], weights.bfloat16().float())}
+    assert changed == {"aim.weight"}
+    recipe.write_text(f'size = "debug"\nsteps = 3\nlearns = ["nose"]\n{batch}')
+    with pytest.raises(MagratheaError, match="no part 'nose'"):
+        train(debug_dataset.folder, tmp_path / "other", recipe=recipe, begin_from=begin)
+
+
 def test_only_the_past_is_spoiled(work: Path, debug_world: World) -> None:
     cache = TokenCache.open(work / "tokens", debug_world.layout)
     config = BatchConfig(num_segments=64, num_steps=6, spoiled_share=1.0, most_spoiled=0.5)

@@ -86,7 +86,7 @@ def update_loss(model: nn.Module, batches: list[Batch]) -> Tensor:
 def draw_update(cache: TokenCache, config: HeartConfig, step: int) -> list[Batch]:
     """All that update number `step` learns from; depends on nothing but the seed and the number."""
     generator = Generator().manual_seed(config.seed * 1_000_003 + step)
-    batches = [draw_batch(cache, config.batch, generator)]
+    batches = [draw_batch(cache, config.batch, generator)] if config.batch.num_segments else []
     if config.batch.num_prompted:
         batches.append(draw_prompted(cache, config.batch, generator))
     return batches

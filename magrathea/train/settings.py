@@ -32,6 +32,7 @@ class TrainSettings:
         held_out: share of the episodes that are kept for evaluation.
         num_starts: stored start states.
         begin_from: folder or name of a world whose tokenizers and weights the training begins with.
+        learns: the parts of the model that learn, by what their names begin with ("aim"); all of it, if none is named.
         seed: of everything drawn.
         metadata: name, description, fps and the like, added to what the dataset tells.
     """
@@ -46,6 +47,7 @@ class TrainSettings:
     held_out: float = 0.05
     num_starts: int = 64
     begin_from: str | None = None
+    learns: list[str] = field(default_factory=list)
     seed: int = 0
     fill: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)

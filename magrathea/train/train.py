@@ -78,6 +78,7 @@ def train(
     world = load_world(out)
     cache = TokenCache.open(work / "tokens", world.layout)
     world.to(device)
+    _freeze_all_but(world.model, settings.learns)
     report.stages.begin("training")
     progress = train_heart(world.model, cache, heart, work / "checkpoint.safetensors", report.update)
     world.metadata["training"] |= {"updates": progress.step, "minutes": round(progress.seconds / 60, 1)}
@@ -126,6 +127,16 @@ def _go_on_from(earlier: World, world: World, source: Dataset) -> None:
     if unlike:
         raise MagratheaError(f"The world to begin from has another size ({unlike[0]} differs); give that size.")
     world.model.load_state_dict(weights, strict=False)
+
+
+def _freeze_all_but(model: torch.nn.Module, learns: list[str]) -> None:
+    """Let only the named parts of a model learn, or all of it; raises MagratheaError for a part that there is not."""
+    names = [name for name, _ in model.named_parameters()]
+    for part in learns:
+        if not any(name.startswith(part) for name in names):
+            raise MagratheaError(f"There is no part '{part}' of the model that could learn; name one of {names}.")
+    for name, weights in model.named_parameters():
+        weights.requires_grad_(not learns or name.startswith(tuple(learns)))
 
 
 def _fit_tokenizers(source: Dataset, episodes: Any, settings: TrainSettings) -> Tokenizers:

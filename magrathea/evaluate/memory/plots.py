@@ -14,6 +14,7 @@ from magrathea.evaluate.plots import COLOURS, FAINT_INK, add_axes, band, save
 
 PALETTE = ("#3b6ef5", "#10a37f", "#e0703c", "#8a5cd6", "#c2388e", "#b08d00")
 TICKS = (1, 10, 100, 1000)
+LEAST_SHOWN = 30  # cells of an age, of which a point is drawn
 
 
 def plot_memory(path: Path, measured: dict[str, Any]) -> Path:
@@ -70,7 +71,8 @@ def plot_comparison(path: Path, compared: dict[str, dict[str, Any]]) -> Path:
     first = next(iter(compared.values()))
     _chance(curves, first["recall"][measure], first["window"])
     curves.legend(frameon=False, fontsize=8)
-    sizes.set_xlim(0.5, 2 * max(1, *(measured["bytes"] for measured in compared.values())))
+    all_bytes = [max(1, measured["bytes"]) for measured in compared.values()]
+    sizes.set_xlim(min(all_bytes) / 2, 2 * max(all_bytes))
     sizes.set_xscale("log")
     _shares(sizes)
     sizes.legend(frameon=False, fontsize=8, loc="lower right")
@@ -89,6 +91,7 @@ def _by_kind(compared: dict[str, dict[str, Any]], measure: str) -> list[list[tup
 
 
 def _curve(axes: Axes, curve: list[dict[str, Any]], source: str, colour: str, label: str) -> None:
+    curve = [bucket for bucket in curve if bucket[source]["count"] >= LEAST_SHOWN]
     places = [(bucket["from"] * bucket["to"]) ** 0.5 for bucket in curve]
     band(axes, places, [bucket[source] for bucket in curve], source, colour, label)
 
