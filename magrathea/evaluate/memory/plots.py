@@ -8,13 +8,13 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator, PercentFormatter, ScalarFormatter
 
 from magrathea.evaluate.plots import COLOURS, FAINT_INK, add_axes, band, save
 
 PALETTE = ("#3b6ef5", "#10a37f", "#e0703c", "#8a5cd6", "#c2388e", "#b08d00")
 TICKS = (1, 10, 100, 1000)
-LEAST_SHOWN = 30  # cells of an age, of which a point is drawn
+LEAST_SHOWN = 100  # cells of an age, of which a point is drawn
 
 
 def plot_memory(path: Path, measured: dict[str, Any]) -> Path:
@@ -74,6 +74,9 @@ def plot_comparison(path: Path, compared: dict[str, dict[str, Any]]) -> Path:
     all_bytes = [max(1, measured["bytes"]) for measured in compared.values()]
     sizes.set_xlim(min(all_bytes) / 2, 2 * max(all_bytes))
     sizes.set_xscale("log")
+    sizes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    sizes.xaxis.set_major_formatter(EngFormatter(unit="B"))
+    sizes.xaxis.set_minor_locator(NullLocator())
     _shares(sizes)
     sizes.legend(frameon=False, fontsize=8, loc="lower right")
     return save(figure, path)
