@@ -142,6 +142,8 @@ def test_only_the_named_parts_learn(debug_world: World, debug_dataset: Dataset, 
     before, after = load_world(begin).model.state_dict(), world.model.state_dict()
     changed = {name for name, weights in after.items() if not torch.equal(before[name], weights.bfloat16().float())}
     assert changed == {"aim.weight"}
+    with pytest.raises(MagratheaError, match="needs segments"):
+        BatchConfig(num_segments=0, num_prompted=0)
     recipe.write_text(f'size = "debug"\nsteps = 3\nlearns = ["nose"]\n{batch}')
     with pytest.raises(MagratheaError, match="no part 'nose'"):
         train(debug_dataset.folder, tmp_path / "other", recipe=recipe, begin_from=begin)

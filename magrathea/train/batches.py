@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from magrathea import masks
+from magrathea.errors import MagratheaError
 from magrathea.layout import Layout
 from magrathea.memory import Recall
 from magrathea.train.cache import RETURN_STEPS, Segments, TokenCache
@@ -45,6 +46,10 @@ class BatchConfig:
 
     def __post_init__(self) -> None:
         masks.weights_of(self.uses)  # refuses what is no use
+        if not self.num_segments and not self.num_prompted:
+            raise MagratheaError(
+                "An update needs segments to learn from; give num_segments or num_prompted of 1 or more."
+            )
 
 
 @dataclass(frozen=True)
