@@ -172,6 +172,7 @@ def test_name_fork_download_upload_and_delete(page: Page, url: str, tmp_path: Pa
     at_step(page, 2)
     expect(page.locator("#session-name")).to_have_value("the corner, what if")
     page.get_by_role("link", name="Kept dreams").click()
+    expect(page.locator(".dream").first).to_be_visible()  # by now the page listens
     page.set_input_files("#upload", tmp_path / "corner.mwsession")
     page.wait_for_url("**/play/square?session=*")
     at_step(page, 2)

@@ -27,6 +27,7 @@ class Work:
     Attributes:
         folder: of the world.
         device: of the world.
+        compute_dtype: of its model, as PyTorch names it.
         settings: the fields of FillSettings.
         first, num_dreams: its rows.
         observations: the shared memory of the observations of all rows.
@@ -35,6 +36,7 @@ class Work:
 
     folder: str
     device: str
+    compute_dtype: str
     settings: dict[str, Any]
     first: int
     num_dreams: int
@@ -78,6 +80,7 @@ class Worker:
 
         torch.set_num_threads(self.work.num_threads)
         world = World.from_pretrained(self.work.folder, device=self.work.device)
+        world.model.compute_dtype = getattr(torch, self.work.compute_dtype)
         self.dreams = Dreams(world, self.work.num_dreams, FillSettings(**self.work.settings))
 
     def reset(self, env_mask: np.ndarray, seeds: list[int], start: Any) -> None:

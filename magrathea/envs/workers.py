@@ -57,6 +57,7 @@ class DreamWorkers:
                 work = Work(
                     folder=str(exact),
                     device=str(world.device),
+                    compute_dtype=str(world.model.compute_dtype).removeprefix("torch."),
                     settings=settings.to_config(),
                     first=share.start,
                     num_dreams=share.stop - share.start,

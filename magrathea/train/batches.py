@@ -34,7 +34,7 @@ class BatchConfig:
 
     num_segments: int = 16
     num_steps: int = 12
-    num_prompted: int = 4
+    num_prompted: int = 1
     spoiled_share: float = 0.5
     most_spoiled: float = 0.08
     dreamt_share: float = 0.0
