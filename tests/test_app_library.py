@@ -7,7 +7,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from lights import lights_world
 
@@ -25,6 +25,7 @@ EVENTS = st.lists(
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=EVENTS)
+@example(events=[("step", 1), ("go", 0), ("go", 1), ("go", 2)])
 def test_any_life_equals_sessions_that_never_stopped(
     events: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -50,7 +51,8 @@ async def live(events: list[tuple[str, int]]) -> None:
             seed, actions = taken[branch]
             step = dice.randint(0, len(actions))
             await life.go(branch, step)
-            taken.setdefault(life.branch, (seed, actions[:step]))
+            if life.branch != branch:  # a new one, which may have the number of one that was left empty
+                taken[life.branch] = (seed, actions[:step])
         elif kind == "sleep":
             await life.sleep()
             life = Life(library, WORLD, session)
