@@ -7,7 +7,7 @@ import io
 import os
 from pathlib import Path
 
-from magrathea.cli import COMMANDS, main
+from magrathea.cli.main import COMMANDS, main
 
 PAGE = Path(__file__).parent / "help.md"
 

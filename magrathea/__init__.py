@@ -16,11 +16,10 @@ from magrathea.errors import MagratheaError
 if TYPE_CHECKING:
     from magrathea.data import Dataset
     from magrathea.envs import DreamEnv, DreamVectorEnv
-    from magrathea.fill import FillSettings
-    from magrathea.hub import shipped_worlds
     from magrathea.layout import Layout, Slot
-    from magrathea.session import Session
-    from magrathea.step_result import StepResult
+    from magrathea.pretrained import shipped_worlds
+    from magrathea.sampler import FillSettings
+    from magrathea.session import Session, StepResult
     from magrathea.tokenizers import Tokenizer, tokenizer_for
     from magrathea.world import World
 
@@ -44,14 +43,14 @@ _HOMES = {
     "Dataset": "data",
     "DreamEnv": "envs",
     "DreamVectorEnv": "envs",
-    "FillSettings": "fill",
+    "FillSettings": "sampler",
     "Layout": "layout",
     "Session": "session",
     "Slot": "layout",
-    "StepResult": "step_result",
+    "StepResult": "session",
     "Tokenizer": "tokenizers",
     "World": "world",
-    "shipped_worlds": "hub",
+    "shipped_worlds": "pretrained",
     "tokenizer_for": "tokenizers",
 }
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from magrathea.cli import main
+from magrathea.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

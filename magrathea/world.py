@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from magrathea.config import ModelConfig
 from magrathea.devices import compute_dtype, device_named
 from magrathea.errors import MagratheaError
-from magrathea.fill import FillSettings
 from magrathea.layout import ROLES, Layout, Role, Slot, group_for
-from magrathea.memory import Memory, MemoryKind, Recall, Recorded, Window
-from magrathea.model import MaskedTransformer
+from magrathea.memory import EpisodeReadout, Memory, MemoryReadout, MemorySpec, WindowSpec
+from magrathea.model.config import ModelConfig
+from magrathea.model.transformer import MaskedTransformer
+from magrathea.model.weight_names import first_name
+from magrathea.sampler import FillSettings
 from magrathea.spaces import space_to_config
 from magrathea.tokenizers import Tokenizer
 
@@ -53,7 +54,7 @@ def layout_for(tokenizers: Tokenizers) -> Layout:
     return Layout(tuple(slots))
 
 
-def absent_step(layout: Layout) -> Tensor:
+def absent_tokens(layout: Layout) -> Tensor:
     """(N,) a step of which nothing is there."""
     return torch.cat([torch.full((slot.num_tokens,), slot.absent) for slot in layout.slots])
 
@@ -75,12 +76,12 @@ class World:
         config: WorldConfig,
         starts: Tensor,
         model: MaskedTransformer | None = None,
-        memory: MemoryKind | None = None,
+        memory: MemorySpec | None = None,
     ) -> None:
         self.tokenizers, self.config, self.starts = tokenizers, config, starts.long()
         self.layout = model.layout if model is not None else layout_for(tokenizers)
         self.model = model if model is not None else self._new_model()
-        self.memory: MemoryKind = Window() if memory is None else memory
+        self.memory: MemorySpec = WindowSpec() if memory is None else memory
         if starts.ndim != 3 or starts.shape[-1] != self.layout.num_tokens:
             raise MagratheaError(
                 f"A world's starts are (K, W, {self.layout.num_tokens}) tokens; got {tuple(starts.shape)}."
@@ -91,8 +92,8 @@ class World:
         model = MaskedTransformer(self.layout, self.config.model)
         for role in ROLES:
             for slot, part in zip(self.layout.of_role(role), self.tokenizers[role].parts.values(), strict=True):
-                if part.likeness is not None:
-                    model.begin_alike(slot, torch.from_numpy(part.likeness))
+                if part.token_features is not None:
+                    model.init_from_features(slot, torch.from_numpy(part.token_features))
         return model
 
     # -- what it is ---------------------------------------------------------------------------------------------------
@@ -125,7 +126,8 @@ class World:
             "tokenizers": {role: tokenizer.to_config() for role, tokenizer in self.tokenizers.items()},
             "spaces": {role: space_to_config(tokenizer.space) for role, tokenizer in self.tokenizers.items()},
         }
-        parts = {"model": self.model.state_dict(), "memory": self.memory.tensors(), "world": {"starts": self.starts}}
+        weights = {first_name(name): tensor for name, tensor in self.model.state_dict().items()}
+        parts = {"model": weights, "memory": self.memory.tensors(), "world": {"starts": self.starts}}
         parts |= {role: tokenizer.tensors() for role, tokenizer in self.tokenizers.items()}
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
         for part, tensors in sorted(parts.items()):
@@ -145,21 +147,21 @@ class World:
         """The empty memories of B running worlds, of the kind that this world was trained with."""
         return self.memory.new(batch_size, self.model)
 
-    def recall_episode(self, tokens: Tensor) -> Recorded:
+    def read_episode(self, tokens: Tensor) -> EpisodeReadout:
         """What the memory recalls just before each step of a recorded episode (T, N)."""
-        return self.memory.recall_episode(tokens, self.config.model.window)
+        return self.memory.read_episode(tokens, self.config.model.window)
 
     # -- files --------------------------------------------------------------------------------------------------------
     @classmethod
     def from_pretrained(cls, name: str | Path, device: str = "cpu") -> World:
         """Load a world from a folder, by the name of a shipped one, or from the Hugging Face Hub."""
-        from magrathea.hub import load_world
+        from magrathea.pretrained import load_world
 
         return load_world(name, device)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the world as a folder, atomically."""
-        from magrathea.hub import save_world
+        from magrathea.pretrained import save_world
 
         return save_world(self, folder)
 
@@ -226,7 +228,7 @@ class World:
         hole_mask: Tensor,
         first: int = 1,
         prompt: Tensor | None = None,
-        recalled: Recall = Recall(),  # noqa: B008 (it never changes)
+        recalled: MemoryReadout = MemoryReadout(),  # noqa: B008 (it never changes)
         earlier: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Teacher-forced logits: what the model would fill into each step, given the real steps before it.
@@ -254,7 +256,7 @@ class World:
         """A prompt to act toward: an observation to reach, or a return over the next 64 steps -> (1, N)."""
         if (goal is None) == (total_reward is None):
             raise MagratheaError("A prompt is a goal or a return: give one of the two.")
-        tokens = absent_step(self.layout)[None]
+        tokens = absent_tokens(self.layout)[None]
         role: Role = "observation" if goal is not None else "reward"
         spans = [self.layout.span(slot.name) for slot in self.layout.of_role(role)]
         given = self.tokenizers[role].encode(goal if goal is not None else np.float32(total_reward))

@@ -17,11 +17,11 @@ import torch
 import uvicorn
 from gymnasium import spaces
 
-from magrathea.app.catalog import Catalog
-from magrathea.app.server import create_app
 from magrathea.errors import MagratheaError
-from magrathea.history import record_of
 from magrathea.layout import Layout, Slot
+from magrathea.server.catalog import Catalog
+from magrathea.server.server import create_app
+from magrathea.session.history import record_of
 
 GRID, TILE = 7, 9
 NAMES = ["noop", "left", "right", "up", "down", "paint", "end"]

@@ -7,7 +7,7 @@ import torch
 from gymnasium import spaces
 
 from magrathea import masks
-from magrathea.config import model_size
+from magrathea.model.config import model_size
 from magrathea.tokenizers import RewardTokenizer, TerminatedTokenizer, tokenizer_for
 from magrathea.world import World, WorldConfig
 

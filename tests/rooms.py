@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from magrathea import masks
-from magrathea.config import ModelConfig
 from magrathea.layout import Layout, Slot
-from magrathea.memory import memory_named
-from magrathea.model import MaskedTransformer
+from magrathea.memory import memory_spec
+from magrathea.model.config import ModelConfig
+from magrathea.model.transformer import MaskedTransformer
 from magrathea.train.batches import BatchConfig
 from magrathea.train.cache import TokenCache
-from magrathea.train.heart import HeartConfig, draw_update, learning_rate, make_optimizer, update_loss
+from magrathea.train.trainer import TrainerConfig, draw_update, learning_rate, make_optimizer, update_loss
 
 NUM_ROOMS, NUM_COLOURS, NUM_STEPS = 6, 4, 40
 WINDOW = 2
@@ -56,10 +56,10 @@ def learn(memory: str, steps: int, enough: float = 1.0, num_episodes: int = 200,
     on how a machine rounds."""
     torch.manual_seed(0)
     episodes = [walk(seed) for seed in range(num_episodes)]
-    kind = memory_named(memory).fit(LAYOUT, episodes)
+    kind = memory_spec(memory).fit(LAYOUT, episodes)
     config = ModelConfig(width=width, num_layers=2, window=WINDOW, memory=memory)
     model, cache = MaskedTransformer(LAYOUT, config), cache_of(kind, episodes)
-    heart = HeartConfig(
+    heart = TrainerConfig(
         steps=steps,
         learning_rate=4e-3,
         batch=BatchConfig(num_segments=16, num_steps=6, num_prompted=0, num_earlier=12),
@@ -81,7 +81,7 @@ def learn(memory: str, steps: int, enough: float = 1.0, num_episodes: int = 200,
 
 
 def cache_of(kind, episodes: list[Tensor]) -> TokenCache:
-    recorded = [kind.recall_episode(tokens, WINDOW) for tokens in episodes]
+    recorded = [kind.read_episode(tokens, WINDOW) for tokens in episodes]
     begins = np.arange(len(episodes)) * NUM_STEPS
     sources = [each.sources for each in recorded if each.sources is not None]
     pictures = [each.picture for each in recorded if each.picture is not None]

@@ -12,10 +12,10 @@ from board import Board
 from torch import Tensor
 
 from magrathea import memory as memories
-from magrathea.config import ModelConfig, model_size
 from magrathea.layout import Layout
-from magrathea.memory import MemoryKind, Recall, Recorded, memory_named
-from magrathea.model import MaskedTransformer
+from magrathea.memory import EpisodeReadout, MemoryReadout, MemorySpec, memory_spec
+from magrathea.model.config import ModelConfig, model_size
+from magrathea.model.transformer import MaskedTransformer
 from magrathea.tokenizers import RewardTokenizer, TerminatedTokenizer, tokenizer_for
 from magrathea.world import World, WorldConfig, layout_for
 
@@ -49,8 +49,8 @@ class Echo:
     def new(self, batch_size: int, model: MaskedTransformer) -> EchoMemory:
         return EchoMemory(self.layout, batch_size)
 
-    def recall_episode(self, tokens: Tensor, window: int) -> Recorded:
-        return Recorded()
+    def read_episode(self, tokens: Tensor, window: int) -> EpisodeReadout:
+        return EpisodeReadout()
 
 
 class EchoMemory:
@@ -67,9 +67,9 @@ class EchoMemory:
         self.sums[rows] = 0.99 * self.sums[rows] + encodings[..., ::3].sum(dim=(1, 2))
         self.pictures[rows] = torch.cat([self.pictures[rows][:, 1:], tokens[:, None, self.span]], dim=1)
 
-    def read(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> Recall:
+    def read(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> MemoryReadout:
         which = self.sums[list(rows)].mul(100).long() % 7
-        return Recall(picture=self.pictures[list(rows), which])
+        return MemoryReadout(picture=self.pictures[list(rows), which])
 
     def reset(self, env_mask: Tensor | None = None) -> None:
         env_mask = torch.ones(len(self.sums), dtype=torch.bool) if env_mask is None else env_mask
@@ -83,7 +83,16 @@ class EchoMemory:
 
 
 memories.MEMORIES["echo"] = Echo
-BEGIN_AT_ZERO = ("carry", "aim", "recall.", "recurrence.out", "told", "head.gates", "head.passes", "head.looks")
+BEGIN_AT_ZERO = (
+    "prev_step_proj",
+    "goal_proj",
+    "memory_proj.",
+    "recurrence.out",
+    "feature_proj",
+    "head.copy_bias",
+    "head.copy_gate",
+    "head.prev_frame_attention",
+)
 COMBINED = "places+recurrent:8+retrieval-pose:20"
 MEMORIES = ("window", "places", "places:20", "echo", "clock", "recurrent", "retrieval", COMBINED)
 
@@ -130,6 +139,6 @@ def wild_world(memory: str = "window", seed: int = 0) -> World:
     world = World(tokenizers, config, torch.zeros(0, 1, model.layout.num_tokens), model)
     tokens = world.encode_episode(observation, action, reward, terminated)
     world.starts = torch.stack([tokens[first : first + 3] for first in range(0, 40, 5)])
-    kind: type[MemoryKind] = memory_named(memory)
+    kind: type[MemorySpec] = memory_spec(memory)
     world.memory = kind.fit(world.layout, [tokens])
     return world

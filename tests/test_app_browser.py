@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from app_square_world import SquareWorld, serving, square_app
 
-from magrathea.app.library import Limits
+from magrathea.server.session_manager import Limits
 
 playwright = pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import Browser, Page, expect  # noqa: E402

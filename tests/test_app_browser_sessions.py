@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from app_square_world import serving, square_app
 
-from magrathea.app.library import Limits
-from magrathea.app.store import Store
+from magrathea.server.session_manager import Limits
+from magrathea.server.store import Store
 
 playwright = pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import Browser, Page, expect  # noqa: E402

@@ -19,20 +19,20 @@ from app_board_world import board_world
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
-from magrathea.app.picture import Painter
-from magrathea.app.protocol import Frame, decode_frame
-from magrathea.app.store import Store
-from magrathea.fill import FillSettings
+from magrathea.sampler import FillSettings
+from magrathea.server.picture import Painter
+from magrathea.server.protocol import Frame, decode_frame
+from magrathea.server.store import Store
 from magrathea.session import Session
 from magrathea.world import World
 
 NUM_KILLS = 12
 SERVERS = multiprocessing.get_context("forkserver")
-SERVERS.set_forkserver_preload(["torch", "magrathea.app.serve", "magrathea.session", "magrathea.world"])
+SERVERS.set_forkserver_preload(["torch", "magrathea.server.serve", "magrathea.session", "magrathea.world"])
 
 
 def serve(folder: Path, port: int, store: Path) -> None:
-    from magrathea.app import play
+    from magrathea.server import play
 
     torch.set_num_threads(1)
     play(str(folder), port=port, store=store, open_browser=False, device="cpu")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from lights import lights_world
 from session_worlds import MEMORIES, play_board, wild_world
 
-from magrathea.app.engine import Engine, Lane
+from magrathea.server.engine import BatchSlot, Engine
 from magrathea.session import Session
 
 WORLD = lights_world()
@@ -121,7 +121,7 @@ def test_lanes_that_are_due_together_go_as_one_batch() -> None:
     async def scene(engine: Engine) -> None:
         lanes = [await engine.open(Session(WORLD, seed=seed)) for seed in range(5)]
 
-        async def play(lane: Lane, seed: int) -> list[np.ndarray]:
+        async def play(lane: BatchSlot, seed: int) -> list[np.ndarray]:
             rows = [await lane.step(step % 2) for step in range(8)]
             return [np.asarray(row.result.tokens[row.index]) for row in rows]
 

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from lights import lights_world
 
-from magrathea.app import library as library_module
-from magrathea.app.library import Library, Life, Limits
-from magrathea.app.store import Store
 from magrathea.errors import MagratheaError
+from magrathea.server import session_manager as library_module
+from magrathea.server.session_manager import Limits, LiveSession, SessionManager
+from magrathea.server.store import Store
 from magrathea.session import Session
 
 WORLD = lights_world()
@@ -34,9 +34,9 @@ def test_any_life_equals_sessions_that_never_stopped(
 
 
 async def live(events: list[tuple[str, int]]) -> None:
-    library = Library(Store(), Session)
+    library = SessionManager(Store(), Session)
     session = library.add("lights")
-    life = Life(library, WORLD, session)
+    life = LiveSession(library, WORLD, session)
     await life.begin(0, None)
     taken: dict[int, tuple[int, list[int]]] = {life.branch: (0, [])}  # branch -> seed, actions
     for kind, number in events:
@@ -55,7 +55,7 @@ async def live(events: list[tuple[str, int]]) -> None:
                 taken[life.branch] = (seed, actions[:step])
         elif kind == "sleep":
             await life.sleep()
-            life = Life(library, WORLD, session)
+            life = LiveSession(library, WORLD, session)
             await life.wake()
         else:
             await life.begin(number, None)
@@ -74,7 +74,7 @@ async def live(events: list[tuple[str, int]]) -> None:
 
 
 def test_what_is_too_long_or_of_too_many_is_not_taken_in() -> None:
-    library = Library(Store(), Session, Limits(steps=3))
+    library = SessionManager(Store(), Session, Limits(steps=3))
     session = Session(WORLD, batch_size=2)
     with pytest.raises(MagratheaError, match="holds 2 dreams"):
         library.upload("lights", WORLD, session.to_bytes())
@@ -94,8 +94,8 @@ def test_snapshots_are_kept_so_that_waking_is_short(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(library_module, "SNAPSHOT_STEPS", 4)
 
     async def main() -> None:
-        library = Library(Store(), Session)
-        life = Life(library, WORLD, library.add("lights"))
+        library = SessionManager(Store(), Session)
+        life = LiveSession(library, WORLD, library.add("lights"))
         await life.begin(0, None)
         for _ in range(50):
             await life.step(1)

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from app_square_world import SquareEnv, SquareSession, SquareWorld
 
-from magrathea.app.library import Library, Life
-from magrathea.app.player import Player
-from magrathea.app.protocol import Frame, ProtocolError, decode_frame
-from magrathea.app.store import Store
-from magrathea.app.viewer import MAX_UNSEEN, Viewer
+from magrathea.server.player import Player
+from magrathea.server.protocol import Frame, ProtocolError, decode_frame
+from magrathea.server.session_manager import LiveSession, SessionManager
+from magrathea.server.store import Store
+from magrathea.server.viewer import MAX_UNSEEN, Viewer
 
 
 def play(
@@ -28,8 +28,8 @@ def play(
     options = {"make_env": lambda _: SquareEnv(), "start": 0, **options}
 
     async def main() -> None:
-        library = Library(Store(), session_class)
-        player = Player(Life(library, world or SquareWorld(fps=50), library.add("square")), **options)
+        library = SessionManager(Store(), session_class)
+        player = Player(LiveSession(library, world or SquareWorld(fps=50), library.add("square")), **options)
         viewer = player.attach()
         clock = asyncio.create_task(player.run())
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from magrathea.app.store import Store, StoredStep
+from magrathea.server.store import Store, StoredStep
 
 SECTOR = 512  # bytes that a disk writes whole
 NUM_APPENDS, STATES_EACH = 60, 2

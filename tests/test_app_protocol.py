@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from magrathea.app.controls import MAX_PENDING, REPEAT_DELAY, Controls
-from magrathea.app.protocol import (
+from magrathea.server.controls import MAX_PENDING, REPEAT_DELAY, Controls
+from magrathea.server.protocol import (
     Frame,
     ProtocolError,
     RateLimit,

@@ -19,13 +19,13 @@ from app_square_world import SquareSession, SquareWorld, serving, square_app
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from magrathea.app import create_app, play
-from magrathea.app.catalog import Catalog, key_map, noop_action
-from magrathea.app.check import CheckError, check
-from magrathea.app.library import Limits
-from magrathea.app.picture import Painter
-from magrathea.app.protocol import Frame, decode_frame
 from magrathea.errors import MagratheaError
+from magrathea.server import create_app, play
+from magrathea.server.catalog import Catalog, key_map, noop_action
+from magrathea.server.check import CheckError, check
+from magrathea.server.picture import Painter
+from magrathea.server.protocol import Frame, decode_frame
+from magrathea.server.session_manager import Limits
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,7 @@ def test_observations_without_a_picture_are_drawn_as_bars() -> None:
 def test_check_plays_a_running_server(url: str) -> None:
     figures = check(url, num_frames=10, timeout=10)
     assert figures["frames"] == 10 and figures["frames_that_changed"] > 4 and figures["passes_per_step"] == 2
-    command = [sys.executable, "-m", "magrathea.app.check", url, "--frames", "3"]
+    command = [sys.executable, "-m", "magrathea.server.check", url, "--frames", "3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0 and json.loads(done.stdout)["frames"] == 3
     with pytest.raises(CheckError, match="no world 'moon'"):
@@ -234,6 +234,6 @@ def test_check_shows_the_token_and_sees_that_others_are_refused(url: str) -> Non
 
 
 def test_a_port_in_use_is_told_in_one_line(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("magrathea.app.serve.catalog_of", lambda world, device: (Catalog({}, lambda _: None), None))
+    monkeypatch.setattr("magrathea.server.serve.catalog_of", lambda world, device: (Catalog({}, lambda _: None), None))
     with pytest.raises(MagratheaError, match=r"Cannot listen on 127.0.0.1:\d+ .* choose another with --port"):
         play(port=int(url.rsplit(":", 1)[1]), open_browser=False)

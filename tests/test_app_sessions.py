@@ -15,10 +15,10 @@ from test_app_server import frame_of, joined, say, text_of
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from magrathea.app.guard import is_loopback
-from magrathea.app.library import Limits
-from magrathea.app.viewer import Viewer
-from magrathea.app.wheel import IDLE, TURN, Wheel
+from magrathea.server.auth import is_loopback
+from magrathea.server.control_lock import IDLE, TURN, ControlLock
+from magrathea.server.session_manager import Limits
+from magrathea.server.viewer import Viewer
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_list_name_fork_and_delete(url: str) -> None:
 def test_a_dream_in_which_nothing_was_done_is_not_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its link opens it all the same, after everybody has gone and it sleeps."""
     for module in ("seats", "server"):
-        monkeypatch.setattr(f"magrathea.app.{module}.LINGER", 0.2)
+        monkeypatch.setattr(f"magrathea.server.{module}.LINGER", 0.2)
     with serving(square_app()) as url:
         played = dreamt(url, 2)
         with joined(url, "seed=1&start=0") as named, joined(url, "seed=2&start=0") as idle:
@@ -202,8 +202,8 @@ def test_limits_on_sessions_branches_steps_visitors_and_rates() -> None:
 
 
 def test_a_session_that_nobody_watches_sleeps_and_wakes_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("magrathea.app.seats.LINGER", 0.2)
-    monkeypatch.setattr("magrathea.app.server.LINGER", 0.2)
+    monkeypatch.setattr("magrathea.server.session_pool.LINGER", 0.2)
+    monkeypatch.setattr("magrathea.server.server.LINGER", 0.2)
     with serving(square_app()) as url:
         session = dreamt(url, 2, 5)
         end = time.monotonic() + 20
@@ -261,7 +261,7 @@ def test_names_of_this_machine(host: str, own: bool) -> None:
 
 def test_the_wheel_goes_round() -> None:
     first, second, third = Viewer(), Viewer(), Viewer()
-    wheel = Wheel()
+    wheel = ControlLock()
     assert wheel.take(first, 0.0) and not wheel.take(second, 1.0)
     wheel.ask(second, 2.0)
     wheel.ask(third, 2.5)

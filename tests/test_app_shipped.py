@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from app_square_world import serving
 
-from magrathea.app import create_app
-from magrathea.app.serve import catalog_of
-from magrathea.hub import shipped_worlds
+from magrathea.pretrained import shipped_worlds
+from magrathea.server import create_app
+from magrathea.server.serve import catalog_of
 
 playwright = pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import Browser, Page, expect  # noqa: E402

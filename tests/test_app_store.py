@@ -11,9 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from magrathea.app.database import data_home
-from magrathea.app.store import Store, StoredStep
 from magrathea.errors import MagratheaError
+from magrathea.server.database import data_home
+from magrathea.server.store import Store, StoredStep
 
 
 class StoreMachine(RuleBasedStateMachine):

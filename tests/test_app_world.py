@@ -12,12 +12,12 @@ from app_square_world import serving
 from board import Board
 from websockets.sync.client import connect
 
-from magrathea.app import create_app
-from magrathea.app.catalog import Catalog
-from magrathea.app.check import check
-from magrathea.app.protocol import Frame, decode_frame
-from magrathea.app.serve import catalog_of
 from magrathea.errors import MagratheaError
+from magrathea.server import create_app
+from magrathea.server.catalog import Catalog
+from magrathea.server.check import check
+from magrathea.server.protocol import Frame, decode_frame
+from magrathea.server.serve import catalog_of
 from magrathea.world import World
 
 

@@ -12,13 +12,13 @@ import torch
 from lights import lights_world
 from session_worlds import wild_world
 
-from magrathea.app.crowd import _play, measure_players
-from magrathea.app.engine import Row
-from magrathea.app.library import Life
 from magrathea.bench import bench, measure_history, profile_steps
 from magrathea.bench.peak import count_flops, matrix_peak, peak_memory_mb
 from magrathea.bench.play import HeldActions, measure_playing
 from magrathea.errors import MagratheaError
+from magrathea.server.engine import Row
+from magrathea.server.load_test import _play, measure_players
+from magrathea.server.session_manager import LiveSession
 
 
 def test_flops_of_a_product_and_of_attention() -> None:
@@ -81,15 +81,15 @@ def test_no_player_is_ever_a_step_ahead_of_another_by_more_than_one(monkeypatch:
     world = lights_world()
     monkeypatch.setattr(world, "decode_terminated", lambda tokens: np.zeros(len(tokens), bool))  # begins take time
     taken: Counter[int] = Counter()
-    step = Life.step
+    step = LiveSession.step
 
-    async def noted(life: Life, action: int) -> Row:
+    async def noted(life: LiveSession, action: int) -> Row:
         row = await step(life, action)
         taken[id(life)] += 1
         assert max(taken.values()) - min(taken.values()) <= 1
         return row
 
-    monkeypatch.setattr(Life, "step", noted)
+    monkeypatch.setattr(LiveSession, "step", noted)
     waits = asyncio.run(_play(world, 5, 0.3, seed=0))
     numbers = [len(each) for each in waits]
     assert len(taken) == 5 and min(numbers) >= max(1, max(numbers) - 1)

@@ -11,11 +11,11 @@ from session_worlds import MEMORIES, wild_world
 from test_memories import ALL
 from test_session_file import read, refusal
 
-from magrathea import session_file
 from magrathea.bench.history import dream_after, unlike_steps
-from magrathea.checkpoints import EVERY, Change, Checkpoints, MemoryState, stays
-from magrathea.history import StepKind
 from magrathea.session import Session
+from magrathea.session import file as session_file
+from magrathea.session.history import StepKind
+from magrathea.session.snapshots import EVERY, Change, MemoryState, Snapshots, stays
 
 MOST_BYTES = 2048  # of a step on disk
 
@@ -44,15 +44,15 @@ def same(one: MemoryState, other: MemoryState) -> bool:
 @given(seed=st.integers(0, 999), num_kept=st.integers(1, 40), cut=st.integers(0, 40), more=st.integers(0, 20))
 @settings(max_examples=25, deadline=None)
 def test_every_state_that_stays_is_what_it_was(seed: int, num_kept: int, cut: int, more: int) -> None:
-    dice, kept = np.random.default_rng(seed), Checkpoints()
+    dice, kept = np.random.default_rng(seed), Snapshots()
     whole: dict[int, MemoryState] = {}
 
-    def keep(checkpoints: Checkpoints, times: range) -> None:
+    def keep(checkpoints: Snapshots, times: range) -> None:
         for number in (EVERY * time for time in times):
             whole[number] = grown(checkpoints.newest, dice)
             checkpoints.keep(number, whole[number])
 
-    def assert_all_are(checkpoints: Checkpoints) -> None:
+    def assert_all_are(checkpoints: Snapshots) -> None:
         assert checkpoints.numbers == [n for n in whole if n in checkpoints.numbers]
         assert all(same(state, whole[number]) for number, state in checkpoints.states())
         assert not checkpoints.numbers or same(checkpoints.newest, whole[checkpoints.numbers[-1]])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from magrathea import cli
+from magrathea.cli import main as cli
 from magrathea.errors import MagratheaError
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -34,7 +34,7 @@ def test_help_page_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_help_needs_no_heavy_import() -> None:
     program = """
 import sys
-from magrathea.cli import main
+from magrathea.cli.main import main
 try:
     main(["--help"])
 except SystemExit as exit:

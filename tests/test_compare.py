@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from magrathea import compare as module
-from magrathea.compare import compare, parse_memories, pooled
+from magrathea.bench import memories as module
+from magrathea.bench.memories import compare, parse_memories, pooled
 from magrathea.errors import MagratheaError
 
 FIGURE = {"value": 0.5, "low": 0.4, "high": 0.6, "count": 10}

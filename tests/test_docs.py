@@ -15,7 +15,7 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from session_worlds import wild_world
 
-from magrathea import cli
+from magrathea.cli import main as cli
 from magrathea.world import World
 
 ROOT = Path(__file__).parents[1]

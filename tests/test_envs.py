@@ -12,10 +12,10 @@ from gymnasium.vector import AutoresetMode
 from lights import IMAGE, lights_world, play_lights
 from stable_baselines3 import PPO
 
-from magrathea.config import model_size
 from magrathea.envs import DREAM_ID, DreamEnv, DreamVectorEnv
 from magrathea.errors import MagratheaError
-from magrathea.fill import FillSettings
+from magrathea.model.config import model_size
+from magrathea.sampler import FillSettings
 from magrathea.session import Session
 from magrathea.tokenizers import RewardTokenizer, TerminatedTokenizer, tokenizer_for
 from magrathea.world import World, WorldConfig

@@ -14,10 +14,10 @@ from magrathea import masks
 from magrathea.data import Dataset, collect, make_env
 from magrathea.errors import MagratheaError
 from magrathea.evaluate import compare_orders, evaluate
-from magrathea.evaluate.again import draw_anew, live_again
 from magrathea.evaluate.dreams import measure_control, measure_pictures
 from magrathea.evaluate.forcing import fill_batch, segment_batches
 from magrathea.evaluate.recordings import Budget, held_out_recordings, unseen_episodes
+from magrathea.evaluate.resampled_replay import draw_anew, resampled_replay
 from magrathea.evaluate.rollouts import choose_starts, roll_out
 from magrathea.evaluate.slots import picture_slot
 from magrathea.world import World, WorldConfig
@@ -102,7 +102,7 @@ def test_reality_without_chances_lives_the_same_again(debug_world: World, debug_
     recordings = held_out_recordings(debug_world, debug_dataset, 8)
     starts = choose_starts(recordings, debug_world.config.model.window, 16, 6)
     rollouts = roll_out(debug_world, recordings, starts, 16, budget=Budget())
-    again = live_again(debug_world, debug_dataset, recordings, rollouts, Budget())
+    again = resampled_replay(debug_world, debug_dataset, recordings, rollouts, Budget())
     assert again is not None and np.array_equal(again.valid, rollouts.valid)
     assert np.array_equal(again.dreamt[again.valid], again.recorded[again.valid])
     control = measure_control(debug_world, recordings, rollouts, again)["all steps"]["1…64"]
@@ -111,7 +111,7 @@ def test_reality_without_chances_lives_the_same_again(debug_world: World, debug_
     assert slot is not None
     curves = measure_pictures(debug_world, recordings, rollouts, slot, again)["psnr"]["all"]
     assert curves["reality again"] == curves["reconstruction"]
-    hurried = live_again(debug_world, debug_dataset, recordings, rollouts, Budget(0))
+    hurried = resampled_replay(debug_world, debug_dataset, recordings, rollouts, Budget(0))
     assert hurried is not None and not hurried.valid.any()
 
 
@@ -120,7 +120,7 @@ def test_reality_that_does_not_come_again_is_left_out(debug_world: World, debug_
     starts = choose_starts(recordings, debug_world.config.model.window, 16, 6)
     rollouts = roll_out(debug_world, recordings, starts, 16, budget=Budget())
     others = [replace(each, episode=replace(each.episode, seed=each.episode.seed + 1)) for each in recordings]
-    assert live_again(debug_world, debug_dataset, others, rollouts, Budget()) is None
+    assert resampled_replay(debug_world, debug_dataset, others, rollouts, Budget()) is None
 
 
 def test_other_chances_lead_elsewhere() -> None:

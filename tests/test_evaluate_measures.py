@@ -11,8 +11,8 @@ import pytest
 from magrathea.data import make_env
 from magrathea.evaluate.cells import changed_cells, crafter_cells, crafter_noise, describe_cells, shown_tiles
 from magrathea.evaluate.forcing import segment_batches
-from magrathea.evaluate.foresight import Foresight
 from magrathea.evaluate.memory.views import Sights, TileView
+from magrathea.evaluate.oracle_bound import OracleBound
 from magrathea.evaluate.pictures import (
     PSNR_CAP,
     histogram,
@@ -28,7 +28,7 @@ from magrathea.evaluate.recordings import Lived
 from magrathea.evaluate.statistics import Tally, expected_calibration_error, f1, figure, pooled_psnr, ratio
 from magrathea.evaluate.video import side_by_side, write_contact_sheet, write_video
 from magrathea.layout import Slot
-from magrathea.memory import Recorded
+from magrathea.memory import EpisodeReadout
 
 
 def test_ratio_and_f1_of_sums() -> None:
@@ -175,7 +175,9 @@ def test_minigrid_cells_are_those_that_the_agent_saw() -> None:
 
 def test_segments_ask_for_every_step_once() -> None:
     tokens = [np.arange(length)[:, None].repeat(2, 1) + 1000 * index for index, length in enumerate((40, 3, 17, 2))]
-    recordings = [Lived(tokens=steps, absent=np.full(steps.shape[1], -1), recalled=Recorded()) for steps in tokens]
+    recordings = [
+        Lived(tokens=steps, absent=np.full(steps.shape[1], -1), recalled=EpisodeReadout()) for steps in tokens
+    ]
     for window, chunk in ((4, 16), (3, 1), (1, 5)):
         asked = []
         for batch in segment_batches(recordings, window, batch_size=3, chunk=chunk):
@@ -208,7 +210,7 @@ def test_what_was_never_seen_cannot_be_foretold() -> None:
     everything = np.ones((num_steps, 3, 3), dtype=bool)
     number = everything.astype(int)
     sights = Sights(poses, number, everything, number, everything[:, 0, 0])
-    foretold = Foresight(frames, view, sights).pictures(start=3, horizon=2)
+    foretold = OracleBound(frames, view, sights).pictures(start=3, horizon=2)
     assert (foretold[0][:, :4] == frames[4][:, :4]).all() and (foretold[1][:, :2] == frames[5][:, :2]).all()
     mean = tiles.mean(axis=(0, 1, 2)).round()[..., 0]
     assert (foretold[0][:2, 4:, 0] == mean).all() and (foretold[1][:2, 2:4, 0] == mean).all()

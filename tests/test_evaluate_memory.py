@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scroller import AROUND, BEFORE, KINDS, NUM_KINDS, STEPS, TURNS, free_pose, journeys, random_map, record, travel
 
-from magrathea import cli, masks
+from magrathea import masks
+from magrathea.cli import main as cli
 from magrathea.data import Dataset, collect, make_env
 from magrathea.errors import MagratheaError
 from magrathea.evaluate import compare_memories, evaluate_memory
@@ -179,14 +180,14 @@ def test_pictures_tell_the_pose(view: TileView) -> None:
 def test_where_all_looks_alike_the_action_tells() -> None:
     plain = np.full((3, *AROUND.shape), 2)
     tracker = Tracker(AROUND, KINDS, STEPS)
-    found, agreement, told = tracker.motion(plain, plain, np.array([2, 3, 0]))
-    assert found.tolist() == [[0, 1, 0], [-1, 0, 0], [0, 0, 0]] and (agreement == 1).all() and told.all()
+    found, agreement, feature_proj = tracker.motion(plain, plain, np.array([2, 3, 0]))
+    assert found.tolist() == [[0, 1, 0], [-1, 0, 0], [0, 0, 0]] and (agreement == 1).all() and feature_proj.all()
 
 
 def test_in_the_dark_the_action_is_a_guess() -> None:
     dark = np.zeros((3, *AROUND.shape), np.int64)  # shows no kind of thing
-    found, _, told = Tracker(AROUND, KINDS, STEPS).motion(dark, dark, np.array([2, 3, 0]))
-    assert found.tolist() == [[0, 1, 0], [-1, 0, 0], [0, 0, 0]] and told.tolist() == [False, False, True]
+    found, _, feature_proj = Tracker(AROUND, KINDS, STEPS).motion(dark, dark, np.array([2, 3, 0]))
+    assert found.tolist() == [[0, 1, 0], [-1, 0, 0], [0, 0, 0]] and feature_proj.tolist() == [False, False, True]
     journey = Journey(Tracker(AROUND, KINDS, STEPS), lambda actions: dark, dark)
     for _ in range(2):
         journey.go(np.array([2, 3, 0]))

@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 
 from magrathea.errors import MagratheaError
-from magrathea.hub import load_world
+from magrathea.pretrained import load_world
 from magrathea.session import Session
 from magrathea.spaces import space_from_config, space_to_config
 from magrathea.world import World
@@ -95,9 +95,9 @@ DAMAGE = {
 @pytest.mark.parametrize("message", DAMAGE)
 def test_damage_is_told(folder: Path, message: str) -> None:
     DAMAGE[message](folder)
-    with pytest.raises(MagratheaError, match=message) as told:
+    with pytest.raises(MagratheaError, match=message) as feature_proj:
         load_world(folder)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(feature_proj.value)
 
 
 def test_an_unknown_name_is_told() -> None:

@@ -13,13 +13,13 @@ from test_memory_places import MOVES, layout_of
 from test_memory_places import walk as scroll
 
 from magrathea import masks
-from magrathea.config import ModelConfig
 from magrathea.errors import MagratheaError
 from magrathea.evaluate.recordings import Lived
-from magrathea.memory import Retrieval, memory_named
+from magrathea.memory import RetrievalSpec, memory_spec
+from magrathea.memory.episodic_buffer import NUM_RECALLED, EpisodicSpec
 from magrathea.memory.recurrent import DeltaRule
-from magrathea.memory.trail import NUM_RECALLED, TrailKind
-from magrathea.model import MaskedTransformer
+from magrathea.model.config import ModelConfig
+from magrathea.model.transformer import MaskedTransformer
 from magrathea.session import Session
 
 COMBINED = "places+recurrent:8+retrieval:20"
@@ -109,24 +109,24 @@ def test_learning_reaches_back_through_the_steps_before() -> None:
     torch.manual_seed(0)
     model = MaskedTransformer(LAYOUT, ModelConfig(width=48, num_layers=2, window=WINDOW, memory="recurrent"))
     torch.nn.init.normal_(model.recurrence.out.weight)
-    tokens, told = walk(0)[None], []
-    model.memory_layers[0].register_full_backward_hook(lambda layer, inputs, outputs: told.append(outputs[0]))
+    tokens, feature_proj = walk(0)[None], []
+    model.memory_layers[0].register_full_backward_hook(lambda layer, inputs, outputs: feature_proj.append(outputs[0]))
     holes = masks.forward_dynamics(LAYOUT).expand(1, 1, -1)
     model(tokens[:, 20:23], tokens[:, 22:23], holes, first=2, earlier=tokens[:, :20])[0].backward()
-    assert any(grad.shape[1] == 20 and (grad.abs().sum((0, 2, 3)) > 0).all() for grad in told)
+    assert any(grad.shape[1] == 20 and (grad.abs().sum((0, 2, 3)) > 0).all() for grad in feature_proj)
 
 
 # -- past steps -------------------------------------------------------------------------------------------------------
 @cache
-def kind_of(memory: str) -> TrailKind:
+def kind_of(memory: str) -> EpisodicSpec:
     """A memory of walks over maps."""
-    return memory_named(memory).fit(layout_of(len(MOVES), 6), [scroll(np.random.default_rng(0), 1500)[0]])
+    return memory_spec(memory).fit(layout_of(len(MOVES), 6), [scroll(np.random.default_rng(0), 1500)[0]])
 
 
 @pytest.mark.parametrize("memory", ["retrieval", "retrieval-pose"])
 def test_what_is_recalled_has_left_the_window_and_is_not_twice_the_same(memory: str) -> None:
     steps, _ = scroll(np.random.default_rng(1), 300)
-    sources = kind_of(memory).recall_episode(steps, 4).sources.numpy()
+    sources = kind_of(memory).read_episode(steps, 4).sources.numpy()
     now = np.arange(len(steps))[:, None, None]
     assert sources.shape == (len(steps), 2, NUM_RECALLED)
     assert (sources < np.maximum(now - 4, 0)).all() and (sources[100:] >= 0).mean() > 0.7
@@ -137,7 +137,7 @@ def test_what_is_recalled_has_left_the_window_and_is_not_twice_the_same(memory: 
 def test_a_pose_finds_the_step_that_was_made_there() -> None:
     """What comes into view was mostly seen from the nearest pose before."""
     steps, where = scroll(np.random.default_rng(1), 400)
-    sources = kind_of("retrieval-pose").recall_episode(steps, 4).sources[:, 1, 0].numpy()
+    sources = kind_of("retrieval-pose").read_episode(steps, 4).sources[:, 1, 0].numpy()
     nearest = [
         min((abs(where[now] - where[:begin]).sum(1)), default=99) for now, begin in enumerate(np.arange(401) - 4)
     ]
@@ -149,7 +149,7 @@ def test_a_pose_finds_the_step_that_was_made_there() -> None:
 def test_looks_find_the_rooms_beside() -> None:
     """Of a ring of rooms that one has been round once, the next is one of the two that are read."""
     episodes = [walk(seed) for seed in range(8)]
-    sources = Retrieval.fit(LAYOUT, episodes).recall_episode(episodes[0], WINDOW).sources[:, 1]
+    sources = RetrievalSpec.fit(LAYOUT, episodes).read_episode(episodes[0], WINDOW).sources[:, 1]
     rooms = episodes[0][:, 1]
     asked = [now for now in torch.nonzero(seen_before(episodes[0]))[:, 0].tolist() if now > 20]
     assert len(asked) > 3
@@ -173,16 +173,16 @@ def test_a_trail_is_no_longer_than_it_may_be(memory: str) -> None:
 
 # -- names ------------------------------------------------------------------------------------------------------------
 def test_names_say_what_a_memory_is() -> None:
-    assert memory_named("retrieval:16").size == 16 and Retrieval.size > 16
-    assert set(memory_named("places+recurrent").recalls) == {"picture", "state"}
-    for name, mistake in {
+    assert memory_spec("retrieval:16").size == 16 and RetrievalSpec.size > 16
+    assert set(memory_spec("places+recurrent").recalls) == {"picture", "state"}
+    for name, resample_slots in {
         "nothing+places": "Unknown memory 'nothing'",
         "retrieval+retrieval-pose": "both recall a steps",
         "window:3": "no such size",
         "retrieval:0": "no such size",
     }.items():
-        with pytest.raises(MagratheaError, match=mistake):
-            memory_named(name)
+        with pytest.raises(MagratheaError, match=resample_slots):
+            memory_spec(name)
 
 
 # -- what it comes to -------------------------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from magrathea.memory.chart import MOST_LAYERS, QUIET, Chart, Ground
-from magrathea.memory.motion import Motions
+from magrathea.memory.spatial_map.map import MOST_LAYERS, QUIET, MapSpec, SpatialMap
+from magrathea.memory.spatial_map.odometry import Odometry
 
 GRID, NUM_THINGS, DARK = (5, 7), 6, 6
 ABSENT = NUM_THINGS + 1
@@ -15,11 +15,11 @@ SIGHT = np.indices(GRID).reshape(2, -1)
 
 
 @pytest.fixture
-def ground() -> Ground:
+def ground() -> MapSpec:
     num_tokens, cells = ABSENT + 1, GRID[0] * GRID[1]
     affinity = np.where(np.eye(num_tokens, dtype=bool), 4.0, -4.0).astype(np.float32)
     affinity[[DARK, ABSENT]] = affinity[:, [DARK, ABSENT]] = 0
-    motions = Motions(
+    motions = Odometry(
         GRID,
         np.ones(cells, bool),
         TABLE,
@@ -28,15 +28,15 @@ def ground() -> Ground:
         np.zeros((6, 1), np.int64),
         np.zeros((6, 1, num_tokens), np.float32),
     )
-    return Ground(motions, np.arange(num_tokens) == DARK, ABSENT)
+    return MapSpec(motions, np.arange(num_tokens) == DARK, ABSENT)
 
 
 class Walk:
     """A body on a map of things drawn by lot, and the chart that it keeps."""
 
-    def __init__(self, ground: Ground, seed: int) -> None:
+    def __init__(self, ground: MapSpec, seed: int) -> None:
         self.map = np.random.default_rng(seed).integers(0, NUM_THINGS, (100, 100))
-        self.at, self.chart = np.array([50, 50]), Chart(ground)
+        self.at, self.chart = np.array([50, 50]), SpatialMap(ground)
         self.chart.see(self.sight, None)
 
     @property
@@ -63,7 +63,7 @@ class Walk:
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("mistakes", [(1,), (0, 0), (4, 1, 4), (2, 2, 0, 2, 2)])
 def test_who_lost_the_way_in_the_dark_finds_it_by_daylight(
-    ground: Ground, seed: int, mistakes: tuple[int, ...]
+    ground: MapSpec, seed: int, mistakes: tuple[int, ...]
 ) -> None:
     walk = Walk(ground, seed)
     walk.go(*[1] * 6, *[2] * 6)
@@ -79,7 +79,7 @@ def test_who_lost_the_way_in_the_dark_finds_it_by_daylight(
     assert walk.knows_its_place
 
 
-def test_who_was_right_stays_where_it_is(ground: Ground) -> None:
+def test_who_was_right_stays_where_it_is(ground: MapSpec) -> None:
     walk = Walk(ground, 1)
     walk.go(*[4] * 5)
     walk.go(3, dark=True)
@@ -89,7 +89,7 @@ def test_who_was_right_stays_where_it_is(ground: Ground) -> None:
     assert not walk.chart.in_doubt and np.array_equal(walk.chart.pose[1:], walk.at - 50) and walk.knows_its_place
 
 
-def test_the_dark_alone_decides_nothing(ground: Ground) -> None:
+def test_the_dark_alone_decides_nothing(ground: MapSpec) -> None:
     walk = Walk(ground, 2)
     walk.go(*[4] * 5)
     walk.go(1, dark=True, taken_for=0)
@@ -97,7 +97,7 @@ def test_the_dark_alone_decides_nothing(ground: Ground) -> None:
     assert len(walk.chart.doubts) == 2
 
 
-def test_unknown_land_is_drawn_while_in_doubt(ground: Ground) -> None:
+def test_unknown_land_is_drawn_while_in_doubt(ground: MapSpec) -> None:
     """Where nothing was seen before, nothing tells the offset; what is seen there is known all the same."""
     walk = Walk(ground, 3)
     walk.go(*[1] * 3)
@@ -112,7 +112,7 @@ def test_unknown_land_is_drawn_while_in_doubt(ground: Ground) -> None:
     assert walk.knows_its_place
 
 
-def test_the_way_home_puts_the_draft_on_the_map(ground: Ground) -> None:
+def test_the_way_home_puts_the_draft_on_the_map(ground: MapSpec) -> None:
     walk = Walk(ground, 4)
     walk.go(*[1] * 3)
     walk.go(*[1] * 2, dark=True, taken_for=0)
@@ -124,11 +124,11 @@ def test_the_way_home_puts_the_draft_on_the_map(ground: Ground) -> None:
     assert walk.knows_its_place
 
 
-def test_doubt_is_part_of_the_state(ground: Ground) -> None:
+def test_doubt_is_part_of_the_state(ground: MapSpec) -> None:
     walk = Walk(ground, 5)
     walk.go(*[1] * 6)
     walk.go(2, 2, dark=True, taken_for=0)
-    copy = Chart(ground)
+    copy = SpatialMap(ground)
     copy.load_state_dict(walk.chart.state_dict())
     assert copy.doubts == walk.chart.doubts and list(copy.doubts) == list(walk.chart.doubts)
     assert copy.layers == walk.chart.layers and [*map(list, copy.layers)] == [*map(list, walk.chart.layers)]
@@ -138,17 +138,17 @@ def test_doubt_is_part_of_the_state(ground: Ground) -> None:
     assert copy.pose == walk.chart.pose and copy.layers == walk.chart.layers and not copy.in_doubt
 
 
-def test_a_state_from_before_there_were_doubts_is_taken_in(ground: Ground) -> None:
+def test_a_state_from_before_there_were_doubts_is_taken_in(ground: MapSpec) -> None:
     walk = Walk(ground, 6)
     walk.go(*[1] * 6)
     state = walk.chart.state_dict()
-    copy = Chart(ground)
+    copy = SpatialMap(ground)
     copy.load_state_dict({name: state[name] for name in ("keys", "tokens", "pose", "last")})
     assert copy.pose == walk.chart.pose and copy.layers == walk.chart.layers and not copy.in_doubt
     assert np.array_equal(copy.look(1), walk.chart.look(1))
 
 
-def test_a_draft_from_before_there_were_layers_is_taken_in(ground: Ground) -> None:
+def test_a_draft_from_before_there_were_layers_is_taken_in(ground: MapSpec) -> None:
     walk = Walk(ground, 7)
     walk.go(*[1] * 6)
     walk.go(2, dark=True, taken_for=0)
@@ -156,7 +156,7 @@ def test_a_draft_from_before_there_were_layers_is_taken_in(ground: Ground) -> No
     walk.go(1)
     state = walk.chart.state_dict()
     del state["draft_sizes"]
-    copy = Chart(ground)
+    copy = SpatialMap(ground)
     copy.load_state_dict(state | {"offsets": state["offsets"][:, 0]})
     assert walk.chart.in_doubt and copy.layers == walk.chart.layers and copy.doubts == walk.chart.doubts
 
@@ -169,7 +169,7 @@ def go_on_in_doubt(walk: Walk) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_doubts_upon_doubts_are_resolved_one_by_one_on_the_way_home(ground: Ground, seed: int) -> None:
+def test_doubts_upon_doubts_are_resolved_one_by_one_on_the_way_home(ground: MapSpec, seed: int) -> None:
     walk = Walk(ground, 10 + seed)
     walk.go(*[1] * 4)
     go_on_in_doubt(walk)
@@ -183,7 +183,7 @@ def test_doubts_upon_doubts_are_resolved_one_by_one_on_the_way_home(ground: Grou
     assert walk.knows_its_place
 
 
-def test_there_are_only_so_many_doubts(ground: Ground) -> None:
+def test_there_are_only_so_many_doubts(ground: MapSpec) -> None:
     walk = Walk(ground, 20)
     walk.at[0] = 90
     for _ in range(MOST_LAYERS + 1):
@@ -193,8 +193,8 @@ def test_there_are_only_so_many_doubts(ground: Ground) -> None:
 
 
 # -- a map of so many places -------------------------------------------------------------------------------------------
-def test_the_places_that_were_out_of_view_for_longest_are_given_up(ground: Ground) -> None:
-    small = Ground(ground.motions, np.arange(len(ground.affinity)) == DARK, ABSENT, most_places=120)
+def test_the_places_that_were_out_of_view_for_longest_are_given_up(ground: MapSpec) -> None:
+    small = MapSpec(ground.motions, np.arange(len(ground.affinity)) == DARK, ABSENT, most_places=120)
     walk = Walk(small, 0)
     walk.go(*[1] * 30)
     assert sum(map(len, walk.chart.layers)) == 120
@@ -206,11 +206,11 @@ def test_the_places_that_were_out_of_view_for_longest_are_given_up(ground: Groun
     assert len(kept.chart.layers[0]) > len(walk.chart.layers[0]) == 120
 
 
-def test_a_map_of_so_many_places_goes_on_as_if_it_had_not_been_restored(ground: Ground) -> None:
-    small = Ground(ground.motions, np.arange(len(ground.affinity)) == DARK, ABSENT, most_places=120)
+def test_a_map_of_so_many_places_goes_on_as_if_it_had_not_been_restored(ground: MapSpec) -> None:
+    small = MapSpec(ground.motions, np.arange(len(ground.affinity)) == DARK, ABSENT, most_places=120)
     walk = Walk(small, 1)
     walk.go(*[1] * 20, *[3] * 10, *[2] * 5)
-    copy = Chart(small)
+    copy = SpatialMap(small)
     copy.load_state_dict(walk.chart.state_dict())
     for chart in (walk.chart, copy):
         for motion in (2, 2, 4, 4):

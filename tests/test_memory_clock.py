@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from magrathea.errors import MagratheaError
 from magrathea.layout import Layout, Slot
-from magrathea.memory import Clock
+from magrathea.memory import CycleClockSpec
 from magrathea.memory.cycle import find_cycle
 
 LENGTH, NUM_LIGHTS = 40, 9
@@ -36,8 +36,8 @@ def day(begin: int, num_steps: int, seed: int, length: int = LENGTH) -> torch.Te
 
 
 @pytest.fixture(scope="module")
-def clock() -> Clock:
-    return Clock.fit(LAYOUT, [day(0, 130, seed) for seed in range(12)])
+def clock() -> CycleClockSpec:
+    return CycleClockSpec.fit(LAYOUT, [day(0, 130, seed) for seed in range(12)])
 
 
 def hour(features: np.ndarray) -> float:
@@ -45,11 +45,11 @@ def hour(features: np.ndarray) -> float:
     return float(np.angle(features[0] + 1j * features[1]) / (2 * np.pi)) % 1
 
 
-def test_the_length_of_the_cycle_is_found(clock: Clock) -> None:
+def test_the_length_of_the_cycle_is_found(clock: CycleClockSpec) -> None:
     assert len(clock.cycle.usual) == LENGTH
 
 
-def test_pictures_that_dusk_and_dawn_share_tell_the_hour_in_time(clock: Clock) -> None:
+def test_pictures_that_dusk_and_dawn_share_tell_the_hour_in_time(clock: CycleClockSpec) -> None:
     """A step at which it is as dark as at another hour; what came before it tells which of them it is."""
     for begin, seed in ((5, 100), (17, 101), (30, 102)):
         memory = clock.new(1)
@@ -60,15 +60,15 @@ def test_pictures_that_dusk_and_dawn_share_tell_the_hour_in_time(clock: Clock) -
         assert min(apart, 1 - apart) < 3 / LENGTH and np.hypot(*features[:2]) > 0.9
 
 
-def test_nothing_is_told_where_nothing_was_seen(clock: Clock) -> None:
+def test_nothing_is_told_where_nothing_was_seen(clock: CycleClockSpec) -> None:
     step = day(0, 1, 0)
     features = clock.new(2).read(step.repeat(2, 1), torch.zeros(2, step.shape[1], dtype=torch.bool), [0, 1]).features
     assert features.abs().max() < 0.3
 
 
-def test_training_and_dreaming_read_the_same(clock: Clock) -> None:
+def test_training_and_dreaming_read_the_same(clock: CycleClockSpec) -> None:
     steps, memory = day(0, 50, 7), clock.new(3)
-    recorded = clock.recall_episode(steps).features
+    recorded = clock.read_episode(steps).features
     holes = torch.zeros(1, steps.shape[1], dtype=torch.bool)
     for index, step in enumerate(steps):
         assert torch.equal(memory.read(step[None], holes, [1]).features[0], recorded[index, 0])
@@ -76,17 +76,17 @@ def test_training_and_dreaming_read_the_same(clock: Clock) -> None:
     assert torch.equal(memory.read(step[None], holes, [0]).features[0], recorded[0, 0])
 
 
-def test_a_clock_is_saved(clock: Clock, tmp_path: Path) -> None:
+def test_a_clock_is_saved(clock: CycleClockSpec, tmp_path: Path) -> None:
     save_file(clock.tensors(), tmp_path / "clock.safetensors")
-    loaded = Clock.from_tensors(LAYOUT, load_file(tmp_path / "clock.safetensors"))
-    assert torch.equal(loaded.recall_episode(day(0, 9, 1)).features, clock.recall_episode(day(0, 9, 1)).features)
+    loaded = CycleClockSpec.from_tensors(LAYOUT, load_file(tmp_path / "clock.safetensors"))
+    assert torch.equal(loaded.read_episode(day(0, 9, 1)).features, clock.read_episode(day(0, 9, 1)).features)
 
 
 @pytest.mark.parametrize("num_steps", [30, 130])
 def test_recordings_without_a_cycle_are_refused(num_steps: int) -> None:
     still = [day(0, num_steps, seed, length=10_000) for seed in range(12)]
     with pytest.raises(MagratheaError, match="no cycle"):
-        Clock.fit(LAYOUT, still)
+        CycleClockSpec.fit(LAYOUT, still)
 
 
 def test_a_slow_change_that_never_turns_is_no_cycle() -> None:
@@ -95,18 +95,18 @@ def test_a_slow_change_that_never_turns_is_no_cycle() -> None:
         find_cycle([rising] * 10, NUM_LIGHTS)
 
 
-def test_another_versions_clock_is_refused(clock: Clock) -> None:
+def test_another_versions_clock_is_refused(clock: CycleClockSpec) -> None:
     with pytest.raises(MagratheaError, match="another version"):
-        Clock.from_tensors(LAYOUT, clock.tensors() | {"precision": torch.zeros(2, 2)})
+        CycleClockSpec.from_tensors(LAYOUT, clock.tensors() | {"precision": torch.zeros(2, 2)})
 
 
-def test_the_light_to_come_is_foretold(clock: Clock) -> None:
+def test_the_light_to_come_is_foretold(clock: CycleClockSpec) -> None:
     """More often than it stays as it is."""
     right = stays = 0
     for seed in range(5):
         steps = day(11, 60, 200 + seed)
         light = steps[:, LAYOUT.span("observation/light")][:, 0]
-        foretold = clock.recall_episode(steps).light[:, 1, 0]
+        foretold = clock.read_episode(steps).light[:, 1, 0]
         right += int((foretold[20:] == light[20:]).sum())
         stays += int((light[19:-1] == light[20:]).sum())
     assert right > 1.2 * stays
@@ -115,4 +115,4 @@ def test_the_light_to_come_is_foretold(clock: Clock) -> None:
 def test_pictures_without_a_light_are_refused() -> None:
     dark = Layout(tuple(slot for slot in SLOTS if slot.name != "observation/light"))
     with pytest.raises(MagratheaError, match="lit_patch"):
-        Clock.fit(dark, [torch.zeros(100, dark.num_tokens, dtype=torch.long)])
+        CycleClockSpec.fit(dark, [torch.zeros(100, dark.num_tokens, dtype=torch.long)])

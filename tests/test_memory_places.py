@@ -9,8 +9,8 @@ from torch import Tensor
 
 from magrathea.errors import MagratheaError
 from magrathea.layout import Layout, Slot
-from magrathea.memory import Places, memory_named
-from magrathea.memory.motion import fit_motions, sources_of
+from magrathea.memory import SpatialMapSpec, memory_spec
+from magrathea.memory.spatial_map.odometry import fit_odometry, sources_of
 
 VIEW, MAP, NUM_TOKENS = 5, 24, 12
 MOVES = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
@@ -74,7 +74,7 @@ def test_motions_are_found_without_being_told() -> None:
     tokens, _ = walk(np.random.default_rng(0), 1500)
     layout = layout_of(len(MOVES), VIEW + 1)
     pictures = tokens[:, layout.span("observation")].numpy()
-    motions = fit_motions(pictures[:-1], pictures[1:], tokens[1:, 0].numpy(), (VIEW + 1, VIEW), NUM_TOKENS, len(MOVES))
+    motions = fit_odometry(pictures[:-1], pictures[1:], tokens[1:, 0].numpy(), (VIEW + 1, VIEW), NUM_TOKENS, len(MOVES))
     assert sorted(motions.table.tolist()) == sorted([0, *move] for move in MOVES)
     assert not motions.region[-VIEW:].any() and motions.region.sum() >= VIEW * VIEW - 1
     assert [motions.table[motion].tolist() for motion in motions.intended[:-1]] == [[0, *move] for move in MOVES]
@@ -96,7 +96,7 @@ def test_what_stands_in_the_way_tells_whether_one_moves() -> None:
         pictures.append(world[place[0] - 2 : place[0] + 3, place[1] - 2 : place[1] + 3].copy())
         places.append(place)
     seen = as_steps(layout, actions, pictures)[:, layout.span("observation")].numpy()
-    motions = fit_motions(seen[:-1], seen[1:], np.array(actions), (VIEW, VIEW), NUM_TOKENS, len(MOVES))
+    motions = fit_odometry(seen[:-1], seen[1:], np.array(actions), (VIEW, VIEW), NUM_TOKENS, len(MOVES))
     assert motions.ahead[1:5, 0].tolist() == [2 * VIEW + 2 + row * VIEW + column for row, column in MOVES[1:]]
     foretold = motions.table[motions.foretell(seen[:-1], np.array(actions))][:, 1:]
     there = np.array(places[:-1]) + np.array(MOVES)[actions]
@@ -123,7 +123,7 @@ def test_who_sleeps_does_not_move_and_who_walks_in_the_dark_does() -> None:
         pictures.append(picture)
         places.append(place)
     seen = as_steps(layout, actions, pictures)[:, layout.span("observation")].numpy()
-    motions = fit_motions(seen[:-1], seen[1:], np.array(actions), (VIEW, VIEW), NUM_TOKENS, len(MOVES))
+    motions = fit_odometry(seen[:-1], seen[1:], np.array(actions), (VIEW, VIEW), NUM_TOKENS, len(MOVES))
     center = 2 * VIEW + 2
     assert motions.ahead[1:5].tolist() == [[center + row * VIEW + column, center] for row, column in MOVES[1:]]
     found = motions.table[motions.follow(seen[:-1], seen[1:], np.array(actions))][:, 1:]
@@ -135,9 +135,9 @@ def test_who_sleeps_does_not_move_and_who_walks_in_the_dark_does() -> None:
 def test_turns_are_found() -> None:
     layout = layout_of(len(TURNS))
     tokens = roam(np.random.default_rng(0), 2500)
-    places = Places.fit(layout, [tokens])
+    places = SpatialMapSpec.fit(layout, [tokens])
     assert sorted(places.motions.table[:, 0].tolist()) == [0, 0, 1, 3]
-    recalled = places.recall_episode(roam(np.random.default_rng(1), 10)).picture  # runs on another map
+    recalled = places.read_episode(roam(np.random.default_rng(1), 10)).picture  # runs on another map
     assert recalled.shape == (11, 2, VIEW * VIEW)
 
 
@@ -146,8 +146,8 @@ def test_turns_are_found() -> None:
 def test_what_was_seen_is_recalled_as_it_was(play) -> None:
     tokens = play(0, 2500)
     layout = layout_of(int(tokens[0, 0]), VIEW + 1 if tokens.shape[1] > VIEW * VIEW + 3 else VIEW)
-    places, other = Places.fit(layout, [tokens]), play(1, 600)
-    recalled = places.recall_episode(other).picture[:, 1].numpy()
+    places, other = SpatialMapSpec.fit(layout, [tokens]), play(1, 600)
+    recalled = places.read_episode(other).picture[:, 1].numpy()
     seen = other[:, layout.span("observation")].numpy()
     motions = places.motions
     moved = np.array([0, *motions.follow(seen[:-1], seen[1:], other[1:, 0].numpy())])
@@ -163,12 +163,12 @@ def test_pictures_that_do_not_move_by_whole_tokens_are_refused() -> None:
     pictures = list(dice.integers(0, 8, (400, VIEW, VIEW)))
     actions = dice.integers(len(MOVES), size=399).tolist()
     with pytest.raises(MagratheaError, match="choose the memory 'window'"):
-        Places.fit(layout, [as_steps(layout, actions, pictures)])
+        SpatialMapSpec.fit(layout, [as_steps(layout, actions, pictures)])
 
 
 def test_what_only_passes_leaves_the_place_as_it_was() -> None:
     tokens, _ = walk(np.random.default_rng(0), 2500)
-    places = Places.fit(layout_of(len(MOVES), VIEW + 1), [tokens])
+    places = SpatialMapSpec.fit(layout_of(len(MOVES), VIEW + 1), [tokens])
     walker = 2 * VIEW + 2  # his cell of the picture
     assert places.passing[11] or not places.motions.region[walker]
     assert not places.passing[1:8].any()
@@ -176,8 +176,8 @@ def test_what_only_passes_leaves_the_place_as_it_was() -> None:
 
 def test_state_is_all_that_a_memory_is() -> None:
     tokens, _ = walk(np.random.default_rng(0), 800)
-    places = Places.fit(layout_of(len(MOVES), VIEW + 1), [tokens])
-    again = Places.from_tensors(places.layout, places.tensors())
+    places = SpatialMapSpec.fit(layout_of(len(MOVES), VIEW + 1), [tokens])
+    again = SpatialMapSpec.from_tensors(places.layout, places.tensors())
     one, other = places.new(2), again.new(2)
     encodings, holes = torch.zeros(1, 1, 1), torch.zeros(1, tokens.shape[1], dtype=torch.bool)
     for index in range(50):
@@ -194,7 +194,7 @@ def test_state_is_all_that_a_memory_is() -> None:
 
 def test_without_the_action_the_place_where_one_stands_is_recalled() -> None:
     tokens, _ = walk(np.random.default_rng(0), 800)
-    places = Places.fit(layout_of(len(MOVES), VIEW + 1), [tokens])
+    places = SpatialMapSpec.fit(layout_of(len(MOVES), VIEW + 1), [tokens])
     memory, holes = places.new(1), torch.zeros(1, tokens.shape[1], dtype=torch.bool)
     memory.write(tokens[:1], torch.zeros(1, 1, 1), [0])
     holes[0, 0] = True
@@ -212,7 +212,7 @@ def test_sources_of_a_quarter_turn() -> None:
 
 def test_bad_names_and_pictures_are_told() -> None:
     with pytest.raises(MagratheaError, match="Unknown memory 'nothing'"):
-        memory_named("nothing")
+        memory_spec("nothing")
     small = Layout((Slot(name="action", role="action", vocab_size=3), Slot(name="o", role="observation", vocab_size=4)))
     with pytest.raises(MagratheaError, match="no picture"):
-        Places.fit(small, [])
+        SpatialMapSpec.fit(small, [])

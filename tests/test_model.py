@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from magrathea import devices, masks
-from magrathea.config import ModelConfig, model_size
 from magrathea.devices import compute_dtype, device_named
-from magrathea.embedding import Look, group_tokens, ungroup_tokens
 from magrathea.errors import MagratheaError
 from magrathea.layout import Layout, Slot
-from magrathea.model import MaskedTransformer
-from magrathea.past import RingPast, SegmentPast
+from magrathea.model.config import ModelConfig, model_size
+from magrathea.model.embedding import PrevFrameAttention, group_tokens, ungroup_tokens
+from magrathea.model.kv_cache import RingKVCache, SegmentKVCache
+from magrathea.model.transformer import MaskedTransformer
 
 LAYOUT = Layout(
     (
@@ -36,7 +36,7 @@ def model() -> MaskedTransformer:
         model.head.looks[1].passes,
     ):  # as if it had learned to copy
         torch.nn.init.normal_(learned.weight, std=0.1)
-    torch.nn.init.normal_(model.aim.weight, std=0.05)  # and to act toward a prompt
+    torch.nn.init.normal_(model.goal_proj.weight, std=0.05)  # and to act toward a prompt
     return model
 
 
@@ -51,7 +51,7 @@ def steps(batch_size: int, num_steps: int, seed: int = 0) -> torch.Tensor:
 
 def logits_of(model: MaskedTransformer, tokens: torch.Tensor, holes: torch.Tensor, first: int = 0) -> torch.Tensor:
     time = torch.arange(tokens.shape[1]).expand(tokens.shape[:2])
-    past = SegmentPast(tokens, *model.remember(tokens, time), model.config.window, first)
+    past = SegmentKVCache(tokens, *model.remember(tokens, time), model.config.window, first)
     logits = model.predict(tokens[:, first:], holes.expand(tokens[:, first:].shape), time[:, first:], past)
     return torch.cat([part.flatten(2) for part in logits.values()], dim=-1)
 
@@ -85,7 +85,7 @@ def test_the_ring_agrees_with_training(model: MaskedTransformer) -> None:
     tokens, holes = steps(2, 9), masks.forward_dynamics(LAYOUT)
     trained = logits_of(model, tokens, holes, first=1)
     for begin in (0, 61):
-        ring = RingPast(model.config, 2, LAYOUT, model.past_keys_values.weight)
+        ring = RingKVCache(model.config, 2, LAYOUT, model.past_kv_proj.weight)
         for step in range(9):
             time = torch.full((2, 1), begin + step)
             now = tokens[:, step, None]
@@ -99,7 +99,7 @@ def test_the_ring_agrees_with_training(model: MaskedTransformer) -> None:
 @torch.inference_mode()
 def test_rows_of_different_histories_do_not_mix(model: MaskedTransformer) -> None:
     tokens, holes = steps(2, 4), masks.forward_dynamics(LAYOUT)
-    ring = RingPast(model.config, 2, LAYOUT, model.past_keys_values.weight)
+    ring = RingKVCache(model.config, 2, LAYOUT, model.past_kv_proj.weight)
     for step in range(3):
         rows = [0, 1] if step == 0 else [1]
         now = tokens[rows, step]
@@ -120,7 +120,7 @@ def test_a_prompt_is_seen_and_the_past_is_not_changed_by_it(model: MaskedTransfo
     logits = []
     for seed in (5, 6):
         prompt = model.prompt(steps(1, 1, seed)[:, 0])
-        past = SegmentPast(tokens, *remembered, model.config.window, 2, prompt=prompt)
+        past = SegmentKVCache(tokens, *remembered, model.config.window, 2, prompt=prompt)
         logits.append(model.predict(tokens[:, 2:], holes, time[:, 2:], past)["action"])
     assert not torch.allclose(logits[0], logits[1], atol=1e-4)
 
@@ -196,9 +196,9 @@ def test_a_device_that_is_not_here_is_refused() -> None:
 @torch.no_grad()
 def test_tokens_that_look_alike_begin_alike(model: MaskedTransformer) -> None:
     slot = LAYOUT.picture
-    likeness = torch.randn(slot.vocab_size, 20, generator=torch.Generator().manual_seed(1))
-    likeness[1] = likeness[0]
-    model.begin_alike(slot, likeness)
+    token_features = torch.randn(slot.vocab_size, 20, generator=torch.Generator().manual_seed(1))
+    token_features[1] = token_features[0]
+    model.init_from_features(slot, token_features)
     index = LAYOUT.slots.index(slot)
     for table in (model.embedding.tokens[index].weight, model.head.out[index].weight):
         cosines = torch.nn.functional.cosine_similarity(table[0], table[1:])
@@ -208,7 +208,7 @@ def test_tokens_that_look_alike_begin_alike(model: MaskedTransformer) -> None:
 
 def test_a_place_takes_over_what_another_showed() -> None:
     torch.manual_seed(0)
-    look, features = Look(LAYOUT.picture, 16), torch.randn(24, 16).expand(32, -1, -1)
+    look, features = PrevFrameAttention(LAYOUT.picture, 16), torch.randn(24, 16).expand(32, -1, -1)
     optimizer = torch.optim.AdamW(look.parameters(), lr=1e-2)
     assert not look(features, torch.randn(32, 24, 16)).any()  # its gates begin closed
     for _ in range(300):

@@ -11,15 +11,15 @@ from torch import Generator
 
 from magrathea import masks
 from magrathea.data import Dataset
-from magrathea.model import MaskedTransformer
+from magrathea.model.transformer import MaskedTransformer
 from magrathea.progress import Stages
 from magrathea.train.batches import Batch, BatchConfig, draw_batch
 from magrathea.train.cache import TokenCache, encode_dataset
-from magrathea.train.heart import update_loss
 from magrathea.train.self_forcing import dream_past
-from magrathea.world import World, absent_step
+from magrathea.train.trainer import update_loss
+from magrathea.world import World, absent_tokens
 
-CONFIG = BatchConfig(num_segments=24, num_steps=6, spoiled_share=0, dreamt_share=0.7)
+CONFIG = BatchConfig(num_segments=24, num_steps=6, corrupt_prob=0, self_forcing_prob=0.7)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_only_what_is_seen_in_the_chosen_steps_is_dreamt(untrained: MaskedTransf
     changed = result.past_tokens != batch.past_tokens
     assert not changed[:, 0].any() and not changed[:, 1:][~chosen].any()
     assert not changed[..., ~masks.forward_dynamics(layout)].any() and not changed[..., masks.judge(layout)].any()
-    there = (batch.tokens != absent_step(layout)).all(-1)
+    there = (batch.tokens != absent_tokens(layout)).all(-1)
     assert changed[:, 1:].any(-1)[chosen & there].float().mean() > 0.9
     assert not changed[:, 1:][chosen & ~there].any() and (chosen & ~there).any()
     assert torch.equal(result.tokens, batch.tokens) and torch.equal(result.hole_mask, batch.hole_mask)
@@ -93,7 +93,7 @@ def test_nothing_is_learned_through_the_dreamt_past_itself(untrained: MaskedTran
 
 
 def test_steps_without_a_known_action_stay(cache: TokenCache) -> None:
-    batch = draw_batch(cache, replace(CONFIG, dreamt_share=1.0), Generator().manual_seed(0))
+    batch = draw_batch(cache, replace(CONFIG, self_forcing_prob=1.0), Generator().manual_seed(0))
     hidden = batch.hole_mask[..., cache.layout.span("action")].any(-1)
     assert batch.dreamt is not None and hidden.any() and not batch.dreamt[hidden].any()
-    assert draw_batch(cache, replace(CONFIG, dreamt_share=0.0), Generator().manual_seed(0)).dreamt is None
+    assert draw_batch(cache, replace(CONFIG, self_forcing_prob=0.0), Generator().manual_seed(0)).dreamt is None

@@ -9,7 +9,7 @@ from board import MOVES, SIZE, Board
 
 from magrathea.data import Dataset
 from magrathea.errors import MagratheaError
-from magrathea.fill import ORDERS, FillSettings
+from magrathea.sampler import ORDERS, FillSettings
 from magrathea.session import Session
 from magrathea.world import World
 

@@ -18,9 +18,9 @@ from safetensors.torch import load, save
 from session_worlds import wild_world
 from torch import Tensor
 
-from magrathea import session_file
 from magrathea.errors import MagratheaError
 from magrathea.session import Session
+from magrathea.session import file as session_file
 from magrathea.world import World
 
 Header = dict[str, Any]
@@ -40,10 +40,10 @@ def read(data: bytes, world: str = "echo") -> Session:
 
 
 def refusal(data: bytes, world: str = "echo") -> str:
-    with pytest.raises(MagratheaError) as told:
+    with pytest.raises(MagratheaError) as feature_proj:
         read(data, world)
-    assert "\n" not in str(told.value)
-    return str(told.value)
+    assert "\n" not in str(feature_proj.value)
+    return str(feature_proj.value)
 
 
 def test_what_is_in_a_file(file: bytes) -> None:
@@ -144,7 +144,7 @@ def test_a_shipped_world_need_not_be_given(tmp_path: Path, monkeypatch: pytest.M
     session = Session(world, seed=3)
     session.step([1])
     session.save(tmp_path / "a.mwsession")
-    monkeypatch.setattr("magrathea.hub.WORLDS_FOLDER", tmp_path)
+    monkeypatch.setattr("magrathea.pretrained.WORLDS_FOLDER", tmp_path)
     again = Session.load(tmp_path / "a.mwsession")
     assert torch.equal(again.step([2]).tokens, session.step([2]).tokens) and again.world is not world
 

@@ -10,7 +10,13 @@ from gymnasium import spaces
 from safetensors.torch import load_file, save_file
 
 from magrathea.errors import MagratheaError
-from magrathea.tokenizers import LitPatchTokenizer, RewardTokenizer, TerminatedTokenizer, tokenizer_for, tokenizer_from
+from magrathea.tokenizers import (
+    IlluminatedPatchTokenizer,
+    RewardTokenizer,
+    TerminatedTokenizer,
+    tokenizer_for,
+    tokenizer_from,
+)
 from magrathea.world import layout_for
 
 SIDE, ROWS, COLUMNS, NUM_TILES = 5, 6, 7, 9
@@ -35,11 +41,11 @@ def world_in_light(num: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> LitPatchTokenizer:
-    return LitPatchTokenizer(SPACE, patch=SIDE, num_codes=64, num_lights=12).fit(world_in_light(1200, 0)[0])
+def tokenizer() -> IlluminatedPatchTokenizer:
+    return IlluminatedPatchTokenizer(SPACE, patch=SIDE, num_codes=64, num_lights=12).fit(world_in_light(1200, 0)[0])
 
 
-def test_tiles_have_one_code_in_all_lights(tokenizer: LitPatchTokenizer) -> None:
+def test_tiles_have_one_code_in_all_lights(tokenizer: IlluminatedPatchTokenizer) -> None:
     assert len(tokenizer.matter.codes) == NUM_TILES
     pictures, tiles, bright = world_in_light(300, 1)
     codes = tokenizer.encode(pictures)[:, :-1].reshape(tiles.shape)
@@ -50,7 +56,7 @@ def test_tiles_have_one_code_in_all_lights(tokenizer: LitPatchTokenizer) -> None
     assert (meaning[shown] == tiles[:, :, EDGE:]).mean() > 0.995
 
 
-def test_what_the_dark_hides_has_a_code_of_its_own(tokenizer: LitPatchTokenizer) -> None:
+def test_what_the_dark_hides_has_a_code_of_its_own(tokenizer: IlluminatedPatchTokenizer) -> None:
     pictures, _, bright = world_in_light(300, 2)
     codes = tokenizer.encode(pictures)[:, :-1].reshape(-1, ROWS, COLUMNS)
     hidden = codes == NUM_TILES
@@ -58,14 +64,14 @@ def test_what_the_dark_hides_has_a_code_of_its_own(tokenizer: LitPatchTokenizer)
     assert not hidden[bright > 0.55].any() and not hidden[:, -1].any() and not hidden[:, :, EDGE:].any()
 
 
-def test_lights_stand_in_the_order_of_their_brightness(tokenizer: LitPatchTokenizer) -> None:
+def test_lights_stand_in_the_order_of_their_brightness(tokenizer: IlluminatedPatchTokenizer) -> None:
     pictures, _, bright = world_in_light(300, 3)
     lights = tokenizer.encode(pictures)[:, -1]
     assert len(tokenizer.lights) > 6 and (lights[bright == 1] == 0).all()
     assert np.corrcoef(lights, bright)[0, 1] < -0.95
 
 
-def test_pictures_come_back_without_the_noise(tokenizer: LitPatchTokenizer) -> None:
+def test_pictures_come_back_without_the_noise(tokenizer: IlluminatedPatchTokenizer) -> None:
     pictures, _, bright = world_in_light(300, 4)
     back = tokenizer.decode(tokenizer.encode(pictures))
     error = np.abs(back.astype(int) - pictures).reshape(len(pictures), -1).max(axis=1)
@@ -74,7 +80,7 @@ def test_pictures_come_back_without_the_noise(tokenizer: LitPatchTokenizer) -> N
     assert np.sqrt((clear**2).mean()) < 6
 
 
-def test_a_fit_and_an_encoding_are_the_same_again(tokenizer: LitPatchTokenizer, tmp_path: Path) -> None:
+def test_a_fit_and_an_encoding_are_the_same_again(tokenizer: IlluminatedPatchTokenizer, tmp_path: Path) -> None:
     pictures = world_in_light(40, 5)[0]
     save_file(tokenizer.tensors(), tmp_path / "lit.safetensors")
     loaded = tokenizer_from(tokenizer.to_config(), load_file(tmp_path / "lit.safetensors"), SPACE)
@@ -84,7 +90,7 @@ def test_a_fit_and_an_encoding_are_the_same_again(tokenizer: LitPatchTokenizer, 
     assert np.array_equal(loaded.decode(tokens), tokenizer.decode(tokens))
 
 
-def test_a_layout_has_a_slot_for_the_light(tokenizer: LitPatchTokenizer) -> None:
+def test_a_layout_has_a_slot_for_the_light(tokenizer: IlluminatedPatchTokenizer) -> None:
     others = {"reward": RewardTokenizer().fit(np.zeros(3)), "terminated": TerminatedTokenizer()}
     action = tokenizer_for(spaces.Discrete(3))
     layout = layout_for({"action": action, "observation": tokenizer, **others})
@@ -99,15 +105,15 @@ def test_a_layout_has_a_slot_for_the_light(tokenizer: LitPatchTokenizer) -> None
     assert layout.num_tokens == 1 + both.tokens_per_step + 2
 
 
-def test_bad_input_is_refused(tokenizer: LitPatchTokenizer) -> None:
+def test_bad_input_is_refused(tokenizer: IlluminatedPatchTokenizer) -> None:
     tokens = tokenizer.encode(world_in_light(1, 0)[0])
     tokens[0, 0] = NUM_TILES + 1  # the last light's number, and no code's
     with pytest.raises(MagratheaError, match="got code 10"):
         tokenizer.decode(tokens)
     with pytest.raises(MagratheaError, match="num_lights"):
-        LitPatchTokenizer(SPACE, num_lights=1)
+        IlluminatedPatchTokenizer(SPACE, num_lights=1)
     with pytest.raises(MagratheaError, match="fit"):
-        LitPatchTokenizer(SPACE, patch=SIDE).encode(world_in_light(1, 0)[0])
+        IlluminatedPatchTokenizer(SPACE, patch=SIDE).encode(world_in_light(1, 0)[0])
     tensors = tokenizer.tensors() | {"gains": tokenizer.tensors()["gains"][:, :3]}
     with pytest.raises(MagratheaError, match="gains"):
         tokenizer_from(tokenizer.to_config(), tensors, SPACE)

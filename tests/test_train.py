@@ -11,20 +11,21 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from magrathea import cli, masks
+from magrathea import masks
+from magrathea.cli import main as cli
 from magrathea.data import Dataset
 from magrathea.errors import MagratheaError
-from magrathea.hub import load_world
 from magrathea.layout import Layout, Slot
+from magrathea.pretrained import load_world
 from magrathea.progress import Stages
 from magrathea.train import load_recipe, train
-from magrathea.train.batches import BatchConfig, draw_batch, draw_prompted, mistake
+from magrathea.train.batches import BatchConfig, draw_batch, draw_prompted, resample_slots
 from magrathea.train.cache import RETURN_STEPS, TokenCache, encode_dataset
-from magrathea.train.heart import HeartConfig, Progress, train_heart
+from magrathea.train.trainer import Progress, TrainerConfig, train_model
 from magrathea.world import World
 
-BATCH = BatchConfig(num_segments=4, num_steps=5, num_prompted=2, dreamt_share=0.5, dream_rounds=2)
-CONFIG = HeartConfig(steps=6, checkpoint_seconds=0, batch=BATCH)
+BATCH = BatchConfig(num_segments=4, num_steps=5, num_prompted=2, self_forcing_prob=0.5, self_forcing_rounds=2)
+CONFIG = TrainerConfig(steps=6, checkpoint_seconds=0, batch=BATCH)
 
 
 class Killed(Exception):
@@ -50,7 +51,7 @@ def losses(work: Path, name: str, stop_at: int | None = None) -> list[float]:
             raise Killed
 
     cache = TokenCache.open(work / "tokens", world.layout)
-    train_heart(world.model, cache, CONFIG, work / f"{name}.safetensors", report)
+    train_model(world.model, cache, CONFIG, work / f"{name}.safetensors", report)
     world.save_pretrained(work / name)
     return seen
 
@@ -114,7 +115,7 @@ def test_segments_stay_within_their_episodes(work: Path, debug_world: World) -> 
 def test_prompts_show_only_the_goal_or_the_return(work: Path, debug_world: World) -> None:
     layout = debug_world.layout
     cache = TokenCache.open(work / "tokens", layout)
-    config = BatchConfig(num_prompted=60, num_steps=8, spoiled_share=0)
+    config = BatchConfig(num_prompted=60, num_steps=8, corrupt_prob=0)
     batch = draw_prompted(cache, config, torch.Generator().manual_seed(0))
     assert batch.prompt is not None and batch.tokens.shape[1] == 7 and batch.first == 1
     observation, asked = layout.span("observation"), batch.hole_mask.any(-1)
@@ -151,9 +152,9 @@ def test_only_the_named_parts_learn(debug_world: World, debug_dataset: Dataset, 
 
 def test_only_the_past_is_spoiled(work: Path, debug_world: World) -> None:
     cache = TokenCache.open(work / "tokens", debug_world.layout)
-    config = BatchConfig(num_segments=64, num_steps=6, spoiled_share=1.0, most_spoiled=0.5)
+    config = BatchConfig(num_segments=64, num_steps=6, corrupt_prob=1.0, max_corrupt_rate=0.5)
     batch = draw_batch(cache, config, torch.Generator().manual_seed(0))
-    unspoiled = BatchConfig(num_segments=64, num_steps=6, spoiled_share=0)
+    unspoiled = BatchConfig(num_segments=64, num_steps=6, corrupt_prob=0)
     clean = draw_batch(cache, unspoiled, torch.Generator().manual_seed(0))
     assert torch.equal(batch.tokens, clean.tokens)
     assert not torch.equal(batch.past_tokens[:, 1:], batch.tokens)
@@ -167,12 +168,12 @@ def test_only_the_light_of_the_past_is_mistaken() -> None:
     )
     layout = Layout(slots)
     past = 10 * (torch.arange(64) % 4)[:, None, None].expand(-1, 5, 11) + torch.arange(11) % 4
-    shown = mistake(past, layout, BatchConfig(mistaken_share=0.5), torch.Generator().manual_seed(0))
+    shown = resample_slots(past, layout, BatchConfig(slot_resample_prob=0.5), torch.Generator().manual_seed(0))
     changed = shown != past
     assert not changed[..., :-1].any() and 0.2 < changed[..., -1].any(-1).float().mean() < 0.5
     light = shown[..., -1]
     assert (light == light[:, :1]).all()  # one light for all of a past
-    none = mistake(past, layout, BatchConfig(mistaken_share=0), torch.Generator().manual_seed(0))
+    none = resample_slots(past, layout, BatchConfig(slot_resample_prob=0), torch.Generator().manual_seed(0))
     assert torch.equal(none, past)
 
 
@@ -185,7 +186,7 @@ def test_mistakes_are_told(debug_dataset: Dataset, tmp_path: Path) -> None:
     bad.write_text("colour = 3")
     with pytest.raises(MagratheaError, match="cannot be used"):
         load_recipe(bad)
-    for options, told in (
+    for options, feature_proj in (
         ("[batch]\nnum_segmens = 3", r"options \[batch\] .* 'num_segmens'"),
         ("[model]\ndepth = 3", r"options \[model\] .* 'depth'"),
         ("[fill]\nheat = 1", r"options \[fill\] .* 'heat'"),
@@ -193,7 +194,7 @@ def test_mistakes_are_told(debug_dataset: Dataset, tmp_path: Path) -> None:
         ("[batch.uses]\njudge = -1", "weight of the use 'judge' is -1"),
     ):
         bad.write_text(options)
-        with pytest.raises(MagratheaError, match=told):
+        with pytest.raises(MagratheaError, match=feature_proj):
             load_recipe(bad)
     (tmp_path / "debug.toml").write_text('size = "debug"\nsteps = 1\n[tokenizer]\npatch = [4, 4]\n')
     train(debug_dataset.folder, tmp_path / "world", recipe=tmp_path / "debug.toml")

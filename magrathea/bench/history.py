@@ -13,12 +13,12 @@ from torch import Tensor
 from magrathea import masks
 from magrathea.bench.peak import synchronize
 from magrathea.bench.play import HeldActions
-from magrathea.checkpoints import EVERY, stays
-from magrathea.history import History, StepKind, record_of
 from magrathea.memory import Memory
-from magrathea.rows import Rows
 from magrathea.session import Session
-from magrathea.session_file import SessionState
+from magrathea.session.file import SessionState
+from magrathea.session.history import History, StepKind, record_of
+from magrathea.session.rows import Rows
+from magrathea.session.snapshots import EVERY, stays
 from magrathea.world import World
 
 NUM_MEASURED = 100  # steps that the medians are of

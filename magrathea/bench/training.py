@@ -9,9 +9,9 @@ from torch import Generator, Tensor, nn
 
 from magrathea import masks
 from magrathea.bench.peak import count_flops, synchronize
-from magrathea.memory import NUM_FEATURES, Recall, memory_named
-from magrathea.memory.trail import NUM_RECALLED
-from magrathea.model import MaskedTransformer
+from magrathea.memory import NUM_FEATURES, MemoryReadout, memory_spec
+from magrathea.memory.episodic_buffer import NUM_RECALLED
+from magrathea.model.transformer import MaskedTransformer
 from magrathea.world import World
 
 NUM_SEGMENTS, NUM_STEPS, NUM_EARLIER = 16, 12, 36  # an update's, as `magrathea train` has them unless told otherwise
@@ -54,14 +54,14 @@ def measure_training(world: World, seconds: float, seed: int = 0) -> dict[str, f
     }
 
 
-def _recalled(world: World, tokens: Tensor) -> tuple[Recall, Tensor]:
+def _recalled(world: World, tokens: Tensor) -> tuple[MemoryReadout, Tensor]:
     """What a memory of the world's kind would give to the steps (B, T, N) but the first, and the steps before them."""
-    parts = memory_named(world.config.model.memory).recalls
+    parts = memory_spec(world.config.model.memory).recalls
     picture = tokens[:, 1:, world.layout.span(world.layout.picture.name)] if "picture" in parts else None
     steps = tokens[:, :-1, None].expand(-1, -1, NUM_RECALLED, -1) if "steps" in parts else None
     features = tokens.new_zeros(*tokens[:, 1:, 0].shape, NUM_FEATURES).float() if "features" in parts else None
     light = tokens[:, 1:, world.layout.span(world.layout.lights[0].name)] if "light" in parts else None
-    return Recall(picture, light, steps, features=features), tokens.repeat(1, NUM_EARLIER // NUM_STEPS, 1)
+    return MemoryReadout(picture, light, steps, features=features), tokens.repeat(1, NUM_EARLIER // NUM_STEPS, 1)
 
 
 def _segments(world: World) -> Tensor:

@@ -13,10 +13,10 @@ from gymnasium import spaces
 
 from magrathea.envs.start import start_from
 from magrathea.errors import MagratheaError
-from magrathea.fill import FillSettings
+from magrathea.sampler import FillSettings
 from magrathea.session import Session
+from magrathea.session.step_result import StepResult
 from magrathea.spaces import row_of
-from magrathea.step_result import StepResult
 from magrathea.tokenizers.patch import is_image
 from magrathea.world import World
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from magrathea.envs.dream import begun, step_infos
-from magrathea.fill import FillSettings
+from magrathea.sampler import FillSettings
 from magrathea.session import Session
 from magrathea.world import World
 

@@ -23,7 +23,7 @@ from magrathea.envs.dreams import Dreams
 from magrathea.envs.start import start_from
 from magrathea.envs.workers import DreamWorkers
 from magrathea.errors import MagratheaError
-from magrathea.fill import FillSettings
+from magrathea.sampler import FillSettings
 from magrathea.session import Session
 from magrathea.spaces import row_of
 from magrathea.world import World

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium.vector.utils import write_to_shared_memory
 
-from magrathea.allocator import keep_memory
+from magrathea.cli.allocator import keep_memory
 from magrathea.errors import MagratheaError
 from magrathea.spaces import row_of
 
@@ -75,7 +75,7 @@ class Worker:
         import torch
 
         from magrathea.envs.dreams import Dreams
-        from magrathea.fill import FillSettings
+        from magrathea.sampler import FillSettings
         from magrathea.world import World
 
         torch.set_num_threads(self.work.num_threads)

@@ -21,8 +21,8 @@ from magrathea.devices import num_cores
 from magrathea.envs.dreams import Outcome
 from magrathea.envs.worker import Work, run
 from magrathea.errors import MagratheaError
-from magrathea.fill import FillSettings
-from magrathea.hub import save_world
+from magrathea.pretrained import save_world
+from magrathea.sampler import FillSettings
 from magrathea.spaces import row_of
 from magrathea.world import World
 

@@ -9,7 +9,7 @@ import torch
 
 from magrathea import masks
 from magrathea.evaluate.cells import DAYLIGHT
-from magrathea.evaluate.foresight import foresight_of
+from magrathea.evaluate.oracle_bound import oracle_bound_of
 from magrathea.evaluate.pictures import mean_squared_error, psnr, ssim
 from magrathea.evaluate.recordings import Recording
 from magrathea.evaluate.rollouts import Rollouts
@@ -38,7 +38,7 @@ def measure_pictures(
     of reality lived again (see `live_again`) and, where the privileged state tells, of knowing all but the places that
     were never seen; for all frames and, where the recording knows its light, for frames in daylight."""
     tally = Tally(len(recordings))
-    foresights = [foresight_of(world, recording, slot) for recording in recordings]
+    foresights = [oracle_bound_of(world, recording, slot) for recording in recordings]
     horizons = np.array([horizon for horizon in SSIM_HORIZONS if horizon <= rollouts.horizon])
     for row, episode in enumerate(rollouts.episodes):
         frames = real_pictures(recordings, rollouts, slot, row)

@@ -11,8 +11,8 @@ from torch import Generator, Tensor
 
 from magrathea import masks
 from magrathea.evaluate.recordings import Lived, Recording
-from magrathea.fill import Filled, FillSettings, fill
-from magrathea.memory import Recall
+from magrathea.memory import MemoryReadout
+from magrathea.sampler import FillResult, FillSettings, fill
 from magrathea.world import World
 
 CHUNK = 16  # steps that are predicted of a segment
@@ -38,7 +38,7 @@ class SegmentBatch:
     episodes: np.ndarray
     steps: np.ndarray
     valid: np.ndarray
-    recalled: Recall = Recall()  # noqa: RUF009 (it never changes)
+    recalled: MemoryReadout = MemoryReadout()  # noqa: RUF009 (it never changes)
     earlier: Tensor | None = None
 
     def predict(self, world: World, hole_mask: Tensor, prompt: Tensor | None = None) -> dict[str, Tensor]:
@@ -107,16 +107,16 @@ def gather_segments(recordings: Sequence[Lived], first: int, group: list[tuple[i
     )
 
 
-def _stacked(recalled: list[Recall]) -> Recall:
+def _stacked(recalled: list[MemoryReadout]) -> MemoryReadout:
     """(C, ...) of each segment -> (B, C, ...)"""
     given = {
         name: [getattr(each, name) for each in recalled] for name, part in vars(recalled[0]).items() if part is not None
     }
-    return Recall(**{name: torch.stack(parts) for name, parts in given.items()})
+    return MemoryReadout(**{name: torch.stack(parts) for name, parts in given.items()})
 
 
 @torch.inference_mode()
-def fill_batch(world: World, batch: SegmentBatch, settings: FillSettings, generators: list[Generator]) -> Filled:
+def fill_batch(world: World, batch: SegmentBatch, settings: FillSettings, generators: list[Generator]) -> FillResult:
     """Fill the one step of each segment of a batch: tokens (B, N), confidence (B, N), passes (B,)."""
     holes = masks.forward_dynamics(world.layout).expand(len(batch.episodes), -1)
     device = world.device
@@ -131,4 +131,4 @@ def fill_batch(world: World, batch: SegmentBatch, settings: FillSettings, genera
         return {name: slot_logits.squeeze(1) for name, slot_logits in logits.items()}
 
     filled = fill(predict, batch.targets[:, 0].to(device), holes.to(device), world.layout, settings, generators)
-    return Filled(filled.tokens.cpu(), filled.confidence.cpu(), filled.num_passes.cpu())
+    return FillResult(filled.tokens.cpu(), filled.confidence.cpu(), filled.num_passes.cpu())

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from magrathea.dice import roll
 from magrathea.evaluate.forcing import SegmentBatch, gather_segments
 from magrathea.evaluate.recordings import Budget, Lived, Recording
+from magrathea.rng import derive_seed
 from magrathea.session import Session
 from magrathea.world import World
 
@@ -69,7 +69,7 @@ def _recorded_actions(world: World, recordings: list[Recording], num_rows: int, 
 def _go_back(session: Session, num_steps: np.ndarray) -> Session:
     """The rows that go back do so to other dice."""
     session.rewind(num_steps.tolist())
-    seeds = [roll(own, "episode") if back else own for own, back in zip(session.seeds, num_steps, strict=True)]
+    seeds = [derive_seed(own, "episode") if back else own for own, back in zip(session.seeds, num_steps, strict=True)]
     return session.fork_batch(range(session.batch_size), seeds)
 
 

@@ -17,7 +17,7 @@ from magrathea.evaluate.recordings import Budget, Recording, held_out_recordings
 from magrathea.evaluate.rollouts import Rollouts, choose_starts, roll_out
 from magrathea.evaluate.slots import picture_slot, pictures_of, role_span
 from magrathea.evaluate.statistics import Tally
-from magrathea.fill import FillSettings
+from magrathea.sampler import FillSettings
 from magrathea.world import World
 
 HORIZON = 16

@@ -11,8 +11,8 @@ import torch
 
 from magrathea.data import Dataset, Episode
 from magrathea.errors import MagratheaError
-from magrathea.memory import Recall, Recorded
-from magrathea.world import World, absent_step
+from magrathea.memory import EpisodeReadout, MemoryReadout
+from magrathea.world import World, absent_tokens
 
 
 @dataclass(kw_only=True)
@@ -22,19 +22,21 @@ class Lived:
 
     tokens: np.ndarray
     absent: np.ndarray
-    recalled: Recorded
+    recalled: EpisodeReadout
 
     @classmethod
     def of(cls, world: World, tokens: np.ndarray) -> Lived:
         """Of steps (T + 1, N)."""
-        recalled = world.recall_episode(torch.from_numpy(tokens))
-        return cls(tokens=tokens, absent=absent_step(world.layout).numpy(), recalled=recalled)
+        recalled = world.read_episode(torch.from_numpy(tokens))
+        return cls(tokens=tokens, absent=absent_tokens(world.layout).numpy(), recalled=recalled)
 
-    def recall(self, steps: np.ndarray) -> Recall:
+    def recall(self, steps: np.ndarray) -> MemoryReadout:
         """What is recalled at some steps (C,), without and with the action: (C, 2, ...)."""
         recalled = {name: None if part is None else part[steps] for name, part in vars(self.recalled).items()}
         sources = recalled.pop("sources")
-        return Recall(**recalled, steps=None if sources is None else torch.from_numpy(self._steps(sources.numpy())))
+        return MemoryReadout(
+            **recalled, steps=None if sources is None else torch.from_numpy(self._steps(sources.numpy()))
+        )
 
     def before(self, step: int, num_steps: int) -> np.ndarray:
         """The tokens (num_steps, N) of so many steps before one."""

@@ -9,7 +9,7 @@ import torch
 
 from magrathea.errors import MagratheaError
 from magrathea.evaluate.recordings import Budget, Recording
-from magrathea.fill import FillSettings
+from magrathea.sampler import FillSettings
 from magrathea.session import Session
 from magrathea.world import World
 

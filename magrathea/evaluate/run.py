@@ -10,7 +10,6 @@ import numpy as np
 
 from magrathea.data import Dataset
 from magrathea.evaluate.about import about, write_json
-from magrathea.evaluate.again import live_again
 from magrathea.evaluate.card import write_card
 from magrathea.evaluate.dreams import measure_control, measure_pictures, measure_tokens, real_pictures
 from magrathea.evaluate.drift import measure_drift
@@ -20,6 +19,7 @@ from magrathea.evaluate.next_step import measure_next_step
 from magrathea.evaluate.page import write_page
 from magrathea.evaluate.plots import plot_actions, plot_drift, plot_horizon, plot_reliability
 from magrathea.evaluate.recordings import Budget, Recording, held_out_recordings, open_dataset
+from magrathea.evaluate.resampled_replay import resampled_replay
 from magrathea.evaluate.rollouts import Rollouts, choose_starts, roll_out
 from magrathea.evaluate.slots import picture_slot, pictures_of
 from magrathea.evaluate.uses import measure_uses
@@ -81,7 +81,7 @@ def evaluate(
         dream_time = time_left.part(SHARES["dreams"])
         rollouts = roll_out(world, recordings, starts, HORIZON, budget=dream_time, seed=seed)
         stages.begin("reality again")
-        again = live_again(world, source, recordings, rollouts, time_left.part(SHARES["reality again"]), seed)
+        again = resampled_replay(world, source, recordings, rollouts, time_left.part(SHARES["reality again"]), seed)
         metrics |= _measure_dreams(world, recordings, rollouts, again, out)
         stages.begin("uses")
         metrics["uses"] = measure_uses(world, recordings, time_left.part(SHARES["uses"]), seed)

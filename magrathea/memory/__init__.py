@@ -3,46 +3,46 @@
 from importlib.metadata import entry_points
 
 from magrathea.errors import MagratheaError
-from magrathea.memory.base import NUM_FEATURES, Memory, MemoryKind, Part, Recall, Recorded, Recurrence
-from magrathea.memory.clock import Clock
+from magrathea.interfaces import NUM_FEATURES, EpisodeReadout, Memory, MemoryReadout, MemorySpec, Part, Recurrence
 from magrathea.memory.combined import combination
-from magrathea.memory.places import PlaceMemory, Places
-from magrathea.memory.pose_retrieval import PoseRetrieval
-from magrathea.memory.recurrent import Recurrent
-from magrathea.memory.retrieval import Retrieval
-from magrathea.memory.window import Window, WindowMemory
+from magrathea.memory.cycle_clock import CycleClockSpec
+from magrathea.memory.pose_retrieval import PoseRetrievalSpec
+from magrathea.memory.recurrent import RecurrentSpec
+from magrathea.memory.retrieval import RetrievalSpec
+from magrathea.memory.spatial_map.memory import SpatialMapMemory, SpatialMapSpec
+from magrathea.memory.window import WindowMemory, WindowSpec
 
 __all__ = [
     "NUM_FEATURES",
-    "Clock",
+    "CycleClockSpec",
+    "EpisodeReadout",
     "Memory",
-    "MemoryKind",
+    "MemoryReadout",
+    "MemorySpec",
     "Part",
-    "PlaceMemory",
-    "Places",
-    "PoseRetrieval",
-    "Recall",
-    "Recorded",
+    "PoseRetrievalSpec",
     "Recurrence",
-    "Recurrent",
-    "Retrieval",
-    "Window",
+    "RecurrentSpec",
+    "RetrievalSpec",
+    "SpatialMapMemory",
+    "SpatialMapSpec",
     "WindowMemory",
+    "WindowSpec",
     "memory_named",
     "of_size",
 ]
 
-MEMORIES: dict[str, type[MemoryKind]] = {
-    "window": Window,
-    "places": Places,
-    "retrieval": Retrieval,
-    "retrieval-pose": PoseRetrieval,
-    "recurrent": Recurrent,
-    "clock": Clock,
+MEMORIES: dict[str, type[MemorySpec]] = {
+    "window": WindowSpec,
+    "places": SpatialMapSpec,
+    "retrieval": RetrievalSpec,
+    "retrieval-pose": PoseRetrievalSpec,
+    "recurrent": RecurrentSpec,
+    "clock": CycleClockSpec,
 }
 
 
-def memory_named(name: str) -> type[MemoryKind]:
+def memory_spec(name: str) -> type[MemorySpec]:
     """A memory of Magrathea's own, or one that another package offers as entry point of `magrathea.memories`; with a
     size behind it where it has one ("retrieval:256"), and several joined by "+" ("places+recurrent")."""
     kinds = {part: _kind(part) for part in name.split("+")}
@@ -59,11 +59,11 @@ def of_size(name: str, size: int) -> str:
     return "+".join(f"{part}:{size}" if _can_be_of_any_size(kinds[part]) else part for part in plain)
 
 
-def _can_be_of_any_size(kind: type[MemoryKind]) -> bool:
+def _can_be_of_any_size(kind: type[MemorySpec]) -> bool:
     return hasattr(kind, "size") and "state" not in kind.recalls
 
 
-def _kind(name: str) -> type[MemoryKind]:
+def _kind(name: str) -> type[MemorySpec]:
     plain, _, size = name.partition(":")
     kind = MEMORIES.get(plain) or _offered(plain)
     if not size:
@@ -73,9 +73,9 @@ def _kind(name: str) -> type[MemoryKind]:
     return type(kind.__name__, (kind,), {"size": int(size)})
 
 
-def _offered(name: str) -> type[MemoryKind]:
+def _offered(name: str) -> type[MemorySpec]:
     offered = {point.name: point for point in entry_points(group="magrathea.memories")}
     if name not in offered:
         raise MagratheaError(f"Unknown memory '{name}'; choose one of {', '.join([*MEMORIES, *offered])}.")
-    kind: type[MemoryKind] = offered[name].load()
+    kind: type[MemorySpec] = offered[name].load()
     return kind

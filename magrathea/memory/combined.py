@@ -9,28 +9,28 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from magrathea.config import ModelConfig
 from magrathea.errors import MagratheaError
+from magrathea.interfaces import EpisodeReadout, Memory, MemoryReadout, MemorySpec, Part, Recurrence
 from magrathea.layout import Layout
-from magrathea.memory.base import Memory, MemoryKind, Part, Recall, Recorded, Recurrence
+from magrathea.model.config import ModelConfig
 
 
 @dataclass(frozen=True)
-class Combined:
+class CombinedSpec:
     """What several memories know. Each class of it has its own kinds; see `combination`."""
 
     recalls: ClassVar[tuple[Part, ...]]
-    kinds: ClassVar[dict[str, type[MemoryKind]]]
+    kinds: ClassVar[dict[str, type[MemorySpec]]]
 
-    parts: dict[str, MemoryKind]
+    parts: dict[str, MemorySpec]
 
     @classmethod
-    def fit(cls, layout: Layout, episodes: Iterable[Tensor]) -> Combined:
+    def fit(cls, layout: Layout, episodes: Iterable[Tensor]) -> CombinedSpec:
         episodes = list(episodes)
         return cls({name: kind.fit(layout, episodes) for name, kind in cls.kinds.items()})
 
     @classmethod
-    def from_tensors(cls, layout: Layout, tensors: dict[str, Tensor]) -> Combined:
+    def from_tensors(cls, layout: Layout, tensors: dict[str, Tensor]) -> CombinedSpec:
         return cls({name: kind.from_tensors(layout, _of(name, tensors)) for name, kind in cls.kinds.items()})
 
     @classmethod
@@ -44,9 +44,9 @@ class Combined:
     def new(self, batch_size: int, model: Any) -> CombinedMemory:
         return CombinedMemory({name: part.new(batch_size, model) for name, part in self.parts.items()})
 
-    def recall_episode(self, tokens: Tensor, window: int) -> Recorded:
-        recorded = [vars(part.recall_episode(tokens, window)) for part in self.parts.values()]
-        return Recorded(**{name: part for each in recorded for name, part in each.items() if part is not None})
+    def read_episode(self, tokens: Tensor, window: int) -> EpisodeReadout:
+        recorded = [vars(part.read_episode(tokens, window)) for part in self.parts.values()]
+        return EpisodeReadout(**{name: part for each in recorded for name, part in each.items() if part is not None})
 
 
 class CombinedMemory:
@@ -59,8 +59,8 @@ class CombinedMemory:
         for part in self.parts.values():
             part.write(tokens, encodings, rows)
 
-    def read(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> Recall:
-        return reduce(Recall.beside, (part.read(tokens, hole_mask, rows) for part in self.parts.values()))
+    def read(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> MemoryReadout:
+        return reduce(MemoryReadout.beside, (part.read(tokens, hole_mask, rows) for part in self.parts.values()))
 
     def reset(self, env_mask: Tensor | None = None) -> None:
         for part in self.parts.values():
@@ -74,7 +74,7 @@ class CombinedMemory:
             part.load_state_dict(row, _of(name, state))
 
 
-def combination(kinds: dict[str, type[MemoryKind]]) -> type[Combined]:
+def combination(kinds: dict[str, type[MemorySpec]]) -> type[CombinedSpec]:
     """The class of memories that are of these kinds, by their names; raises MagratheaError where two of them give the
     same part of what is recalled."""
     given: dict[Part, str] = {}
@@ -83,7 +83,7 @@ def combination(kinds: dict[str, type[MemoryKind]]) -> type[Combined]:
             if part in given:
                 raise MagratheaError(f"Memories '{given[part]}' and '{name}' both recall a {part}; choose one of them.")
             given[part] = name
-    return type("Combined", (Combined,), {"recalls": tuple(given), "kinds": kinds})
+    return type("Combined", (CombinedSpec,), {"recalls": tuple(given), "kinds": kinds})
 
 
 def _named(parts: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from magrathea.layout import Layout
-from magrathea.memory.motion import Motions, Pose
-from magrathea.memory.places import Places
-from magrathea.memory.trail import NUM_RECALLED, Trail, TrailKind
+from magrathea.memory.episodic_buffer import NUM_RECALLED, EpisodicBuffer, EpisodicSpec
+from magrathea.memory.spatial_map.memory import SpatialMapSpec
+from magrathea.memory.spatial_map.odometry import Odometry, Pose
 
 FARTHEST = 6  # rows and columns, together, from where a step is still read
 TURN = 2  # a quarter turn is as far as so many rows
@@ -20,33 +20,33 @@ APART = 3  # how far from each other the steps that are read have to be
 
 
 @dataclass(frozen=True)
-class PoseRetrieval(TrailKind):
+class PoseRetrievalSpec(EpisodicSpec):
     """Knows how the picture moves."""
 
     layout: Layout
-    motions: Motions
+    motions: Odometry
 
     @classmethod
-    def fit(cls, layout: Layout, episodes: Iterable[Tensor]) -> PoseRetrieval:
-        return cls(layout, Places.fit(layout, episodes).motions)
+    def fit(cls, layout: Layout, episodes: Iterable[Tensor]) -> PoseRetrievalSpec:
+        return cls(layout, SpatialMapSpec.fit(layout, episodes).motions)
 
     @classmethod
-    def from_tensors(cls, layout: Layout, tensors: dict[str, Tensor]) -> PoseRetrieval:
+    def from_tensors(cls, layout: Layout, tensors: dict[str, Tensor]) -> PoseRetrievalSpec:
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        return cls(layout, Motions(layout.picture.grid, **arrays))
+        return cls(layout, Odometry(layout.picture.grid, **arrays))
 
     def tensors(self) -> dict[str, Tensor]:
-        names = (field.name for field in fields(Motions) if field.init and field.name != "grid")
+        names = (field.name for field in fields(Odometry) if field.init and field.name != "grid")
         return {name: torch.from_numpy(getattr(self.motions, name)) for name in names}
 
-    def trail(self, window: int) -> PoseTrail:
-        return PoseTrail(self, window)
+    def trail(self, window: int) -> PoseBuffer:
+        return PoseBuffer(self, window)
 
 
-class PoseTrail(Trail):
+class PoseBuffer(EpisodicBuffer):
     """Finds steps by where they were made."""
 
-    def __init__(self, kind: PoseRetrieval, window: int) -> None:
+    def __init__(self, kind: PoseRetrievalSpec, window: int) -> None:
         super().__init__(kind.layout, window, kind.size, (3, np.dtype(np.int32)))
         self._motions, layout = kind.motions, kind.layout
         self._span = layout.span(layout.picture.name)

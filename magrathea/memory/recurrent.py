@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magrathea.config import HEAD_WIDTH, ModelConfig
+from magrathea.interfaces import EpisodeReadout, MemoryReadout, Part, Recurrence, rows_of
 from magrathea.layout import Layout
-from magrathea.memory.base import Part, Recall, Recorded, Recurrence, rows_of
-from magrathea.nn import Linear, norm
+from magrathea.model.config import HEAD_WIDTH, ModelConfig
+from magrathea.model.layers import Linear, norm
 
 SHORTEST, LONGEST = 16.0, 4096.0  # steps in which the heads' states fade to a third, before they learn
 STRENGTH = -2.0  # of the logit of how much of a value is replaced, before that learns
@@ -62,8 +62,8 @@ class DeltaRule(nn.Module):
 
     def states(self, encodings: Tensor, is_step: Tensor) -> Tensor:
         """The states (B, T, H, key width, 48 + 1) before each of the steps (B, T, P, D) where is_step (B, T)."""
-        told = self._told(self.before, encodings) * is_step[..., None, None]
-        before = F.pad(told, (0, 0, 0, 0, 1, 0))[:, :-1]
+        feature_proj = self._told(self.before, encodings) * is_step[..., None, None]
+        before = F.pad(feature_proj, (0, 0, 0, 0, 1, 0))[:, :-1]
         changes = self._changes(encodings, before, is_step)
         matrix, states = self.empty()[..., :-1].expand(len(encodings), -1, -1, -1), []
         for step in range(encodings.shape[1]):
@@ -91,8 +91,8 @@ class DeltaRule(nn.Module):
         fade = torch.exp(-F.softplus(self.fade(x.mean(dim=-2)) + self.fade_bias) * is_step[..., None])
         overlap = (strength * (keys @ keys.transpose(-1, -2))).tril(-1)
         values = self.values(x).unflatten(-1, (self.num_heads, HEAD_WIDTH)).transpose(-2, -3)
-        told = strength * torch.cat([values, keys], dim=-1)
-        solved = torch.linalg.solve_triangular(overlap, told, upper=False, unitriangular=True)
+        feature_proj = strength * torch.cat([values, keys], dim=-1)
+        solved = torch.linalg.solve_triangular(overlap, feature_proj, upper=False, unitriangular=True)
         added, removed = solved.split([HEAD_WIDTH, self.key_width], dim=-1)
         return keys, fade[..., None, None], added, removed
 
@@ -115,18 +115,18 @@ def _changed(matrix: Tensor, keys: Tensor, fade: Tensor, added: Tensor, removed:
     return matrix + keys.transpose(-1, -2) @ (added - removed @ matrix)
 
 
-class Recurrent:
+class RecurrentSpec:
     """Knows nothing by itself: its recurrence is learned with the model."""
 
     recalls: ClassVar[tuple[Part, ...]] = ("state",)
     size: ClassVar[int] = 48  # numbers of a key
 
     @classmethod
-    def fit(cls, layout: Layout, episodes: Iterable[Tensor]) -> Recurrent:
+    def fit(cls, layout: Layout, episodes: Iterable[Tensor]) -> RecurrentSpec:
         return cls()
 
     @classmethod
-    def from_tensors(cls, layout: Layout, tensors: dict[str, Tensor]) -> Recurrent:
+    def from_tensors(cls, layout: Layout, tensors: dict[str, Tensor]) -> RecurrentSpec:
         return cls()
 
     @classmethod
@@ -139,8 +139,8 @@ class Recurrent:
     def new(self, batch_size: int, model: Any) -> RecurrentMemory:
         return RecurrentMemory(batch_size, model.recurrence)
 
-    def recall_episode(self, tokens: Tensor, window: int) -> Recorded:
-        return Recorded()
+    def read_episode(self, tokens: Tensor, window: int) -> EpisodeReadout:
+        return EpisodeReadout()
 
 
 class RecurrentMemory:
@@ -154,8 +154,8 @@ class RecurrentMemory:
         for row, encoding in zip(rows, encodings.split(1), strict=True):
             self._states[row] = self.recurrence.write(self._states[row][None], encoding)[0]
 
-    def read(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> Recall:
-        return Recall(state=torch.stack([self._states[row] for row in rows]))
+    def read(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> MemoryReadout:
+        return MemoryReadout(state=torch.stack([self._states[row] for row in rows]))
 
     def reset(self, env_mask: Tensor | None = None) -> None:
         for row in rows_of(env_mask, len(self._states)):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from magrathea.layout import Layout
-from magrathea.memory.trail import Trail, TrailKind
+from magrathea.memory.episodic_buffer import EpisodicBuffer, EpisodicSpec
 
 KEY_WIDTH = 32
 REGIONS = 3  # rows and columns of them
@@ -24,7 +24,7 @@ NEARLY_SAME = 0.95  # cosine of two keys from which the newer step replaces the 
 
 
 @dataclass(frozen=True)
-class Retrieval(TrailKind):
+class RetrievalSpec(EpisodicSpec):
     """Knows how rare tokens are.
 
     Attributes:
@@ -36,7 +36,7 @@ class Retrieval(TrailKind):
     codes: np.ndarray
 
     @classmethod
-    def fit(cls, layout: Layout, episodes: Iterable[Tensor]) -> Retrieval:
+    def fit(cls, layout: Layout, episodes: Iterable[Tensor]) -> RetrievalSpec:
         slot = layout.picture
         counts = np.zeros(slot.vocab_size + 1, np.int64)
         for tokens in episodes:
@@ -46,20 +46,20 @@ class Retrieval(TrailKind):
         return cls(layout, signs * loudness[:, None])
 
     @classmethod
-    def from_tensors(cls, layout: Layout, tensors: dict[str, Tensor]) -> Retrieval:
+    def from_tensors(cls, layout: Layout, tensors: dict[str, Tensor]) -> RetrievalSpec:
         return cls(layout, tensors["codes"].numpy())
 
     def tensors(self) -> dict[str, Tensor]:
         return {"codes": torch.from_numpy(self.codes)}
 
-    def trail(self, window: int) -> LookTrail:
-        return LookTrail(self, window)
+    def trail(self, window: int) -> ContentBuffer:
+        return ContentBuffer(self, window)
 
 
-class LookTrail(Trail):
+class ContentBuffer(EpisodicBuffer):
     """Finds steps by how those beside them look."""
 
-    def __init__(self, kind: Retrieval, window: int) -> None:
+    def __init__(self, kind: RetrievalSpec, window: int) -> None:
         slot = kind.layout.picture
         super().__init__(kind.layout, window, kind.size, (KEY_WIDTH, np.min_scalar_type(-LOUDEST * slot.num_tokens)))
         self._codes, self._span = kind.codes, kind.layout.span(slot.name)

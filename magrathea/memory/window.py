@@ -7,22 +7,22 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from magrathea.config import ModelConfig
+from magrathea.interfaces import EpisodeReadout, MemoryReadout, Part
 from magrathea.layout import Layout
-from magrathea.memory.base import Part, Recall, Recorded
+from magrathea.model.config import ModelConfig
 
 
-class Window:
+class WindowSpec:
     """Knows nothing, keeps nothing: what is older than the model's window is forgotten."""
 
     recalls: ClassVar[tuple[Part, ...]] = ()
 
     @classmethod
-    def fit(cls, layout: Layout, episodes: Iterable[Tensor]) -> Window:
+    def fit(cls, layout: Layout, episodes: Iterable[Tensor]) -> WindowSpec:
         return cls()
 
     @classmethod
-    def from_tensors(cls, layout: Layout, tensors: dict[str, Tensor]) -> Window:
+    def from_tensors(cls, layout: Layout, tensors: dict[str, Tensor]) -> WindowSpec:
         return cls()
 
     @classmethod
@@ -35,8 +35,8 @@ class Window:
     def new(self, batch_size: int, model: Any) -> WindowMemory:
         return WindowMemory()
 
-    def recall_episode(self, tokens: Tensor, window: int) -> Recorded:
-        return Recorded()
+    def read_episode(self, tokens: Tensor, window: int) -> EpisodeReadout:
+        return EpisodeReadout()
 
 
 class WindowMemory:
@@ -45,8 +45,8 @@ class WindowMemory:
     def write(self, tokens: Tensor, encodings: Tensor, rows: Sequence[int]) -> None:
         pass
 
-    def read(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> Recall:
-        return Recall()
+    def read(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> MemoryReadout:
+        return MemoryReadout()
 
     def reset(self, env_mask: Tensor | None = None) -> None:
         pass

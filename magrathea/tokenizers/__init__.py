@@ -10,7 +10,7 @@ from magrathea.tokenizers.discrete import (
     MultiDiscreteTokenizer,
     TerminatedTokenizer,
 )
-from magrathea.tokenizers.lit import LitPatchTokenizer
+from magrathea.tokenizers.illuminated_patch import IlluminatedPatchTokenizer
 from magrathea.tokenizers.patch import PatchedTokenizer, PatchTokenizer
 from magrathea.tokenizers.registry import TOKENIZERS, tokenizer_for, tokenizer_from
 from magrathea.tokenizers.report import reconstruction_report
@@ -21,7 +21,7 @@ __all__ = [
     "BoxTokenizer",
     "CompositeTokenizer",
     "DiscreteTokenizer",
-    "LitPatchTokenizer",
+    "IlluminatedPatchTokenizer",
     "MaskedAutoencoderTokenizer",
     "MultiBinaryTokenizer",
     "MultiDiscreteTokenizer",

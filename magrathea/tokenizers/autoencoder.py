@@ -100,7 +100,7 @@ class MaskedAutoencoderTokenizer(Tokenizer):
         patch_length = math.prod(self._patch) * self._channels
         return MaskedAutoencoder(self.grid, patch_length, self._levels, self._width, self._num_layers)
 
-    def likeness(self) -> np.ndarray:
+    def token_features(self) -> np.ndarray:
         quantizer = ScalarQuantizer(self._levels)
         return quantizer.values(torch.arange(self.vocab_size)).numpy()
 

@@ -25,7 +25,7 @@ class Part:
 
     vocab_size: int
     grid: tuple[int, int]
-    likeness: np.ndarray | None = None
+    token_features: np.ndarray | None = None
 
 
 class Tokenizer(ABC):
@@ -62,7 +62,7 @@ class Tokenizer(ABC):
     @property
     def parts(self) -> dict[str, Part]:
         """The kinds of tokens of a value, in their order, by name; {"": …} where all are of one kind."""
-        return {"": Part(self.vocab_size, self.grid, self.likeness())}
+        return {"": Part(self.vocab_size, self.grid, self.token_features())}
 
     @property
     def value_shape(self) -> tuple[int, ...]:
@@ -82,7 +82,7 @@ class Tokenizer(ABC):
         del values, seed
         return self
 
-    def likeness(self) -> np.ndarray | None:
+    def token_features(self) -> np.ndarray | None:
         """(vocab_size, F) numbers that are close for tokens that look alike, or None where no two do."""
         return None
 

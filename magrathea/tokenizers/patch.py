@@ -112,7 +112,7 @@ class PatchTokenizer(PatchedTokenizer):
         self._codebook = fit_codebook(images, self.patch, self._num_codes, seed)
         return self
 
-    def likeness(self) -> np.ndarray:
+    def token_features(self) -> np.ndarray:
         return self.codebook.reshape(self.vocab_size, -1).astype(np.float32)
 
     def _encode(self, values: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from magrathea.tokenizers.discrete import (
     MultiDiscreteTokenizer,
     TerminatedTokenizer,
 )
-from magrathea.tokenizers.lit import LitPatchTokenizer
+from magrathea.tokenizers.illuminated_patch import IlluminatedPatchTokenizer
 from magrathea.tokenizers.patch import PatchTokenizer, is_image
 from magrathea.tokenizers.reward import RewardTokenizer
 
@@ -33,7 +33,7 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
         TerminatedTokenizer,
         RewardTokenizer,
         PatchTokenizer,
-        LitPatchTokenizer,
+        IlluminatedPatchTokenizer,
         MaskedAutoencoderTokenizer,
         BoxTokenizer,
         CompositeTokenizer,
@@ -42,7 +42,7 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
 """Every kind of tokenizer by the "type" of its configuration; add yours here."""
 
 IMAGE_TOKENIZERS: dict[str, type[Tokenizer]] = {
-    cls.type_name: cls for cls in (PatchTokenizer, LitPatchTokenizer, MaskedAutoencoderTokenizer)
+    cls.type_name: cls for cls in (PatchTokenizer, IlluminatedPatchTokenizer, MaskedAutoencoderTokenizer)
 }
 """The kinds of tokenizer that images can get."""
 

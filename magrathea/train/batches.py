@@ -11,9 +11,9 @@ from torch import Generator, Tensor
 from magrathea import masks
 from magrathea.errors import MagratheaError
 from magrathea.layout import Layout
-from magrathea.memory import Recall
+from magrathea.memory import MemoryReadout
 from magrathea.train.cache import RETURN_STEPS, Segments, TokenCache
-from magrathea.world import absent_step
+from magrathea.world import absent_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +35,12 @@ class BatchConfig:
     num_segments: int = 16
     num_steps: int = 12
     num_prompted: int = 1
-    spoiled_share: float = 0.5
-    most_spoiled: float = 0.08
-    dreamt_share: float = 0.0
-    dream_rounds: int = 1
-    mistaken_share: float = 0.2
-    forgotten_share: float = 0.1
+    corrupt_prob: float = 0.5
+    max_corrupt_rate: float = 0.08
+    self_forcing_prob: float = 0.0
+    self_forcing_rounds: int = 1
+    slot_resample_prob: float = 0.2
+    memory_dropout: float = 0.1
     num_earlier: int = 36
     uses: Mapping[str, float] = field(default_factory=dict)
 
@@ -63,7 +63,7 @@ class Batch:
     hole_mask: Tensor
     first: int
     prompt: Tensor | None = None
-    recalled: Recall = Recall()  # noqa: RUF009 (it never changes)
+    recalled: MemoryReadout = MemoryReadout()  # noqa: RUF009 (it never changes)
     earlier: Tensor | None = None
     dreamt: Tensor | None = None
 
@@ -79,9 +79,9 @@ def draw_batch(cache: TokenCache, config: BatchConfig, generator: Generator) -> 
     segments = cache.segments(config.num_segments, config.num_steps, config.num_earlier, generator)
     shape = (config.num_segments, config.num_steps - 1)
     holes = masks.mixture(cache.layout, shape, generator, masks.weights_of(config.uses))
-    past = spoil(segments.tokens, cache.layout, config, generator)
+    past = corrupt_context(segments.tokens, cache.layout, config, generator)
     recalled, earlier = recall(segments, holes, 1, cache.layout, config, generator)
-    past = mistake(past, cache.layout, config, generator)
+    past = resample_slots(past, cache.layout, config, generator)
     dreamt = choose_dreamt(holes, cache.layout, config, generator)
     return Batch(past, segments.tokens[:, 1:], holes, first=1, recalled=recalled, earlier=earlier, dreamt=dreamt)
 
@@ -95,24 +95,24 @@ def draw_prompted(cache: TokenCache, config: BatchConfig, generator: Generator) 
     prompt = goals.clone()
     prompt[:, layout.span(layout.of_role("reward")[0].name)] = segments.returns[:, :1]
     hidden = torch.where(wants_return, masks.return_prompt(layout), masks.goal_prompt(layout))
-    prompt = torch.where(hidden, absent_step(layout), prompt)
+    prompt = torch.where(hidden, absent_tokens(layout), prompt)
     leads = wants_return | (torch.arange(1, config.num_steps) <= when[:, None])
     holes = leads[..., None] & masks.behaviour_cloning(layout)
-    past = spoil(segments.tokens, layout, config, generator)
+    past = corrupt_context(segments.tokens, layout, config, generator)
     recalled, earlier = recall(segments, holes, 1, layout, config, generator)
     return Batch(past, segments.tokens[:, 1:], holes, 1, prompt, recalled, earlier)
 
 
 def recall(
     segments: Segments, holes: Tensor, first: int, layout: Layout, config: BatchConfig, generator: Generator
-) -> tuple[Recall, Tensor]:
+) -> tuple[MemoryReadout, Tensor]:
     """What the memory recalls (B, T - first, ...) for steps with holes (B, T - first, N), and the steps before
     (B, E, N): with the action where it is known, and nothing in some segments, so that the world can be run without its
     memory."""
     recalled = segments.recalled.each(lambda part: part[:, first:]).under(holes, layout)
-    forgotten = torch.rand(len(holes), 1, 1, generator=generator) < config.forgotten_share
+    forgotten = torch.rand(len(holes), 1, 1, generator=generator) < config.memory_dropout
     picture, light, steps, features = recalled.picture, recalled.light, recalled.steps, recalled.features
-    absent = absent_step(layout)
+    absent = absent_tokens(layout)
     if picture is not None:
         picture = picture.masked_fill(forgotten, layout.picture.absent)
     if light is not None:
@@ -121,7 +121,7 @@ def recall(
         steps = torch.where(forgotten[..., None], absent, steps)
     if features is not None:
         features = features.masked_fill(forgotten, 0)
-    return Recall(picture, light, steps, features=features), torch.where(forgotten, absent, segments.earlier)
+    return MemoryReadout(picture, light, steps, features=features), torch.where(forgotten, absent, segments.earlier)
 
 
 def _knows_action(holes: Tensor, layout: Layout) -> Tensor:
@@ -132,21 +132,21 @@ def _knows_action(holes: Tensor, layout: Layout) -> Tensor:
 def choose_dreamt(holes: Tensor, layout: Layout, config: BatchConfig, generator: Generator) -> Tensor | None:
     """Which steps of the past the model is to dream, by the seeds of their dice (B, T), for steps with holes (B, T, N):
     in some segments any share of those whose action is known, for the memory tells where it leads."""
-    if not config.dreamt_share:
+    if not config.self_forcing_prob:
         return None
     batch_size, num_steps = holes.shape[:2]
-    chosen = torch.rand(batch_size, 1, generator=generator) < config.dreamt_share
+    chosen = torch.rand(batch_size, 1, generator=generator) < config.self_forcing_prob
     share = torch.rand(batch_size, 1, generator=generator) * chosen
     dreamt = torch.rand(batch_size, num_steps, generator=generator) < share
     seeds = torch.randint(1, 2**62, (batch_size, num_steps), generator=generator)
     return seeds * (dreamt & _knows_action(holes, layout))
 
 
-def mistake(past: Tensor, layout: Layout, config: BatchConfig, generator: Generator) -> Tensor:
+def resample_slots(past: Tensor, layout: Layout, config: BatchConfig, generator: Generator) -> Tensor:
     """Show the past (B, T, N) of some segments in the light of another segment's step, so that a model learns to
     believe its clock: a dream that stays dark for one step too long has a past that is dark, and darkness breeds
     darkness."""
-    mistaken = torch.rand(len(past), 1, 1, generator=generator) < config.mistaken_share
+    mistaken = torch.rand(len(past), 1, 1, generator=generator) < config.slot_resample_prob
     others = past[torch.randperm(len(past), generator=generator), 0][:, None]
     result = past.clone()
     for slot in layout.lights:
@@ -155,12 +155,12 @@ def mistake(past: Tensor, layout: Layout, config: BatchConfig, generator: Genera
     return result
 
 
-def spoil(tokens: Tensor, layout: Layout, config: BatchConfig, generator: Generator) -> Tensor:
+def corrupt_context(tokens: Tensor, layout: Layout, config: BatchConfig, generator: Generator) -> Tensor:
     """Replace some observation tokens (B, T, N) by what stands at the same place in another step of the batch, and
     leave out the rewards and endings of some segments, as recordings without them do."""
     batch_size, _, num_tokens = tokens.shape
-    spoiled = torch.rand(batch_size, 1, 1, generator=generator) < config.spoiled_share
-    rate = torch.rand(batch_size, 1, 1, generator=generator) * config.most_spoiled * spoiled
+    spoiled = torch.rand(batch_size, 1, 1, generator=generator) < config.corrupt_prob
+    rate = torch.rand(batch_size, 1, 1, generator=generator) * config.max_corrupt_rate * spoiled
     flat = tokens.reshape(-1, num_tokens)
     others = flat[torch.randperm(len(flat), generator=generator)].reshape_as(tokens)
     seen = masks.forward_dynamics(layout) & ~masks.judge(layout)

@@ -14,9 +14,9 @@ from torch import Generator, Tensor
 from magrathea.data import Dataset, Episode
 from magrathea.files import whole_file
 from magrathea.layout import Layout
-from magrathea.memory import Recall
+from magrathea.memory import MemoryReadout
 from magrathea.progress import Stages
-from magrathea.world import World, absent_step
+from magrathea.world import World, absent_tokens
 
 EPISODES_FILE = "episodes.json"
 RETURN_STEPS = 64  # a prompt's return is the reward of so many steps to come
@@ -30,7 +30,7 @@ class Segments:
     tokens: Tensor
     earlier: Tensor
     returns: Tensor
-    recalled: Recall
+    recalled: MemoryReadout
 
     def first(self, num_steps: int) -> Segments:
         """Only the first steps of each."""
@@ -88,7 +88,7 @@ class TokenCache:
         for steps, reward in encoded:
             tokens.append(steps.numpy().astype(np.uint16))
             returns.append(_return_tokens(reward, world))
-            recorded = world.recall_episode(steps)
+            recorded = world.read_episode(steps)
             if recorded.picture is not None:
                 recalled["pictures"].append(recorded.picture.numpy().astype(np.uint16))
             if recorded.light is not None:
@@ -128,16 +128,16 @@ class TokenCache:
     def _steps(self, index: np.ndarray, there: np.ndarray) -> Tensor:
         """Tokens (..., N) of steps (...), absent where there are none."""
         tokens = torch.from_numpy(self.tokens[np.where(there, index, 0)].astype(np.int64))
-        return torch.where(torch.from_numpy(there)[..., None], tokens, absent_step(self.layout))
+        return torch.where(torch.from_numpy(there)[..., None], tokens, absent_tokens(self.layout))
 
-    def _recalled(self, index: np.ndarray) -> Recall:
+    def _recalled(self, index: np.ndarray) -> MemoryReadout:
         """What is recalled at steps (...), (..., 2, ...)."""
         picture = None if self.pictures is None else torch.from_numpy(self.pictures[index].astype(np.int64))
         light = None if self.lights is None else torch.from_numpy(self.lights[index].astype(np.int64))
         features = None if self.features is None else torch.from_numpy(self.features[index])
         sources = None if self.sources is None else self.sources[index]
         steps = None if sources is None else self._steps(sources, sources >= 0)
-        return Recall(picture, light, steps, features=features)
+        return MemoryReadout(picture, light, steps, features=features)
 
     def toward(
         self, num: int, num_steps: int, num_earlier: int, most_ahead: int, generator: Generator
@@ -145,7 +145,7 @@ class TokenCache:
         """Segments, for each a step (num, N) that came in it (in half of them) or at most `most_ahead` steps after it,
         but before its episode's end, and which one that is, counted from the segment's first (num,)."""
         longer = self.segments(num, num_steps + most_ahead, num_earlier, generator)
-        num_there = (longer.tokens != absent_step(self.layout)).any(-1).sum(-1)
+        num_there = (longer.tokens != absent_tokens(self.layout)).any(-1).sum(-1)
         near = torch.rand(num, generator=generator) < 0.5
         share = torch.rand(num, generator=generator)
         when = 1 + (share * torch.where(near, num_steps - 1, num_steps + most_ahead - 1)).long()

@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from magrathea.data import Dataset
 from magrathea.progress import Stages
 from magrathea.tokenizers import reconstruction_report
-from magrathea.train import heart
+from magrathea.train import trainer
 from magrathea.train.settings import TrainSettings
 from magrathea.world import World
 
@@ -22,11 +22,11 @@ class TrainReport:
 
     def __init__(self, work: Path, settings: TrainSettings) -> None:
         quiet = dist.is_initialized() and dist.get_rank() > 0
-        self.config = heart.HeartConfig(steps=settings.steps, minutes=settings.minutes)
+        self.config = trainer.TrainerConfig(steps=settings.steps, minutes=settings.minutes)
         self.stages = Stages(quiet)
         self.writer = None if quiet else SummaryWriter(str(work / "tensorboard"))
 
-    def update(self, progress: heart.Progress) -> None:
+    def update(self, progress: trainer.Progress) -> None:
         """After each update of the model."""
         if self.writer is None:
             return

@@ -13,10 +13,10 @@ import torch
 from torch import Generator, Tensor
 
 from magrathea import masks
-from magrathea.fill import FillSettings, fill
-from magrathea.model import MaskedTransformer
+from magrathea.model.transformer import MaskedTransformer
+from magrathea.sampler import FillSettings, fill
 from magrathea.train.batches import Batch
-from magrathea.world import absent_step
+from magrathea.world import absent_tokens
 
 ONE_PASS = FillSettings(order="one_shot")
 
@@ -32,7 +32,7 @@ def dream_past(model: MaskedTransformer, batch: Batch, num_rounds: int = 1) -> B
     device, layout, first = batch.tokens.device, model.layout, batch.first
     rows = batch.dreamt.any(1).nonzero().squeeze(-1)
     seen = (masks.forward_dynamics(layout) & ~masks.judge(layout)).to(device)
-    there = batch.tokens[rows] != absent_step(layout).to(device)
+    there = batch.tokens[rows] != absent_tokens(layout).to(device)
     own = (batch.dreamt[rows] > 0)[..., None] & seen & there
     past_tokens = batch.past_tokens.clone()
     for _ in range(num_rounds):

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from magrathea.config import ModelConfig, model_size
 from magrathea.errors import MagratheaError
-from magrathea.fill import FillSettings
+from magrathea.model.config import ModelConfig, model_size
+from magrathea.sampler import FillSettings
 from magrathea.train.batches import BatchConfig
 
 _INSTALLED_RECIPES = Path(__file__).parents[1] / "recipes"  # where a wheel has them; a checkout has them at its root
@@ -23,7 +23,7 @@ class TrainSettings:
     """Everything that makes a world of a dataset; a recipe is a file of these.
 
     Attributes:
-        size: a name in `magrathea.config.SIZES`.
+        size: a name in `magrathea.model.config.SIZES`.
         model: sizes that differ from the named one's.
         tokenizer: how observations are tokenized: `image` ("patch" or "autoencoder") and that tokenizer's options.
         minutes, steps: how long to train the heart; whichever comes first.

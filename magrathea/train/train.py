@@ -14,14 +14,14 @@ import torch.distributed as dist
 from magrathea.data import Dataset
 from magrathea.errors import MagratheaError
 from magrathea.files import whole_file
-from magrathea.hub import load_world, save_world
 from magrathea.layout import Role
-from magrathea.memory import memory_named
+from magrathea.memory import memory_spec
+from magrathea.pretrained import load_world, save_world
 from magrathea.tokenizers import RewardTokenizer, TerminatedTokenizer, Tokenizer, tokenizer_for
 from magrathea.train.cache import TokenCache, encode_dataset, encode_episode
-from magrathea.train.heart import HeartConfig, train_heart
 from magrathea.train.report import TrainReport
 from magrathea.train.settings import TrainSettings, load_recipe, with_changes
+from magrathea.train.trainer import TrainerConfig, train_model
 from magrathea.world import Tokenizers, World, WorldConfig
 
 NUM_FITTING_FRAMES = 50_000
@@ -61,7 +61,7 @@ def train(
     if settings.minutes is None and settings.steps is None:
         settings = replace(settings, minutes=10.0)
     out, source = Path(out), Dataset.open(dataset)
-    heart = HeartConfig(
+    heart = TrainerConfig(
         steps=settings.steps,
         minutes=settings.minutes,
         learning_rate=settings.learning_rate,
@@ -80,7 +80,7 @@ def train(
     world.to(device)
     _freeze_all_but(world.model, settings.learns)
     report.stages.begin("training")
-    progress = train_heart(world.model, cache, heart, work / "checkpoint.safetensors", report.update)
+    progress = train_model(world.model, cache, heart, work / "checkpoint.safetensors", report.update)
     world.metadata["training"] |= {"updates": progress.step, "minutes": round(progress.seconds / 60, 1)}
     world.metadata["training"]["steps_seen"] = progress.num_trained_steps
     if _is_first_process():
@@ -107,7 +107,7 @@ def _prepare(
             _go_on_from(earlier, world, source)
         encoded = encode_dataset(source, episodes, world, report.stages)
         report.stages.begin("fitting the memory")
-        world.memory = memory_named(config.model.memory).fit(world.layout, (steps for steps, _ in encoded))
+        world.memory = memory_spec(config.model.memory).fit(world.layout, (steps for steps, _ in encoded))
         world.starts = _draw_starts(source, held_out, world, settings)
         world.metadata["training"]["tokenizer"] = report.tokenizers(world, source, held_out)
         save_world(world, out)

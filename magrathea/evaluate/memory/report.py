@@ -11,7 +11,7 @@ from magrathea.evaluate.memory.recall import LANDMARKS
 from magrathea.evaluate.page import cards, heading, number, plot_grid, show, table, write_sections
 
 STRETCHES = ("in the window", "beyond the window", *(f"{landmark} beyond" for landmark in LANDMARKS))
-NOTHING = {"value": None, "low": None, "high": None, "count": 0}  # the figure of what was not measured
+NO_FIGURES = {"value": None, "low": None, "high": None, "count": 0}  # the figure of what was not measured
 TRIP = "128"  # steps out, of the trip that stands in the headlines
 
 NOTES = {
@@ -82,7 +82,8 @@ def tables(measured: dict[str, Any]) -> list[Table]:
     if "poses" in measured:
         columns = ["model", "repeat", "copy", "reconstruction"]
         rows = [
-            (name, [figures.get(source, NOTHING) for source in columns]) for name, figures in measured["poses"].items()
+            (name, [figures.get(source, NO_FIGURES) for source in columns])
+            for name, figures in measured["poses"].items()
         ]
         title = "Revisited poses and new ones, PSNR"
         found.append(Table(title, NOTES["poses"], ["frames, by when they were last seen", *columns], rows, "dB"))
@@ -95,7 +96,7 @@ def _recall(title: str, curves: dict[str, Any], sources: list[str], note: str) -
         name = str(bucket["to"]) if bucket["from"] == bucket["to"] else f"{bucket['from']}…{bucket['to']}"
         rows.append((f"{name} steps ago", [bucket[source] for source in sources]))
     if "new" in curves:
-        rows.append(("never seen before", [curves["new"].get(source, NOTHING) for source in sources]))
+        rows.append(("never seen before", [curves["new"].get(source, NO_FIGURES) for source in sources]))
     rows = [(name, figures) for name, figures in rows if figures[0]["count"]]
     return Table(title, note, ["cell last seen", *sources], rows)
 

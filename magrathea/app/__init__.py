@@ -1,8 +1,0 @@
-"""Play a world in the browser: the server dreams, the page draws and sends keys."""
-
-from __future__ import annotations
-
-from magrathea.app.serve import play
-from magrathea.app.server import create_app
-
-__all__ = ["create_app", "play"]

@@ -1,0 +1,124 @@
+"""The hour of a world that turns: where in its cycle it stands, as its pictures tell.
+
+Day and night come round, and no picture alone tells dusk from dawn. Recordings that begin alike show how long a cycle
+is, and what pictures it brings at which of its steps. A running world's hour is then filtered from what was seen since
+it began: a hidden Markov model (Rabiner 1989) whose state goes on by one at every step.
+
+A picture tells of the hour by its light, so the clock needs a tokenizer that gives light a token of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from magrathea.errors import MagratheaError
+from magrathea.interfaces import NUM_FEATURES, EpisodeReadout, MemoryReadout, Part, rows_of
+from magrathea.layout import Layout
+from magrathea.memory.cycle import Cycle, find_cycle
+from magrathea.model.config import ModelConfig
+
+HARMONICS = NUM_FEATURES // 2  # of the hour: the model is given their means over all hours that it may be
+SLIPS = 1e-5  # chance that the world is not where a step should have led it
+
+
+@dataclass(frozen=True)
+class CycleClockSpec:
+    """What a memory of the hour knows before anything has happened: the cycle."""
+
+    recalls: ClassVar[tuple[Part, ...]] = ("features", "light")
+
+    layout: Layout
+    cycle: Cycle
+
+    @classmethod
+    def fit(cls, layout: Layout, episodes: Iterable[Tensor]) -> CycleClockSpec:
+        """Learn from the tokens (T, N) of recorded episodes, each from its beginning; raises MagratheaError where they
+        show no cycle."""
+        if not layout.lights:
+            raise MagratheaError(
+                "This world's pictures have no light of their own to tell the hour by: use the image tokenizer "
+                "'lit_patch', or leave out the memory 'clock'."
+            )
+        return cls(layout, find_cycle([lights_of(tokens, layout) for tokens in episodes], layout.lights[0].absent + 1))
+
+    @classmethod
+    def from_tensors(cls, layout: Layout, tensors: dict[str, Tensor]) -> CycleClockSpec:
+        if set(tensors) != {field.name for field in fields(Cycle)}:
+            raise MagratheaError(
+                "This world's clock is another version's, which read no lights: train the world again."
+            )
+        return cls(layout, Cycle(**{name: tensor.numpy() for name, tensor in tensors.items()}))
+
+    @classmethod
+    def recurrence(cls, config: ModelConfig, layout: Layout) -> None:
+        return None
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(array) for name, array in vars(self.cycle).items()}
+
+    def new(self, batch_size: int, model: Any = None) -> CycleClockMemory:
+        return CycleClockMemory(self, batch_size)
+
+    def read_episode(self, tokens: Tensor, window: int = 0) -> EpisodeReadout:
+        memory, features, lights = self.new(1), [], []
+        for step in tokens:
+            features.append(memory.features(0))
+            lights.append([memory.light(0)])
+            memory.write(step[None], step[None], [0])
+        feature_proj, foretold = torch.from_numpy(np.stack(features)), torch.tensor(lights)
+        return EpisodeReadout(light=foretold[:, None].repeat(1, 2, 1), features=feature_proj[:, None].repeat(1, 2, 1))
+
+
+class CycleClockMemory:
+    """The hours of B running worlds: of each, how likely every hour is for its next step, and its last light."""
+
+    def __init__(self, clock: CycleClockSpec, batch_size: int) -> None:
+        self.cycle, self.batch_size = clock.cycle, batch_size
+        self.layout = clock.layout
+        angles = 2 * np.pi / len(self.cycle.usual) * np.arange(len(self.cycle.usual))
+        waves = [wave(k * angles) for k in range(1, HARMONICS + 1) for wave in (np.cos, np.sin)]
+        self._waves = np.stack(waves)
+        self.reset()
+
+    def reset(self, env_mask: Tensor | None = None) -> None:
+        if env_mask is None:
+            self._hours = np.tile(self.cycle.usual, (self.batch_size, 1))
+            self._lights = np.zeros(self.batch_size, np.int64)
+        rows = rows_of(env_mask, self.batch_size)
+        self._hours[rows], self._lights[rows] = self.cycle.usual, self.layout.lights[0].absent
+
+    def write(self, tokens: Tensor, encodings: Tensor, rows: Sequence[int]) -> None:
+        """Steps (R, N) of these rows are final."""
+        for row, light in zip(rows, lights_of(tokens, self.layout).tolist(), strict=True):
+            hours = self._hours[row] * self.cycle.likelihoods(light)
+            hours = np.roll(hours / hours.sum(), 1)
+            self._hours[row], self._lights[row] = (1 - SLIPS) * hours + SLIPS * self.cycle.usual, light
+
+    def read(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> MemoryReadout:
+        lights = torch.tensor([[self.light(row)] for row in rows])
+        return MemoryReadout(light=lights, features=torch.from_numpy(np.stack([self.features(row) for row in rows])))
+
+    def light(self, row: int) -> int:
+        """The light in which a world's next step will be seen, most likely."""
+        return int(self.cycle.follows[self._hours[row].argmax(), self._lights[row]])
+
+    def features(self, row: int) -> np.ndarray:
+        """(NUM_FEATURES,) float32, the hour of a world's next step; near 0 where it may be any."""
+        return (self._waves @ self._hours[row]).astype(np.float32)
+
+    def state_dict(self, row: int) -> dict[str, Tensor]:
+        return {"hours": torch.from_numpy(self._hours[row].copy()), "light": torch.tensor(self._lights[row])}
+
+    def load_state_dict(self, row: int, state: dict[str, Tensor]) -> None:
+        self._hours[row], self._lights[row] = state["hours"].numpy(), int(state["light"])
+
+
+def lights_of(tokens: Tensor, layout: Layout) -> np.ndarray:
+    """Steps (S, N) -> the lights (S,) in which they are seen."""
+    return tokens.numpy()[:, layout.span(layout.lights[0].name).start]

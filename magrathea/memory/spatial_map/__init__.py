@@ -1,0 +1,1 @@
+"""A map of what was seen where, found from how the picture moves."""

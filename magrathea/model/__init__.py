@@ -1,0 +1,1 @@
+"""The masked, block-causal transformer."""

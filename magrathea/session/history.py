@@ -1,0 +1,156 @@
+"""The log of one dream: every step's tokens, where it came from, and the seed of its dice.
+
+A log is a chain of full chunks, which never change and are shared by all forks, and a tail of its own. So a step costs
+the same however long the log is, and so does a fork.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from magrathea.errors import MagratheaError
+from magrathea.layout import Layout
+from magrathea.session.snapshots import Snapshots
+
+CHUNK = 64  # steps
+
+
+class StepKind(IntEnum):
+    """Where a step came from."""
+
+    START = 0
+    DREAMT = 1
+    OBSERVED = 2
+
+
+def record_of(layout: Layout) -> np.dtype:
+    """The type of a logged step: tokens (N,) in the smallest unsigned type that holds them, kind, seed."""
+    tokens = np.min_scalar_type(max(slot.absent for slot in layout.slots))
+    return np.dtype([("tokens", tokens, (layout.num_tokens,)), ("kind", np.uint8), ("seed", np.int64)])
+
+
+def check_log(log: np.ndarray, layout: Layout) -> None:
+    """Raises MagratheaError unless these are steps (T,) of such a layout."""
+    record, most = record_of(layout), np.concatenate([np.full(slot.num_tokens, slot.absent) for slot in layout.slots])
+    if log.ndim != 1 or log.dtype != record:
+        raise MagratheaError(f"A log is an array of {record}; got shape {log.shape} of {log.dtype}.")
+    if (log["tokens"] > most).any() or (log["kind"] > max(StepKind)).any():
+        raise MagratheaError("A log has tokens or kinds of steps that its world does not have; take it from its world.")
+
+
+@dataclass(frozen=True, eq=False)
+class _Chunk:
+    """CHUNK steps that no longer change, and those before them."""
+
+    before: _Chunk | None
+    steps: np.ndarray
+    end: int  # number of steps up to here
+
+    @property
+    def begin(self) -> int:
+        return self.end - CHUNK
+
+
+class History:
+    """All steps of one dream since it was started, oldest first.
+
+    Attributes:
+        num_start: how many of them it was started from.
+        checkpoints: the states that the memory had.
+    """
+
+    def __init__(self, layout: Layout, num_start: int = 0) -> None:
+        self.num_start = num_start
+        self.checkpoints = Snapshots()
+        self._chunks: _Chunk | None = None
+        self._tail = np.zeros(CHUNK, record_of(layout))
+        self._begin = self._num_tail = 0  # where the tail begins, how many steps it has
+
+    def __len__(self) -> int:
+        return self._begin + self._num_tail
+
+    @property
+    def num_steps(self) -> int:
+        """Steps since the start."""
+        return len(self) - self.num_start
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+    def append(self, tokens: np.ndarray, kind: StepKind, seed: int) -> None:
+        """One more step; tokens (N,)."""
+        place = self._num_tail
+        self._tail["tokens"][place], self._tail["kind"][place], self._tail["seed"][place] = tokens, kind, seed
+        self._grown(1)
+
+    def extend(self, log: np.ndarray) -> None:
+        """Further steps (T,), as `read` gives them."""
+        while len(log):
+            now = log[: CHUNK - self._num_tail]
+            self._tail[self._num_tail : self._num_tail + len(now)] = now
+            self._grown(len(now))
+            log = log[len(now) :]
+
+    def _grown(self, num_steps: int) -> None:
+        self._num_tail += num_steps
+        if self._num_tail == CHUNK:
+            self._tail.flags.writeable = False
+            self._begin += CHUNK
+            self._chunks = _Chunk(self._chunks, self._tail, self._begin)
+            self._tail, self._num_tail = np.zeros(CHUNK, self._tail.dtype), 0
+
+    def truncate(self, length: int) -> None:
+        """Forget all steps but the first `length`."""
+        steps = self._tail
+        while self._chunks is not None and length < self._begin:
+            steps, self._begin, self._chunks = self._chunks.steps, self._chunks.begin, self._chunks.before
+        self._tail, self._num_tail = steps.copy(), length - self._begin
+        self.checkpoints.truncate(length)
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+    @property
+    def last(self) -> np.ndarray:
+        """The tokens (N,) of the newest step."""
+        return self.tokens_at(len(self) - 1)
+
+    def tokens_at(self, number: int) -> np.ndarray:
+        """The tokens (N,) of a step."""
+        if number >= self._begin:
+            return self._tail["tokens"][number - self._begin]
+        return self.read(number, number + 1)["tokens"][0]
+
+    def read(self, first: int = 0, last: int | None = None) -> np.ndarray:
+        """Steps first…last - 1, counted as slices do, as records (T,) with the fields tokens, kind and seed."""
+        first, last, _ = slice(first, last).indices(len(self))
+        last = max(first, last)
+        parts, begin = [self._tail[: self._num_tail]], self._begin
+        for chunk in self._chain():
+            if chunk.end <= first:
+                break
+            if begin >= last:
+                parts.clear()  # what is newer is not asked for
+            parts.append(chunk.steps)
+            begin = chunk.begin
+        steps = np.concatenate(parts[::-1]) if len(parts) > 1 else parts[0]
+        return steps[first - begin : last - begin].copy()
+
+    def _chain(self) -> Iterator[_Chunk]:
+        """Full chunks, newest first."""
+        chunk = self._chunks
+        while chunk is not None:
+            yield chunk
+            chunk = chunk.before
+
+    # -- forks --------------------------------------------------------------------------------------------------------
+    def fork(self) -> History:
+        """The same steps, to go on with apart from these."""
+        other = object.__new__(History)
+        other.__dict__ |= self.__dict__ | {"checkpoints": self.checkpoints.fork(), "_tail": self._tail.copy()}
+        return other
+
+    def shared_with(self, other: History) -> int:
+        """Number of first steps that the two hold in the same chunks."""
+        own = {id(chunk) for chunk in self._chain()}
+        return next((chunk.end for chunk in other._chain() if id(chunk) in own), 0)
