@@ -1,7 +1,7 @@
-"""Magrathea builds worlds: it learns a small generative world from an environment.
+"""Magrathea learns generative world models from environments and runs them.
 
-Importing it registers ``magrathea/Dream-v0`` and the ready-made environments with Gymnasium. The names below are
-imported when they are first used, so that a command line that does not need PyTorch does not wait for it.
+Importing it registers ``magrathea/Dream-v0`` and the ready-made environments with Gymnasium. The public names are
+imported on first use, so that a command that does not need PyTorch does not wait for it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import magrathea.data as _data  # noqa: F401  registers the ready-made environments
 import magrathea.envs as _envs  # noqa: F401  registers the dreams
 from magrathea.errors import MagratheaError
+
+__version__ = "0.2.0.dev0"
 
 if TYPE_CHECKING:
     from magrathea.data import Dataset
@@ -35,6 +37,7 @@ __all__ = [
     "StepResult",
     "Tokenizer",
     "World",
+    "__version__",
     "shipped_worlds",
     "tokenizer_for",
 ]

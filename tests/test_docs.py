@@ -15,11 +15,12 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from session_worlds import wild_world
 
+import magrathea
 from magrathea.cli import main as cli
 from magrathea.world import World
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 COMMAND = re.compile(r"^(?:.*&& )?(magrathea .+?)(?:\s+#.*)?$", re.MULTILINE)
 
 
@@ -79,6 +80,14 @@ def test_ci_finds_its_commands_in_the_readme() -> None:
     for name in ("play", "test"):
         block = text.split(f"<!-- command:{name} -->\n")[1].split(f"<!-- /command:{name} -->")[0]
         assert re.fullmatch(r"```bash\npip install .+ && (magrathea play|pytest).*\n```\n", block)
+
+
+def test_version_is_one_of_the_changelog_and_the_citation() -> None:
+    changelog, citation = ((ROOT / name).read_text(encoding="utf-8") for name in ("CHANGELOG.md", "CITATION.cff"))
+    release = re.match(r"\d+\.\d+\.\d+", magrathea.__version__)
+    newest = re.search(r"^## \[(.+)\]", changelog, re.MULTILINE)
+    assert release is not None and newest is not None and newest[1] == release[0]
+    assert re.search(rf"^version: {re.escape(magrathea.__version__)}$", citation, re.MULTILINE)
 
 
 def test_tokenizer_of_the_guide_round_trips() -> None:
