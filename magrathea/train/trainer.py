@@ -18,7 +18,7 @@ from magrathea.train.cache import TokenCache
 from magrathea.train.checkpoint import load_checkpoint, save_checkpoint
 from magrathea.train.self_forcing import dream_past
 
-LOGIT_SCALE_RATE = 6.0  # a head's sharpness is one number, which has far to go
+LOGIT_SCALE_RATE = 6.0  # a head's logit scale is a single parameter, which has far to go
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Progress:
 def make_optimizer(model: nn.Module, config: TrainerConfig) -> torch.optim.AdamW:
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embedding" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embedding" in name]
-    logit_scale = [p for name, p in model.named_parameters() if "sharpness" in name]
+    logit_scale = [p for name, p in model.named_parameters() if "logit_scale" in name]
     others = [p for p in others if not any(p is single for single in logit_scale)]
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay, "scale": 1.0},
