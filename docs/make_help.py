@@ -24,7 +24,7 @@ def help_page() -> str:
     """The whole page."""
     os.environ["COLUMNS"] = "100"
     parts = ["# The command line", "Written by `python docs/make_help.py`; a test keeps it current."]
-    for arguments in [[], *([name] for name in COMMANDS)]:
+    for arguments in [[], *(name.split() for name in COMMANDS)]:
         title = " ".join(["magrathea", *arguments])
         parts += [f"## {title}", f"```text\n{help_text(arguments)}\n```"]
     return "\n\n".join(parts) + "\n"

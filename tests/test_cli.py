@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
+from magrathea.cli import build
 from magrathea.cli import main as cli
 from magrathea.errors import MagratheaError
 
@@ -64,12 +67,12 @@ def test_runs_as_a_module_and_reports_a_mistake_in_one_line() -> None:
         (["train", "no-such-dataset", "--out", "x", "--minutes", "1"], "no-such-dataset"),
         (["eval", "no-such-world", "no-such-dataset"], "no-such"),
         (["bench", "no-such-world"], "no-such-world"),
-        (["bench", "crafter", "--players", "1,many"], "give numbers from 1 to 1024, like 1,4,16,32"),
+        (["explore", "crafter"], "No command 'explore'; give one of collect, train,"),
         (["play", "no-such-world"], "no-such-world"),
         (["make", "No-Such-Env-v0", "--out", "x"], "No-Such-Env"),
     ],
 )
-def test_mistakes(
+def test_mistakes_are_one_line(
     arguments: list[str],
     message: str,
     capsys: pytest.CaptureFixture[str],
@@ -80,6 +83,56 @@ def test_mistakes(
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err.strip()
     assert message in error and "\n" not in error
+
+
+POSITIONAL = {"collect": ["CartPole-v1"], "make": ["CartPole-v1"], "eval": ["crafter", "data"]}
+BAD_NUMBERS = {int: ("-1", "1.5", "many", str(2**70)), float: ("-0.5", "many", "nan", "inf")}
+
+
+def numeric_options() -> list[tuple[str, str, str]]:
+    """(command, option, a value that no number in the option's range has) for every numeric option of every command."""
+    cases = []
+    for command, function in cli.COMMANDS.items():
+        for name, hint in get_type_hints(function).items():
+            kinds = {int, float} & {hint, *get_args(hint)}
+            for value in BAD_NUMBERS[kinds.pop()] if kinds else ():
+                cases.append((command, f"--{name.replace('_', '-')}", value))
+    return cases
+
+
+@pytest.mark.parametrize(("command", "option", "value"), numeric_options())
+def test_every_numeric_option_has_a_range(
+    command: str, option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*command.split(), *POSITIONAL.get(command, ["crafter"]), option, value]
+    out = ["--out", "x"] if "out" in get_type_hints(cli.COMMANDS[command]) and command != "eval" else []
+    assert cli.main([*arguments, *out]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "\n" not in error
+    expected = rf"magrathea: Option {option} is '?{re.escape(value)}'?; give a .*number .* to \d+.*\."
+    assert re.fullmatch(expected, error), error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "data", "--out", "x", "--steps", "0"], "--steps is 0; give a whole number from 1 to 1000000000."),
+        (["train", "data", "--out", "x", "--minutes", "0"], "--minutes is 0.0; give a number above 0 to 1000000."),
+        (["train", "data", "--out", "x", "--device", "gpu"], "--device is 'gpu'; give auto, cpu, cuda or cuda:N."),
+        (["train", "data", "--out", "x", "--size", "big"], "--size is 'big'; give one of debug, tiny, small, base."),
+        (["bench", "crafter", "--batch-sizes", "0"], "--batch-sizes is 0; give a whole number from 1 to"),
+        (
+            ["bench", "players", "crafter", "--counts", "1", "x"],
+            "--counts is 1 'x'; give a whole",
+        ),
+        (["play", "crafter", "--port", "65536"], "--port is 65536; give a whole number from 0 to 65535."),
+    ],
+)
+def test_a_refused_option_says_what_is_allowed(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -102,16 +155,16 @@ def test_exit_codes(
     def command() -> None:
         raise raised
 
-    monkeypatch.setattr(cli, "COMMANDS", {"play": command, "bench": command})
+    monkeypatch.setattr(cli, "COMMANDS", {"play": command})
     assert cli.main(["play"]) == code
     assert message in capsys.readouterr().err
 
 
-def test_make_tells_when_recording_took_all_the_time(
+def test_make_fails_when_recording_took_all_the_time(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(cli, "collect", lambda *arguments, **options: None)
-    assert cli.main(["make", "CartPole-v1", "--out", str(tmp_path / "pole"), "--minutes", "0"]) == 2
+    monkeypatch.setattr(build, "collect", lambda *arguments, **options: None)
+    assert cli.main(["make", "CartPole-v1", "--out", str(tmp_path / "pole"), "--minutes", "1e-9"]) == 2
     assert "give more --minutes" in capsys.readouterr().err
 
 
@@ -129,5 +182,5 @@ def test_from_environment_to_world(
     assert cli.main(["bench", world, "--batch-sizes", "1", "2", "--seconds", "0.1"]) == 0
     measured = json.loads(capsys.readouterr().out)
     assert set(measured["playing"]) == {"1", "2"} and measured["playing"]["1"]["passes_per_step"] >= 1
-    assert cli.main(["bench", world, "--players", "1,3", "--seconds", "0.1"]) == 0
+    assert cli.main(["bench", "players", world, "--counts", "1", "3", "--seconds", "0.1"]) == 0
     assert set(json.loads(capsys.readouterr().out)["players"]) == {"1", "3"}

@@ -46,7 +46,7 @@ def test_commands_parse(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for line in shown:
         if "WORLD" not in line:
             assert cli.main(shlex.split(line, comments=True)[1:]) == 0, line
-            assert called.pop() == shlex.split(line)[1]
+            assert called.pop() == cli.command_name(shlex.split(line)[1:])
 
 
 def _recording(function: Any, called: list[str]) -> Any:

@@ -380,7 +380,7 @@ def test_a_smaller_memory_is_measured_without_learning_anew(
     rooms: tuple[Path, list[Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dataset, worlds = rooms
-    asked = ["--memory-sizes", "10,1000", "--num-episodes", "2", "--out", str(tmp_path)]
+    asked = ["--memory-sizes", "10", "1000", "--num-episodes", "2", "--out", str(tmp_path)]
     assert cli.main(["eval", str(worlds[1]), str(dataset), *asked]) == 0
     assert "places:10 " in capsys.readouterr().out
     compared = json.loads((tmp_path / "comparison.json").read_text())

@@ -1,40 +1,104 @@
-"""The types of the command line's options, and what is read from their text."""
+"""The types of command-line options, with their ranges, and how a command is run with the options that were given."""
 
 from __future__ import annotations
 
+import inspect
 import json
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+import tyro
 from tyro.conf import Positional, arg
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from magrathea.errors import MagratheaError
+from magrathea.settings import Count, DeviceName, Positive, Seed, check_value
 
 EnvId = Annotated[Positional[str], arg(metavar="ENV_ID")]
 WorldName = Annotated[Positional[str], arg(metavar="WORLD")]
+WorldNames = Annotated[tuple[str, ...], arg(metavar="[WORLD ...]")]
 Folder = Annotated[Path, arg(metavar="FOLDER")]
 DatasetFolder = Annotated[Positional[Path], arg(metavar="DATASET")]
-Minutes = Annotated[float | None, arg(metavar="FLOAT")]
-Number = Annotated[int | None, arg(metavar="INT")]
-Names = Annotated[tuple[str, ...], arg(metavar="[WORLD ...]")]
-Name = Annotated[str | None, arg(metavar="STR")]
+OptionalFloat = Annotated[Positive | None, arg(metavar="FLOAT")]
+OptionalCount = Annotated[Count | None, arg(metavar="INT")]
+OptionalSeed = Annotated[Seed | None, arg(metavar="INT")]
+OptionalText = Annotated[str | None, arg(metavar="STR")]
+Device = Annotated[DeviceName, arg(metavar="STR")]
 Size = Literal["debug", "tiny", "small", "base"]
+OptionalSize = Annotated[Size | None, arg(metavar="{debug,tiny,small,base}")]
+
+_registry = ConstructorRegistry()
 
 
-def numbers(text: str, option: str, example: str, most: int) -> list[int]:
-    """Whole numbers given on the command line."""
-    parts = text.split(",")
-    if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= most for part in parts):
-        raise MagratheaError(f"Option {option} is '{text}'; give numbers from 1 to {most}, like {example}.")
-    return [int(part) for part in parts]
+def run_command(command: Callable[..., None], arguments: Sequence[str], prog: str) -> None:
+    """Run a command with options given as text; raises MagratheaError for a value that its type does not allow."""
+    tyro.cli(_checked(command), prog=prog, args=arguments, registry=_registry)
 
 
-def json_object(text: str) -> dict[str, Any]:
-    """A JSON object given on the command line."""
+def _checked(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, which checks its options before it runs."""
+    signature, hints = inspect.signature(command), get_type_hints(command, include_extras=True)
+
+    @wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        given = signature.bind(*arguments, **options)
+        for name, value in given.arguments.items():
+            check_value(_shown_name(name, hints[name]), value, hints[name])
+        command(*arguments, **options)
+
+    return run
+
+
+def _shown_name(name: str, hint: Any) -> str:
+    metadata = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    is_positional = any(marker is Positional or "Positional" in repr(marker) for marker in metadata)
+    return name.upper() if is_positional else f"Option --{name.replace('_', '-')}"
+
+
+@_registry.primitive_rule
+def _number_or_text(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Reads a number; what is none stays a text, so that a command refuses it as it does a number out of range."""
+    if kind.type not in (int, float):
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=kind.type.__name__.upper(),
+        instance_from_str=lambda texts: _converted(texts[0], kind.type),
+        is_instance=lambda value: isinstance(value, int | float),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+@_registry.primitive_rule
+def _choice(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Reads one of a few words; the command refuses any other."""
+    if get_origin(kind.type) is not Literal:
+        return None
+    choices = get_args(kind.type)
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=f"{{{','.join(choices)}}}",
+        instance_from_str=lambda texts: texts[0],
+        is_instance=lambda value: isinstance(value, str),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def _converted(text: str, kind: type[int] | type[float]) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        return text
+
+
+def json_object(text: str, option: str) -> dict[str, Any]:
+    """A JSON object given as text; raises MagratheaError for anything else."""
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise MagratheaError(f"Option --env-kwargs is not JSON ({error}): {text!r}.") from error
+        raise MagratheaError(f"Option {option} is not JSON ({error}): {text!r}.") from error
     if not isinstance(value, dict):
-        raise MagratheaError(f"Option --env-kwargs is {text!r}; give a JSON object, like '{{\"size\": 5}}'.")
+        raise MagratheaError(f"Option {option} is {text!r}; give a JSON object, like '{{\"size\": 5}}'.")
     return value

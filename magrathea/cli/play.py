@@ -8,30 +8,34 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from magrathea.cli.options import Name
+from magrathea.cli.options import Device, OptionalText
+from magrathea.settings import Range
+
+Port = Annotated[int, Range(0, 65535)]
 
 
 def play(
     world: Annotated[Positional[str | None], arg(metavar="[WORLD]")] = None,
     *,
     host: str = "127.0.0.1",
-    port: int = 8000,
-    device: str = "cpu",
+    port: Port = 8000,
+    device: Device = "cpu",
     open_browser: bool = True,
     store: Annotated[Path | None, arg(metavar="FILE")] = None,
-    token: Name = None,
+    token: OptionalText = None,
 ) -> None:
-    """Play a world in the browser. Without a world, a start page shows the shipped ones. Every session is kept.
+    """Play a world in the browser. Without a world, a start page lists the shipped ones. Every session is stored.
 
     Args:
         world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
         host: address to listen on; 0.0.0.0 lets other machines in.
         port: port to listen on; 0 takes any free one.
-        device: "cpu" or "cuda".
+        device: "auto", "cpu", "cuda" or "cuda:N".
         open_browser: open the page in the default browser; never where the environment variable CI is set.
-        store: file that sessions are kept in; without it, sessions.db in the folder that the environment variable
+        store: file that stores the sessions; by default sessions.db in the folder that the environment variable
             MAGRATHEA_HOME names, or in the user's own folder for data.
-        token: what visitors must show; where other machines are let in, the server makes one if none is given.
+        token: access token that visitors must give; where other machines are let in, the server makes one if none is
+            given.
     """
     from magrathea.server import play as serve
 

@@ -1,0 +1,143 @@
+"""The commands that measure speed, and the comparison of memories."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from magrathea.cli.options import (
+    DatasetFolder,
+    Device,
+    Folder,
+    OptionalCount,
+    OptionalFloat,
+    OptionalSize,
+    OptionalText,
+    WorldName,
+)
+from magrathea.settings import Count, Positive, Range, Seed
+
+Length = Annotated[int, Range(1, 10_000_000)]
+NumPlayers = Annotated[int, Range(1, 1024)]
+
+
+def bench(
+    world: WorldName,
+    *,
+    batch_sizes: tuple[Count, ...] = (1, 8, 32, 128),
+    seconds: Positive = 5.0,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Measure the speed of a world's dreams and of its training on this machine; prints JSON. Run nothing else
+    meanwhile.
+
+    Args:
+        world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
+        batch_sizes: numbers of dreams that are stepped together.
+        seconds: duration of each measurement.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        seed: seed of the start states, actions and dreams.
+    """
+    from magrathea.bench import bench as measure
+
+    _print_json(measure(world, batch_sizes, seconds=seconds, device=device, seed=seed))
+
+
+def bench_profile(world: WorldName, *, device: Device = "auto") -> None:
+    """Print the operations that the steps of one dream spend their time in, as PyTorch's profiler counts them.
+
+    Args:
+        world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+    """
+    from magrathea.bench import profile_steps
+    from magrathea.world import World
+
+    print(profile_steps(World.from_pretrained(world, device=device)))
+
+
+def bench_history(
+    world: WorldName,
+    *,
+    lengths: tuple[Length, ...] = (100, 10_000, 100_000),
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Measure the time of a step and the bytes of a session after histories of several lengths; prints JSON.
+
+    Args:
+        world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
+        lengths: numbers of steps that a dream has behind it.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        seed: seed of the histories.
+    """
+    from magrathea.bench import measure_history
+    from magrathea.world import World
+
+    _print_json(measure_history(World.from_pretrained(world, device=device), lengths, seed))
+
+
+def bench_players(
+    world: WorldName,
+    *,
+    counts: tuple[NumPlayers, ...] = (1, 4, 16, 32),
+    seconds: Positive = 5.0,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Measure how many steps per second one server gives to several players at once; prints JSON.
+
+    Args:
+        world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
+        counts: numbers of players.
+        seconds: duration of each measurement.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        seed: seed of the actions and dreams.
+    """
+    from magrathea.server.load_test import measure_players
+    from magrathea.world import World
+
+    _print_json(measure_players(World.from_pretrained(world, device=device), counts, seconds, seed))
+
+
+def bench_memories(
+    dataset: DatasetFolder,
+    *,
+    out: Folder,
+    memories: str = "window,places,retrieval,recurrent,places+recurrent",
+    seeds: str = "1",
+    minutes: OptionalFloat = None,
+    steps: OptionalCount = None,
+    size: OptionalSize = None,
+    recipe: OptionalText = None,
+    report_minutes: OptionalFloat = None,
+    num_episodes: Count = 64,
+    device: Device = "auto",
+) -> None:
+    """Train the same world with several memories and compare what they remember. Run it again to resume it.
+
+    Args:
+        dataset: folder of a dataset that records the pose of every step, as Crafter's and MiniGrid's do.
+        out: folder of the worlds, the table (Markdown and JSON) and the figure.
+        memories: names of memories, separated by commas; "retrieval:256" is one of that size.
+        seeds: number of seeds that each is trained from: a number, or one for some of them, as in
+            "window:3,retrieval:3".
+        minutes: training time of each model; 10 minutes if neither this nor steps is given.
+        steps: number of updates of each model.
+        size: size of the models; the recipe's, or tiny.
+        recipe: name of a recipe or path of a .toml file; the options given here override it.
+        report_minutes: approximate time to measure one world; without it, everything is measured in full.
+        num_episodes: highest number of held-out episodes to measure on.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+    """
+    from magrathea.bench.memories import compare, parse_memories
+
+    training: dict[str, Any] = {"minutes": minutes, "steps": steps, "size": size, "recipe": recipe}
+    measuring: dict[str, Any] = {"report_minutes": report_minutes, "num_episodes": num_episodes, "device": device}
+    print(compare(dataset, out, memories=parse_memories(memories, seeds), **measuring, **training))
+    print(f"The table and the figure are in {out}")
+
+
+def _print_json(measured: dict[str, Any]) -> None:
+    print(json.dumps(measured, indent=1))
