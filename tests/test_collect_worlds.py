@@ -91,7 +91,7 @@ def test_minigrid_says_which_cells_are_in_view() -> None:
 
 def test_minigrid_explorer_does_everything(tmp_path: Path) -> None:
     pytest.importorskip("minigrid")
-    policy = "magrathea.data.minigrid:explorer"
+    policy = "explorer"
     data = collect("magrathea/MiniGrid-v0", 1500, tmp_path / "out", policy=policy, num_processes=1)
     episodes = [data.episode(index) for index in range(len(data))]
     assert set(np.concatenate([episode.action for episode in episodes]).tolist()) == set(range(7))
@@ -137,7 +137,7 @@ def test_vizdoom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_vizdoom_tells_its_pose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("vizdoom")
     monkeypatch.chdir(tmp_path)
-    arguments: dict[str, Any] = {"policy": "magrathea.data.vizdoom:explorer", "num_processes": 1}
+    arguments: dict[str, Any] = {"policy": "explorer", "num_processes": 1}
     data = collect("magrathea/ViZDoom-v0", 300, "out", max_episode_steps=150, **arguments)
     again = collect("magrathea/ViZDoom-v0", 100, "again", max_episode_steps=100, **arguments)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "out"], "the game wrote into our folder"

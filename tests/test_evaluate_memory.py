@@ -344,7 +344,7 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
     """A small dataset of MiniGrid, and two worlds that have barely looked at it."""
     pytest.importorskip("minigrid")
     folder = tmp_path_factory.mktemp("rooms")
-    policy = "magrathea.data.minigrid:explorer"
+    policy = "explorer"
     collect("magrathea/MiniGrid-v0", 200, folder / "data", policy=policy, num_processes=1, max_episode_steps=40)
     recipe = folder / "rooms.toml"
     recipe.write_text('size = "debug"\nsteps = 3\nheld_out = 0.4\n[tokenizer]\npatch = [9, 9]\n')

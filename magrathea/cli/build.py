@@ -45,7 +45,8 @@ def collect(
         env_id: a Gymnasium id, or "module:id" to import the module that registers it first.
         out: folder of the dataset.
         steps: number of environment steps to record.
-        policy: "random", "sticky" (repeats each action for a while, so that it travels) or "module:function".
+        policy: "random", "sticky" (repeats each action for a while, so that it travels),
+            the "explorer" of the ready-made environments, or "module:function".
         num_processes: number of processes that record in parallel.
         seed: the same seed records the same dataset.
         max_episode_steps: episodes are truncated after so many steps.
@@ -129,7 +130,8 @@ def make(
         steps: number of environment steps to record.
         size: size of the model; the recipe's, or tiny.
         recipe: name of a recipe or path of a .toml file; its model is trained for as long as the minutes allow.
-        policy: "random", "sticky" (repeats each action for a while, so that it travels) or "module:function".
+        policy: "random", "sticky" (repeats each action for a while, so that it travels),
+            the "explorer" of the ready-made environments, or "module:function".
         env_kwargs: JSON object of keyword arguments for gymnasium.make; "size": [height, width] resizes pictures.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: seed of everything random.

@@ -2,8 +2,8 @@
 
 from magrathea.data.collect import collect
 from magrathea.data.dataset import Dataset
-from magrathea.data.environments import make_env, make_env_from_metadata, register_environments
 from magrathea.data.episode import Episode
+from magrathea.data.make_env import make_env, make_env_from_metadata, register_environments
 from magrathea.data.recorder import play_episode
 
 __all__ = [

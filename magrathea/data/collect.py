@@ -26,12 +26,13 @@ from typing import Any
 import gymnasium
 
 from magrathea.data.dataset import METADATA_FILE_NAME, OWN_METADATA, Dataset
-from magrathea.data.environments import environment_metadata, make_env
 from magrathea.data.episode import episode_length, merge_episodes, save_episode
-from magrathea.data.policies import policy_named
+from magrathea.data.make_env import environment_metadata, make_env
+from magrathea.data.policies import current_policy_name, policy_named
 from magrathea.data.recorder import play_episode
 from magrathea.errors import MagratheaError
 from magrathea.files import whole_file
+from magrathea.plugins import environment_plugin
 from magrathea.progress import Stages
 from magrathea.spaces import space_to_config
 
@@ -67,7 +68,7 @@ def collect(
         env_id: Gymnasium id, or "module:id".
         steps: number of steps; the last episode is finished, so that there are a few more.
         out: folder of the dataset.
-        policy: "random", "sticky", or "module:function".
+        policy: "random", "sticky", one of the environment's plug-in ("explorer"), or "module:function".
         num_processes: processes that play at once; the dataset does not depend on it.
         seed: episode i is played with seed + i.
         max_episode_steps: longer episodes are cut (truncated) there.
@@ -220,7 +221,7 @@ def _need_minari() -> None:
 
 def _describe(recording: Recording) -> dict[str, Any]:
     """The dataset's own metadata; makes the environment once, so that a mistake is told at once."""
-    policy_named(recording.policy)
+    policy_named(recording.policy, recording.env_id)
     with contextlib.closing(_recorded_env(recording)) as env:
         for name, space in (("observation", env.observation_space), ("action", env.action_space)):
             try:
@@ -235,9 +236,9 @@ def _describe(recording: Recording) -> dict[str, Any]:
 
 
 def _way_out(env_id: str) -> str:
-    if env_id.startswith(("MiniGrid-", "BabyAI-")):
-        return f'Record \'magrathea/MiniGrid-v0\' with env_kwargs {{"level": "{env_id}"}}.'
-    return "Wrap the environment to leave that part out."
+    plugin = environment_plugin(env_id)
+    hint = plugin.unsupported_hint if plugin is not None and env_id not in plugin.env_ids else ""
+    return hint.format(env_id=env_id) or "Wrap the environment to leave that part out."
 
 
 def _is_done(out: Path, metadata: dict[str, Any]) -> bool:
@@ -263,6 +264,7 @@ def _claim(work: Path, metadata: dict[str, Any]) -> None:
 
 
 def _compare(there: dict[str, Any], asked: dict[str, Any], what: str) -> None:
+    there = there | {"policy": current_policy_name(str(there.get("policy")))}
     keys = [each.name for each in fields(Recording) if there.get(each.name) != asked.get(each.name)]
     if keys:
         differences = ", ".join(f"{key} {there.get(key)!r} and not {asked.get(key)!r}" for key in keys)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ import gymnasium
 import numpy as np
 
 from magrathea.errors import MagratheaError
+from magrathea.plugins import environment_plugin, load_reference
 
 Policy = Callable[[Any, dict[str, Any]], Any]
 PolicyMaker = Callable[[gymnasium.Env, np.random.Generator], Policy]
@@ -43,14 +43,33 @@ def sticky(env: gymnasium.Env, rng: np.random.Generator) -> Policy:
     return act
 
 
-def policy_named(name: str) -> PolicyMaker:
-    """'random', 'sticky', or 'module:function'; raises MagratheaError for others."""
-    if name in ("random", "sticky"):
-        return {"random": random, "sticky": sticky}[name]
-    module, _, function = name.partition(":")
-    if not function:
-        raise MagratheaError(f"Unknown policy '{name}'; choose random, sticky, or give module:function.")
+def policy_named(name: str, env_id: str = "") -> PolicyMaker:
+    """The function that makes a policy.
+
+    Args:
+        name: "random", "sticky", a policy of the environment's plug-in ("explorer"), or "module:function".
+        env_id: Gymnasium id of the environment that it plays.
+
+    Raises:
+        MagratheaError: for a name that is unknown, and a function that cannot be imported.
+    """
+    plugin = environment_plugin(env_id)
+    own = plugin.policies if plugin is not None else {}
+    name = current_policy_name(name)
+    if name in _POLICIES:
+        return _POLICIES[name]
+    if name not in own and ":" not in name:
+        known = ", ".join([*_POLICIES, *own])
+        raise MagratheaError(f"Unknown policy '{name}' of '{env_id}'; choose {known}, or give module:function.")
     try:
-        return getattr(importlib.import_module(module), function)
+        return load_reference(own.get(name, name))
     except (ImportError, AttributeError) as error:
         raise MagratheaError(f"Policy '{name}' cannot be imported: {error}.") from error
+
+
+def current_policy_name(name: str) -> str:
+    """The name of a policy that a dataset stores: until version 0.1 "magrathea.data.ENVIRONMENT:explorer"."""
+    return name.partition(":")[2] if name.startswith("magrathea.data.") else name
+
+
+_POLICIES: dict[str, PolicyMaker] = {"random": random, "sticky": sticky}

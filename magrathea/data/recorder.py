@@ -18,14 +18,14 @@ def play_episode(env: gymnasium.Env, policy: str, seed: int, max_steps: int | No
 
     Args:
         env: as `make_env` makes it.
-        policy: "random", "sticky" or "module:function".
+        policy: "random", "sticky", one of the environment's plug-in ("explorer") or "module:function".
         seed: of the environment's reset and of the policy.
         max_steps: the episode is cut (truncated) there.
 
     Raises:
         MagratheaError: for observations, actions or rewards that are not in their spaces or not finite numbers.
     """
-    act = policy_named(policy)(env, np.random.default_rng(seed))
+    act = policy_named(policy, _name(env))(env, np.random.default_rng(seed))
     observation, info = env.reset(seed=seed)
     observations, infos = [_observed(env, observation)], [_recordable(info)]
     actions, rewards, terminations, truncations = [], [], [], []

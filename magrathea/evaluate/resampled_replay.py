@@ -13,8 +13,8 @@ import gymnasium
 import numpy as np
 
 from magrathea.data import Dataset, Episode
-from magrathea.data.environments import make_env_from_metadata
 from magrathea.data.episode import stack
+from magrathea.data.make_env import make_env_from_metadata
 from magrathea.data.recorder import plain_action
 from magrathea.errors import MagratheaError
 from magrathea.evaluate.recordings import Budget, Recording

@@ -1,7 +1,6 @@
 """What a world remembers beyond the steps that it attends to."""
 
-from importlib.metadata import entry_points
-
+from magrathea import plugins
 from magrathea.errors import MagratheaError
 from magrathea.interfaces import NUM_FEATURES, EpisodeReadout, Memory, MemoryReadout, MemorySpec, Part, Recurrence
 from magrathea.memory.combined import combination
@@ -11,6 +10,7 @@ from magrathea.memory.recurrent import RecurrentSpec
 from magrathea.memory.retrieval import RetrievalSpec
 from magrathea.memory.spatial_map.memory import SpatialMapMemory, SpatialMapSpec
 from magrathea.memory.window import WindowMemory, WindowSpec
+from magrathea.plugins import load_plugin
 
 __all__ = [
     "NUM_FEATURES",
@@ -65,17 +65,9 @@ def _can_be_of_any_size(kind: type[MemorySpec]) -> bool:
 
 def _kind(name: str) -> type[MemorySpec]:
     plain, _, size = name.partition(":")
-    kind = MEMORIES.get(plain) or _offered(plain)
+    kind: type[MemorySpec] = load_plugin(plugins.MEMORIES, plain, MemorySpec, MEMORIES)
     if not size:
         return kind
     if not hasattr(kind, "size") or not size.isdecimal() or int(size) < 1:
         raise MagratheaError(f"Memory '{name}' has no such size; write '{plain}', or 'retrieval:256'.")
     return type(kind.__name__, (kind,), {"size": int(size)})
-
-
-def _offered(name: str) -> type[MemorySpec]:
-    offered = {point.name: point for point in entry_points(group="magrathea.memories")}
-    if name not in offered:
-        raise MagratheaError(f"Unknown memory '{name}'; choose one of {', '.join([*MEMORIES, *offered])}.")
-    kind: type[MemorySpec] = offered[name].load()
-    return kind

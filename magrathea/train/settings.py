@@ -11,11 +11,9 @@ from typing import Any
 
 from magrathea.errors import MagratheaError
 from magrathea.model.config import ModelConfig, model_size
+from magrathea.plugins import environment_plugins
 from magrathea.sampler import FillSettings
 from magrathea.train.batches import BatchConfig
-
-_INSTALLED_RECIPES = Path(__file__).parents[1] / "recipes"  # where a wheel has them; a checkout has them at its root
-RECIPES_FOLDER = _INSTALLED_RECIPES if _INSTALLED_RECIPES.exists() else Path(__file__).parents[2] / "recipes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +78,17 @@ def _telling_of(part: str) -> Iterator[None]:
         raise MagratheaError(f"The options [{part}] of the recipe cannot be used: {error}.") from error
 
 
+def shipped_recipes() -> dict[str, Path]:
+    """Recipes of the environment plug-ins, by name: the file's name without its ending."""
+    folders = [plugin.recipe_folder for plugin in environment_plugins() if plugin.recipe_folder is not None]
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.toml"))}
+
+
 def load_recipe(name: str | Path) -> TrainSettings:
     """A recipe by its path, or by its name among the shipped ones; raises MagratheaError if it cannot be used."""
-    path = Path(name) if Path(name).suffix == ".toml" else RECIPES_FOLDER / f"{name}.toml"
-    if not path.exists():
-        known = ", ".join(sorted(file.stem for file in RECIPES_FOLDER.glob("*.toml")))
+    path = Path(name) if Path(name).suffix == ".toml" else shipped_recipes().get(str(name))
+    if path is None or not path.exists():
+        known = ", ".join(sorted(shipped_recipes()))
         raise MagratheaError(f"No recipe '{name}'; give the path of a .toml file, or one of: {known}.")
     try:
         content = tomllib.loads(path.read_text())

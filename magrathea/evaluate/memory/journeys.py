@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from magrathea.data import Dataset
-from magrathea.data.environments import make_env_from_metadata
 from magrathea.data.episode import stack
+from magrathea.data.make_env import make_env_from_metadata
 from magrathea.errors import MagratheaError
 from magrathea.evaluate.memory.recall import ask, summarize_ages, tally_ages
 from magrathea.evaluate.memory.tracking import FAR_AWAY, STILL, Journey, Tracker

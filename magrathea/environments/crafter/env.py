@@ -11,19 +11,11 @@ from __future__ import annotations
 import collections
 from typing import Any
 
+import crafter
 import gymnasium
 import numpy as np
+from crafter import constants, engine, objects
 from gymnasium import spaces
-
-from magrathea.errors import MagratheaError
-
-try:
-    import crafter
-    from crafter import constants, engine, objects
-except ImportError as error:
-    raise MagratheaError(
-        "Environment 'magrathea/Crafter-v0' needs the package 'crafter'; install it with 'pip install crafter'."
-    ) from error
 
 ACTION_NAMES: tuple[str, ...] = tuple(constants.actions)
 ITEM_NAMES: tuple[str, ...] = tuple(constants.items)
@@ -260,10 +252,3 @@ class CrafterEnv(gymnasium.Env):
         for x, y in np.argwhere(indices).tolist():
             patch[x, y] = self._type_ids.get(type(self.world._objects[indices[x, y]]), 0)
         return patch.T.copy()
-
-
-def explorer(env: gymnasium.Env, rng: np.random.Generator) -> Any:
-    """The scripted policy that shows all of the game's mechanics; see `magrathea.data.crafter_explorer`."""
-    from magrathea.data.crafter_explorer import Explorer
-
-    return Explorer(env, rng)

@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 from crafter import constants, objects
 
-from magrathea.data.crafter import ACTION_NAMES, CrafterEnv
+from magrathea.environments.crafter.env import ACTION_NAMES, CrafterEnv
 
 ACTIONS = {name: index for index, name in enumerate(ACTION_NAMES)}
 MOVES = {(-1, 0): "move_left", (1, 0): "move_right", (0, -1): "move_up", (0, 1): "move_down"}

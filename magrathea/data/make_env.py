@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
+import warnings
 from typing import Any
 
 import gymnasium
 
-from magrathea.data.folders import scratch_folder
-from magrathea.data.wrappers import ResizeImages
+from magrathea.data.resize import ResizeImages
 from magrathea.errors import MagratheaError
+from magrathea.plugins import EnvironmentPlugin, environment_plugin, environment_plugins, load_reference
 
-VIZDOOM = "Vizdoom"
-# Packages whose import registers ids that Gymnasium does not know by itself: part of the id -> module, extra package.
-_REGISTERED_BY = {
-    "ALE/": ("ale_py", "ale-py"),
-    VIZDOOM: ("vizdoom.gymnasium_wrapper", "vizdoom"),
-    "MiniGrid-": ("minigrid", "minigrid"),
-    "BabyAI-": ("minigrid", "minigrid"),
-}
 # Keys, and the names of the actions that they stand for, the first that there is.
 _KEYS = {
     "ArrowUp": ("up", "forward", "move_forward"),
@@ -33,16 +25,17 @@ _KEYS = {
     " ": ("fire", "do", "attack", "use", "toggle", "jump"),
 }
 _SPARE_KEYS = "1234567890qertyuiopfghjklzxcvbnm"
-_ALE_FPS, _DOOM_FPS = 60, 35  # of the machine and of the game, whose frames an environment may skip
 
 
 def register_environments() -> None:
-    """Tell Gymnasium of the ready-made environments."""
-    places = {"Crafter": "crafter:CrafterEnv", "MiniGrid": "minigrid:make_minigrid", "ViZDoom": "vizdoom:ViZDoomEnv"}
-    for name, place in places.items():
-        env_id = f"magrathea/{name}-v0"
-        if env_id not in gymnasium.registry:
-            gymnasium.register(env_id, entry_point=f"magrathea.data.{place}")
+    """Register the ids of all environment plug-ins with Gymnasium; warns of an id that something else has taken."""
+    for plugin in environment_plugins():
+        for env_id, reference in plugin.env_ids.items():
+            if env_id not in gymnasium.registry:
+                gymnasium.register(env_id, entry_point=reference)
+            elif gymnasium.registry[env_id].entry_point != reference:
+                message = f"Plug-in '{plugin.name}' cannot register '{env_id}', which is taken; rename one of the two."
+                warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
 def make_env(env_id: str, *, size: tuple[int, int] | None = None, **env_kwargs: Any) -> gymnasium.Env:
@@ -56,18 +49,18 @@ def make_env(env_id: str, *, size: tuple[int, int] | None = None, **env_kwargs: 
     Raises:
         MagratheaError: for an id that is unknown, or whose package is not installed.
     """
-    register_environments()
-    for part, (module, package) in _REGISTERED_BY.items():
-        if env_id.startswith(part):
-            _import(module, package, env_id)
+    plugin = environment_plugin(env_id)
     try:
-        with scratch_folder() if env_id.startswith(VIZDOOM) else contextlib.nullcontext():
-            env = gymnasium.make(env_id, disable_env_checker=True, **env_kwargs)
-            if env_id.startswith(VIZDOOM):
-                env.reset(seed=0)  # the game starts with the first reset, and writes files where it starts
-    except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        line = str(error).split("\n")[0]
-        raise MagratheaError(f"Environment '{env_id}' cannot be made: {line} Check the id, and its package.") from error
+        env = _make(plugin, env_id, env_kwargs)
+    except ImportError as error:
+        if plugin is not None and plugin.package:
+            raise MagratheaError(
+                f"Environment '{env_id}' needs the package '{plugin.package}'; "
+                f"install it with 'pip install {plugin.package}'."
+            ) from error
+        raise _cannot_be_made(env_id, error) from error
+    except gymnasium.error.Error as error:
+        raise _cannot_be_made(env_id, error) from error
     except TypeError as error:
         raise MagratheaError(f"Environment '{env_id}' does not take these env_kwargs: {error}") from error
     if size is None:
@@ -92,28 +85,23 @@ def environment_metadata(env: gymnasium.Env) -> dict[str, Any]:
     own = env.unwrapped.metadata or {}
     names = [str(name) for name in own.get("action_names") or _action_names(env)]
     keys = own.get("key_map") or _key_map(names)
-    return {"fps": _fps(env), "action_names": names, "key_map": {str(key): int(keys[key]) for key in keys}}
+    fps = float(own.get("render_fps") or 10)
+    return {"fps": fps, "action_names": names, "key_map": {str(key): int(keys[key]) for key in keys}}
 
 
-def _fps(env: gymnasium.Env) -> float:
-    """Steps per second at the environment's natural speed."""
-    skipped = getattr(env.unwrapped, "_frameskip", None)
-    if env.spec is not None and env.spec.id.startswith("ALE/") and isinstance(skipped, int):
-        return _ALE_FPS / skipped
-    if env.spec is not None and env.spec.id.startswith(VIZDOOM):
-        return _DOOM_FPS / int(getattr(env.unwrapped, "frame_skip", 1))
-    return float((env.unwrapped.metadata or {}).get("render_fps") or 10)
+def _make(plugin: EnvironmentPlugin | None, env_id: str, env_kwargs: dict[str, Any]) -> gymnasium.Env:
+    if plugin is not None and env_id not in plugin.env_ids:
+        for prefix, module in plugin.id_prefixes.items():
+            if env_id.startswith(prefix):
+                importlib.import_module(module)
+        if plugin.make is not None:
+            return load_reference(plugin.make)(env_id, **env_kwargs)
+    return gymnasium.make(env_id, disable_env_checker=True, **env_kwargs)
 
 
-def _import(module: str, package: str, env_id: str) -> None:
-    try:
-        imported = importlib.import_module(module)
-    except ImportError as error:
-        raise MagratheaError(
-            f"Environment '{env_id}' needs the package '{package}'; install it with 'pip install {package}'."
-        ) from error
-    if module == "ale_py":
-        gymnasium.register_envs(imported)
+def _cannot_be_made(env_id: str, error: Exception) -> MagratheaError:
+    line = str(error).split("\n")[0]
+    return MagratheaError(f"Environment '{env_id}' cannot be made: {line} Check the id, and its package.")
 
 
 def _action_names(env: gymnasium.Env) -> list[str]:
@@ -122,10 +110,6 @@ def _action_names(env: gymnasium.Env) -> list[str]:
     inner: Any = env.unwrapped
     if hasattr(inner, "get_action_meanings"):
         return [str(name).lower() for name in inner.get_action_meanings()]
-    if hasattr(inner, "button_map") and hasattr(inner, "game"):
-        buttons = [button.name.lower() for button in inner.game.get_available_buttons() if "DELTA" not in button.name]
-        pressed = [[name for name, down in zip(buttons, each, strict=True) if down] for each in inner.button_map]
-        return ["+".join(names) or "noop" for names in pressed]
     return [f"action {index}" for index in range(int(env.action_space.n))]
 
 

@@ -6,27 +6,22 @@ stand in its rooms: which ones, and in which corners, the seed decides.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
+import vizdoom
 from gymnasium import spaces
 
-from magrathea.data.folders import scratch_folder
-from magrathea.data.wrappers import resize
-from magrathea.errors import MagratheaError
+from magrathea.data.resize import resize
 
-try:
-    import vizdoom
-except ImportError as error:
-    raise MagratheaError(
-        "Environment 'magrathea/ViZDoom-v0' needs the package 'vizdoom'; install it with 'pip install vizdoom'."
-    ) from error
-
-TICS = 4  # of the game, 35 of which are a second, in a step
+TICS_PER_SECOND = 35  # of the game
+TICS = 4  # in a step
 TURN = 15.0  # degrees of a step that turns: all headings are multiples of it
 ACTIONS = {
     "noop": (0, 0.0), "forward": (1, 0.0), "turn left": (0, -TURN), "turn right": (0, TURN),
@@ -57,7 +52,7 @@ class ViZDoomEnv(gymnasium.Env):
 
     metadata: dict[str, Any] = {
         "render_modes": ["rgb_array"],
-        "render_fps": 35 / TICS,
+        "render_fps": TICS_PER_SECOND / TICS,
         "action_names": ACTION_NAMES,
         "key_map": {key: ACTION_NAMES.index(name) for key, name in KEYS.items()},
     }
@@ -138,91 +133,15 @@ def _start_game() -> vizdoom.DoomGame:
     variables = vizdoom.GameVariable
     game.set_available_game_variables([variables.POSITION_X, variables.POSITION_Y, variables.ANGLE])
     game.add_game_args("+movebob 0 +sv_cheats 1")
-    with scratch_folder():  # the game writes files where it starts
+    with scratch_folder():
         game.init()
     return game
 
 
-class Explorer:
-    """Walks from room to room and back, looks around in rooms, and now and then does anything for a while."""
-
-    def __init__(self, rng: np.random.Generator) -> None:
-        self.rng = rng
-        self._way: list[tuple[float, float]] = []
-        self._came_by: list[tuple[float, float]] = []
-        self._doing: list[str] = []
-        self._action, self._tries, self._last = "noop", 0, np.zeros(2)
-
-    def __call__(self, observation: Any, info: dict[str, Any]) -> int:
-        here, angle = info["pose"][:2], float(info["pose"][2])
-        if self._bumps(here):
-            self._doing, self._way = self._anything(), []
-        if not self._doing and not self._way:
-            self._choose(here)
-        self._action = self._doing.pop() if self._doing else self._walk(here, angle)
-        return ACTION_NAMES.index(self._action)
-
-    def _bumps(self, here: np.ndarray) -> bool:
-        """Whether it has walked on for some steps and is still where it was."""
-        walks = self._action == "forward" and not self._doing
-        self._tries = self._tries + 1 if walks and np.linalg.norm(here - self._last) < 1 else 0
-        self._last = here
-        return self._tries > 3
-
-    def _choose(self, here: np.ndarray) -> None:
-        """What to do next: look around, anything, go back the way one came, or go to another room."""
-        what = self.rng.random()
-        if what < 0.2:
-            self._doing = [("turn left", "turn right")[int(self.rng.integers(2))]] * int(self.rng.choice([6, 12, 24]))
-        elif what < 0.3:
-            self._doing = self._anything()
-        elif what < 0.6 and self._came_by:
-            self._way, self._came_by = self._came_by[::-1], []
-        else:
-            self._way = self._way_to(here, str(self.rng.choice(list(ROOMS), p=self._chances())))
-            self._came_by = [(float(here[0]), float(here[1])), *self._way[:-1]]
-
-    def _chances(self) -> np.ndarray:
-        chances = np.array([{"vest": 0.03, "nook": 0.3}.get(room, 1.0) for room in ROOMS])
-        return chances / chances.sum()
-
-    def _anything(self) -> list[str]:
-        """Random actions, each held for a while."""
-        return [name for name in self.rng.choice(ACTION_NAMES, 4) for _ in range(int(self.rng.integers(1, 6)))]
-
-    def _walk(self, here: np.ndarray, angle: float) -> str:
-        """Toward the next point of the way; turns on the spot where it lies far aside."""
-        x, y = np.array(self._way[0]) - here
-        if math.hypot(x, y) < 28:
-            del self._way[0]
-            return "forward" if self._way else "noop"
-        aside = (math.degrees(math.atan2(y, x)) - angle + 180) % 360 - 180
-        if abs(aside) <= TURN / 2 + 1:
-            return "forward"
-        side = "left" if aside > 0 else "right"
-        return f"turn {side}" if abs(aside) > 2 * TURN else f"forward {side}"
-
-    def _way_to(self, here: np.ndarray, goal: str) -> list[tuple[float, float]]:
-        """The middles of the rooms on the shortest way."""
-        begin = min(ROOMS, key=lambda room: float(np.linalg.norm(np.array(ROOMS[room]) - here)))
-        came_from, queue = {begin: begin}, [begin]
-        for room in queue:
-            for other in _beside(room):
-                if other not in came_from:
-                    came_from[other] = room
-                    queue.append(other)
-        way = [goal]
-        while way[-1] != begin:
-            way.append(came_from[way[-1]])
-        return [ROOMS[room] for room in reversed(way)]
-
-
-def _beside(room: str) -> list[str]:
-    """The rooms with a door to this one."""
-    pairs = [*(tuple(door) for door in DOORS), ("G", "vest"), ("H", "nook")]
-    return [other for pair in pairs if room in pair for other in pair if other != room]
-
-
-def explorer(env: gymnasium.Env, rng: np.random.Generator) -> Callable[[Any, dict[str, Any]], int]:
-    """The scripted policy that travels and comes back, so that places are seen again."""
-    return Explorer(rng)
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[None]:
+    """Change into a temporary folder for a while: the game writes files into the folder that it starts in."""
+    folder = Path(tempfile.gettempdir()) / "magrathea-scratch"
+    folder.mkdir(exist_ok=True)
+    with contextlib.chdir(folder):
+        yield

@@ -1,0 +1,1 @@
+"""Ready-made environments: each folder is a plug-in, found by `magrathea.plugins` and imported by nothing else."""

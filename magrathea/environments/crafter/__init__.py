@@ -1,0 +1,13 @@
+"""The environment plug-in of Crafter: survival on an island, with day and night."""
+
+from pathlib import Path
+
+from magrathea.plugins import EnvironmentPlugin
+
+PLUGIN = EnvironmentPlugin(
+    name="crafter",
+    package="crafter",
+    env_ids={"magrathea/Crafter-v0": "magrathea.environments.crafter.env:CrafterEnv"},
+    policies={"explorer": "magrathea.environments.crafter.explorer:Explorer"},
+    recipe_folder=Path(__file__).parent,
+)

@@ -1,0 +1,15 @@
+"""The environment plug-in of MiniGrid and BabyAI: rooms with doors, keys and balls, seen by an agent among them."""
+
+from pathlib import Path
+
+from magrathea.plugins import EnvironmentPlugin
+
+PLUGIN = EnvironmentPlugin(
+    name="minigrid",
+    package="minigrid",
+    env_ids={"magrathea/MiniGrid-v0": "magrathea.environments.minigrid.env:make_minigrid"},
+    id_prefixes={"MiniGrid-": "minigrid", "BabyAI-": "minigrid"},
+    unsupported_hint='Record \'magrathea/MiniGrid-v0\' with env_kwargs {{"level": "{env_id}"}}.',
+    policies={"explorer": "magrathea.environments.minigrid.explorer:Explorer"},
+    recipe_folder=Path(__file__).parent,
+)
