@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 COMMAND = re.compile(r"^(?:.*&& )?(magrathea .+?)(?:\s+#.*)?$", re.MULTILINE)
 
+NAMED_FILE = re.compile(r"`((?:magrathea|tests|docs)/(?:[\w/.-]+\.\w+|[\w/.-]*/))[`: ]")
+
 
 def code_blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
@@ -33,6 +35,15 @@ def test_links_lead_to_files(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}, which does not exist"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    """Paths in backticks such as `magrathea/layout.py` and `tests/test_fill.py`; only the changelog names old ones."""
+    if page.name == "CHANGELOG.md":
+        return
+    for named in NAMED_FILE.findall(page.read_text(encoding="utf-8")):
+        assert (ROOT / named).exists(), f"{page.name} names {named}, which does not exist"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -72,6 +83,11 @@ def test_file_map_names_what_exists() -> None:
         "magrathea/__init__.py"
     }
     missing = [module for module in modules if Path(module).name not in text]
+    missing += [
+        f"{path.parent.name}/"
+        for path in sorted((ROOT / "magrathea").glob("*/__init__.py"))
+        if f"| `magrathea/{path.parent.name}/`" not in text
+    ]
     assert not missing, f"The README's file map has no line for {missing}"
 
 
