@@ -16,9 +16,9 @@ from magrathea.bench import bench, measure_history, profile_steps
 from magrathea.bench.peak import count_flops, matrix_peak, peak_memory_mb
 from magrathea.bench.play import HeldActions, measure_playing
 from magrathea.errors import MagratheaError
-from magrathea.server.engine import Row
+from magrathea.server.engine import StepOutput
+from magrathea.server.live_session import LiveSession
 from magrathea.server.load_test import _play, measure_players
-from magrathea.server.session_manager import LiveSession
 
 
 def test_flops_of_a_product_and_of_attention() -> None:
@@ -83,11 +83,11 @@ def test_no_player_is_ever_a_step_ahead_of_another_by_more_than_one(monkeypatch:
     taken: Counter[int] = Counter()
     step = LiveSession.step
 
-    async def noted(life: LiveSession, action: int) -> Row:
-        row = await step(life, action)
-        taken[id(life)] += 1
+    async def noted(live: LiveSession, action: int) -> StepOutput:
+        output = await step(live, action)
+        taken[id(live)] += 1
         assert max(taken.values()) - min(taken.values()) <= 1
-        return row
+        return output
 
     monkeypatch.setattr(LiveSession, "step", noted)
     waits = asyncio.run(_play(world, 5, 0.3, seed=0))

@@ -1,4 +1,4 @@
-"""Who may use the server: pages of its own origin and, where it can be reached from elsewhere, who has the token."""
+"""Who may use the server: pages of its own origin and, where other machines can reach it, whoever has the token."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import ipaddress
 import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -13,12 +14,12 @@ from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 
-from magrathea.server.pages import whole
-from magrathea.server.protocol import RateLimit
+from magrathea.server.rate_limiter import RateLimiter
 
+STATIC = Path(__file__).parent / "static"
 COOKIE = "magrathea"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-CLOSE_REFUSED = 1008
+CLOSE_REFUSED = 1008  # WebSocket close code: policy violation
 OPEN_PATHS = ("/static/", "/health")
 HEADERS = [
     (
@@ -27,12 +28,8 @@ HEADERS = [
     ),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-cache"),
 ]
-ASK = """<body><main class="start-page">
-<h1>This server asks for its token</h1><p class="lead">{words} It is in the address that was printed when the server
-started.</p><form class="new-session" method="get"><input name="token" type="password" aria-label="Token"
-autocomplete="current-password" required autofocus><button class="accent">Go in</button></form></main></body>
-"""
 
 
 def is_loopback(host: str) -> bool:
@@ -47,17 +44,17 @@ def is_loopback(host: str) -> bool:
 
 
 class Auth:
-    """Refuses what other sites' pages ask for and, given a token, who does not show it.
+    """Middleware that refuses requests from pages of other sites and, given a token, requests without it.
 
-    A token is shown as ``?token=…`` (then a cookie keeps it) or as ``Authorization: Bearer …``. Without one, the
-    server answers only to names of this machine, so that no other site can pass for it by its own name.
-    Adds headers that let pages load nothing from elsewhere, and makes browsers ask again for changed files.
+    A token is sent as `?token=…` (a cookie keeps it then) or as `Authorization: Bearer …`. Without a token the server
+    answers only to names of this machine, which prevents DNS rebinding. Adds headers that let pages load nothing from
+    elsewhere, and make browsers ask again for changed files.
     """
 
     def __init__(self, app: Any, token: str | None = None) -> None:
         self.app, self.token = app, token
-        self._guesses = RateLimit(per_second=0.5, burst=10)
-        self._pass = hashlib.sha256(f"magrathea {token}".encode()).hexdigest()
+        self._wrong_tokens = RateLimiter(rate=0.5, burst=10)
+        self._cookie = hashlib.sha256(f"magrathea {token}".encode()).hexdigest()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -66,7 +63,7 @@ class Auth:
 
         async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *HEADERS, (b"cache-control", b"no-cache")]
+                message["headers"] = [*message["headers"], *HEADERS]
             await send(message)
 
         refusal = self._refusal(scope)
@@ -79,6 +76,7 @@ class Auth:
             await refusal(scope, receive, send_with_headers)
 
     def _refusal(self, scope: Any) -> Any:
+        """The response that refuses a request, or None if it is allowed."""
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if self.token is None and not is_loopback(re.sub(r":\d+$", "", host)):
@@ -89,30 +87,28 @@ class Auth:
             return PlainTextResponse("Pages of other sites may not use this server.", 403)
         if self.token is None or scope["path"].startswith(OPEN_PATHS):
             return None
-        return self._ask(scope, headers)
+        return self._check_token(scope, headers, self.token)
 
-    def _ask(self, scope: Any, headers: Headers) -> Any:
+    def _check_token(self, scope: Any, headers: Headers, token: str) -> Any:
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         given = next((value for name, value in query if name == "token"), None)
         cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
         bearer = headers.get("authorization", "").removeprefix("Bearer ")
-        if given is None and _same(cookie, self._pass):
+        if (given is None and _equal(cookie, self._cookie)) or _equal(bearer, token):
             return None
-        assert self.token is not None
-        if _same(bearer, self.token) or (
-            given is not None and scope["type"] == "websocket" and _same(given, self.token)
-        ):
-            return None
-        if given is not None and _same(given, self.token):
+        if given is not None and _equal(given, token):
+            if scope["type"] == "websocket":
+                return None
             rest = urlencode([(name, value) for name, value in query if name != "token"])
             response = RedirectResponse("/" + scope["path"].lstrip("/") + (f"?{rest}" if rest else ""), 303)
-            response.set_cookie(COOKIE, self._pass, max_age=90 * 86400, httponly=True, samesite="lax")
+            response.set_cookie(COOKIE, self._cookie, max_age=90 * 86400, httponly=True, samesite="lax")
             return response
-        if (given or bearer) and not self._guesses.allow():
+        if (given or bearer) and not self._wrong_tokens.allow():
             return PlainTextResponse("Too many wrong tokens; try again in a few seconds.", 429)
-        words = "That was not it." if given else "Only who has it may come in."
-        return HTMLResponse(whole("Magrathea", ASK.format(words=words)), 401)
+        notice = "That token is wrong." if given else "Enter the token to continue."
+        page = (STATIC / "token.html").read_text("utf-8")
+        return HTMLResponse(page.replace("{notice}", notice), 401)
 
 
-def _same(left: str, right: str) -> bool:
+def _equal(left: str, right: str) -> bool:
     return hmac.compare_digest(left.encode(), right.encode())

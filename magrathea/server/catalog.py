@@ -1,9 +1,9 @@
-"""The worlds that a server offers: loaded when first asked for, described for the page."""
+"""The worlds that a server offers: loaded on first use, described for the page."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,16 @@ import gymnasium
 import numpy as np
 
 from magrathea.errors import MagratheaError
-from magrathea.server.picture import Painter, png
-from magrathea.spaces import row_of
+from magrathea.server.protocol import ActionInfo, WorldInfo
 
 NOOP_NAMES = ("noop", "no-op", "no_op", "nothing", "idle", "none")
 ARROWS = {"left": "ArrowLeft", "right": "ArrowRight", "up": "ArrowUp", "down": "ArrowDown", "forward": "ArrowUp"}
-SPARE_KEYS = "1234567890qwertyuiopasdfghjklzxcvbnm"
+OTHER_KEYS = "1234567890qwertyuiopasdfghjklzxcvbnm"
 DEFAULT_FPS = 10.0
 
 
 class Catalog:
-    """Worlds by id; each is loaded once, on the first use, by ``load(source)``."""
+    """Worlds by id; each is loaded once, on first use, by `load(source)`."""
 
     def __init__(self, sources: Mapping[str, str | Path], load: Callable[[str | Path], Any]) -> None:
         self.sources = dict(sources)
@@ -29,14 +28,14 @@ class Catalog:
         self._worlds: dict[str, Any] = {}
         self._lock = threading.Lock()
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self.sources)
 
     def __contains__(self, world_id: object) -> bool:
         return world_id in self.sources
 
     def world(self, world_id: str) -> Any:
-        """The loaded world (blocks while it loads); raises MagratheaError if it is unknown or cannot be played."""
+        """The loaded world; blocks while it loads. Raises MagratheaError if it is unknown or cannot be played."""
         if world_id not in self.sources:
             raise MagratheaError(f"No world '{world_id}' here; there are: {', '.join(self.sources) or 'none'}.")
         with self._lock:
@@ -45,7 +44,7 @@ class Catalog:
                 if not isinstance(world.action_space, gymnasium.spaces.Discrete):
                     raise MagratheaError(
                         f"World '{world_id}' takes actions from {world.action_space}; only Discrete actions can be "
-                        "played with keys. Drive it from Python with a Session instead."
+                        "played with keys. Step it from Python with a Session instead."
                     )
                 self._worlds[world_id] = world
         return self._worlds[world_id]
@@ -55,25 +54,44 @@ class Catalog:
         path = Path(self.sources[world_id]) / "README.md"
         return path.read_text(encoding="utf-8") if path.is_file() else None
 
+    def describe(self, world_id: str, world: Any) -> WorldInfo:
+        """What the page shows of a loaded world."""
+        keys: dict[int, list[str]] = {}
+        for key, action in key_map(world).items():
+            keys.setdefault(action, []).append(key)
+        return WorldInfo(
+            id=world_id,
+            name=str(world.metadata.get("name") or world_id),
+            description=str(world.metadata.get("description") or ""),
+            env_id=str(world.metadata.get("env_id") or ""),
+            license=str(world.metadata.get("license") or ""),
+            fps=frames_per_second(world),
+            actions=[ActionInfo(index, name, keys.get(index, [])) for index, name in enumerate(action_names(world))],
+            noop=noop_action(world),
+            num_starts=int(world.num_starts),
+            has_card=self.card(world_id) is not None,
+        )
+
 
 def num_actions(world: Any) -> int:
+    """The number of actions."""
     return int(world.action_space.n)
 
 
 def action_names(world: Any) -> list[str]:
-    """A name for every action, from the world's metadata or made up."""
+    """A name for every action: from the world's metadata, else "action_0", …"""
     names = list(world.metadata.get("action_names") or [])[: num_actions(world)]
     return [str(name) for name in names] + [f"action_{index}" for index in range(len(names), num_actions(world))]
 
 
 def noop_action(world: Any) -> int | None:
-    """The action that does nothing, known by its name, or None."""
+    """The index of the action that does nothing, known by its name, or None."""
     names = [name.lower() for name in action_names(world)]
     return next((names.index(name) for name in NOOP_NAMES if name in names), None)
 
 
 def key_map(world: Any) -> dict[str, int]:
-    """KeyboardEvent.key -> index of an action: the world's own map, or arrows by name and then digits and letters."""
+    """KeyboardEvent.key -> index of an action: the world's own map, or arrows by name, then digits and letters."""
     given, first = world.metadata.get("key_map"), int(world.action_space.start)
     if given:
         indices = {str(key): int(action) - first for key, action in given.items()}
@@ -86,39 +104,11 @@ def key_map(world: Any) -> dict[str, int]:
             mapping[arrow] = action
         elif action != noop_action(world):
             rest.append(action)
-    mapping.update(zip(SPARE_KEYS, rest, strict=False))
+    mapping.update(zip(OTHER_KEYS, rest, strict=False))
     return mapping
 
 
 def frames_per_second(world: Any) -> float:
-    """The world's natural speed."""
+    """The world's own speed, in steps per second."""
     fps = float(world.metadata.get("fps") or DEFAULT_FPS)
     return fps if np.isfinite(fps) and fps > 0 else DEFAULT_FPS
-
-
-def describe(world: Any, world_id: str, *, has_card: bool) -> dict[str, Any]:
-    """What the page needs to know about a world, as JSON."""
-    keys: dict[int, list[str]] = {}
-    for key, action in key_map(world).items():
-        keys.setdefault(action, []).append(key)
-    return {
-        "id": world_id,
-        "name": str(world.metadata.get("name") or world_id),
-        "description": str(world.metadata.get("description") or ""),
-        "env_id": str(world.metadata.get("env_id") or ""),
-        "license": str(world.metadata.get("license") or ""),
-        "fps": frames_per_second(world),
-        "actions": [
-            {"index": index, "name": name, "keys": keys.get(index, [])}
-            for index, name in enumerate(action_names(world))
-        ],
-        "noop": noop_action(world),
-        "num_starts": int(world.num_starts),
-        "has_card": has_card,
-    }
-
-
-def start_png(world: Any, index: int) -> bytes:
-    """The last step of a stored start segment, as a PNG file."""
-    last_step = world.starts[index][-1:]
-    return png(Painter(world.observation_space).paint(row_of(world.decode_observation(last_step), 0)))

@@ -1,4 +1,4 @@
-"""Check a running ``magrathea play``: ``python -m magrathea.server.check URL`` plays a few frames."""
+"""Check a running `magrathea play`: `python -m magrathea.server.check URL` plays a few steps."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ from typing import Any
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from magrathea.server.protocol import Frame, ProtocolError, decode_frame
+from magrathea.server.protocol import DreamHeader, Frame, ProtocolError, decode_frame
 
 
 class CheckError(RuntimeError):
-    """The server does not do what it should."""
+    """The server does not work as it should."""
 
 
 def check(url: str, num_frames: int = 30, world_id: str | None = None, timeout: float = 60.0) -> dict[str, Any]:
-    """Play ``num_frames`` steps of a world over HTTP and WebSocket; returns the figures.
+    """Play `num_frames` steps of a world over HTTP and WebSocket; returns the figures.
 
     Args:
-        url: address of the server, as it printed it: such as "http://127.0.0.1:8000", with "?token=…" where it asks
-            for one; then it must refuse who does not show it.
-        num_frames: steps to play.
+        url: address of the server as it printed it, such as "http://127.0.0.1:8000"; with "?token=…", the server must
+            refuse requests without the token.
         world_id: which world; None takes the first.
-        timeout: seconds that an answer may take.
+        timeout: seconds that a response may take.
 
     Raises CheckError, OSError or WebSocketException if something is wrong.
     """
@@ -58,30 +57,30 @@ def check(url: str, num_frames: int = 30, world_id: str | None = None, timeout: 
 
 
 def _play(socket: ClientConnection, num_frames: int, num_actions: int, timeout: float) -> dict[str, Any]:
-    frame = _next_dream(socket, timeout, lambda header: header["state"] == "ready")
-    shape, began, passes, changed = frame.parts["picture"].shape, time.monotonic(), 0, 0
+    frame = _next_frame(socket, timeout, lambda header: header.state == "ready")
+    shape, started, num_passes, changed = frame.parts["picture"].shape, time.monotonic(), 0, 0
     for index in range(num_frames):
-        if frame.header["state"] == "ended":
+        if frame.header.state == "ended":
             _send(socket, type="reset", seed=index)
-            frame = _next_dream(socket, timeout, lambda header: header["state"] == "ready")
-        before, step = frame.parts["picture"], frame.header["step"]
+            frame = _next_frame(socket, timeout, lambda header: header.state == "ready")
+        before, step = frame.parts["picture"], frame.header.step
         _send(socket, type="step", action=index % num_actions)
-        frame = _next_dream(socket, timeout, lambda header, step=step: header["step"] > step)
-        passes += frame.header["passes"]
+        frame = _next_frame(socket, timeout, lambda header, step=step: header.step > step)
+        num_passes += frame.header.num_passes
         changed += bool((frame.parts["picture"] != before).any())
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - started
     return {
         "frames": num_frames,
         "frames_per_second": round(num_frames / seconds, 2),
-        "model_ms": frame.header["model_ms"],
-        "passes_per_step": round(passes / num_frames, 2),
+        "model_ms": frame.header.model_ms,
+        "passes_per_step": round(num_passes / num_frames, 2),
         "frames_that_changed": changed,
         "picture": list(shape),
     }
 
 
-def _next_dream(socket: ClientConnection, timeout: float, wanted: Callable[[dict[str, Any]], bool]) -> Frame:
-    """The next frame of the dream whose header is wanted; says of every frame that it was seen."""
+def _next_frame(socket: ClientConnection, timeout: float, wanted: Callable[[DreamHeader], bool]) -> Frame:
+    """The next frame of the dream with a wanted header; acknowledges every frame."""
     end = time.monotonic() + timeout
     while True:
         data = socket.recv(timeout=max(0.01, end - time.monotonic()))
@@ -91,11 +90,11 @@ def _next_dream(socket: ClientConnection, timeout: float, wanted: Callable[[dict
                 raise CheckError(f"the server refused: {message['reason']}")
             continue
         frame = decode_frame(data)
-        _send(socket, type="seen", frame=frame.header["frame"])
-        if frame.header["kind"] != "dream":
+        _send(socket, type="seen", frame=frame.header.frame)
+        if frame.kind != "dream":
             continue
-        if frame.header["state"] == "failed":
-            raise CheckError(frame.header["reason"])
+        if frame.header.state == "failed":
+            raise CheckError(frame.header.reason)
         if wanted(frame.header):
             return frame
 
@@ -111,7 +110,7 @@ def _check_refusal(url: str, timeout: float) -> None:
         with error:
             if error.code == 401:
                 return
-    raise CheckError("the server lets in who does not show its token")
+    raise CheckError("the server accepts requests without its token")
 
 
 def _get(url: str, timeout: float, headers: dict[str, str]) -> bytes:
@@ -125,7 +124,7 @@ def main() -> int:
     parser.add_argument("url")
     parser.add_argument("--frames", type=int, default=30)
     parser.add_argument("--world")
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds that an answer may take")
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds that a response may take")
     given = parser.parse_args()
     try:
         figures = check(given.url, given.frames, given.world, given.timeout)

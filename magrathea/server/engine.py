@@ -1,9 +1,9 @@
-"""Many dreams at once: the steps that are due at the same time run through the model as one batch.
+"""Continuous batching: steps of different sessions that are due at the same time run through the model as one batch.
 
-Continuous batching: a lane is one dream's place. Whoever wants a step asks its lane for it; all lanes of a world that
-have asked when the model becomes free go together, first come first served, so that nobody waits for longer than the
-batch under way and the one after it. Sessions of one world share its weights and one batched `Session`, whose rows are
-the lanes: joining and leaving copies rows, stepping copies none where all are due.
+A `BatchSlot` is one session's place. All slots of a world that have asked for a step when the model becomes free run
+together, first come first served, so that none waits longer than the batch under way and the one after it. Sessions of
+one world share its weights and one batched `Session`, whose batch indices are the slots: joining and leaving copies the
+state of one session, stepping copies none where all are due.
 """
 
 from __future__ import annotations
@@ -19,163 +19,167 @@ from typing import Any
 
 import numpy as np
 
-MOST_TOGETHER = 64  # lanes in a batch
-GATHER_SHARE, GATHER_SECONDS = 0.1, 0.01  # how long a batch waits for lanes: so much of the last one, at most so long
+MAX_BATCH = 64  # slots that step together
+GATHER_SHARE, GATHER_SECONDS = 0.1, 0.01  # a batch waits for slots: this share of the last one's time, at most so long
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Row:
-    """What a step brought to one lane: views of row ``index`` of a `StepResult`."""
+class StepOutput:
+    """The step of one slot: batch index `index` of a `StepResult`, and the seconds that the batch took."""
 
     result: Any
     index: int
     seconds: float
 
 
-Finish = Callable[[Sequence[tuple["BatchSlot", Row]]], None]
+Commit = Callable[[Sequence[tuple["BatchSlot", StepOutput]]], None]
 
 
 @dataclass(eq=False)
 class BatchSlot:
-    """One dream's row. ``keeper`` is whatever ``finish`` needs to know the dream by."""
+    """One session's place in a batch. `owner` is what the engine's `commit` needs to know the session by."""
 
-    group: _Group
-    keeper: Any
-    asked: tuple[int, asyncio.Future[Row]] | None = None
+    batch: _WorldBatch
+    owner: Any
+    request: tuple[int, asyncio.Future[StepOutput]] | None = None
     closed: bool = False
 
-    async def step(self, action: int) -> Row:
-        """Act, and wait for what comes back. One step at a time; raises what the model or ``finish`` raised."""
-        assert self.asked is None, "a lane takes one step at a time"
+    async def step(self, action: int) -> StepOutput:
+        """Take one step, one at a time; raises what the model or `commit` raised."""
+        assert self.request is None, "a slot takes one step at a time"
         future = asyncio.get_running_loop().create_future()
-        self.asked = action, future
-        self.group.waiting.append(self)
-        self.group.engine.wake()
+        self.request = action, future
+        self.batch.waiting.append(self)
+        self.batch.engine.wake()
         return await future
 
-    async def session(self) -> Any:
-        """A fork of the dream as a session of its own."""
-        return await self.group.engine.call(self.group.fork, self)
+    async def fork(self) -> Any:
+        """A fork of the session, of batch size 1."""
+        return await self.batch.engine.call(self.batch.fork, self)
 
     async def close(self) -> None:
-        """Give the row back."""
-        self.group.withdraw(self)
-        await self.group.engine.call(self.group.leave, self)
+        """Leave the batch."""
+        self.batch.withdraw(self)
+        await self.batch.engine.call(self.batch.leave, self)
 
 
 @dataclass(eq=False)
-class _Group:
-    """The lanes of one world and their rows. ``batch`` and ``lanes`` are touched in the engine's thread only."""
+class _WorldBatch:
+    """The slots of one world and their batched session. `session` and `slots` are used in the engine's thread only."""
 
     engine: Engine
-    batch: Any = None
-    lanes: list[BatchSlot] = field(default_factory=list)
+    session: Any = None
+    slots: list[BatchSlot] = field(default_factory=list)
     waiting: deque[BatchSlot] = field(default_factory=deque)
     last: set[BatchSlot] = field(default_factory=set)
     gather_until: float = 0.0
 
-    def join(self, session: Any, keeper: Any) -> BatchSlot:
-        lane = BatchSlot(self, keeper)
-        if self.batch is None:
-            self.batch = session
+    # -- in the engine's thread ---------------------------------------------------------------------------------------
+    def join(self, session: Any, owner: Any) -> BatchSlot:
+        slot = BatchSlot(self, owner)
+        if self.session is None:
+            self.session = session
         else:
-            self.batch.join(session)
-        self.lanes.append(lane)
-        return lane
+            self.session.join(session)
+        self.slots.append(slot)
+        return slot
 
-    def leave(self, lane: BatchSlot) -> None:
-        if lane.closed:
+    def leave(self, slot: BatchSlot) -> None:
+        if slot.closed:
             return
-        lane.closed = True
-        place, newest = self.lanes.index(lane), self.lanes.pop()
-        rows = list(range(len(self.lanes)))
-        if newest is not lane:  # takes the place that is free, and the others keep theirs
-            self.lanes[place], rows[place] = newest, len(rows)
-        if rows:
-            self.batch.keep(rows)
+        slot.closed = True
+        index, last = self.slots.index(slot), self.slots.pop()
+        kept = list(range(len(self.slots)))
+        if last is not slot:  # the last slot moves to the free index, the others keep theirs
+            self.slots[index], kept[index] = last, len(kept)
+        if kept:
+            self.session.keep(kept)
         else:
-            self.batch = None
+            self.session = None
 
-    def fork(self, lane: BatchSlot) -> Any:
-        return self.batch.fork_batch([self.lanes.index(lane)])
+    def fork(self, slot: BatchSlot) -> Any:
+        return self.session.fork_batch([self.slots.index(slot)])
 
-    def last_log(self, lane: BatchSlot) -> np.ndarray:
-        """The record (1,) of the lane's newest step; in the engine's thread."""
-        return self.batch.log_of(self.lanes.index(lane), -1)
+    def last_record(self, slot: BatchSlot) -> np.ndarray:
+        """The log record (1,) of the slot's newest step."""
+        return self.session.log_of(self.slots.index(slot), -1)
 
-    def withdraw(self, lane: BatchSlot) -> None:
-        self.last.discard(lane)
-        if lane in self.waiting:
-            self.waiting.remove(lane)
-            assert lane.asked is not None
-            lane.asked[1].cancel()
-            lane.asked = None
+    def step(self, slots: list[BatchSlot], actions: list[int]) -> list[StepOutput]:
+        """One step of some slots; the others stay as they are."""
+        chosen = {self.slots.index(slot): action for slot, action in zip(slots, actions, strict=True)}
+        indices = sorted(chosen)  # if all slots step in their own order, nothing is copied
+        started = time.perf_counter()
+        result = self.session.step(np.array([chosen[index] for index in indices]), indices)
+        seconds = time.perf_counter() - started
+        return [StepOutput(result, indices.index(index), seconds) for index in chosen]
+
+    # -- on the event loop --------------------------------------------------------------------------------------------
+    def withdraw(self, slot: BatchSlot) -> None:
+        """Cancel a slot's request for a step."""
+        self.last.discard(slot)
+        if slot in self.waiting:
+            self.waiting.remove(slot)
+            assert slot.request is not None
+            slot.request[1].cancel()
+            slot.request = None
 
     def gather_seconds(self, now: float) -> float:
-        """How long to wait for the lanes that were in the last batch; nothing if all of them are here."""
+        """How long to wait for the slots of the last batch; 0 if all of them are waiting."""
         return max(0.0, self.gather_until - now) if self.last - set(self.waiting) else 0.0
-
-    def run(self, lanes: list[BatchSlot], actions: list[int]) -> list[Row]:
-        """One step of some lanes, which leaves the others as they are."""
-        chosen = {self.lanes.index(lane): action for lane, action in zip(lanes, actions, strict=True)}
-        rows = sorted(chosen)  # where all rows step, in their own order, nothing is copied
-        began = time.perf_counter()
-        result = self.batch.step(np.array([chosen[row] for row in rows]), rows=rows)
-        seconds = time.perf_counter() - began
-        return [Row(result, rows.index(row), seconds) for row in chosen]
 
 
 class Engine:
-    """Runs the steps of all lanes in one thread. Lives on the event loop.
+    """Runs the steps of all slots in one thread. Used on the event loop.
 
     Args:
-        finish: called in that thread with the lanes and rows of a batch before anybody learns of them: what it has
-            not kept, nobody has seen. If it raises, the steps were not taken, and their lanes cannot go on.
+        commit: called in that thread with the slots and outputs of a batch before anybody gets them. If it raises, the
+            steps count as not taken, and their slots are closed.
     """
 
-    def __init__(self, finish: Finish = lambda rows: None) -> None:
-        self._finish = finish
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="dream")
-        self._groups: dict[int, _Group] = {}
+    def __init__(self, commit: Commit = lambda outputs: None) -> None:
+        self._commit = commit
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._batches: dict[int, _WorldBatch] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def wake(self) -> None:
-        """Something is due."""
+        """A slot has asked for a step."""
         self._wake.set()
         if self._task is None:
             self._task = asyncio.create_task(self._run())
 
     async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run something beside the model's steps, in their thread."""
+        """Run a function in the engine's thread, between batches."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
-    async def open(self, session: Any, keeper: Any = None) -> BatchSlot:
-        """A lane for a session of one row, which belongs to the engine from now on."""
-        group = self._groups.setdefault(id(session.world), _Group(self))
-        return await self.call(group.join, session, keeper)
+    async def open(self, session: Any, owner: Any = None) -> BatchSlot:
+        """A slot for a session of batch size 1, which the engine owns from now on."""
+        batch = self._batches.setdefault(id(session.world), _WorldBatch(self))
+        return await self.call(batch.join, session, owner)
 
     @property
-    def num_lanes(self) -> int:
-        return sum(len(group.lanes) for group in self._groups.values())
+    def num_slots(self) -> int:
+        """Open slots of all worlds."""
+        return sum(len(batch.slots) for batch in self._batches.values())
 
     async def close(self) -> None:
-        """Stop; steps that are under way are finished first."""
+        """Stop after the steps under way."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        await asyncio.to_thread(self._thread.shutdown, wait=True, cancel_futures=True)
 
     async def _run(self) -> None:
         while True:
             self._wake.clear()
-            due = [group for group in self._groups.values() if group.waiting]
+            due = [batch for batch in self._batches.values() if batch.waiting]
             if not due:
                 await self._wake.wait()
                 continue
-            wait = min(group.gather_seconds(time.monotonic()) for group in due)
+            wait = min(batch.gather_seconds(time.monotonic()) for batch in due)
             if wait > 0:
                 try:
                     async with asyncio.timeout(wait):
@@ -183,21 +187,21 @@ class Engine:
                 except TimeoutError:
                     pass
                 continue
-            for group in due:
-                if group.gather_seconds(time.monotonic()) <= 0:
-                    await self._batch(group)
+            for batch in due:
+                if batch.gather_seconds(time.monotonic()) <= 0:
+                    await self._run_batch(batch)
 
-    async def _batch(self, group: _Group) -> None:
-        lanes = [group.waiting.popleft() for _ in range(min(len(group.waiting), MOST_TOGETHER))]
-        asked = [lane.asked for lane in lanes if lane.asked is not None]
-        for lane in lanes:
-            lane.asked = None
-        began = time.monotonic()
-        outcomes = await self.call(self._step, group, lanes, [action for action, _ in asked])
+    async def _run_batch(self, batch: _WorldBatch) -> None:
+        slots = [batch.waiting.popleft() for _ in range(min(len(batch.waiting), MAX_BATCH))]
+        requests = [slot.request for slot in slots if slot.request is not None]
+        for slot in slots:
+            slot.request = None
+        started = time.monotonic()
+        outcomes = await self.call(self._step, batch, slots, [action for action, _ in requests])
         now = time.monotonic()
-        group.last = set(lanes)
-        group.gather_until = now + min(GATHER_SECONDS, GATHER_SHARE * (now - began))
-        for (_, future), outcome in zip(asked, outcomes, strict=True):
+        batch.last = set(slots)
+        batch.gather_until = now + min(GATHER_SECONDS, GATHER_SHARE * (now - started))
+        for (_, future), outcome in zip(requests, outcomes, strict=True):
             if future.cancelled():
                 continue
             if isinstance(outcome, Exception):
@@ -205,21 +209,22 @@ class Engine:
             else:
                 future.set_result(outcome)
 
-    def _step(self, group: _Group, lanes: list[BatchSlot], actions: list[int]) -> list[Row | Exception]:
-        """In the thread: a batch, finished; where the model fails, each lane by itself, so that one spoils no other."""
+    def _step(self, batch: _WorldBatch, slots: list[BatchSlot], actions: list[int]) -> list[StepOutput | Exception]:
+        """In the engine's thread: step and commit a batch. If the model fails, each slot is stepped by itself, so that
+        only the one that failed gets the error."""
         try:
-            rows = group.run(lanes, actions)
+            outputs = batch.step(slots, actions)
         except Exception as error:
-            if len(lanes) == 1:
-                log.exception("a dream stopped")
+            if len(slots) == 1:
+                log.exception("step failed")
                 return [error]
-            pairs = zip(lanes, actions, strict=True)
-            return [self._step(group, [lane], [action])[0] for lane, action in pairs]
+            pairs = zip(slots, actions, strict=True)
+            return [self._step(batch, [slot], [action])[0] for slot, action in pairs]
         try:
-            self._finish(list(zip(lanes, rows, strict=True)))
+            self._commit(list(zip(slots, outputs, strict=True)))
         except Exception as error:
-            log.exception("steps were not kept")
-            for lane in lanes:
-                group.leave(lane)  # its row is ahead of what was kept
-            return [error for _ in lanes]
-        return list(rows)
+            log.exception("steps were not committed")
+            for slot in slots:
+                batch.leave(slot)  # its state is ahead of the store
+            return [error for _ in slots]
+        return list(outputs)

@@ -1,4 +1,4 @@
-"""One session that is played: its clock, the keys that drive it, and the viewers that watch it."""
+"""Plays one live session: its step loop, the input of whoever has control, and the frames for its viewers."""
 
 from __future__ import annotations
 
@@ -7,274 +7,275 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
 
 from magrathea.errors import MagratheaError
+from magrathea.server import protocol
 from magrathea.server.catalog import frames_per_second, noop_action, num_actions
+from magrathea.server.controls import Controls
 from magrathea.server.env_mirror import EnvMirror, make_environment
-from magrathea.server.frame import NO_FRAME, StepFrame, frame_of, still_of
-from magrathea.server.picture import Painter
-from magrathea.server.protocol import Frame, ProtocolError, messages
-from magrathea.server.session_manager import LiveSession
-from magrathea.server.steering import Steering
-from magrathea.server.viewer import Viewer
-from magrathea.server.viewers import Viewers
+from magrathea.server.frame import Renderer, StepFrame, restored_frame, step_frame
+from magrathea.server.live_session import LiveSession
+from magrathea.server.protocol import AnyClientMessage, DreamHeader, Frame, MessageDecoder, ProtocolError
+from magrathea.server.rate_limiter import StepMeter
+from magrathea.server.viewers import Viewer, Viewers
 
 log = logging.getLogger(__name__)
 
+Restore = Callable[[], Awaitable[Any]]  # puts the session at some step; returns that step's tokens (N,)
+
 
 class Player:
-    """A session that somebody plays. Lives on the event loop.
+    """Plays one live session. Used on the event loop.
 
     Args:
-        life: the session; woken where it was left, or begun with ``seed`` and ``start`` if it has no branch yet.
-        seed, start: of a first branch; ``start`` None lets the seed choose a stored start.
+        live: the session; resumed where it was left, or started with `seed` and `start` if `is_new`.
+        start: stored start state of a first branch; None lets the seed choose.
         make_env: makes the real environment of a world.
     """
 
     def __init__(
         self,
-        life: LiveSession,
+        live: LiveSession,
         *,
         is_new: bool = True,
         seed: int = 0,
         start: int | None = None,
         make_env: Callable[[Any], gymnasium.Env] = make_environment,
     ) -> None:
-        world = life.world
-        self.life, self.world = life, world
-        self.schema = messages(num_actions(world), int(world.num_starts))
-        self.steering = Steering(frames_per_second(world), noop_action(world))
-        self.audience = Viewers(self._turns_changed)
-        self.reality = EnvMirror(world, self.audience.show, make_env)
+        world = live.world
+        self.live, self.world = live, world
+        self.decoder = MessageDecoder(num_actions(world), int(world.num_starts))
+        self.controls = Controls(frames_per_second(world), noop_action(world))
+        self.viewers = Viewers(self._control_changed)
+        self.mirror = EnvMirror(world, self.viewers.show, make_env)
         self.seed, self.start = seed, start
         self.failure = ""
-        self._painter = Painter(world.observation_space)
-        self._tick: StepFrame | None = None
-        self._wake = asyncio.Event()
-        self._move: Callable[[], Awaitable[Any]] | None = self._begin if is_new else life.wake
-        self._wants_reality = False
+        self._renderer, self._meter = Renderer(world.observation_space), StepMeter()
+        self._frame: StepFrame | None = None
+        self._changed = asyncio.Event()
+        self._restore: Restore | None = self._start if is_new else live.resume
+        self._mirrored = False
 
     @property
     def num_steps(self) -> int:
-        return self.life.num_steps
-
-    @property
-    def total_reward(self) -> float:
-        return self.life.total_reward
+        """Steps of the branch."""
+        return self.live.num_steps
 
     @property
     def state(self) -> str:
         """ "starting", "failed", "ended", "paused", "ready" (waits for the first key) or "playing"."""
         if self.failure:
             return "failed"
-        if self._tick is None or self._move:
+        if self._frame is None or self._restore:
             return "starting"
-        if self._tick.terminated:
+        if self._frame.terminated:
             return "ended"
-        if self.steering.paused:
+        if self.controls.paused:
             return "paused"
-        return "playing" if self.steering.begun else "ready"
+        return "playing" if self.controls.started else "ready"
 
     def attach(self) -> Viewer:
-        """Let one more connection watch; it gets the current picture at once."""
-        viewer = self.audience.add(self.life.library.limits.viewers)
-        if self._tick:
+        """One more viewer, which gets the current frame at once; raises MagratheaError if there are too many."""
+        viewer = self.viewers.add(self.live.manager.limits.viewers)
+        if self._frame:
             self._show()
-        self._wake.set()
+        self._changed.set()
         return viewer
 
     def detach(self, viewer: Viewer) -> None:
-        """A connection is gone; a dream that nobody watches stands still."""
-        self.audience.remove(viewer)
+        """A viewer has left; without viewers no steps are taken."""
+        self.viewers.remove(viewer)
 
-    def tell(self) -> None:
-        """Say to all viewers how the session stands: its name, its branches, who drives."""
-        if not self.audience.viewers or self._move:
-            return
-        store, session = self.life.library.store, self.life.session
-        branches = [vars(branch) for branch in store.branches(session)]
-        name, branch = store.session(session).name, self.life.branch
-        self.audience.tell({"type": "session", "id": session, "name": name, "branch": branch, "branches": branches})
+    def send_session(self) -> None:
+        """Send all viewers the session's name and branches, and who has control."""
+        live = self.live
+        if len(self.viewers) and not self._restore:
+            branches = [
+                replace(branch, num_steps=live.num_steps) if branch.id == live.branch else branch
+                for branch in live.branches
+            ]
+            self.viewers.send_session(live.session, live.name, live.branch, branches)
 
-    def rule_out_reality(self, reason: str) -> None:
-        """Say that the real environment cannot be had here, and why."""
-        self._wants_reality = False
-        self.reality.rule_out(reason)
+    async def refresh(self) -> None:
+        """Read the session's name and branches from the store again, and send them to all viewers."""
+        await self.live.refresh()
+        self.send_session()
+
+    def mark_mirror_unavailable(self, reason: str) -> None:
+        """The real environment cannot be made here."""
+        self._mirrored = False
+        self.mirror.mark_unavailable(reason)
         self._show()
 
-    # The clock
-
+    # -- step loop ----------------------------------------------------------------------------------------------------
     async def run(self) -> None:
-        """Dream until cancelled, at the world's speed and never faster than somebody watches."""
+        """Take steps until cancelled, at the chosen speed and only while somebody watches."""
         try:
             while True:
-                self._wake.clear()
-                delay = self._delay(time.monotonic())
+                self._changed.clear()
+                delay = self._seconds_until_next(time.monotonic())
                 if delay <= 0:
                     await self._advance()
                     continue
                 try:
                     async with asyncio.timeout(None if math.isinf(delay) else delay):
-                        await self._wake.wait()
+                        await self._changed.wait()
                 except TimeoutError:
                     pass
         finally:
-            self.audience.close()
-            self.reality.close()
-            await self.life.sleep()
+            self.viewers.close()
+            self.mirror.close()
+            await self.live.suspend()
 
-    def _delay(self, now: float) -> float:
-        if not self.audience.viewers:
+    def _seconds_until_next(self, now: float) -> float:
+        if not len(self.viewers):
             return math.inf
-        return 0.0 if self._move else self.steering.due_in(now, self.state == "playing")
+        return 0.0 if self._restore else self.controls.seconds_until_step(now, self.state == "playing")
 
     async def _advance(self) -> None:
-        move, before = self._move, self._tick
+        restore, before = self._restore, self._frame
         try:
-            if move:
-                await self._make(move)
+            if restore:
+                await self._run_restore(restore)
             else:
                 await self._step()
         except MagratheaError as error:
-            if self.life.awake and before:  # refused; the session is as it was
-                self._tick, self._move = before, None
-                self.steering.refused()
-                self.audience.say({"type": "error", "reason": str(error)})
+            if self.live.active and before:  # refused; the session is as it was
+                self._frame, self._restore = before, None
+                self.controls.stop()
+                self.viewers.send(protocol.ErrorMessage(str(error)))
             else:
                 self._fail(error)
-        except Exception as error:  # the server and the other players live on
-            log.exception("a dream stopped")
+        except Exception as error:  # only this session fails
+            log.exception("session failed")
             self._fail(error)
         self._show()
 
     def _fail(self, error: Exception) -> None:
-        self.failure = f"The dream stopped: {(str(error).splitlines() or [''])[0] or type(error).__name__}"
-        self._move = None
+        self.failure = (str(error).splitlines() or [""])[0] or type(error).__name__
+        self._restore = None
 
     async def _step(self) -> None:
-        now = time.monotonic()
-        action = self.steering.take(now)
+        action = self.controls.take_action(time.monotonic())
         if action is None:
             return
-        self.steering.pace.begin_step(now)
         in_space = action + int(self.world.action_space.start)
-        self.reality.act(in_space)
-        row = await self.life.step(in_space)
-        self.steering.pace.end_step(row.seconds)
-        self._tick = frame_of(row, action, self._painter)
-        if self._tick.terminated and not self._move:
-            self.steering.clear()
+        self.mirror.act(in_space)
+        output = await self.live.step(in_space)
+        self._meter.add(output.seconds)
+        self._frame = step_frame(output, action, self._renderer)
+        if self._frame.terminated and not self._restore:
+            self.controls.clear()
 
-    async def _make(self, move: Callable[[], Awaitable[Any]]) -> None:
-        """Begin, wake or go elsewhere."""
-        self._tick = None
+    async def _run_restore(self, restore: Restore) -> None:
+        self._frame = None
         self._show()
-        tokens = await move()
-        self._tick = still_of(self.world, tokens, self.num_steps == 0, self._painter)
-        self.steering.pace.clear()
-        if self._move is move:
-            self._move = None
-        self.tell()
+        tokens = await restore()
+        self._frame = restored_frame(self.world, tokens, self.num_steps == 0, self._renderer)
+        self._meter.clear()
+        if self._restore is restore:
+            self._restore = None
+        self.send_session()
 
-    async def _begin(self) -> Any:
-        start: Any = await self.reality.begin(self.seed) if self._wants_reality else None
-        if start is None:  # reality is not wanted, or cannot be had
-            self._wants_reality = False
+    async def _start(self) -> Any:
+        start: Any = await self.mirror.reset(self.seed) if self._mirrored else None
+        if start is None:  # the real environment is off, or failed
+            self._mirrored = False
             start = self.start
-        return await self.life.begin(self.seed, start)
+        return await self.live.start(self.seed, start)
 
-    # What is shown
-
+    # -- frames -------------------------------------------------------------------------------------------------------
     def _show(self) -> None:
-        tick, steering = self._tick or NO_FRAME, self.steering
-        header = tick.header | {
-            "kind": "dream",
-            "state": self.state,
-            "reason": self.failure,
-            "branch": self.life.branch,
-            "step": self.num_steps,
-            "next_action": steering.armed,
-            "total_reward": round(self.total_reward, 4),
-            "rate": round(steering.pace.rate, 2),
-            "model_ms": round(1000 * steering.pace.model_seconds, 2),
-            "seed": self.seed,
-            "start": self.start,
-            "speed": steering.pace.speed,
-            "realtime": steering.controls.realtime,
-            "reality": self.reality.header,
-        }
-        self.audience.show(Frame(header, tick.parts))
+        frame, controls = self._frame or StepFrame(), self.controls
+        header = DreamHeader(
+            state=self.state,
+            reason=self.failure,
+            branch=self.live.branch,
+            step=self.num_steps,
+            action=frame.action,
+            next_action=controls.next_action,
+            reward=round(frame.reward, 4),
+            total_reward=round(self.live.total_reward, 4),
+            terminated=frame.terminated,
+            num_passes=frame.num_passes,
+            rate=round(self._meter.rate, 2),
+            model_ms=round(1000 * self._meter.model_seconds, 2),
+            seed=self.seed,
+            start=self.start,
+            speed=controls.speed,
+            realtime=controls.realtime,
+            mirror=self.mirror.status,
+        )
+        self.viewers.show(Frame(header, frame.parts))
 
-    # What the page says
+    # -- messages -----------------------------------------------------------------------------------------------------
+    def handle(self, message: AnyClientMessage, viewer: Viewer) -> None:
+        """Do what a viewer's message asks; raises ProtocolError if it cannot be done now."""
+        match message:
+            case protocol.Seen(frame):
+                viewer.seen(frame)
+            case protocol.Control(on):
+                (self.viewers.request_control if on else self.viewers.release_control)(viewer)
+            case _ if self.viewers.acquire_control(viewer):
+                self._handle_input(message)
+                self._changed.set()
+            case protocol.Release():
+                pass  # of a key that went down without control
+            case _:
+                raise ProtocolError("Somebody else has control of this session; request it first.")
 
-    def handle(self, message: dict[str, Any], viewer: Viewer) -> None:
-        """Do what a checked message asks; raises ProtocolError if it cannot be done now."""
-        kind = message["type"]
-        if kind == "seen":
-            viewer.seen(message["frame"])
-        elif kind == "wheel":
-            self.audience.wish(message["wish"], viewer)
-        elif self.audience.drives(viewer):
-            getattr(self, f"_on_{kind}")(message)
-            self._wake.set()
-        elif kind != "release":
-            raise ProtocolError("somebody else drives this session; ask for the wheel first")
+    def _handle_input(self, message: AnyClientMessage) -> None:
+        controls, over = self.controls, self.state in ("ended", "failed")
+        match message:
+            case protocol.Press(action) if not over:
+                controls.press(action, time.monotonic())
+                if controls.paused:
+                    self._show()
+            case protocol.Release(action):
+                controls.release(action)
+            case protocol.Pause(on):
+                controls.pause(on)
+                self._show()
+            case protocol.SingleStep(action):
+                if over:
+                    raise ProtocolError(f"No step is possible while the dream is {self.state}; reset it.")
+                controls.single_step(action)
+            case protocol.Reset(seed, start):
+                self.seed, self.start = seed, start
+                self._restart_with(self._start)
+            case protocol.GoTo(branch, step):
+                self._set_mirror(False)
+                self._restart_with(lambda: self.live.go_to(branch, step))
+            case protocol.SetSpeed(value):
+                controls.set_speed(value)
+                self._show()
+            case protocol.Realtime(on):
+                controls.set_realtime(on)
+                self._show()
+            case protocol.Mirror(on):
+                if self.mirror.state == "unavailable":
+                    raise ProtocolError(f"The real environment is not available: {self.mirror.reason}.")
+                self._set_mirror(on)
+                if on:
+                    self._restart_with(self._start)
+                else:
+                    self._show()
 
-    def _turns_changed(self, handed_over: bool) -> None:
-        if handed_over:
-            self.steering.controls.clear()
-        self.tell()
+    def _set_mirror(self, on: bool) -> None:
+        self._mirrored = on
+        if not on:
+            self.mirror.stop()
 
-    def _on_press(self, message: dict[str, Any]) -> None:
-        if self.state in ("ended", "failed"):
-            return
-        self.steering.press(message["action"])
-        if self.steering.paused:
-            self._show()
-
-    def _on_release(self, message: dict[str, Any]) -> None:
-        self.steering.controls.release(message["action"])
-
-    def _on_pause(self, message: dict[str, Any]) -> None:
-        self.steering.pause(message["on"])
-        self._show()
-
-    def _on_step(self, message: dict[str, Any]) -> None:
-        if self.state in ("ended", "failed"):
-            raise ProtocolError(f"no step is possible while the dream is {self.state}")
-        self.steering.step(message.get("action"))
-
-    def _on_reset(self, message: dict[str, Any]) -> None:
-        self.seed, self.start = message["seed"], message.get("start")
-        self._reset(self._begin)
-
-    def _on_branch(self, message: dict[str, Any]) -> None:
-        self.reality.stop()
-        self._wants_reality = False
-        self._reset(lambda: self.life.go(message["branch"], message["step"]))
-
-    def _reset(self, move: Callable[[], Awaitable[Any]]) -> None:
-        self.steering.begin()
+    def _restart_with(self, restore: Restore) -> None:
+        self.controls.reset()
         self.failure = ""
-        self._move = move
+        self._restore = restore
 
-    def _on_speed(self, message: dict[str, Any]) -> None:
-        self.steering.speed(message["value"])
-        self._show()
-
-    def _on_realtime(self, message: dict[str, Any]) -> None:
-        self.steering.realtime(message["on"])
-        self._show()
-
-    def _on_reality(self, message: dict[str, Any]) -> None:
-        if self.reality.state == "absent":
-            raise ProtocolError(f"there is no reality beside this dream: {self.reality.reason}")
-        self._wants_reality = message["on"]
-        if message["on"]:
-            self._reset(self._begin)
-        else:
-            self.reality.stop()
-            self._show()
+    def _control_changed(self, passed_on: bool) -> None:
+        if passed_on:
+            self.controls.release_keys()
+        self.send_session()

@@ -1,191 +1,294 @@
-"""What the page and the server say to each other over one WebSocket.
+"""Messages between the page and the server over one WebSocket.
 
-Client to server: JSON text, one object with a "type" (see ``MESSAGES``), at most 4 KB; anything else is refused.
+Client to server: JSON text of at most 4 KB, one of the `ClientMessage` structs with its tag as "type". `MessageDecoder`
+validates a message once, where it enters.
 
-Server to client, text: ``{"type": "world", …}`` once, ``{"type": "session", …}`` whenever its name, its branches or
-its visitors change, ``{"type": "error", "reason": …}`` for a refusal; a "fatal" one ends the connection.
+Server to client, text: `WorldMessage` once; `SessionMessage` when the session's name, branches, viewers or control lock
+change; `ErrorMessage` for a refusal (a "fatal" one ends the connection).
 Server to client, binary: one frame,
 
     4 bytes   H, the length of the header in bytes, unsigned, little-endian
-    H bytes   the header: JSON, UTF-8
-    the rest  the parts that header["parts"] lists, in that order, without gaps
+    H bytes   the header: JSON, UTF-8, a `DreamHeader` or a `MirrorHeader` with its tag as "kind"
+    the rest  the images that header["parts"] lists, in that order, without gaps
 
-A part is ``{"name", "format", "shape", "size"}`` with size in bytes: "picture" is format "rgb8", shape
-[height, width, 3]; "uncertainty" is format "grey8", shape [rows, columns], 0 = certain, 255 = no idea.
+An image is uint8: "picture" has format "rgb8" and shape [height, width, 3]; "uncertainty" has format "grey8" and shape
+[rows, columns], 0 = certain, 255 = uniform over the codebook.
 """
 
 from __future__ import annotations
 
-import json
 import struct
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
+from msgspec import Meta, Struct
+
+from magrathea.server.store import Branch
 
 MAX_MESSAGE_BYTES = 4096
 MAX_SEED = 2**31 - 1
-SPEEDS = (0.25, 0.5, 1, 2, 4, None)  # None: as fast as the model can
+MAX_INTEGER = 2**53  # the largest integer up to which JavaScript's numbers are exact
+SPEEDS = (0.25, 0.5, 1, 2, 4, None)  # None: as fast as the model runs
+
+Seed = Annotated[int, Meta(ge=0, le=MAX_SEED)]
+Number = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 
 
 class ProtocolError(ValueError):
     """A message that is refused; its text is the reason sent back."""
 
 
-Check = Callable[[Any], bool]
+# -- client to server -------------------------------------------------------------------------------------------------
+class ClientMessage(Struct, tag_field="type", forbid_unknown_fields=True):
+    """Base of what a page may send."""
 
 
-def _integer(low: int, high: int) -> Check:
-    return lambda value: type(value) is int and low <= value <= high
+class Press(ClientMessage, tag="press"):
+    """The key of an action went down."""
+
+    action: Number
 
 
-def _boolean(value: Any) -> bool:
-    return type(value) is bool
+class Release(ClientMessage, tag="release"):
+    """The key of an action went up; None: all keys."""
+
+    action: Number | None
 
 
-def _speed(value: Any) -> bool:
-    return value is None or (type(value) in (int, float) and value in SPEEDS)
+class Pause(ClientMessage, tag="pause"):
+    """Pause or resume."""
+
+    on: bool
 
 
-def _optional(check: Check) -> Check:
-    return lambda value: value is None or check(value)
+class SingleStep(ClientMessage, tag="step"):
+    """One step, then a pause; None takes the chosen, held or no-op action."""
+
+    action: Number | None = None
 
 
-@dataclass(frozen=True)
-class Field:
-    """One field of a message: what a value must be, in words and as a check."""
+class Reset(ClientMessage, tag="reset"):
+    """A new branch from a stored start state; None lets the seed choose it."""
 
-    words: str
-    check: Check
-    required: bool = True
+    seed: Seed
+    start: Number | None = None
 
 
-def messages(num_actions: int, num_starts: int) -> dict[str, dict[str, Field]]:
-    """The messages that a client may send to a world of so many actions and stored start states."""
-    action = _integer(0, num_actions - 1)
-    action_words = f"an integer from 0 to {num_actions - 1}"
-    start_words = f"null or an integer from 0 to {num_starts - 1}"
-    on = {"on": Field("true or false", _boolean)}
-    return {
-        "press": {"action": Field(action_words, action)},
-        "release": {"action": Field(f"null or {action_words}", _optional(action))},
-        "pause": on,
-        "step": {"action": Field(f"null or {action_words}", _optional(action), required=False)},
-        "reset": {
-            "seed": Field(f"an integer from 0 to {MAX_SEED}", _integer(0, MAX_SEED)),
-            "start": Field(start_words, _optional(_integer(0, num_starts - 1)), required=False),
-        },
-        "speed": {"value": Field("0.25, 0.5, 1, 2, 4 or null", _speed)},
-        "realtime": on,
-        "reality": on,
-        "branch": {
-            "branch": Field("the number of a branch", _integer(0, 2**53)),
-            "step": Field("the number of a step", _integer(0, 2**53)),
-        },
-        "wheel": {"wish": Field("'ask' or 'give'", lambda value: value in ("ask", "give"))},
-        "seen": {"frame": Field("a frame number", _integer(0, 2**53))},
-    }
+class SetSpeed(ClientMessage, tag="speed"):
+    """Speed as a multiple of the world's own, one of SPEEDS."""
 
-
-def parse_message(text: str | bytes, schema: Mapping[str, Mapping[str, Field]]) -> dict[str, Any]:
-    """Read one client message; raises ProtocolError, with a reason for a person, for anything not in the schema."""
-    if not isinstance(text, str):
-        raise ProtocolError("binary messages are not understood; send JSON text")
-    if len(text) > MAX_MESSAGE_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_MESSAGE_BYTES:
-        raise ProtocolError(f"message is larger than {MAX_MESSAGE_BYTES} bytes")
-    try:
-        message = json.loads(text)
-    except (ValueError, RecursionError):
-        raise ProtocolError("message is not JSON") from None
-    if not isinstance(message, dict):
-        raise ProtocolError("message must be a JSON object")
-    kind = message.get("type")
-    if not isinstance(kind, str) or kind not in schema:
-        raise ProtocolError(f"unknown type {_shown(kind)}; known: {', '.join(schema)}")
-    fields = schema[kind]
-    for name in message:
-        if name != "type" and name not in fields:
-            raise ProtocolError(f"'{kind}' has no field {_shown(name)}")
-    for name, rule in fields.items():
-        if name not in message:
-            if rule.required:
-                raise ProtocolError(f"'{kind}' needs the field '{name}': {rule.words}")
-        elif not rule.check(message[name]):
-            raise ProtocolError(f"'{name}' of '{kind}' must be {rule.words}, not {_shown(message[name])}")
-    return message
-
-
-def _shown(value: Any, limit: int = 40) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= limit else text[:limit] + "…"
-
-
-@dataclass
-class RateLimit:
-    """At most ``per_second`` messages a second, with bursts of as many or of ``burst``; a bucket of tokens."""
-
-    per_second: float = 200.0
-    burst: float | None = None
-    clock: Callable[[], float] = time.monotonic
-    most: float = field(init=False)
-    level: float = field(init=False)
-    updated: float = field(init=False)
+    value: float | None
 
     def __post_init__(self) -> None:
-        self.most = self.per_second if self.burst is None else self.burst
-        self.level, self.updated = self.most, self.clock()
+        if self.value not in SPEEDS:
+            raise ValueError(f"`value` must be 0.25, 0.5, 1, 2, 4 or null, not {self.value:g}")
 
-    def allow(self) -> bool:
-        """Whether one more message may be handled now."""
-        now = self.clock()
-        self.level = min(self.most, self.level + (now - self.updated) * self.per_second)
-        self.updated = now
-        if self.level < 1:
-            return False
-        self.level -= 1
-        return True
+
+class Realtime(ClientMessage, tag="realtime"):
+    """Whether steps with the no-op go on while no key is down."""
+
+    on: bool
+
+
+class Mirror(ClientMessage, tag="mirror"):
+    """Whether the real environment runs beside the dream; turning it on resets both."""
+
+    on: bool
+
+
+class GoTo(ClientMessage, tag="go_to"):
+    """Continue from a step of a branch."""
+
+    branch: Number
+    step: Number
+
+
+class Control(ClientMessage, tag="control"):
+    """Request control of the session, or release it (or the request)."""
+
+    on: bool
+
+
+class Seen(ClientMessage, tag="seen"):
+    """The page has drawn this frame, and is done with all before it."""
+
+    frame: Number
+
+
+AnyClientMessage = Press | Release | Pause | SingleStep | Reset | SetSpeed | Realtime | Mirror | GoTo | Control | Seen
+
+
+class MessageDecoder:
+    """Reads the messages to a world with so many actions and stored start states."""
+
+    def __init__(self, num_actions: int, num_starts: int) -> None:
+        self._counts = {"action": num_actions, "start": num_starts}
+        self._decoder = msgspec.json.Decoder(AnyClientMessage)
+
+    def decode(self, data: str | bytes) -> AnyClientMessage:
+        """One validated message; raises ProtocolError with a reason in one line."""
+        if not isinstance(data, str):
+            raise ProtocolError("Binary messages are not accepted; send JSON text.")
+        encoded = data.encode("utf-8", "surrogatepass")
+        if len(encoded) > MAX_MESSAGE_BYTES:
+            raise ProtocolError(f"Message is larger than {MAX_MESSAGE_BYTES} bytes.")
+        try:
+            message = self._decoder.decode(encoded)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            raise ProtocolError(f"Message refused: {error}"[:200]) from None
+        for name, count in self._counts.items():
+            value = getattr(message, name, None)
+            if value is not None and value >= count:
+                raise ProtocolError(f"Message refused: `{name}` must be from 0 to {count - 1}, not {value}.")
+        return message
+
+
+# -- server to client, text -------------------------------------------------------------------------------------------
+class ActionInfo(Struct):
+    """An action of a world; `keys` are values of KeyboardEvent.key."""
+
+    index: int
+    name: str
+    keys: list[str]
+
+
+class WorldInfo(Struct):
+    """What the page shows of a world. `noop` is the index of the action that does nothing, if there is one."""
+
+    id: str
+    name: str
+    description: str
+    env_id: str
+    license: str
+    fps: float
+    actions: list[ActionInfo]
+    noop: int | None
+    num_starts: int
+    has_card: bool
+
+
+class WorldMessage(Struct, tag_field="type", tag="world"):
+    """The first message of a connection: the world and the session's id."""
+
+    session: str
+    world: WorldInfo
+
+
+class SessionMessage(Struct, tag_field="type", tag="session"):
+    """A session's name, branches and viewers. `branch` is the one being played, `requests` the number of viewers who
+    wait for control; `in_control` and `requested` are about the viewer who gets the message."""
+
+    id: str
+    name: str
+    branch: int
+    branches: Sequence[Branch]
+    viewers: int
+    requests: int
+    free: bool
+    in_control: bool
+    requested: bool
+
+
+class ErrorMessage(Struct, tag_field="type", tag="error"):
+    """A refusal; after a fatal one the connection is closed."""
+
+    reason: str
+    fatal: bool = False
+
+
+# -- server to client, binary -----------------------------------------------------------------------------------------
+class MirrorStatus(Struct):
+    """State of the real environment beside the dream; `behind` is the number of actions that it has still to take."""
+
+    state: str = "off"
+    reason: str = ""
+    behind: int = 0
+
+
+class Part(Struct):
+    """An image of a frame; `size` in bytes."""
+
+    name: str
+    format: str
+    shape: tuple[int, ...]
+    size: int
+
+
+class Header(Struct, kw_only=True, tag_field="kind"):
+    """What both kinds of frame say. `dropped` counts frames that this viewer did not get."""
+
+    frame: int = 0
+    step: int = 0
+    reward: float = 0.0
+    total_reward: float = 0.0
+    terminated: bool = False
+    mirror: MirrorStatus = msgspec.field(default_factory=MirrorStatus)
+    dropped: int = 0
+    parts: list[Part] = []
+
+
+class DreamHeader(Header, kw_only=True, tag="dream"):
+    """A frame of the dream. `rate` is in steps per second; `next_action` is the one chosen for a single step."""
+
+    state: str
+    reason: str = ""
+    branch: int = 0
+    action: int | None = None
+    next_action: int | None = None
+    num_passes: int = 0
+    rate: float = 0.0
+    model_ms: float = 0.0
+    seed: int = 0
+    start: int | None = None
+    speed: float | None = 1
+    realtime: bool = False
+
+
+class MirrorHeader(Header, kw_only=True, tag="mirror"):
+    """A frame of the real environment."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame before it is packed: what it says, and its pictures (uint8 arrays by name)."""
+    """A frame before it is packed: its header, and its images (uint8) by name."""
 
-    header: dict[str, Any]
+    header: Any  # DreamHeader or MirrorHeader
     parts: dict[str, np.ndarray]
 
+    @property
+    def kind(self) -> str:
+        """ "dream" or "mirror"."""
+        return self.header.__struct_config__.tag
 
-def encode_frame(frame: Frame, **extra: Any) -> bytes:
-    """Pack a frame for the wire; ``extra`` is added to its header (figures of one viewer)."""
+
+def encode_frame(frame: Frame, dropped: int = 0) -> bytes:
+    """Pack a frame for one viewer. Raises TypeError if an image is not uint8."""
     listed, blobs = [], []
     for name, array in frame.parts.items():
         if array.dtype != np.uint8:
             raise TypeError(f"Part '{name}' of a frame must be uint8, not {array.dtype}.")
-        picture = array.ndim == 3
-        listed.append(
-            {"name": name, "format": "rgb8" if picture else "grey8", "shape": array.shape, "size": array.nbytes}
-        )
+        listed.append(Part(name, "rgb8" if array.ndim == 3 else "grey8", array.shape, array.nbytes))
         blobs.append(array.tobytes())
-    header = json.dumps({**frame.header, **extra, "parts": listed}, allow_nan=False, separators=(",", ":")).encode()
+    header = msgspec.json.encode(msgspec.structs.replace(frame.header, dropped=dropped, parts=listed))
     return b"".join([struct.pack("<I", len(header)), header, *blobs])
 
 
 def decode_frame(data: bytes) -> Frame:
-    """Unpack a frame from the wire; raises ProtocolError if it is cut or inconsistent."""
+    """Unpack a frame; raises ProtocolError if it is truncated or inconsistent."""
     if len(data) < 4:
-        raise ProtocolError("frame is shorter than its length field")
+        raise ProtocolError("Frame is shorter than its length field.")
     (length,) = struct.unpack_from("<I", data)
     try:
-        header = json.loads(data[4 : 4 + length].decode())
-        listed = header.pop("parts")
+        header = msgspec.json.decode(data[4 : 4 + length], type=DreamHeader | MirrorHeader)
         offset, parts = 4 + length, {}
-        for part in listed:
-            array = np.frombuffer(data, np.uint8, part["size"], offset)
-            parts[part["name"]] = array.reshape(part["shape"])
-            offset += part["size"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ProtocolError(f"frame cannot be read: {error}") from None
+        for part in header.parts:
+            parts[part.name] = np.frombuffer(data, np.uint8, part.size, offset).reshape(part.shape)
+            offset += part.size
+    except ValueError as error:
+        raise ProtocolError(f"Frame cannot be read: {error}.") from None
     if offset != len(data):
-        raise ProtocolError(f"frame has {len(data)} bytes, its header says {offset}")
+        raise ProtocolError(f"Frame has {len(data)} bytes, but its header says {offset}.")
     return Frame(header, parts)

@@ -1,27 +1,63 @@
-"""When the next step of a session is due, and how fast its steps come."""
+"""Limits and measures how often something happens."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 
-RATE_WINDOW = 2.0  # seconds over which frames per second are counted
-SMOOTHING = 0.1  # share of the newest step in the model's time
+RATE_WINDOW = 2.0  # seconds over which steps per second are counted
+SMOOTHING = 0.1  # weight of the newest step in the smoothed model time
 
 
 class RateLimiter:
-    """The pace of one session: the world's natural one times its speed.
+    """A token bucket: events at `rate` per second, and up to `burst` at once after a pause.
 
-    Attributes:
-        speed: times the natural pace; None is as fast as the model can.
-        model_seconds: what a step takes the model, about.
+    Args:
+        rate: events per second; None does not limit.
+        burst: capacity of the bucket, at least 1; by default as many as in one second.
+        clock: returns seconds.
     """
 
-    def __init__(self, frames_per_second: float) -> None:
-        self.speed: float | None = 1
+    def __init__(
+        self, rate: float | None, burst: float | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.rate, self._clock = rate, clock
+        self._burst = burst if burst is not None else rate or 1.0
+        self._tokens, self._updated = self._burst, clock()
+
+    def seconds_left(self) -> float:
+        """Seconds until the next event is allowed."""
+        now = self._clock()
+        if self.rate is None:
+            self._updated = now
+            return 0.0
+        self._tokens = min(self._burst, self._tokens + (now - self._updated) * self.rate)
+        self._updated = now
+        return max(0.0, 1 - self._tokens) / self.rate
+
+    def take(self) -> None:
+        """Count an event, whether it was allowed or not."""
+        self.seconds_left()
+        self._tokens = max(0.0, self._tokens - 1)
+
+    def allow(self) -> bool:
+        """Count an event if it is allowed now; returns whether it is."""
+        allowed = self.seconds_left() <= 0
+        if allowed:
+            self.take()
+        return allowed
+
+    def reset(self, rate: float | None) -> None:
+        """Change the rate; one event is allowed now."""
+        self.rate, self._tokens, self._updated = rate, 1.0, self._clock()
+
+
+class StepMeter:
+    """Measures steps per second, and the smoothed seconds that the model takes for one (`model_seconds`)."""
+
+    def __init__(self) -> None:
         self.model_seconds = 0.0
-        self._natural = frames_per_second
-        self._due = 0.0
         self._times: deque[float] = deque(maxlen=512)
 
     @property
@@ -31,24 +67,11 @@ class RateLimiter:
         recent = [moment for moment in self._times if now - moment < RATE_WINDOW]
         return (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else 0.0
 
-    def due_in(self, now: float) -> float:
-        """Seconds until the next step is due."""
-        return self._due - now
-
-    def restart(self) -> None:
-        """The next step is due now."""
-        self._due = time.monotonic()
-
-    def begin_step(self, now: float) -> None:
-        """A step is taken; a late one does not make the next ones come faster."""
-        period = 0.0 if self.speed is None else 1.0 / (self._natural * self.speed)
-        self._due = self._due + period if now - self._due < period else now + period
-
-    def end_step(self, model_seconds: float) -> None:
-        """The step is there."""
+    def add(self, model_seconds: float) -> None:
+        """Count a step."""
         self.model_seconds += (model_seconds - self.model_seconds) * (SMOOTHING if self.model_seconds else 1.0)
         self._times.append(time.monotonic())
 
     def clear(self) -> None:
-        """Steps so far no longer count for the rate."""
+        """Forget the steps so far; the model time stays."""
         self._times.clear()

@@ -1,46 +1,42 @@
-"""The web server: pages, pictures of the worlds, and one WebSocket per player."""
+"""The web server: `create_app` puts it together, `play` serves it until interrupted (`magrathea play`)."""
 
 from __future__ import annotations
 
 import asyncio
+import secrets
+import socket
+import threading
 import time
+import webbrowser
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import gymnasium
+import uvicorn
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
-from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
-from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from magrathea.errors import MagratheaError
-from magrathea.server.auth import CLOSE_REFUSED, Auth
-from magrathea.server.catalog import Catalog, describe, start_png
-from magrathea.server.env_mirror import make_environment, why_absent
-from magrathea.server.pages import STATIC, page
-from magrathea.server.player import Player
-from magrathea.server.protocol import MAX_SEED, ProtocolError, RateLimit, parse_message
-from magrathea.server.session_manager import Limits, LiveSession, SessionManager
-from magrathea.server.session_pool import LINGER, SessionPool
-from magrathea.server.sessions import SessionRoutes
-from magrathea.server.store import Store
-from magrathea.server.viewer import Viewer
+from magrathea.server.auth import STATIC, Auth, is_loopback
+from magrathea.server.catalog import Catalog
+from magrathea.server.env_mirror import make_environment
+from magrathea.server.live_session import IDLE_SECONDS, SessionPool
+from magrathea.server.routes import Routes
+from magrathea.server.session_manager import Limits, SessionManager
+from magrathea.server.store import Store, StoreThread, data_folder
 
-CLOSE_TRY_LATER = 1013
-KEEP_UNTOUCHED = 86400.0  # seconds that a session in which nothing was done is kept where its server stopped
+KEEP_UNTOUCHED_SECONDS = 86400.0  # that a session without steps, branches and a name is kept
 
 
 def create_app(
     catalog: Catalog,
     *,
     only: str | None = None,
-    store: Store | None = None,
+    store: StoreThread | None = None,
     limits: Limits | None = None,
     token: str | None = None,
     session_class: Any = None,
@@ -49,206 +45,29 @@ def create_app(
     """The web application.
 
     Args:
-        only: opens that world at "/" in place of the start page.
-        store: where sessions live on; without one they end with the process.
-        token: what a visitor must show; without one, only this machine may visit.
+        only: the world that "/" opens, in place of the start page.
+        store: keeps the sessions; by default they end with the process.
+        token: what a visitor must send; without one, only this machine may connect.
+        session_class: by default `magrathea.session.Session`.
+        make_env: makes the real environment of a world.
     """
     limits = limits or Limits()
-    library = SessionManager(store or Store(), session_class or _session_class(), limits)
-    seats = SessionPool(limits.awake)
-    sessions = SessionRoutes(catalog, library, seats)
-    site = Site(catalog, library, seats, sessions, only, make_env)
+    manager = SessionManager(store or StoreThread(), session_class or _session_class(), limits)
+    pool = SessionPool(limits.active)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        sweeper = asyncio.create_task(_sweep(seats, library.store))
+        cleaner = asyncio.create_task(_clean_up(pool, manager.store))
         yield
-        sweeper.cancel()
-        await seats.close()
-        await library.close()
+        cleaner.cancel()
+        await pool.close()
+        await manager.close()
 
     routes = [
-        Route("/", site.home),
-        Route("/play/{world}", site.play_page),
-        Route("/card/{world}", site.card_page),
-        Route("/sessions", site.sessions_page),
-        Route("/health", site.health),
-        Route("/api/worlds", site.worlds),
-        Route("/api/worlds/{world}", site.world),
-        Route("/api/worlds/{world}/card", site.card),
-        Route("/api/worlds/{world}/starts/{index:int}.png", site.start_picture),
-        WebSocketRoute("/api/worlds/{world}/play", site.socket),
-        *sessions.routes(),
+        *Routes(catalog, manager, pool, only, make_env).all(),
         Mount("/static", StaticFiles(directory=STATIC), name="static"),
     ]
     return Starlette(routes=routes, lifespan=lifespan, middleware=[Middleware(Auth, token=token)])
-
-
-class Site:
-    """The routes of one server."""
-
-    def __init__(
-        self,
-        catalog: Catalog,
-        library: SessionManager,
-        seats: SessionPool,
-        sessions: SessionRoutes,
-        only: str | None,
-        make_env: Callable[[Any], gymnasium.Env],
-    ) -> None:
-        self.catalog, self.library, self.seats, self.sessions = catalog, library, seats, sessions
-        self.only = only
-        self._make_env = make_env
-        self._absent: dict[str, asyncio.Task[str]] = {}
-
-    async def home(self, _: Request) -> Response:
-        if self.only:
-            return RedirectResponse(f"/play/{self.only}")
-        return page("index")
-
-    async def play_page(self, request: Request) -> Response:
-        self._known(request)
-        return page("play")
-
-    async def sessions_page(self, _: Request) -> Response:
-        return page("sessions")
-
-    async def card_page(self, request: Request) -> Response:
-        self._known(request)
-        return page("card")
-
-    async def health(self, _: Request) -> Response:
-        return JSONResponse({"status": "ok", "players": len(self.seats), "worlds": list(self.catalog)})
-
-    async def worlds(self, _: Request) -> Response:
-        return JSONResponse([await self._description(world_id) for world_id in self.catalog])
-
-    async def world(self, request: Request) -> Response:
-        return JSONResponse(await self._description(self._known(request)))
-
-    async def card(self, request: Request) -> Response:
-        text = self.catalog.card(self._known(request))
-        if text is None:
-            raise HTTPException(404, "This world has no model card.")
-        return PlainTextResponse(text)
-
-    async def start_picture(self, request: Request) -> Response:
-        world = await run_in_threadpool(self.catalog.world, self._known(request))
-        index = request.path_params["index"]
-        if index >= world.num_starts:
-            raise HTTPException(404, f"This world has {world.num_starts} start states.")
-        return Response(await run_in_threadpool(start_png, world, index), media_type="image/png")
-
-    def _known(self, request: Request) -> str:
-        world_id = request.path_params["world"]
-        if world_id not in self.catalog:
-            raise HTTPException(404, f"No world '{world_id}' here.")
-        return world_id
-
-    async def _description(self, world_id: str) -> dict[str, Any]:
-        try:
-            world = await run_in_threadpool(self.catalog.world, world_id)
-        except MagratheaError as error:
-            return {"id": world_id, "name": world_id, "error": str(error)}
-        return self._describe(world_id, world)
-
-    async def socket(self, websocket: WebSocket) -> None:
-        """One visitor's connection: ``?session=`` to come to a session, ``?seed=`` and ``?start=`` for a new one."""
-        await websocket.accept()
-        world_id = websocket.path_params["world"]
-        try:
-            world = await run_in_threadpool(self.catalog.world, world_id)
-            session, player = await self._player(websocket, world_id, world)
-            viewer = player.attach()
-        except MagratheaError as error:
-            await websocket.send_json({"type": "error", "reason": str(error), "fatal": True})
-            await websocket.close(CLOSE_TRY_LATER)
-            return
-        self.seats.stay(session)
-        self.library.store.touch(session)
-        viewer.say({"type": "world", "session": session, "world": self._describe(world_id, world)})
-        player.tell()
-        self._look_for_reality(world_id, world, player)
-        sender = asyncio.create_task(_send(websocket, viewer))
-        try:
-            await _receive(websocket, player, viewer)
-        finally:
-            sender.cancel()
-            player.detach(viewer)
-            self.seats.leave(session)
-            with suppress(asyncio.CancelledError):
-                await sender
-
-    async def _player(self, websocket: WebSocket, world_id: str, world: Any) -> tuple[str, Player]:
-        """The session that a visitor asks for, awake."""
-        session, options = websocket.query_params.get("session"), _options(websocket, int(world.num_starts))
-        is_new = not session
-        if session:
-            found = await run_in_threadpool(self.library.store.session, session)
-            if found.world != world_id:
-                raise MagratheaError("This session is not here: it is one of another world.")
-        else:
-            self.seats.make_room()
-            self.sessions.allow_new()
-            session = await run_in_threadpool(self.library.add, world_id)
-
-        def make_player() -> Player:
-            life = LiveSession(self.library, world, session)
-            return Player(life, is_new=is_new, make_env=self._make_env, **options)
-
-        return session, await self.seats.join(session, make_player)
-
-    def _describe(self, world_id: str, world: Any) -> dict[str, Any]:
-        return describe(world, world_id, has_card=self.catalog.card(world_id) is not None)
-
-    def _look_for_reality(self, world_id: str, world: Any, player: Player) -> None:
-        """Find out once for a world whether its real environment can be had, and tell the player if it cannot."""
-        if world_id not in self._absent:
-            self._absent[world_id] = asyncio.create_task(run_in_threadpool(why_absent, world, self._make_env))
-
-        def tell(task: asyncio.Task[str]) -> None:
-            if not task.cancelled() and task.result():
-                player.rule_out_reality(task.result())
-
-        self._absent[world_id].add_done_callback(tell)
-
-
-async def _send(websocket: WebSocket, viewer: Viewer) -> None:
-    with suppress(WebSocketDisconnect, RuntimeError, OSError):
-        while True:
-            item = await viewer.take()
-            if item is None:
-                await websocket.close(CLOSE_REFUSED)
-                return
-            await (websocket.send_text(item) if isinstance(item, str) else websocket.send_bytes(item))
-
-
-async def _receive(websocket: WebSocket, player: Player, viewer: Viewer) -> None:
-    limit, complaints = RateLimit(), RateLimit(per_second=5)
-    while True:
-        event = await websocket.receive()
-        if event["type"] == "websocket.disconnect":
-            return
-        try:
-            if not limit.allow():
-                raise ProtocolError(f"more than {limit.per_second:g} messages a second; this one was ignored")
-            text = event.get("text")
-            message = parse_message(event.get("bytes") or b"" if text is None else text, player.schema)
-            player.handle(message, viewer)
-        except ProtocolError as error:
-            if complaints.allow():
-                viewer.say({"type": "error", "reason": str(error)})
-
-
-def _options(websocket: WebSocket, num_starts: int) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    for name, high in (("seed", MAX_SEED), ("start", num_starts - 1)):
-        text = websocket.query_params.get(name)
-        if text:
-            if not (text.isascii() and text.isdigit() and len(text) < 12 and int(text) <= high):
-                raise MagratheaError(f"'{name}' must be an integer from 0 to {high}, not '{text[:20]}'.")
-            options[name] = int(text)
-    return options
 
 
 def _session_class() -> Any:
@@ -257,8 +76,90 @@ def _session_class() -> Any:
     return Session
 
 
-async def _sweep(seats: SessionPool, store: Store) -> None:
+async def _clean_up(pool: SessionPool, store: StoreThread) -> None:
     while True:
-        store.delete_untouched(time.time() - KEEP_UNTOUCHED)
-        await asyncio.sleep(LINGER / 4)
-        seats.sweep()
+        await store.run(Store.delete_untouched, time.time() - KEEP_UNTOUCHED_SECONDS)
+        await asyncio.sleep(IDLE_SECONDS / 4)
+        pool.suspend_idle()
+
+
+def open_catalog(world: str | None, *, device: str = "auto") -> tuple[Catalog, str | None]:
+    """The shipped worlds, or the one named (a folder, a hub id or a shipped name) and its id.
+
+    Raises MagratheaError if it cannot be loaded, or no world is named and none is shipped.
+    """
+    from magrathea.pretrained import shipped_worlds
+    from magrathea.world import World
+
+    def load(source: str | Path) -> Any:
+        return World.from_pretrained(source, device=device)
+
+    shipped = shipped_worlds()
+    if world is None:
+        if not shipped:
+            raise MagratheaError("No world is shipped with this install; name one: magrathea play FOLDER.")
+        return Catalog(shipped, load), None
+    world_id = Path(str(world)).name.replace(" ", "-") or "world"
+    catalog = Catalog({world_id: shipped.get(str(world), world)}, load)
+    catalog.world(world_id)  # so that a wrong name is reported in the terminal
+    return catalog, world_id
+
+
+def play(
+    world: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    open_browser: bool = True,
+    *,
+    device: str = "auto",
+    store: str | Path | None = None,
+    token: str | None = None,
+    max_active: int = Limits.active,
+) -> None:
+    """Serve worlds until interrupted.
+
+    Args:
+        world: a world's folder, hub id or shipped name, whose page "/" opens; None offers all shipped worlds.
+        host, port: where to listen; port 0 takes any free one.
+        open_browser: whether to open the page in this machine's browser.
+        device: where the model runs: "cpu", "cuda", or "auto" for a GPU if there is one.
+        store: the file that keeps the sessions; by default "sessions.db" in `data_folder()`.
+        token: what a visitor must send; by default none where only this machine can connect, else one that is made
+            once and kept in the store.
+        max_active: how many sessions may be played at a time.
+
+    Raises MagratheaError if the world cannot be loaded, the store cannot be used or the port is in use.
+    """
+    catalog, only = open_catalog(world, device=device)
+    listener = _listen(host, port)
+    sessions = StoreThread(store if store is not None else data_folder() / "sessions.db")
+    if token is None and not is_loopback(host):
+        token = sessions.call(Store.setting, "token", secrets.token_urlsafe(18))
+    name = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    url = f"http://{name}:{listener.getsockname()[1]}/" + (f"?token={token}" if token else "")
+    app = create_app(catalog, only=only, store=sessions, token=token, limits=Limits(active=max_active))
+    config = uvicorn.Config(app, log_level="warning", ws_max_size=1 << 16, timeout_graceful_shutdown=2)
+    print(f"Magrathea is at {url} (Ctrl+C ends it; sessions are kept in {sessions.path})", flush=True)
+    server = uvicorn.Server(config)
+    if open_browser:
+        threading.Thread(target=_open_when_started, args=(server, url), daemon=True).start()
+    with suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
+
+
+def _open_when_started(server: uvicorn.Server, url: str) -> None:
+    while not server.started:
+        time.sleep(0.05)
+    webbrowser.open(url)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise MagratheaError(f"Cannot listen on {host}:{port} ({error}); choose another with --port.") from None
+    return listener

@@ -1,4 +1,4 @@
-// A world's model card: a small reader of Markdown (headings, lists, tables, code, links) that builds elements only.
+// A world's model card: renders a subset of Markdown (headings, lists, tables, code, links) without innerHTML.
 
 const id = location.pathname.split("/").pop();
 const place = document.getElementById("card");

@@ -20,12 +20,12 @@ function card(world) {
   const foot = element("p", { className: "facts", textContent: facts.join(" · ") });
   if (world.has_card) foot.append(" · ", element("a", { href: `/card/${id}`, textContent: "Model card" }));
   const item = element("li", { className: "card" }, preview, title, element("p", { textContent: world.description }), foot);
-  stroll(item, preview, id, world.num_starts);
+  cycleStarts(item, preview, id, world.num_starts);
   return item;
 }
 
-// While the pointer rests on a card, its picture strolls through the start states.
-function stroll(item, preview, id, count) {
+// While the pointer is on a card, its picture cycles through the start states.
+function cycleStarts(item, preview, id, count) {
   if (count < 2 || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
   let timer = 0;
   let index = 0;

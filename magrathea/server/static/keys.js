@@ -1,4 +1,4 @@
-// Keyboard and touch buttons: which action goes down and up when.
+// Keyboard and touch buttons: sends which action is pressed and released.
 
 const ARROWS = { ArrowUp: "pad-up", ArrowLeft: "pad-left", ArrowDown: "pad-down", ArrowRight: "pad-right" };
 const GLYPHS = { ArrowUp: "↑", ArrowLeft: "←", ArrowDown: "↓", ArrowRight: "→", " ": "Space", Escape: "Esc",
@@ -27,7 +27,7 @@ export class Keys {
     this.on = on;
     this.byKey = new Map(actions.flatMap((action) => action.keys.map((key) => [normal(key), action.index])));
     this.shortcuts = new Map(Object.entries(shortcuts(actions)).map(([name, key]) => [key, name]));
-    this.down = new Map(); // what is held -> its action; code of a key, or id of a pointer
+    this.down = new Map(); // code of a key, or id of a pointer, that is held -> its action
     this.buttons = new Map();
     this.ended = false;
     window.addEventListener("keydown", (event) => this.keydown(event));

@@ -1,4 +1,4 @@
-// The panel: figures, the reward's curve, start states.
+// The panel: figures, the curve of the reward, start states.
 
 const MAX_POINTS = 160;
 
@@ -14,19 +14,19 @@ export function number(value) {
 export class Figures {
   constructor() {
     this.elements = Object.fromEntries(
-      ["rate", "passes", "time", "sure", "step", "dropped", "reward"].map((name) => [name, document.getElementById(`figure-${name}`)]),
+      ["rate", "passes", "time", "certainty", "step", "dropped", "reward"].map((name) => [name, document.getElementById(`figure-${name}`)]),
     );
     this.line = document.querySelector("#spark polyline");
     this.points = [];
   }
 
   show(frame) {
-    const { rate, passes, time, sure, step, dropped, reward } = this.elements;
+    const { rate, passes, time, certainty, step, dropped, reward } = this.elements;
     const began = frame.step > 0;
     text(rate, frame.rate ? frame.rate.toFixed(1) : "–");
-    text(passes, began ? String(frame.passes) : "–");
+    text(passes, began ? String(frame.num_passes) : "–");
     text(time, frame.model_ms ? `${frame.model_ms.toFixed(frame.model_ms < 10 ? 1 : 0)} ms` : "–");
-    text(sure, began && frame.parts.uncertainty ? `${(100 * certainty(frame.parts.uncertainty)).toFixed(1)}%` : "–");
+    text(certainty, began && frame.parts.uncertainty ? `${(100 * meanCertainty(frame.parts.uncertainty)).toFixed(1)}%` : "–");
     text(step, String(frame.step));
     text(dropped, String(frame.dropped));
     text(reward, number(frame.total_reward));
@@ -48,7 +48,7 @@ export class Figures {
   }
 }
 
-function certainty(part) {
+function meanCertainty(part) {
   let sum = 0;
   for (const value of part.data) sum += value;
   return 1 - sum / part.data.length / 255;

@@ -1,4 +1,4 @@
-// Pictures: crisp nearest-neighbour canvases and the heat map of uncertainty over them.
+// Pictures on canvases, and the heat map of the uncertainty over them.
 
 const HEAT = [240, 120, 40];
 

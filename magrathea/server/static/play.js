@@ -1,50 +1,50 @@
-// The play page: draws what the server dreams and sends what the keys say.
+// The play page: draws the server's frames and sends keys.
 
+import { Connection } from "./connection.js";
 import { Keys, arrowOf, glyph, label, shortcuts } from "./keys.js";
 import { Figures, fillStarts, text } from "./panel.js";
 import { drawHeat, drawPicture, fitPictures } from "./picture.js";
 import { SessionPanel } from "./session.js";
 import { Timeline } from "./timeline.js";
-import { Wire } from "./wire.js";
 
 const $ = (id) => document.getElementById(id);
 const touch = matchMedia("(pointer: coarse)");
-const page = { world: null, keys: null, frame: null, reality: null, start: null, seed: 0, hiddenPause: false, waiting: false, stopped: false, restore: null };
+const page = { world: null, keys: null, frame: null, mirror: null, start: null, hiddenPause: false, waiting: false, stopped: false, restore: null };
 const figures = new Figures();
-const wire = new Wire(decodeURIComponent(location.pathname.split("/").pop()), { world: meet, session: settle, frame: receive, error: toast, connection });
-const session = new SessionPanel({ wheel: (wish) => wire.send({ type: "wheel", wish }), say: toast });
+const connection = new Connection(decodeURIComponent(location.pathname.split("/").pop()), { world: receiveWorld, session: receiveSession, frame: receiveFrame, error: toast, connection: showConnection });
+const session = new SessionPanel({ control: (on) => connection.send({ type: "control", on }), notify: toast });
 const timeline = new Timeline({
-  look,
-  branch: (branch, step) => wire.send({ type: "branch", branch, step }),
-  forget: (branch) => session.forget(branch),
+  lookBack,
+  goTo: (branch, step) => connection.send({ type: "go_to", branch, step }),
+  deleteBranch: (branch) => session.deleteBranch(branch),
 });
 
-// -- the server's side ------------------------------------------------------------------------------------------------
+// -- messages from the server ------------------------------------------------------------------------------------------------
 
-function connection(state, words) {
+function showConnection(state, words) {
   $("connection").dataset.state = state;
   text($("connection-text"), words);
   if (state === "lost") page.keys?.releaseAll();
-  veil();
+  showOverlay();
 }
 
-function meet(message) {
+function receiveWorld(message) {
   const first = page.world === null;
   page.world = message.world;
-  if (first) furnish(message.world);
-  page.restore = session.driving ? page.frame : null; // a session that slept meanwhile wakes with its defaults
+  if (first) setUp(message.world);
+  page.restore = session.inControl ? page.frame : null; // a session that was suspended resumes with default settings
   if (!new URL(location.href).searchParams.has("session")) history.replaceState(null, "", `?session=${message.session}`);
 }
 
-function settle(message) {
+function receiveSession(message) {
   session.show(message);
   timeline.show(message);
-  if (page.restore && message.free) restoreChoices(page.restore);
+  if (page.restore && message.free) restoreSettings(page.restore);
   page.restore = null;
 }
 
-function receive(frame) {
-  page[frame.kind === "reality" ? "reality" : "frame"] = frame;
+function receiveFrame(frame) {
+  page[frame.kind === "mirror" ? "mirror" : "frame"] = frame;
   page.fresh = { ...page.fresh, [frame.kind]: true };
   if (page.waiting) return;
   page.waiting = true;
@@ -53,11 +53,11 @@ function receive(frame) {
 
 function draw() {
   page.waiting = false;
-  const { frame, reality, fresh } = page;
+  const { frame, mirror, fresh } = page;
   page.fresh = {};
   if (fresh.dream) showDream(frame);
-  if (fresh.reality) showReality(reality);
-  wire.send({ type: "seen", frame: Math.max(frame?.frame ?? 0, reality?.frame ?? 0) });
+  if (fresh.mirror) showMirror(mirror);
+  connection.send({ type: "seen", frame: Math.max(frame?.frame ?? 0, mirror?.frame ?? 0) });
 }
 
 function showDream(frame) {
@@ -74,106 +74,106 @@ function showDream(frame) {
   $("pause").setAttribute("aria-pressed", String(paused));
   text($("pause-text"), paused ? "Resume" : "Pause");
   $("realtime-toggle").checked = frame.realtime;
-  if (page.world?.noop !== null) text($("realtime-note"), frame.realtime ? "Time passes without a key" : "The world waits for your keys");
+  if (page.world?.noop !== null) text($("realtime-note"), frame.realtime ? "Steps go on without a key" : "The world waits for your keys");
   if (page.keys) page.keys.ended = frame.state === "ended";
   const next = frame.next_action === null ? "" : `, next: ${label(page.world.actions[frame.next_action].name)}`;
   $("pill").hidden = !paused;
   text($("pill"), `Paused${next}`);
-  showRealityState(frame.reality);
-  veil();
+  showMirrorStatus(frame.mirror);
+  showOverlay();
 }
 
-function showReality(frame) {
-  if (frame.parts.picture) drawPicture($("reality"), frame.parts.picture);
+function showMirror(frame) {
+  if (frame.parts.picture) drawPicture($("mirror"), frame.parts.picture);
   fitPictures($("pictures"));
-  showRealityState(frame.reality);
-  $("reality-pill").hidden = !frame.terminated;
-  text($("reality-pill"), "The real episode ended");
+  showMirrorStatus(frame.mirror);
+  $("mirror-pill").hidden = !frame.terminated;
+  text($("mirror-pill"), "The real episode ended");
 }
 
-function showRealityState({ state, reason, behind }) {
+function showMirrorStatus({ state, reason, behind }) {
   const shown = state === "starting" || state === "on" || state === "ended";
-  if ($("reality-view").hidden === shown) {
-    $("reality-view").hidden = !shown;
+  if ($("mirror-view").hidden === shown) {
+    $("mirror-view").hidden = !shown;
     $("dream-caption").hidden = !shown;
     $("layout").classList.toggle("side-by-side", shown);
-    $("starts").inert = shown; // beside reality the dream starts where reality starts
+    $("starts").inert = shown; // the dream starts where the real environment starts
     fitPictures($("pictures"));
     $("pictures").scrollIntoView({ block: "nearest" });
   }
-  $("reality-toggle").checked = shown;
-  const lost = state === "unavailable" || state === "absent";
-  $("reality-toggle").disabled = state === "absent";
-  $("reality-toggle").closest("label").classList.toggle("unavailable", lost);
-  text($("reality-note"), lost ? `Not to be had: ${reason}` : "The real environment, beside the dream");
-  text($("reality-text"), behind > 10 ? `${behind} steps behind` : "the same actions in the real environment");
+  $("mirror-toggle").checked = shown;
+  const failed = state === "failed" || state === "unavailable";
+  $("mirror-toggle").disabled = state === "unavailable";
+  $("mirror-toggle").closest("label").classList.toggle("unavailable", failed);
+  text($("mirror-note"), failed ? `Not available: ${reason}` : "Takes the same actions, beside the dream");
+  text($("mirror-text"), behind > 10 ? `${behind} steps behind` : "the same actions");
 }
 
-// -- over the picture -------------------------------------------------------------------------------------------------
+// -- overlay of the picture -------------------------------------------------------------------------------------------------
 
-function veil() {
-  const place = $("veil");
-  const lost = wire.attempts > 0;
+function showOverlay() {
+  const place = $("overlay");
+  const lost = connection.attempts > 0;
   const state = lost ? "lost" : page.frame?.state ?? "starting";
-  const shown = `${state} ${lost ? wire.refused : ""}`;
+  const shown = `${state} ${lost ? connection.refused : ""}`;
   if (place.dataset.shown === shown) return;
   place.dataset.state = state;
   place.dataset.shown = shown;
-  place.replaceChildren(...veilOf(state));
+  place.replaceChildren(...overlayOf(state));
 }
 
-function veilOf(state) {
+function overlayOf(state) {
   const line = (words, name = "p") => Object.assign(document.createElement(name), { textContent: words });
-  if (state === "lost" && /not here|deleted/.test(wire.refused)) {
-    return [line("This dream is gone", "h2"), line(wire.refused), Object.assign(line("Begin a new one", "a"), { href: location.pathname, className: "button accent" })];
+  if (state === "lost" && /not here|deleted/.test(connection.refused)) {
+    return [line("This session is not available", "h2"), line(connection.refused), Object.assign(line("Start a new one", "a"), { href: location.pathname, className: "button accent" })];
   }
-  if (state === "lost" && wire.refused) return [line("Not yet", "h2"), line(wire.refused)];
-  if (state === "lost") return [line("Connection lost", "h2"), line("Trying again by itself.")];
-  if (state === "starting") return [line("Falling asleep…")];
+  if (state === "lost" && connection.refused) return [line("Cannot connect yet", "h2"), line(connection.refused)];
+  if (state === "lost") return [line("Connection lost", "h2"), line("Reconnecting…")];
+  if (state === "starting") return [line("Starting…")];
   if (state === "ready") return page.world ? hint() : [];
   if (state !== "ended" && state !== "failed") return [];
   const again = line("Start again", "button");
   again.type = "button";
   again.className = "accent";
   again.addEventListener("click", () => reset());
-  if (state === "failed") return [line("The dream stopped", "h2"), line(page.frame.reason), again];
+  if (state === "failed") return [line("The model failed", "h2"), line(page.frame.reason), again];
   return [line("The episode ended", "h2"), line(touch.matches ? "Tap to start again." : "Press R to start again."), again];
 }
 
 function hint() {
   const arrows = page.world.actions.filter(arrowOf);
   const words = document.createElement("p");
-  const enter = page.frame.step ? "go on" : "enter the dream";
+  const purpose = page.frame.step ? "continue" : "start";
   if (touch.matches) {
-    words.textContent = `Tap an ${arrows.length ? "arrow" : "action"} to ${enter}`;
+    words.textContent = `Tap an ${arrows.length ? "arrow" : "action"} to ${purpose}`;
     return [words];
   }
   const keys = arrows.length ? ["ArrowLeft", "ArrowUp", "ArrowDown", "ArrowRight"].filter((key) => arrows.some((action) => action.keys.includes(key)))
     : page.world.actions.flatMap((action) => action.keys.slice(0, 1)).slice(0, 4);
   for (const key of keys) words.append(Object.assign(document.createElement("kbd"), { textContent: glyph(key) }));
-  words.append(` Press ${arrows.length ? "an arrow key" : "a key"} to ${enter}`);
+  words.append(` Press ${arrows.length ? "an arrow key" : "a key"} to ${purpose}`);
   return [words];
 }
 
 function toast(reason) {
   const place = $("toast");
   place.hidden = false;
-  place.textContent = reason.charAt(0).toUpperCase() + reason.slice(1);
+  place.textContent = reason;
   clearTimeout(toast.timer);
   toast.timer = setTimeout(() => (place.hidden = true), 5000);
 }
 
-// -- the player's side ------------------------------------------------------------------------------------------------
+// -- input ------------------------------------------------------------------------------------------------
 
-function furnish(world) {
+function setUp(world) {
   document.title = `${world.name} · Magrathea`;
   text($("world-name"), world.name);
   text($("description"), world.description);
   $("card-link").hidden = !world.has_card;
   $("card-link").href = `/card/${encodeURIComponent(world.id)}`;
   page.keys = new Keys(world.actions, {
-    press: (action) => wire.send({ type: "press", action }),
-    release: (action) => wire.send({ type: "release", action }),
+    press: (action) => connection.send({ type: "press", action }),
+    release: (action) => connection.send({ type: "release", action }),
     shortcut: (name) => ({ pause: togglePause, step: singleStep, reset, heat: toggleHeat })[name](),
   });
   page.keys.layOut(world.actions, $("dpad"), $("primary"), $("actions"));
@@ -189,31 +189,31 @@ function furnish(world) {
     page.start = start;
     reset();
   });
-  veil();
+  showOverlay();
 }
 
-function restoreChoices({ speed, realtime }) {
-  if (speed !== 1) wire.send({ type: "speed", value: speed });
-  if (page.world.noop !== null && realtime === false) wire.send({ type: "realtime", on: false });
+function restoreSettings({ speed, realtime }) {
+  if (speed !== 1) connection.send({ type: "speed", value: speed });
+  if (page.world.noop !== null && realtime === false) connection.send({ type: "realtime", on: false });
 }
 
-const togglePause = () => wire.send({ type: "pause", on: page.frame?.state !== "paused" });
-const singleStep = () => wire.send({ type: "step" });
+const togglePause = () => connection.send({ type: "pause", on: page.frame?.state !== "paused" });
+const singleStep = () => connection.send({ type: "step" });
 
 function reset() {
   const seed = $("seed").valueAsNumber;
   if (!Number.isInteger(seed) || seed < 0 || seed > 2147483647) {
-    toast("the seed is a whole number from 0 to 2147483647");
+    toast("The seed is a whole number from 0 to 2147483647");
     return;
   }
-  wire.send({ type: "reset", seed, start: page.start });
+  connection.send({ type: "reset", seed, start: page.start });
 }
 
-// Whoever drives stops time to look back; back in the present it goes on.
-function look(looking) {
+// Looking back pauses the session, if this page has control; it resumes afterwards.
+function lookBack(looking) {
   $("layout").classList.toggle("looking-back", looking);
-  if (looking) page.stopped = session.driving && page.frame?.state === "playing";
-  if (page.stopped) wire.send({ type: "pause", on: looking });
+  if (looking) page.stopped = session.inControl && page.frame?.state === "playing";
+  if (page.stopped) connection.send({ type: "pause", on: looking });
 }
 
 function toggleHeat() {
@@ -230,35 +230,35 @@ function listen() {
   $("pause").addEventListener("click", togglePause);
   $("step").addEventListener("click", singleStep);
   $("reset").addEventListener("click", reset);
-  $("speed").addEventListener("change", (event) => wire.send({ type: "speed", value: event.target.value === "" ? null : Number(event.target.value) }));
+  $("speed").addEventListener("change", (event) => connection.send({ type: "speed", value: event.target.value === "" ? null : Number(event.target.value) }));
   $("heat-toggle").addEventListener("change", showHeat);
-  $("reality-toggle").addEventListener("change", (event) => wire.send({ type: "reality", on: event.target.checked }));
-  $("realtime-toggle").addEventListener("change", (event) => wire.send({ type: "realtime", on: event.target.checked }));
+  $("mirror-toggle").addEventListener("change", (event) => connection.send({ type: "mirror", on: event.target.checked }));
+  $("realtime-toggle").addEventListener("change", (event) => connection.send({ type: "realtime", on: event.target.checked }));
   $("seed").addEventListener("change", reset);
   $("seed").addEventListener("keydown", (event) => event.key === "Enter" && event.target.blur());
-  $("dice").addEventListener("click", () => {
+  $("new-seed").addEventListener("click", () => {
     $("seed").value = Math.floor(Math.random() * 1e6);
     reset();
   });
-  // After a click the keys belong to the world again; who came with the keyboard keeps the focus.
+  // After a click of the pointer the keys are the world's again; keyboard users keep the focus.
   document.addEventListener("click", (event) => event.detail > 0 && document.activeElement?.matches("button, input:not([type=number], [type=text])") && document.activeElement.blur());
   document.addEventListener("change", (event) => event.target.matches("select") && event.target.blur());
-  document.addEventListener("visibilitychange", awayOrBack);
+  document.addEventListener("visibilitychange", visibilityChanged);
   window.addEventListener("resize", () => fitPictures($("pictures")));
 }
 
-// A dream does not run on while nobody looks.
-function awayOrBack() {
+// A session that only this page shows pauses while the page is hidden.
+function visibilityChanged() {
   if (document.hidden && page.frame?.state === "playing" && session.alone) {
     page.hiddenPause = true;
-    wire.send({ type: "pause", on: true });
+    connection.send({ type: "pause", on: true });
   } else if (!document.hidden && page.hiddenPause) {
     page.hiddenPause = false;
-    wire.send({ type: "pause", on: false });
+    connection.send({ type: "pause", on: false });
   }
 }
 
 listen();
 showHeat();
-window.magratheaWire = wire; // for whoever opens the console
-wire.open();
+window.magratheaConnection = connection; // for the browser's console and the tests
+connection.open();

@@ -1,50 +1,50 @@
-// What is kept of this dream: its name, its link, a copy to try something else, a file; and who drives it.
+// The session's name, link, fork and file; and who has control of it.
 
 import { text } from "./panel.js";
 
 const $ = (id) => document.getElementById(id);
 
 export class SessionPanel {
-  // on has: wheel(wish), say(words)
+  // on has: control(on), notify(text)
   constructor(on) {
     this.on = on;
-    this.now = null; // the server's newest word on the session
+    this.latest = null; // the server's newest session message
     $("session-name").addEventListener("change", () => this.rename());
     $("session-name").addEventListener("keydown", (event) => event.key === "Enter" && event.target.blur());
     $("copy-link").addEventListener("click", () => this.copyLink());
-    $("what-if").addEventListener("click", () => this.whatIf());
-    $("wheel-button").addEventListener("click", () => on.wheel(this.now.driving || this.now.asked ? "give" : "ask"));
+    $("fork").addEventListener("click", () => this.fork());
+    $("control-button").addEventListener("click", () => on.control(!this.latest.in_control && !this.latest.requested));
   }
 
-  get driving() {
-    return Boolean(this.now?.driving);
+  get inControl() {
+    return Boolean(this.latest?.in_control);
   }
 
   get alone() {
-    return this.now?.viewers === 1;
+    return this.latest?.viewers === 1;
   }
 
   show(session) {
-    this.now = session;
+    this.latest = session;
     if (document.activeElement !== $("session-name")) $("session-name").value = session.name;
     $("download").href = `/api/sessions/${session.id}/file`;
-    $("wheel").hidden = session.viewers < 2;
+    $("control").hidden = session.viewers < 2;
     const others = session.viewers - 1;
     const watching = `${others} other${others > 1 ? "s" : ""}`;
-    if (session.driving) {
-      text($("wheel-text"), session.asking ? "You drive. Somebody asks for a turn." : `You drive; ${watching} here.`);
-      text($("wheel-button"), "Hand over");
+    if (session.in_control) {
+      text($("control-text"), session.requests ? "You have control. Someone requests it." : `You have control; ${watching} watching.`);
+      text($("control-button"), "Release control");
     } else {
-      text($("wheel-text"), session.free ? "Nobody drives. Press a key to take over." : session.asked ? "You are next." : "Somebody else drives. You watch.");
-      text($("wheel-button"), session.asked ? "Never mind" : "Ask for a turn");
+      text($("control-text"), session.free ? "Nobody has control. Press a key to take it." : session.requested ? "You get control next." : "Someone else has control. You are watching.");
+      text($("control-button"), session.requested ? "Cancel request" : "Request control");
     }
-    $("wheel-button").hidden = session.free;
-    $("wheel").classList.toggle("asked", session.driving && session.asking > 0);
+    $("control-button").hidden = session.free;
+    $("control").classList.toggle("requested", session.in_control && session.requests > 0);
   }
 
   async rename() {
-    const response = await fetch(`/api/sessions/${this.now.id}`, { method: "PATCH", body: JSON.stringify({ name: $("session-name").value }) });
-    if (!response.ok) this.on.say(await response.text());
+    const response = await fetch(`/api/sessions/${this.latest.id}`, { method: "PATCH", body: JSON.stringify({ name: $("session-name").value }) });
+    if (!response.ok) this.on.notify(await response.text());
   }
 
   async copyLink() {
@@ -52,23 +52,23 @@ export class SessionPanel {
       await navigator.clipboard.writeText(location.href);
       this.done($("copy-link"), "Copied");
     } catch {
-      this.on.say(`The link is ${location.href}`); // browsers only copy where the connection is secure
+      this.on.notify(`The link is ${location.href}`); // browsers only copy where the connection is secure
     }
   }
 
-  async whatIf() {
-    const name = this.now.name ? `${this.now.name}, what if` : "";
-    const response = await fetch(`/api/sessions/${this.now.id}/fork`, { method: "POST", body: JSON.stringify({ name: name.slice(0, 80) }) });
+  async fork() {
+    const name = this.latest.name ? `${this.latest.name} (fork)` : "";
+    const response = await fetch(`/api/sessions/${this.latest.id}/fork`, { method: "POST", body: JSON.stringify({ name: name.slice(0, 80) }) });
     if (!response.ok) {
-      this.on.say(await response.text());
+      this.on.notify(await response.text());
       return;
     }
     location.href = `${location.pathname}?session=${(await response.json()).id}`;
   }
 
-  async forget(branch) {
-    const response = await fetch(`/api/sessions/${this.now.id}/branches/${branch}`, { method: "DELETE" });
-    if (!response.ok) this.on.say(await response.text());
+  async deleteBranch(branch) {
+    const response = await fetch(`/api/sessions/${this.latest.id}/branches/${branch}`, { method: "DELETE" });
+    if (!response.ok) this.on.notify(await response.text());
   }
 
   done(button, words) {

@@ -1,6 +1,6 @@
 // The list of sessions: open, delete, upload.
 
-const list = document.getElementById("dreams");
+const list = document.getElementById("sessions");
 const notice = document.getElementById("notice");
 const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60]];
 
@@ -24,11 +24,11 @@ function item(session) {
   const picture = `/api/sessions/${session.id}/branches/${session.head}/steps/${session.num_steps}.png`;
   const facts = [session.world, count(session.num_steps, "step", "steps"), ago(session.used)];
   if (session.num_branches > 1) facts.splice(2, 0, count(session.num_branches, "branch", "branches"));
-  if (session.viewers) facts.push(`${count(session.viewers, "visitor is", "visitors are")} there`);
-  const link = element("a", { href: `/play/${encodeURIComponent(session.world)}?session=${session.id}`, textContent: session.name || "Without a name" });
+  if (session.viewers) facts.push(count(session.viewers, "viewer", "viewers"));
+  const link = element("a", { href: `/play/${encodeURIComponent(session.world)}?session=${session.id}`, textContent: session.name || "Unnamed session" });
   const remove = element("button", { type: "button", textContent: "Delete" });
-  remove.setAttribute("aria-label", `Delete ${session.name || "this dream"}`);
-  const made = element("li", { className: "dream" }, element("img", { src: picture, alt: "", loading: "lazy", width: 72, height: 72 }),
+  remove.setAttribute("aria-label", `Delete ${session.name || "this session"}`);
+  const made = element("li", { className: "session-item" }, element("img", { src: picture, alt: "", loading: "lazy", width: 72, height: 72 }),
     element("div", {}, element("h2", {}, link), element("p", { textContent: facts.join(" · ") })), remove);
   remove.addEventListener("click", () => confirmed(remove) && erase(session.id, made));
   return made;
@@ -50,7 +50,7 @@ async function erase(id, made) {
   const response = await fetch(`/api/sessions/${id}`, { method: "DELETE" });
   if (response.ok) made.remove();
   else notice.textContent = await response.text();
-  if (response.ok && !list.childElementCount) notice.textContent = "No dream is kept here.";
+  if (response.ok && !list.childElementCount) notice.textContent = "No saved sessions.";
 }
 
 async function upload(file) {
@@ -75,8 +75,8 @@ try {
   if (!response.ok) throw new Error(`the server answered ${response.status}`);
   const sessions = await response.json();
   list.append(...sessions.map(item));
-  notice.textContent = sessions.length ? "" : "No dream is kept here yet. Play a world, and it will be.";
+  notice.textContent = sessions.length ? "" : "No saved sessions yet. Play a world to make one.";
 } catch (error) {
-  notice.textContent = `The dreams cannot be listed: ${error.message}. Reload the page to try again.`;
+  notice.textContent = `The sessions cannot be listed: ${error.message}. Reload the page to try again.`;
 }
 list.setAttribute("aria-busy", "false");

@@ -1,31 +1,31 @@
-// Time: a slider to look back, and the branches as a small tree.
+// The timeline: a slider to look back at earlier steps, and the branches as a tree.
 
 import { text } from "./panel.js";
 
 const $ = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
-const ROW = matchMedia("(pointer: coarse)").matches ? 28 : 16; // pixels, so that a finger finds it too
-const CROSS = 24; // pixels kept free for the crosses
+const ROW = matchMedia("(pointer: coarse)").matches ? 28 : 16; // pixels, larger for fingers
+const CROSS = 24; // pixels kept free for the delete buttons
 
 export class Timeline {
-  // on has: look(looking), branch(branch, step), forget(branch)
+  // on has: lookBack(looking), goTo(branch, step), deleteBranch(branch)
   constructor(on) {
     this.on = on;
     this.session = null;
     this.branch = 0;
     this.step = 0;
-    this.looking = null; // the step that is looked back at
-    this.wanted = null;
-    this.doomed = null; // the branch whose deletion waits for a second click
+    this.looking = null; // the earlier step that is shown
+    this.loading = null; // the step whose picture is being loaded
+    this.confirming = null; // the branch whose deletion waits for a second click
     $("timeline").addEventListener("input", () => this.scrub($("timeline").valueAsNumber));
-    $("go-on").addEventListener("click", () => this.goOn());
-    $("back-to-now").addEventListener("click", () => this.back());
+    $("continue-here").addEventListener("click", () => this.continueHere());
+    $("back-to-latest").addEventListener("click", () => this.back());
     $("past").addEventListener("load", () => this.loaded());
-    $("past").addEventListener("error", () => (this.wanted = null));
+    $("past").addEventListener("error", () => (this.loading = null));
     new ResizeObserver(() => this.draw()).observe($("tree").parentElement);
   }
 
-  // A frame of the dream: where it is now.
+  // A frame of the dream: the newest step.
   move(frame) {
     if (frame.branch !== this.branch) this.back();
     this.branch = frame.branch;
@@ -33,7 +33,7 @@ export class Timeline {
     this.step = frame.step;
     $("timeline").max = frame.step;
     if (this.looking === null) $("timeline").value = frame.step;
-    this.tell();
+    this.showText();
     this.draw();
   }
 
@@ -50,52 +50,52 @@ export class Timeline {
     const first = this.looking === null;
     this.looking = step;
     $("looking").hidden = false;
-    this.tell();
+    this.showText();
     this.draw();
     this.load();
-    if (first) this.on.look(true);
+    if (first) this.on.lookBack(true);
   }
 
-  // One picture is under way at a time; when it is there, the newest wish is next.
+  // One picture is loaded at a time; when it is there, the one wanted last is next.
   load() {
-    if (this.wanted !== null || this.looking === null) return;
-    this.wanted = this.looking;
-    $("past").src = `/api/sessions/${this.session.id}/branches/${this.branch}/steps/${this.wanted}.png`;
+    if (this.loading !== null || this.looking === null) return;
+    this.loading = this.looking;
+    $("past").src = `/api/sessions/${this.session.id}/branches/${this.branch}/steps/${this.loading}.png`;
   }
 
   loaded() {
-    const step = this.wanted;
-    this.wanted = null;
+    const step = this.loading;
+    this.loading = null;
     if (this.looking === null) return;
     $("past").hidden = false;
     $("past").dataset.step = step;
     if (step !== this.looking) this.load();
   }
 
-  goOn() {
-    if (this.looking !== null) this.on.branch(this.branch, this.looking);
+  continueHere() {
+    if (this.looking !== null) this.on.goTo(this.branch, this.looking);
   }
 
   back() {
     if (this.looking === null) return;
     this.looking = null;
-    this.wanted = null;
+    this.loading = null;
     $("past").hidden = true;
     $("looking").hidden = true;
     $("timeline").value = this.step;
-    this.tell();
+    this.showText();
     this.draw();
-    this.on.look(false);
+    this.on.lookBack(false);
   }
 
-  tell() {
-    const now = this.step === 0 ? "Nothing has happened yet" : `Step ${this.step}. Drag to look back.`;
+  showText() {
+    const now = this.step === 0 ? "No steps yet" : `Step ${this.step}. Drag to look back.`;
     text($("timeline-text"), this.looking === null ? now : `Looking back at step ${this.looking} of ${this.step}`);
     $("timeline").disabled = this.step === 0;
   }
 
-  // Each branch is a line from where it left its parent to its last step; a click goes on at its end. Behind all but
-  // the one that the dream is on stands a cross that deletes it.
+  // Each branch is a line from where it left its parent to its last step; a click continues at its end. All but the
+  // current one have a button that deletes them.
   draw() {
     const branches = this.session?.branches ?? [];
     const tree = $("tree");
@@ -118,29 +118,29 @@ export class Timeline {
       const current = branch.id === this.branch;
       const group = make("g", { role: "button", tabindex: 0, class: current ? "current" : "", "data-branch": branch.id,
         "aria-label": `Branch ${index + 1}, steps ${branch.forked_at} to ${end}${current ? ", this one" : ""}` }, reach, path, dot);
-      press(group, () => !current && this.on.branch(branch.id, branch.num_steps));
+      press(group, () => !current && this.on.goTo(branch.id, branch.num_steps));
       return current ? [group] : [group, this.cross(branch.id, index + 1, width, y)];
     }).flat());
   }
 
   cross(branch, number, width, y) {
-    const sure = this.doomed === branch;
+    const sure = this.confirming === branch;
     const group = make("g", { role: "button", tabindex: 0, class: sure ? "cross sure" : "cross", "data-delete": branch,
       "aria-label": `Delete branch ${number}${sure ? " for good" : ""}` },
       make("rect", { x: width - CROSS, y: y - ROW / 2, width: CROSS, height: ROW }),
       make("text", { x: width - 2, y: y + 4, "text-anchor": "end" }));
     text(group.lastChild, sure ? "Delete for good?" : "✕");
     press(group, () => {
-      this.doomed = sure ? null : branch;
+      this.confirming = sure ? null : branch;
       this.draw();
       if (sure) {
-        this.on.forget(branch);
+        this.on.deleteBranch(branch);
         return;
       }
       $("tree").querySelector(`[data-delete="${branch}"]`).focus();
       setTimeout(() => {
-        if (this.doomed !== branch) return;
-        this.doomed = null;
+        if (this.confirming !== branch) return;
+        this.confirming = null;
         this.draw();
       }, 4000);
     });

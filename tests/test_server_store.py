@@ -1,8 +1,10 @@
-"""The store keeps what it said it kept: steps, branches that share them, snapshots, names."""
+"""The store loses nothing: steps, branches that share them, snapshots, names."""
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from magrathea.errors import MagratheaError
-from magrathea.server.database import data_home
-from magrathea.server.store import Store, StoredStep
+from magrathea.server.store import Store, StoredStep, StoreThread, data_folder
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -65,7 +66,7 @@ class StoreMachine(RuleBasedStateMachine):
     def switch(self, session: str, choice: Any) -> None:
         branch = choice.choice(sorted(self.branches[session]))
         records = self.branches[session][branch]
-        self.store.go_on(session, branch)
+        self.store.switch(session, branch)
         self.head_is(session, branch, records)
 
     @rule(session=sessions, choice=st.randoms(use_true_random=False))
@@ -90,7 +91,7 @@ class StoreMachine(RuleBasedStateMachine):
         del self.branches[session], self.heads[session]
 
     @invariant()
-    def all_is_there(self) -> None:
+    def store_equals_model(self) -> None:
         listed = {found.id: found for found in self.store.sessions()}
         assert set(listed) == set(self.branches)
         for session, branches in self.branches.items():
@@ -104,7 +105,7 @@ class StoreMachine(RuleBasedStateMachine):
                 assert [step.number for step in self.store.steps(branch, 0, len(records))] == [
                     *range(1, len(records) + 1)
                 ]
-                assert self.store.first(branch) == b"first"
+                assert self.store.record(branch, 0) == b"first"
                 file, at, shared = self.store.snapshot(branch, len(records))
                 assert file == b"snapshot %d" % at and shared <= min(at, len(records))
 
@@ -112,7 +113,7 @@ class StoreMachine(RuleBasedStateMachine):
         for session in list(self.branches):
             self.store.delete(session)
         for table in ("session", "branch", "step", "snapshot"):
-            assert not self.store._rows(f"SELECT * FROM {table}")
+            assert not self.store._query(f"SELECT * FROM {table}")
         self.store.close()
 
 
@@ -125,15 +126,15 @@ def begun(store: Store) -> tuple[str, int]:
     return session, store.add_root(session, b"first", b"snapshot 0")
 
 
-def test_what_was_kept_is_there_in_another_process_and_durable(tmp_path: Path) -> None:
+def test_appended_steps_are_durable_and_seen_by_another_connection(tmp_path: Path) -> None:
     store = Store(tmp_path / "deep" / "sessions.db")
     session, branch = begun(store)
     store.append([StoredStep(branch, 1, b"one", 0.5)])
     other = Store(tmp_path / "deep" / "sessions.db")
     assert other.session(session).num_steps == 1 and other.session(session).name == "mine"
-    assert store._rows("PRAGMA journal_mode") == [("wal",)]
-    assert store._rows("PRAGMA synchronous") == [(2,)]
-    with pytest.raises(MagratheaError, match="gone on in another server"):
+    assert store._query("PRAGMA journal_mode") == [("wal",)]
+    assert store._query("PRAGMA synchronous") == [(2,)]
+    with pytest.raises(MagratheaError, match="continued in another server"):
         other.append([StoredStep(branch, 2, b"two", 0.5), StoredStep(branch, 1, b"one", 0.5)])
     assert other.session(session).num_steps == 1
     other.close()
@@ -154,7 +155,7 @@ def test_the_nearest_snapshot_is_found_on_either_side() -> None:
     assert [step.record for step in store.steps(fork, 68, 71)] == [b"69", b"70", b"other"]
 
 
-def test_names_settings_and_what_nobody_touched() -> None:
+def test_names_settings_and_untouched_sessions() -> None:
     store = Store()
     session, _ = begun(store)
     store.rename(session, "the cave")
@@ -163,15 +164,15 @@ def test_names_settings_and_what_nobody_touched() -> None:
     idle = store.add_session("square")
     store.add_root(idle, b"first", b"snapshot 0")
     store.delete_untouched(before=0)
-    assert store.num_sessions() == 2
+    assert len(store.sessions()) == 2
     store.delete_untouched(before=1e12)
     assert [found.id for found in store.sessions()] == [session]
     with pytest.raises(MagratheaError, match="is not here"):
         store.session(idle)
 
 
-def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path) -> None:
-    store = Store(tmp_path / "sessions.db", most_bytes=40 * 4096)
+def test_a_full_disk_is_reported_and_loses_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path / "sessions.db", max_bytes=40 * 4096)
     session, branch = begun(store)
     with pytest.raises(MagratheaError, match="free some space"):
         for number in range(1, 1000):
@@ -183,7 +184,7 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path) -> None:
     store.close()
 
 
-def test_foreign_and_newer_files_are_refused(tmp_path: Path) -> None:
+def test_other_files_and_newer_versions_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_bytes(b"no database" * 1000)
     with pytest.raises(MagratheaError, match="cannot be used"):
         Store(tmp_path / "text.db")
@@ -196,10 +197,36 @@ def test_foreign_and_newer_files_are_refused(tmp_path: Path) -> None:
         Store("/dev/null/sessions.db")
 
 
-def test_the_home_of_data_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_data_folder_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAGRATHEA_HOME", str(tmp_path))
-    assert data_home() == tmp_path
+    assert data_folder() == tmp_path
     monkeypatch.delenv("MAGRATHEA_HOME")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
     monkeypatch.setattr("sys.platform", "linux")
-    assert data_home() == tmp_path / "share" / "magrathea"
+    assert data_folder() == tmp_path / "share" / "magrathea"
+
+
+def test_a_store_thread_runs_calls_in_order_and_off_the_event_loop(tmp_path: Path) -> None:
+    threads: set[str] = set()
+
+    def rename(store: Store, session: str, name: str) -> str:
+        threads.add(threading.current_thread().name)
+        before = store.session(session).name
+        store.rename(session, name)
+        return before
+
+    async def main() -> list[str]:
+        store = StoreThread(tmp_path / "sessions.db")
+        session = await store.run(Store.add_session, "square", "0")
+        await store.run(Store.add_root, session, b"first", b"snapshot 0")
+        before = await asyncio.gather(*(store.run(rename, session, str(number)) for number in range(1, 20)))
+        assert store.call(Store.session, session).name == "19"
+        with pytest.raises(MagratheaError, match="is not here"):
+            await store.run(Store.session, "none")
+        store.close()
+        return before
+
+    assert asyncio.run(main()) == [str(number) for number in range(19)]
+    assert threads == {"store_0"}
+    with pytest.raises(MagratheaError, match="cannot be used"):
+        StoreThread("/dev/null/sessions.db")

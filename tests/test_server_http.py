@@ -15,7 +15,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from app_square_world import SquareSession, SquareWorld, serving, square_app
+from server_square_world import SquareSession, SquareWorld, serving, square_app
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -23,22 +23,22 @@ from magrathea.errors import MagratheaError
 from magrathea.server import create_app, play
 from magrathea.server.catalog import Catalog, key_map, noop_action
 from magrathea.server.check import CheckError, check
-from magrathea.server.picture import Painter
+from magrathea.server.frame import Renderer
 from magrathea.server.protocol import Frame, decode_frame
 from magrathea.server.session_manager import Limits
 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with serving(square_app(limits=Limits(awake=3, new_per_second=100))) as address:
+    with serving(square_app(limits=Limits(active=3, new_per_second=100))) as address:
         yield address
 
 
-def joined(url: str, query: str = "seed=1&start=0", **options: Any) -> ClientConnection:
+def connected(url: str, query: str = "seed=1&start=0", **options: Any) -> ClientConnection:
     return connect(f"{url.replace('http', 'ws')}/api/worlds/square/play?{query}", **options)
 
 
-def say(socket: ClientConnection, **message: Any) -> None:
+def send(socket: ClientConnection, **message: Any) -> None:
     socket.send(json.dumps(message))
 
 
@@ -55,8 +55,8 @@ def frame_of(socket: ClientConnection, step: int) -> Frame:
         if isinstance(data, str):
             continue
         frame = decode_frame(data)
-        say(socket, type="seen", frame=frame.header["frame"])
-        if frame.header["step"] == step and "picture" in frame.parts:
+        send(socket, type="seen", frame=frame.header.frame)
+        if frame.header.step == step and "picture" in frame.parts:
             return frame
 
 
@@ -70,35 +70,35 @@ def get(url: str) -> tuple[int, dict, bytes]:
 
 
 def test_a_step_is_answered_with_its_picture(url: str) -> None:
-    with joined(url) as socket:
+    with connected(url) as socket:
         world = text_of(socket, "world")
         assert world["world"]["name"] == "Square" and world["world"]["noop"] == 0
         assert world["world"]["actions"][5] == {"index": 5, "name": "paint", "keys": [" "]}
-        say(socket, type="step", action=2)
+        send(socket, type="step", action=2)
         frame = frame_of(socket, 1)
         assert frame.parts["picture"].shape == (63, 63, 3) and frame.parts["uncertainty"].shape == (7, 7)
         assert frame.parts["picture"][9 * 3, 9 * 4, 0] == 255
-        assert frame.header["passes"] == 2 and frame.header["action"] == 2
+        assert frame.header.num_passes == 2 and frame.header.action == 2
 
 
-def test_malformed_messages_are_refused_and_the_connection_survives(url: str) -> None:
-    with joined(url) as socket:
+def test_invalid_messages_are_refused_and_the_connection_stays_open(url: str) -> None:
+    with connected(url) as socket:
         for message, reason in (
-            ("hello", "not JSON"),
-            ('{"type": "press", "action": 99}', "must be an integer from 0 to 6"),
+            ("hello", "malformed"),
+            ('{"type": "press", "action": 99}', "must be from 0 to 6"),
             ('{"type": "press", "action": "' + "x" * 9000 + '"}', "larger than 4096 bytes"),
-            (b"\x00\x01", "binary"),
+            (b"\x00\x01", "Binary"),
         ):
             socket.send(message)
             assert reason in text_of(socket, "error")["reason"]
-        say(socket, type="step", action=4)
+        send(socket, type="step", action=4)
         assert frame_of(socket, 1).parts["picture"][9 * 4, 9 * 3, 0] == 255
 
 
-def test_a_flood_is_ignored_and_the_connection_survives(url: str) -> None:
-    with joined(url) as socket:
+def test_too_many_messages_are_ignored_and_the_connection_stays_open(url: str) -> None:
+    with connected(url) as socket:
         for _ in range(500):
-            say(socket, type="seen", frame=0)
+            send(socket, type="seen", frame=0)
         assert "messages a second" in text_of(socket, "error")["reason"]
         socket.recv(timeout=20)
 
@@ -106,58 +106,59 @@ def test_a_flood_is_ignored_and_the_connection_survives(url: str) -> None:
 def test_the_same_seed_and_actions_give_the_same_frames(url: str) -> None:
     runs = []
     for seed in (7, 7, 8):
-        with joined(url, f"seed={seed}") as socket:
+        with connected(url, f"seed={seed}") as socket:
             for step, action in enumerate((2, 5, 3), start=1):
-                say(socket, type="step", action=action)
+                send(socket, type="step", action=action)
                 frame = frame_of(socket, step)
             runs.append((frame.parts["picture"].tobytes(), frame.parts["uncertainty"].tobytes()))
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_a_link_leads_back_to_the_session_and_two_may_watch_it(url: str) -> None:
-    with joined(url) as socket:
+def test_a_link_opens_the_session_and_two_may_watch_it(url: str) -> None:
+    with connected(url) as socket:
         session = text_of(socket, "world")["session"]
-        say(socket, type="step", action=2)
+        send(socket, type="step", action=2)
         frame_of(socket, 1)
-        with joined(url, f"session={session}") as other:
+        with connected(url, f"session={session}") as other:
             assert text_of(other, "world")["session"] == session
             assert frame_of(other, 1).parts["picture"][9 * 3, 9 * 4, 0] == 255
-            say(other, type="step", action=2)
-            assert "somebody else drives" in text_of(other, "error")["reason"]
-            say(other, type="wheel", wish="ask")
-            say(socket, type="wheel", wish="give")
-            while not text_of(other, "session")["driving"]:
+            send(other, type="step", action=2)
+            assert "Somebody else has control" in text_of(other, "error")["reason"]
+            send(other, type="control", on=True)
+            send(socket, type="control", on=False)
+            while not text_of(other, "session")["in_control"]:
                 pass
-            say(other, type="step", action=4)
+            send(other, type="step", action=4)
             assert frame_of(socket, 2).parts["picture"][9 * 4, 9 * 4, 0] == 255
-    with joined(url, "session=forged") as socket:
+    with connected(url, "session=forged") as socket:
         assert "is not here" in text_of(socket, "error")["reason"]
 
 
-def test_a_full_server_says_so_and_an_empty_seat_is_given_away(url: str) -> None:
+def test_a_full_server_refuses_and_an_idle_session_makes_room(url: str) -> None:
     with ExitStack() as stack:
         for _ in range(3):
-            text_of(stack.enter_context(joined(url)), "world")
-        late = stack.enter_context(joined(url))
+            text_of(stack.enter_context(connected(url)), "world")
+        late = stack.enter_context(connected(url))
         refusal = text_of(late, "error")
-        assert "All 3 places" in refusal["reason"] and refusal["fatal"]
+        assert "3 active sessions" in refusal["reason"] and refusal["fatal"]
         with pytest.raises(ConnectionClosed):
             late.recv(timeout=20)
     time.sleep(0.2)
-    with joined(url) as socket:
+    with connected(url) as socket:
         text_of(socket, "world")
 
 
 @pytest.mark.parametrize("query", ["seed=-1", "seed=x", "start=4", "seed=99999999999999"])
-def test_a_bad_address_is_refused_with_a_reason(url: str, query: str) -> None:
-    with joined(url, query) as socket:
-        assert "must be an integer from 0 to" in text_of(socket, "error")["reason"]
+def test_an_invalid_query_is_refused_with_a_reason(url: str, query: str) -> None:
+    with connected(url, query) as socket:
+        refusal = text_of(socket, "error")
+        assert f"`{query.split('=')[0]}`" in refusal["reason"].replace("$.", "") and refusal["fatal"]
 
 
-def test_pages_of_other_sites_may_not_connect(url: str) -> None:
+def test_pages_of_other_sites_cannot_connect(url: str) -> None:
     with pytest.raises(InvalidStatus):
-        joined(url, origin="http://elsewhere.example")
-    with joined(url, origin=url) as socket:
+        connected(url, origin="http://elsewhere.example")
+    with connected(url, origin=url) as socket:
         text_of(socket, "world")
 
 
@@ -173,7 +174,7 @@ def test_pages_and_pictures(url: str) -> None:
     assert json.loads(get(f"{url}/health")[2])["status"] == "ok"
 
 
-def test_one_world_opens_at_once_and_its_card_can_be_read(tmp_path: Any) -> None:
+def test_a_single_world_opens_at_the_root_and_its_card_is_served(tmp_path: Any) -> None:
     (tmp_path / "README.md").write_text("# Square\n")
     catalog = Catalog({"square": tmp_path}, lambda _: SquareWorld())
     with serving(create_app(catalog, only="square", session_class=SquareSession)) as address:
@@ -182,7 +183,7 @@ def test_one_world_opens_at_once_and_its_card_can_be_read(tmp_path: Any) -> None
         assert json.loads(get(f"{address}/api/worlds")[2])[0]["has_card"]
 
 
-def test_a_world_that_cannot_be_played_says_why() -> None:
+def test_a_world_that_cannot_be_played_is_refused_with_a_reason() -> None:
     world = SquareWorld()
     world.action_space = gymnasium.spaces.Box(-1, 1, (2,))
     with pytest.raises(MagratheaError, match="only Discrete actions"):
@@ -199,15 +200,15 @@ def test_worlds_without_a_key_map_get_one() -> None:
 
 
 def test_observations_without_a_picture_are_drawn_as_bars() -> None:
-    flat = Painter(gymnasium.spaces.Box(-1, 1, (4,)))
+    flat = Renderer(gymnasium.spaces.Box(-1, 1, (4,)))
     assert flat.slot is None
-    assert flat.paint(np.array([1, -1, 0, np.nan])).shape == (48, 32, 3)
+    assert flat.render(np.array([1, -1, 0, np.nan])).shape == (48, 32, 3)
     camera = gymnasium.spaces.Dict(
         {"direction": gymnasium.spaces.Discrete(4), "image": gymnasium.spaces.Box(0, 255, (5, 6, 1), np.uint8)}
     )
-    painter = Painter(camera)
-    assert painter.slot == "observation/image"
-    assert painter.paint({"direction": 1, "image": np.full((5, 6, 1), 9)}).shape == (5, 6, 3)
+    renderer = Renderer(camera)
+    assert renderer.slot == "observation/image"
+    assert renderer.render({"direction": 1, "image": np.full((5, 6, 1), 9)}).shape == (5, 6, 3)
 
 
 def test_check_plays_a_running_server(url: str) -> None:
@@ -222,18 +223,20 @@ def test_check_plays_a_running_server(url: str) -> None:
         check("http://127.0.0.1:9", timeout=2)
 
 
-def test_check_shows_the_token_and_sees_that_others_are_refused(url: str) -> None:
+def test_check_sends_the_token_and_fails_if_requests_without_it_are_accepted(url: str) -> None:
     with serving(square_app(token="open sesame")) as guarded:
         assert check(f"{guarded}/?token=open%20sesame", num_frames=3, timeout=10)["frames"] == 3
         with pytest.raises(OSError, match="401"):
             check(guarded, timeout=10)
         with pytest.raises(OSError, match="401"):
             check(f"{guarded}/?token=guess", timeout=10)
-    with pytest.raises(CheckError, match="lets in who does not show"):
+    with pytest.raises(CheckError, match="accepts requests without its token"):
         check(f"{url}/?token=any", timeout=10)
 
 
-def test_a_port_in_use_is_told_in_one_line(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("magrathea.server.serve.catalog_of", lambda world, device: (Catalog({}, lambda _: None), None))
+def test_a_port_in_use_is_reported_in_one_line(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "magrathea.server.server.open_catalog", lambda world, device: (Catalog({}, lambda _: None), None)
+    )
     with pytest.raises(MagratheaError, match=r"Cannot listen on 127.0.0.1:\d+ .* choose another with --port"):
         play(port=int(url.rsplit(":", 1)[1]), open_browser=False)

@@ -1,4 +1,4 @@
-"""The page in a real browser: keys and touch drive the dream, and the picture follows."""
+"""The page in a real browser: keys and touch control the session, and the picture follows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from app_square_world import SquareWorld, serving, square_app
+from server_square_world import SquareWorld, serving, square_app
 
 from magrathea.server.session_manager import Limits
 
@@ -27,7 +27,7 @@ ARGUMENTS = [
 ]
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")]
 
-expect.set_options(timeout=30_000)  # a busy machine is slow, and no reason to fail
+expect.set_options(timeout=30_000)  # for busy machines
 
 SQUARE = """id => {
   const canvas = document.getElementById(id), { width, height } = canvas;
@@ -49,7 +49,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with serving(square_app(limits=Limits(awake=50, new_per_second=100))) as address:
+    with serving(square_app(limits=Limits(active=50, new_per_second=100))) as address:
         yield address
 
 
@@ -107,7 +107,7 @@ def at_step(page: Page, step: int) -> None:
     expect(page.locator("#figure-step")).to_have_text(str(step))
 
 
-def test_keys_move_the_picture_as_they_say(page: Page) -> None:
+def test_keys_change_the_picture(page: Page) -> None:
     begin(page)
     assert page.evaluate(SQUARE, "dream") == [3, 3]
     for step, (key, place) in enumerate(
@@ -121,7 +121,7 @@ def test_keys_move_the_picture_as_they_say(page: Page) -> None:
     expect(page.locator("#figure-passes")).to_have_text("2")
 
 
-def test_a_held_key_repeats_until_it_is_let_go(page: Page) -> None:
+def test_a_held_key_repeats_until_it_is_released(page: Page) -> None:
     begin(page)
     page.keyboard.down("ArrowRight")
     expect(page.locator('[data-action="2"]')).to_have_class(re.compile("pressed"))
@@ -133,13 +133,13 @@ def test_a_held_key_repeats_until_it_is_let_go(page: Page) -> None:
     assert steps(page) == step
 
 
-def test_real_time_goes_on_without_a_key_after_the_first(page: Page) -> None:
+def test_realtime_steps_go_on_after_the_first_key(page: Page) -> None:
     page.wait_for_timeout(150)
     at_step(page, 0)
-    expect(page.locator("#veil")).to_contain_text("Press an arrow key")
+    expect(page.locator("#overlay")).to_contain_text("Press an arrow key")
     page.keyboard.press("ArrowLeft")
     until(lambda: steps(page) > 4)
-    expect(page.locator("#veil")).to_be_empty()
+    expect(page.locator("#overlay")).to_be_empty()
     assert page.evaluate(SQUARE, "dream") == [3, 2]
 
 
@@ -177,7 +177,7 @@ def test_the_same_seed_and_keys_give_the_same_pictures(page: Page) -> None:
     assert seen[0][1] != seen[2][1]
 
 
-def test_the_heat_map_shows_where_the_model_guessed(page: Page) -> None:
+def test_the_heat_map_shows_the_uncertainty(page: Page) -> None:
     begin(page)
     expect(page.locator("#heat")).to_be_hidden()
     page.keyboard.press("h")
@@ -192,35 +192,35 @@ def test_the_heat_map_shows_where_the_model_guessed(page: Page) -> None:
     assert cells == [3 * 7 + 4]
 
 
-def test_the_end_is_announced_and_r_starts_again(page: Page) -> None:
+def test_the_end_is_shown_and_r_resets(page: Page) -> None:
     begin(page)
     page.keyboard.press("e")
-    expect(page.locator("#veil")).to_contain_text("The episode ended")
+    expect(page.locator("#overlay")).to_contain_text("The episode ended")
     page.keyboard.press("ArrowLeft")
     at_step(page, 1)
     page.keyboard.press("r")
     expect(page.locator("body")).to_have_attribute("data-state", "ready")
 
 
-def test_reality_takes_the_same_actions_beside_the_dream(page: Page) -> None:
+def test_the_real_environment_takes_the_same_actions(page: Page) -> None:
     begin(page)
-    page.locator("label:has(#reality-toggle)").click()
-    expect(page.locator("#reality-view")).to_be_visible()
+    page.locator("label:has(#mirror-toggle)").click()
+    expect(page.locator("#mirror-view")).to_be_visible()
     expect(page.locator("body")).to_have_attribute("data-state", "ready")
     for step, key in enumerate(["ArrowLeft", "ArrowUp", "ArrowUp", " "], start=1):
         before = page.evaluate(PIXELS, "dream")
         page.keyboard.press(key)
         at_step(page, step)
-        until(lambda: page.evaluate(PIXELS, "dream") == page.evaluate(PIXELS, "reality"))
+        until(lambda: page.evaluate(PIXELS, "dream") == page.evaluate(PIXELS, "mirror"))
         assert page.evaluate(PIXELS, "dream") != before or key != " "
-    page.locator("label:has(#reality-toggle)").click()
-    expect(page.locator("#reality-view")).to_be_hidden()
+    page.locator("label:has(#mirror-toggle)").click()
+    expect(page.locator("#mirror-view")).to_be_hidden()
 
 
 def test_touch_buttons_play_on_a_phone(phone: Page) -> None:
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
     begin(phone)
-    expect(phone.locator("#veil")).to_contain_text("Tap an arrow")
+    expect(phone.locator("#overlay")).to_contain_text("Tap an arrow")
     for step, (action, place) in enumerate([(2, [3, 4]), (4, [4, 4]), (5, [4, 4])], start=1):
         button = phone.locator(f'[data-action="{action}"]')
         box = button.bounding_box()
@@ -238,7 +238,7 @@ def test_pictures_are_scaled_by_whole_pixels(page: Page, phone: Page) -> None:
         assert shown.evaluate("getComputedStyle(document.getElementById('dream')).imageRendering") == "pixelated"
 
 
-def test_the_start_page_leads_into_a_world(page: Page, url: str) -> None:
+def test_the_start_page_opens_a_world(page: Page, url: str) -> None:
     page.goto(url)
     card = page.locator(".card")
     expect(card).to_contain_text("A square that walks.")
@@ -248,7 +248,7 @@ def test_the_start_page_leads_into_a_world(page: Page, url: str) -> None:
     expect(page.locator("#world-name")).to_have_text("Square")
 
 
-def test_a_lost_connection_is_shown_and_comes_back_to_the_same_dream(browser: Browser) -> None:
+def test_a_lost_connection_is_shown_and_reopens_the_same_session(browser: Browser) -> None:
     world = SquareWorld()
     app = square_app(world)
     with serving(app) as address:
@@ -257,7 +257,7 @@ def test_a_lost_connection_is_shown_and_comes_back_to_the_same_dream(browser: Br
         begin(page)
         page.keyboard.press("ArrowRight")
         at_step(page, 1)
-        page.evaluate("() => { window.WebSocket.prototype.close.call(window.magratheaWire.socket); }")
+        page.evaluate("() => { window.WebSocket.prototype.close.call(window.magratheaConnection.socket); }")
         expect(page.locator("#connection")).to_have_attribute("data-state", "lost")
         expect(page.locator("#connection")).to_have_attribute("data-state", "connected")
         at_step(page, 1)
@@ -267,29 +267,29 @@ def test_a_lost_connection_is_shown_and_comes_back_to_the_same_dream(browser: Br
         pages.close()
 
 
-def test_reality_that_is_not_installed_says_so(browser: Browser) -> None:
+def test_a_missing_real_environment_is_reported(browser: Browser) -> None:
     def missing(_):
         raise ModuleNotFoundError("No module named 'crafter'")
 
     with serving(square_app(make_env=missing)) as address:
         pages = opened(browser, address)
         page = next(pages)
-        expect(page.locator("#reality-note")).to_contain_text("not installed on the server: No module named 'crafter'")
-        expect(page.locator("#reality-toggle")).to_be_disabled()
+        expect(page.locator("#mirror-note")).to_contain_text("not installed on the server: No module named 'crafter'")
+        expect(page.locator("#mirror-toggle")).to_be_disabled()
         begin(page)
         page.keyboard.press("ArrowRight")
         at_step(page, 1)
         pages.close()
 
 
-def test_a_full_server_is_told_and_let_in_when_there_is_room(browser: Browser) -> None:
-    with serving(square_app(limits=Limits(awake=1))) as address:
+def test_a_full_server_is_reported_and_retried(browser: Browser) -> None:
+    with serving(square_app(limits=Limits(active=1))) as address:
         pages = opened(browser, address)
         next(pages)
         late = browser.new_page()
         late.goto(f"{address}/play/square")
-        expect(late.locator("#veil")).to_contain_text("All 1 places of this server are taken")
+        expect(late.locator("#overlay")).to_contain_text("1 active sessions, the most allowed")
         pages.close()
         expect(late.locator("body")).to_have_attribute("data-state", "ready")
-        expect(late.locator("#veil")).to_contain_text("Press an arrow key")
+        expect(late.locator("#overlay")).to_contain_text("Press an arrow key")
         late.context.close()

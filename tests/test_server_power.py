@@ -1,4 +1,4 @@
-"""The power fails at any moment: what the disk then holds has every step that was acknowledged, and opens.
+"""The power fails at any moment: the file can be opened and has every step that was acknowledged.
 
 SQLite in WAL mode with `synchronous=FULL` promises an order: the log is synced before a commit returns, and before the
 file is touched from it; the file is synced before the log is written over. So while an `append` runs, the disk may hold
@@ -60,7 +60,7 @@ def opened(path: Path, crash: tuple[bytes, bytes], branches: list[int], records:
     path.write_bytes(crash[0])
     path.with_name(f"{path.name}-wal").write_bytes(crash[1])
     store = Store(path)
-    assert store._rows("PRAGMA integrity_check") == [("ok",)]
+    assert store._query("PRAGMA integrity_check") == [("ok",)]
     found = [[step.record for step in store.steps(branch, 0, len(records))] for branch in branches]
     assert found[0] in (records, records[:-1]), "an acknowledged step is lost"
     assert found[1:] == found[:1] * 2, "a batch is kept in parts"

@@ -1,5 +1,5 @@
-// The connection to the server: binary frames in, JSON messages out, and coming back after a loss.
-// The format of a frame is described in magrathea/app/protocol.py.
+// The WebSocket to the server: binary frames in, JSON messages out, and reconnecting after a loss.
+// Messages and frames are described in magrathea/server/protocol.py.
 
 const decoder = new TextDecoder();
 
@@ -15,14 +15,14 @@ export function decodeFrame(buffer) {
   return { ...header, parts };
 }
 
-export class Wire {
+export class Connection {
   // listener has: world(message), session(message), frame(frame), error(reason), connection(state, text)
   constructor(worldId, listener) {
     this.worldId = worldId;
     this.listener = listener;
     this.session = new URL(location.href).searchParams.get("session");
     this.attempts = 0;
-    this.refused = null; // why the server does not let this page in, in words
+    this.refused = null; // why the server refused this page
   }
 
   open() {
@@ -59,7 +59,7 @@ export class Wire {
   lost() {
     this.attempts += 1;
     const wait = this.refused ? 4000 : Math.min(5000, 250 * 2 ** this.attempts);
-    this.listener.connection("lost", this.refused ? "Not connected" : "Connection lost. Trying again…");
+    this.listener.connection("lost", this.refused ? "Not connected" : "Connection lost. Reconnecting…");
     setTimeout(() => this.open(), wait);
   }
 

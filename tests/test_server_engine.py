@@ -1,4 +1,4 @@
-"""Many dreams in one batch: each is what it would be alone, none waits for long, and one that fails spoils no other."""
+"""Sessions in one batch: each is what it would be alone, none waits for long, and a failure stays with its session."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from app_square_world import SquareSession, SquareWorld
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lights import lights_world
+from server_square_world import SquareSession, SquareWorld
 from session_worlds import MEMORIES, play_board, wild_world
 
 from magrathea.server.engine import BatchSlot, Engine
@@ -36,7 +36,7 @@ def run(scene: Callable[[Engine], Awaitable[None]], **options: Any) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["step", "join", "keep"]), st.integers(0, 2**20)), max_size=12))
-def test_rows_that_step_apart_join_and_leave_are_what_they_are_alone(events: list[tuple[str, int]]) -> None:
+def test_sessions_that_step_join_and_leave_a_batch_equal_sessions_alone(events: list[tuple[str, int]]) -> None:
     alone = [Session(WORLD, seed=0)]
     batch, next_seed = Session(WORLD, seed=0), 1
     for kind, number in events:
@@ -64,14 +64,14 @@ def test_rows_that_step_apart_join_and_leave_are_what_they_are_alone(events: lis
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
-def test_rows_that_join_and_leave_keep_their_memories_and_touch_no_others(
+def test_joining_and_leaving_a_batch_keeps_each_memory_and_writes_no_other(
     memory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world, dice = wild_world(memory), random.Random(0)
     seen, actions, rewards, ends = play_board(60, seed=2)
 
-    def live(session: Session, numbers: list[int]) -> None:
-        """Each row sees the next of its own steps: so all that it remembers is known."""
+    def observe(session: Session, numbers: list[int]) -> None:
+        """Each session observes the next of its own steps, so that its memory is known."""
         session.observe(actions[numbers], seen[numbers], rewards[numbers], ends[numbers])
         session.prepare()
 
@@ -102,9 +102,9 @@ def test_rows_that_join_and_leave_keep_their_memories_and_touch_no_others(
             inside.pop()
             batch.keep([*range(place), *[len(inside)] * (place < len(inside)), *range(place + 1, len(inside))])
             assert 4 * len(inside) < batch._rows.remembered._room or set(loaded) <= {place}
-        live(batch, [ages[number] for number in inside])
+        observe(batch, [ages[number] for number in inside])
         for number in inside:
-            live(alone[number], [ages[number]])
+            observe(alone[number], [ages[number]])
             ages[number] += 1
     for place, number in enumerate(inside):
         states = batch.memory.state_dict(place), alone[number].memory.state_dict(0)
@@ -115,26 +115,26 @@ def test_rows_that_join_and_leave_keep_their_memories_and_touch_no_others(
             np.testing.assert_allclose(unsure[place], results[1].uncertainty[name][0], atol=1e-3)
 
 
-def test_lanes_that_are_due_together_go_as_one_batch() -> None:
+def test_slots_that_are_due_together_step_as_one_batch() -> None:
     sizes: list[int] = []
 
     async def scene(engine: Engine) -> None:
-        lanes = [await engine.open(Session(WORLD, seed=seed)) for seed in range(5)]
+        slots = [await engine.open(Session(WORLD, seed=seed)) for seed in range(5)]
 
-        async def play(lane: BatchSlot, seed: int) -> list[np.ndarray]:
-            rows = [await lane.step(step % 2) for step in range(8)]
-            return [np.asarray(row.result.tokens[row.index]) for row in rows]
+        async def play(slot: BatchSlot, seed: int) -> list[np.ndarray]:
+            outputs = [await slot.step(step % 2) for step in range(8)]
+            return [np.asarray(output.result.tokens[output.index]) for output in outputs]
 
-        played = await asyncio.gather(*(play(lane, seed) for seed, lane in enumerate(lanes)))
+        played = await asyncio.gather(*(play(slot, seed) for seed, slot in enumerate(slots)))
         for seed, tokens in enumerate(played):
             lone = Session(WORLD, seed=seed)
             assert (np.stack(tokens) == np.concatenate([lone.step(np.array([s % 2])).tokens for s in range(8)])).all()
         assert np.mean(sizes) > 4
 
-    run(scene, finish=lambda rows: sizes.append(len(rows)))
+    run(scene, commit=lambda outputs: sizes.append(len(outputs)))
 
 
-def test_a_lane_comes_and_goes_while_others_dream() -> None:
+def test_a_slot_opens_and_closes_while_others_step() -> None:
     async def scene(engine: Engine) -> None:
         world = SquareWorld(step_seconds=0.002)
         first = await engine.open(SquareSession(world, start=0))
@@ -150,32 +150,32 @@ def test_a_lane_comes_and_goes_while_others_dream() -> None:
         playing = asyncio.create_task(play())
         for _ in range(5):
             guest = await engine.open(SquareSession(world, start=1))
-            row = await guest.step(4)
-            assert row.result.tokens[row.index].tolist()[:3] == [4, 4, 3]
-            fork = await guest.session()
+            output = await guest.step(4)
+            assert output.result.tokens[output.index].tolist()[:3] == [4, 4, 3]
+            fork = await guest.fork()
             assert fork.batch_size == 1 and fork.tokens[0].tolist()[:3] == [4, 4, 3]
             await guest.close()
             await guest.close()
         stop.set()
-        assert await playing >= 5 and engine.num_lanes == 1
+        assert await playing >= 5 and engine.num_slots == 1
         await first.close()
-        assert engine.num_lanes == 0
+        assert engine.num_slots == 0
 
     run(scene)
 
 
-def test_nobody_starves_beside_many_that_never_pause() -> None:
+def test_no_slot_starves_beside_many_that_never_pause() -> None:
     async def scene(engine: Engine) -> None:
         world = SquareWorld(step_seconds=0.001)
-        lanes = [await engine.open(SquareSession(world, start=0)) for _ in range(100)]  # more than go together
-        counts = [0] * len(lanes)
+        slots = [await engine.open(SquareSession(world, start=0)) for _ in range(100)]  # more than a batch holds
+        counts = [0] * len(slots)
 
         async def play(index: int) -> None:
             while True:
-                await lanes[index].step(0)
+                await slots[index].step(0)
                 counts[index] += 1
 
-        tasks = [asyncio.create_task(play(index)) for index in range(len(lanes))]
+        tasks = [asyncio.create_task(play(index)) for index in range(len(slots))]
         while max(counts) < 20:
             await asyncio.sleep(0.01)
         assert min(counts) >= 18
@@ -186,7 +186,7 @@ def test_nobody_starves_beside_many_that_never_pause() -> None:
     run(scene)
 
 
-def test_a_dream_that_breaks_spoils_no_other(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_session_does_not_affect_others(caplog: pytest.LogCaptureFixture) -> None:
     class Fragile(SquareSession):
         def step(self, action: np.ndarray, rows: Any = None) -> Any:
             if 6 in action:
@@ -195,25 +195,25 @@ def test_a_dream_that_breaks_spoils_no_other(caplog: pytest.LogCaptureFixture) -
 
     async def scene(engine: Engine) -> None:
         world = SquareWorld()
-        lanes = [await engine.open(Fragile(world, start=0)) for _ in range(3)]
-        outcomes = await asyncio.gather(lanes[0].step(2), lanes[1].step(6), lanes[2].step(4), return_exceptions=True)
+        slots = [await engine.open(Fragile(world, start=0)) for _ in range(3)]
+        outcomes = await asyncio.gather(slots[0].step(2), slots[1].step(6), slots[2].step(4), return_exceptions=True)
         assert isinstance(outcomes[1], RuntimeError)
         for index, place in ((0, [2, 3, 4]), (2, [4, 4, 3])):
-            row = outcomes[index]
-            assert row.result.tokens[row.index].tolist()[:3] == place
-        await lanes[1].step(2)
+            output = outcomes[index]
+            assert output.result.tokens[output.index].tolist()[:3] == place
+        await slots[1].step(2)
 
     run(scene)
 
 
-def test_what_is_not_kept_is_not_seen_and_cannot_go_on(caplog: pytest.LogCaptureFixture) -> None:
-    def full(rows: Any) -> None:
+def test_a_step_that_is_not_committed_raises_and_closes_its_slot(caplog: pytest.LogCaptureFixture) -> None:
+    def full(outputs: Any) -> None:
         raise OSError("no space left")
 
     async def scene(engine: Engine) -> None:
-        lane = await engine.open(SquareSession(SquareWorld(), start=0))
+        slot = await engine.open(SquareSession(SquareWorld(), start=0))
         with pytest.raises(OSError, match="no space left"):
-            await lane.step(2)
-        assert lane.closed and engine.num_lanes == 0
+            await slot.step(2)
+        assert slot.closed and engine.num_slots == 0
 
-    run(scene, finish=full)
+    run(scene, commit=full)

@@ -1,4 +1,4 @@
-"""The shipped Crafter in the page: the dream scrolls as its keys say, and the same keys give the same dream."""
+"""The shipped Crafter in the page: the picture scrolls with the keys, and the same keys give the same pictures."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from app_square_world import serving
+from server_square_world import serving
 
 from magrathea.pretrained import shipped_worlds
 from magrathea.server import create_app
-from magrathea.server.serve import catalog_of
+from magrathea.server.server import open_catalog
 
 playwright = pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import Browser, Page, expect  # noqa: E402
-from test_app_browser import CHROMIUM, at_step, begin, browser, opened  # noqa: E402, F401
+from test_server_browser import CHROMIUM, at_step, begin, browser, opened  # noqa: E402, F401
 
 pytestmark = [
     pytest.mark.browser,
@@ -32,7 +32,7 @@ PIXELS = """() => {
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    catalog, only = catalog_of("crafter")
+    catalog, only = open_catalog("crafter")
     with serving(create_app(catalog, only=only)) as address:
         yield address
 
@@ -53,7 +53,7 @@ def share_alike(some: np.ndarray, others: np.ndarray) -> float:
     return float((np.abs(some.astype(int) - others).mean(-1) < ALIKE).mean())
 
 
-def test_walking_right_scrolls_the_dream(page: Page) -> None:
+def test_walking_right_scrolls_the_picture(page: Page) -> None:
     scrolled = []  # by one column, and no longer what it was
     for start in range(4):
         begin(page, start=start)
@@ -66,7 +66,7 @@ def test_walking_right_scrolls_the_dream(page: Page) -> None:
     assert any(scrolled)
 
 
-def test_the_same_seed_and_keys_give_the_same_dream(page: Page) -> None:
+def test_the_same_seed_and_keys_give_the_same_pictures(page: Page) -> None:
     runs = []
     for _ in range(2):
         begin(page, seed=5, start=2)
@@ -77,12 +77,12 @@ def test_the_same_seed_and_keys_give_the_same_dream(page: Page) -> None:
     assert runs[0] == runs[1]
 
 
-def test_the_real_game_begins_beside_the_dream(page: Page) -> None:
+def test_the_real_environment_starts_beside_the_dream(page: Page) -> None:
     pytest.importorskip("crafter")
     begin(page)
-    page.locator("label:has(#reality-toggle)").click()
-    expect(page.locator("#reality-view")).to_be_visible(timeout=20_000)
+    page.locator("label:has(#mirror-toggle)").click()
+    expect(page.locator("#mirror-view")).to_be_visible(timeout=20_000)
     expect(page.locator("body")).to_have_attribute("data-state", "ready")
     page.keyboard.press("ArrowDown")
     at_step(page, 1)
-    expect(page.locator("#reality-pill")).to_be_hidden()
+    expect(page.locator("#mirror-pill")).to_be_hidden()

@@ -1,4 +1,4 @@
-"""A world whose dream is exact: a bright square that walks over a grid. It stands in for a model in the app's tests."""
+"""A deterministic world, a bright square that moves over a grid, in place of a model in the server's tests."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from gymnasium import spaces
 
 from magrathea.errors import MagratheaError
 from magrathea.layout import Layout, Slot
+from magrathea.server import create_app
 from magrathea.server.catalog import Catalog
-from magrathea.server.server import create_app
 from magrathea.session.history import record_of
 
 GRID, TILE = 7, 9
@@ -47,7 +47,7 @@ def draw(tokens: Any) -> np.ndarray:
 
 
 class SquareWorld:
-    """Has of `World` what the app uses; `step_seconds` is how long its model takes."""
+    """Has of `World` what the server uses; `step_seconds` is how long its model takes."""
 
     def __init__(self, step_seconds: float = 0.0, fps: float = 20.0, names: list[str] = NAMES) -> None:
         self.metadata = {
@@ -87,7 +87,7 @@ class SquareWorld:
 
 
 class SquareSession:
-    """Has of `Session` what the app uses. A row is its seed and the tokens of its steps, the start's first."""
+    """Has of `Session` what the server uses. A row is a seed, a number of start steps, and the tokens of all steps."""
 
     def __init__(self, world: SquareWorld, batch_size: int = 1, seed: int = 0, start: Any = None) -> None:
         if start is None:
@@ -174,7 +174,7 @@ class SquareSession:
 
 
 class SquareEnv(gymnasium.Env):
-    """The real thing that the square world dreams of."""
+    """The real environment of the square world."""
 
     def __init__(self, step_seconds: float = 0.0) -> None:
         self.action_space = spaces.Discrete(len(NAMES))
@@ -193,7 +193,7 @@ class SquareEnv(gymnasium.Env):
 
 
 def square_app(world: SquareWorld | None = None, **options: Any):
-    """The app with the square world at id "square"."""
+    """The application with the square world at id "square"."""
     options = {"session_class": SquareSession, "make_env": lambda _: SquareEnv(), **options}
     square = world or SquareWorld()
     return create_app(Catalog({"square": "square"}, lambda _: square), **options)

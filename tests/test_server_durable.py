@@ -1,4 +1,4 @@
-"""A server that is killed at any moment has lost no acknowledged step, and goes on as if it had never stopped."""
+"""A server that is killed at any moment loses no acknowledged step, and continues as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from app_board_world import board_world
+from server_board_world import board_world
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
 from magrathea.sampler import FillSettings
-from magrathea.server.picture import Painter
+from magrathea.server.frame import Renderer
 from magrathea.server.protocol import Frame, decode_frame
 from magrathea.server.store import Store
 from magrathea.session import Session
@@ -28,7 +28,7 @@ from magrathea.world import World
 
 NUM_KILLS = 12
 SERVERS = multiprocessing.get_context("forkserver")
-SERVERS.set_forkserver_preload(["torch", "magrathea.server.serve", "magrathea.session", "magrathea.world"])
+SERVERS.set_forkserver_preload(["torch", "magrathea.server.server", "magrathea.session", "magrathea.world"])
 
 
 def serve(folder: Path, port: int, store: Path) -> None:
@@ -56,8 +56,8 @@ class Server:
         self.process.join()
 
 
-class Visitor:
-    """Plays one step after another, remembers what it was shown, and comes back by its session's id."""
+class Client:
+    """Plays one step after another, keeps the frames, and reconnects by its session's id."""
 
     def __init__(self, port: int, seed: int) -> None:
         self.url = f"ws://127.0.0.1:{port}/api/worlds/board/play"
@@ -69,26 +69,26 @@ class Visitor:
         self.connection = ExitStack()
         self.socket: Any = None
 
-    def leave(self) -> None:
+    def disconnect(self) -> None:
         self.connection.close()
 
-    def come(self) -> None:
-        """Connect, as often as it takes; the first frame tells how far the session has come."""
+    def connect(self) -> None:
+        """Connect, trying until the server answers; the first frame has the number of the last step."""
         end = time.monotonic() + 90
         query = f"session={self.session}" if self.session else f"seed={self.seed}&start=1"
         while True:
             try:
-                self.leave()
+                self.disconnect()
                 self.socket = self.connection.enter_context(connect(f"{self.url}?{query}"))
                 world = json.loads(self.socket.recv(timeout=30))
                 assert world["type"] == "world", world
                 self.session = world["session"]
-                frame = self.frame(lambda header: header["state"] != "starting")
+                frame = self.frame(lambda header: header.state != "starting")
                 break
             except (OSError, WebSocketException):
                 assert time.monotonic() < end, "the server did not come back"
                 time.sleep(0.05)
-        step = frame.header["step"]
+        step = frame.header.step
         assert len(self.actions) - 1 <= step <= len(self.actions), "an acknowledged step is lost"
         del self.actions[step:]
         if step in self.shown:
@@ -99,9 +99,9 @@ class Visitor:
             data = self.socket.recv(timeout=60)
             if isinstance(data, bytes):
                 frame = decode_frame(data)
-                self.socket.send(json.dumps({"type": "seen", "frame": frame.header["frame"]}))
-                assert frame.header["state"] != "failed", frame.header["reason"]
-                if frame.header["kind"] == "dream" and wanted(frame.header):
+                self.socket.send(json.dumps({"type": "seen", "frame": frame.header.frame}))
+                assert frame.header.state != "failed", frame.header.reason
+                if frame.kind == "dream" and wanted(frame.header):
                     return frame
 
     def step(self) -> None:
@@ -110,7 +110,7 @@ class Visitor:
         step = len(self.actions) + 1
         self.actions.append(action)
         self.socket.send(json.dumps({"type": "step", "action": action}))
-        self.shown[step] = self.frame(lambda header: header["step"] == step)
+        self.shown[step] = self.frame(lambda header: header.step == step)
 
 
 @pytest.fixture(scope="module")
@@ -128,51 +128,51 @@ def server(folder: Path, tmp_path: Path) -> Iterator[Server]:
     server.kill()
 
 
-def test_kill_9_at_random_moments_loses_no_step_and_changes_none(server: Server, folder: Path) -> None:
-    visitor, dice = Visitor(server.port, seed=3), random.Random(0)
-    visitor.come()
+def test_sigkill_at_random_moments_loses_no_step_and_changes_none(server: Server, folder: Path) -> None:
+    client, dice = Client(server.port, seed=3), random.Random(0)
+    client.connect()
     for _ in range(NUM_KILLS):
         killed_at = time.monotonic() + dice.uniform(0.0, 0.6)
         try:
             while time.monotonic() < killed_at:
-                visitor.step()
-            visitor.socket.send(json.dumps({"type": "step", "action": 1}))  # and the kill falls into a step
-            visitor.actions.append(1)
+                client.step()
+            client.socket.send(json.dumps({"type": "step", "action": 1}))  # so that the kill falls into a step
+            client.actions.append(1)
             time.sleep(dice.uniform(0.0, 0.02))
         finally:
             server.kill()
         server.start()
-        visitor.come()
-    visitor.step()
-    visitor.leave()
+        client.connect()
+    client.step()
+    client.disconnect()
     session = Session(World.from_pretrained(folder), seed=3, start=1)
-    painter = Painter(session.world.observation_space)
-    for step, action in enumerate(visitor.actions, start=1):
+    renderer = Renderer(session.world.observation_space)
+    for step, action in enumerate(client.actions, start=1):
         result = session.step(np.array([action]))
-        if step in visitor.shown:
-            shown = visitor.shown[step].parts
-            assert (shown["picture"] == painter.paint(result.observation[0])).all()
-            surely = np.rint(255 * np.clip(result.uncertainty[painter.slot][0], 0, 1)).astype(np.uint8)
-            assert (shown["uncertainty"] == surely).all()
-    assert len(visitor.actions) > NUM_KILLS
+        if step in client.shown:
+            shown = client.shown[step].parts
+            assert (shown["picture"] == renderer.render(result.observation[0])).all()
+            uncertainty = np.rint(255 * np.clip(result.uncertainty[renderer.slot][0], 0, 1)).astype(np.uint8)
+            assert (shown["uncertainty"] == uncertainty).all()
+    assert len(client.actions) > NUM_KILLS
 
 
-def test_two_visitors_of_one_server_find_all_that_they_were_shown(server: Server) -> None:
-    visitors, dice = [Visitor(server.port, seed) for seed in (5, 6)], random.Random(1)
-    for visitor in visitors:
-        visitor.come()
+def test_two_clients_of_a_killed_server_find_all_their_steps(server: Server) -> None:
+    clients, dice = [Client(server.port, seed) for seed in (5, 6)], random.Random(1)
+    for client in clients:
+        client.connect()
     for _ in range(4):
         for _ in range(dice.randrange(1, 6)):
-            for visitor in visitors:
-                visitor.step()
+            for client in clients:
+                client.step()
         server.kill()
         server.start()
-        for visitor in visitors:
-            visitor.come()
-    for visitor in visitors:
-        visitor.leave()
+        for client in clients:
+            client.connect()
+    for client in clients:
+        client.disconnect()
     store = Store(server.arguments[2])
-    for visitor in visitors:
-        assert visitor.session
-        assert store.session(visitor.session).num_steps == len(visitor.actions)
+    for client in clients:
+        assert client.session
+        assert store.session(client.session).num_steps == len(client.actions)
     store.close()

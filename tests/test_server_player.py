@@ -1,21 +1,23 @@
-"""The clock of a dream: it keeps its pace, stands still when it should, and waits for nobody."""
+"""The step loop of a session: it keeps its speed, stops when it should, and waits for no viewer."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from app_square_world import SquareEnv, SquareSession, SquareWorld
+from server_square_world import SquareEnv, SquareSession, SquareWorld
 
+from magrathea.server.live_session import LiveSession
 from magrathea.server.player import Player
 from magrathea.server.protocol import Frame, ProtocolError, decode_frame
-from magrathea.server.session_manager import LiveSession, SessionManager
-from magrathea.server.store import Store
-from magrathea.server.viewer import MAX_UNSEEN, Viewer
+from magrathea.server.session_manager import SessionManager
+from magrathea.server.store import StoreThread
+from magrathea.server.viewers import MAX_UNSEEN, Viewer
 
 
 def play(
@@ -24,21 +26,22 @@ def play(
     session_class: Any = SquareSession,
     **options: Any,
 ) -> None:
-    """Run a scene with a player whose clock runs and one viewer."""
+    """Run a scene with a player whose step loop runs, and one viewer."""
     options = {"make_env": lambda _: SquareEnv(), "start": 0, **options}
 
     async def main() -> None:
-        library = SessionManager(Store(), session_class)
-        player = Player(LiveSession(library, world or SquareWorld(fps=50), library.add("square")), **options)
+        manager = SessionManager(StoreThread(), session_class)
+        live = LiveSession(manager, world or SquareWorld(fps=50), await manager.add("square"))
+        player = Player(live, **options)
         viewer = player.attach()
-        clock = asyncio.create_task(player.run())
+        loop = asyncio.create_task(player.run())
         try:
             await until(lambda: player.state == "ready")
             await scene(player, viewer)
         finally:
-            clock.cancel()
-            await asyncio.gather(clock, return_exceptions=True)
-            await library.close()
+            loop.cancel()
+            await asyncio.gather(loop, return_exceptions=True)
+            await manager.close()
 
     asyncio.run(main())
 
@@ -51,20 +54,20 @@ async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 def say(player: Player, viewer: Viewer, kind: str, **fields: Any) -> None:
-    player.handle({"type": kind, **fields}, viewer)
+    player.handle(player.decoder.decode(json.dumps({"type": kind, **fields})), viewer)
 
 
 async def newest(viewer: Viewer) -> Frame:
-    """The frame that waits is taken and seen."""
+    """The frame that waits; it is acknowledged."""
     data: Any = ""
     while isinstance(data, str):
         data = await viewer.take()
     frame = decode_frame(data)
-    viewer.seen(frame.header["frame"])
+    viewer.seen(frame.header.frame)
     return frame
 
 
-def test_it_waits_for_the_first_key_and_then_keeps_its_pace() -> None:
+def test_steps_start_with_the_first_key_and_keep_their_speed() -> None:
     async def scene(player: Player, viewer: Viewer) -> None:
         await asyncio.sleep(0.1)
         assert player.num_steps == 0
@@ -79,30 +82,30 @@ def test_it_waits_for_the_first_key_and_then_keeps_its_pace() -> None:
     play(scene)
 
 
-def test_at_most_speed_the_model_sets_the_pace() -> None:
+def test_at_unlimited_speed_the_model_sets_the_rate() -> None:
     async def scene(player: Player, viewer: Viewer) -> None:
         say(player, viewer, "speed", value=None)
         say(player, viewer, "press", action=0)
         await asyncio.sleep(0.5)
         assert player.num_steps > 60
         header = (await newest(viewer)).header
-        assert header["model_ms"] < 5 and header["passes"] == 2
+        assert header.model_ms < 5 and header.num_passes == 2
 
     play(scene)
 
 
-def test_a_viewer_that_takes_nothing_holds_nothing_up() -> None:
+def test_a_viewer_that_takes_no_frames_does_not_delay_steps() -> None:
     async def scene(player: Player, viewer: Viewer) -> None:
         say(player, viewer, "press", action=0)
         await until(lambda: player.num_steps > 20)
         assert viewer.num_sent == 0 and viewer.num_dropped >= 20
         frame = await newest(viewer)
-        assert frame.header["step"] >= 20 and frame.header["dropped"] >= 20
+        assert frame.header.step >= 20 and frame.header.dropped >= 20
 
     play(scene)
 
 
-def test_a_viewer_that_sees_nothing_gets_no_more_than_a_few_frames() -> None:
+def test_a_viewer_that_acknowledges_nothing_gets_only_a_few_frames() -> None:
     async def scene(player: Player, viewer: Viewer) -> None:
         say(player, viewer, "press", action=0)
 
@@ -120,7 +123,7 @@ def test_a_viewer_that_sees_nothing_gets_no_more_than_a_few_frames() -> None:
     play(scene)
 
 
-def test_nobody_there_nobody_dreams() -> None:
+def test_no_steps_without_viewers() -> None:
     async def scene(player: Player, viewer: Viewer) -> None:
         say(player, viewer, "press", action=0)
         await until(lambda: player.num_steps > 2)
@@ -130,20 +133,20 @@ def test_nobody_there_nobody_dreams() -> None:
         await asyncio.sleep(0.1)
         assert player.num_steps == before
         again = player.attach()
-        assert (await newest(again)).header["step"] == before
+        assert (await newest(again)).header.step == before
         await until(lambda: player.num_steps > before)
 
     play(scene)
 
 
-def test_two_viewers_watch_one_dream() -> None:
+def test_two_viewers_get_the_same_frames() -> None:
     async def scene(player: Player, viewer: Viewer) -> None:
         other = player.attach()
         say(player, viewer, "step", action=2)
         await until(lambda: player.num_steps == 1)
         await asyncio.sleep(0.01)
         first, second = await newest(viewer), await newest(other)
-        assert first.header["step"] == second.header["step"] == 1
+        assert first.header.step == second.header.step == 1
         assert (first.parts["picture"] == second.parts["picture"]).all()
 
     play(scene)
@@ -154,22 +157,22 @@ def test_pause_single_steps_and_reset() -> None:
         for action in (2, 2, 5):
             say(player, viewer, "step", action=action)
         await until(lambda: player.num_steps == 3)
-        assert player.state == "paused" and player.total_reward == 1
+        assert player.state == "paused" and player.live.total_reward == 1
         await asyncio.sleep(0.08)
         assert player.num_steps == 3
         say(player, viewer, "press", action=4)
         say(player, viewer, "step")
         await until(lambda: player.num_steps == 4)
         frame = await newest(viewer)
-        assert frame.header["action"] == 4 and frame.parts["picture"][9 * 4, 9 * 5, 0] == 255
+        assert frame.header.action == 4 and frame.parts["picture"][9 * 4, 9 * 5, 0] == 255
         say(player, viewer, "reset", seed=3, start=2)
         await until(lambda: player.state == "ready")
-        assert (player.num_steps, player.total_reward, player.seed, player.start) == (0, 0.0, 3, 2)
+        assert (player.num_steps, player.live.total_reward, player.seed, player.start) == (0, 0.0, 3, 2)
 
     play(scene)
 
 
-def test_without_a_noop_it_waits_for_keys_and_says_why_it_cannot_do_more() -> None:
+def test_a_world_without_a_noop_waits_for_keys_and_refuses_realtime() -> None:
     async def scene(player: Player, viewer: Viewer) -> None:
         with pytest.raises(ProtocolError, match="can only wait for keys"):
             say(player, viewer, "realtime", on=True)
@@ -184,7 +187,7 @@ def test_without_a_noop_it_waits_for_keys_and_says_why_it_cannot_do_more() -> No
     play(scene, SquareWorld(fps=50, names=["stay", "left", "right", "up", "down", "paint", "end"]))
 
 
-def test_the_end_stops_the_clock() -> None:
+def test_no_steps_after_the_end() -> None:
     async def scene(player: Player, viewer: Viewer) -> None:
         say(player, viewer, "press", action=6)
         await until(lambda: player.state == "ended")
@@ -197,7 +200,7 @@ def test_the_end_stops_the_clock() -> None:
     play(scene)
 
 
-def test_a_dream_that_breaks_is_reported_and_can_be_begun_anew(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_step_is_reported_and_a_reset_recovers(caplog: pytest.LogCaptureFixture) -> None:
     broken = [True]
 
     class Breaks(SquareSession):
@@ -210,7 +213,7 @@ def test_a_dream_that_breaks_is_reported_and_can_be_begun_anew(caplog: pytest.Lo
         say(player, viewer, "press", action=1)
         await until(lambda: player.state == "failed")
         await asyncio.sleep(0.01)
-        assert (await newest(viewer)).header["reason"] == "The dream stopped: NaN in the logits"
+        assert (await newest(viewer)).header.reason == "NaN in the logits"
         broken[0] = False
         say(player, viewer, "reset", seed=0)
         await until(lambda: player.state == "ready")
@@ -220,56 +223,56 @@ def test_a_dream_that_breaks_is_reported_and_can_be_begun_anew(caplog: pytest.Lo
     play(scene, session_class=Breaks)
 
 
-def test_reality_begins_where_the_dream_begins_and_never_slows_it() -> None:
+def test_the_real_environment_starts_with_the_dream_and_never_delays_it() -> None:
     async def scene(player: Player, viewer: Viewer) -> None:
-        say(player, viewer, "reality", on=True)
-        await until(lambda: player.reality.state == "on" and player.state == "ready")
+        say(player, viewer, "mirror", on=True)
+        await until(lambda: player.mirror.state == "on" and player.state == "ready")
         frames = {}
         for _ in range(2):
             frame = await newest(viewer)
-            frames[frame.header["kind"]] = frame
-        assert (frames["dream"].parts["picture"] == frames["reality"].parts["picture"]).all()
+            frames[frame.kind] = frame
+        assert (frames["dream"].parts["picture"] == frames["mirror"].parts["picture"]).all()
         say(player, viewer, "press", action=2)
         await asyncio.sleep(0.5)
         assert player.num_steps >= 18
-        assert player.reality.num_steps <= 6
-        say(player, viewer, "reality", on=False)
+        assert player.mirror.num_steps <= 6
+        say(player, viewer, "mirror", on=False)
         before = player.num_steps
         await until(lambda: player.num_steps > before)
 
     play(scene, make_env=lambda _: SquareEnv(step_seconds=0.1))
 
 
-def test_reality_that_falls_apart_leaves_the_dream_alone(caplog: pytest.LogCaptureFixture) -> None:
-    class Falls(SquareEnv):
+def test_a_failing_real_environment_does_not_affect_the_dream(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(SquareEnv):
         def step(self, action: int) -> Any:
             if action == 5:
                 raise ValueError("the real world broke")
             return super().step(action)
 
     async def scene(player: Player, viewer: Viewer) -> None:
-        say(player, viewer, "reality", on=True)
-        await until(lambda: player.reality.state == "on" and player.state == "ready")
+        say(player, viewer, "mirror", on=True)
+        await until(lambda: player.mirror.state == "on" and player.state == "ready")
         say(player, viewer, "step", action=5)
-        await until(lambda: player.reality.state == "unavailable")
-        assert player.reality.reason == "the real world broke"
+        await until(lambda: player.mirror.state == "failed")
+        assert player.mirror.reason == "the real world broke"
         say(player, viewer, "step", action=2)
         await until(lambda: player.num_steps == 2)
 
-    play(scene, make_env=lambda _: Falls())
+    play(scene, make_env=lambda _: Failing())
 
 
-def test_reality_that_cannot_begin_leaves_a_dream_to_play(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_real_environment_leaves_the_dream_playable(caplog: pytest.LogCaptureFixture) -> None:
     def missing(_: Any) -> Any:
         raise ImportError("No module named 'crafter'")
 
     async def scene(player: Player, viewer: Viewer) -> None:
-        say(player, viewer, "reality", on=True)
-        await until(lambda: player.reality.state == "unavailable" and player.state == "ready")
+        say(player, viewer, "mirror", on=True)
+        await until(lambda: player.mirror.state == "failed" and player.state == "ready")
         say(player, viewer, "step", action=2)
         await until(lambda: player.num_steps == 1)
-        player.rule_out_reality("not here")
-        with pytest.raises(ProtocolError, match="no reality beside this dream: not here"):
-            say(player, viewer, "reality", on=True)
+        player.mark_mirror_unavailable("not here")
+        with pytest.raises(ProtocolError, match="real environment is not available: not here"):
+            say(player, viewer, "mirror", on=True)
 
     play(scene, make_env=missing)

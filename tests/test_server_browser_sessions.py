@@ -1,4 +1,4 @@
-"""Kept dreams in a real browser: look back, branch, come back after a restart, watch together, name, share, delete."""
+"""Saved sessions in a real browser: look back, fork, resume after a restart, watch together, rename, share, delete."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from app_square_world import serving, square_app
+from server_square_world import serving, square_app
 
 from magrathea.server.session_manager import Limits
-from magrathea.server.store import Store
+from magrathea.server.store import StoreThread
 
 playwright = pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import Browser, Page, expect  # noqa: E402
-from test_app_browser import CHROMIUM, SQUARE, at_step, begin, browser, opened, until  # noqa: E402, F401
+from test_server_browser import CHROMIUM, SQUARE, at_step, begin, browser, opened, until  # noqa: E402, F401
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")]
 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with serving(square_app(limits=Limits(awake=50, new_per_second=100))) as address:
+    with serving(square_app(limits=Limits(active=50, new_per_second=100))) as address:
         yield address
 
 
@@ -44,15 +44,15 @@ def look_back(page: Page, step: int) -> None:
     expect(page.locator("#past")).to_be_visible()
 
 
-def test_look_back_branch_and_return(page: Page) -> None:
+def test_look_back_fork_and_return(page: Page) -> None:
     begin(page)
     press(page, "ArrowRight", "ArrowRight", "ArrowRight", " ")
     look_back(page, 1)
     expect(page.locator("#timeline-text")).to_have_text("Looking back at step 1 of 4")
-    page.click("#back-to-now")
+    page.click("#back-to-latest")
     expect(page.locator("#past")).to_be_hidden()
     look_back(page, 1)
-    page.click("#go-on")
+    page.click("#continue-here")
     at_step(page, 1)
     expect(page.locator("#past")).to_be_hidden()
     expect(page.locator("body")).to_have_attribute("data-state", "ready")
@@ -74,34 +74,34 @@ def test_a_branch_is_deleted_with_a_second_click(page: Page) -> None:
     begin(page)
     press(page, "ArrowRight", "ArrowRight", "ArrowRight")
     look_back(page, 1)
-    page.click("#go-on")
+    page.click("#continue-here")
     at_step(page, 1)
     press(page, "ArrowUp")
     expect(page.locator("#tree g[data-branch]")).to_have_count(2)
-    cross = page.locator("#tree g[data-delete]")  # the branch that the dream is on has none
+    cross = page.locator("#tree g[data-delete]")  # the current branch has none
     expect(cross).to_have_count(1)
     cross.click()
     expect(cross).to_have_attribute("aria-label", "Delete branch 1 for good")
     expect(page.locator("#tree g[data-branch]")).to_have_count(2)
     cross.press("Enter")
     expect(page.locator("#tree")).to_be_hidden()
-    press(page, "ArrowUp")  # what it shared with the one that is left is still there
+    press(page, "ArrowUp")  # the steps that both branches shared are still there
     look_back(page, 1)
-    page.click("#back-to-now")
+    page.click("#back-to-latest")
 
 
-def test_time_stops_while_one_looks_back(page: Page) -> None:
+def test_looking_back_pauses(page: Page) -> None:
     page.keyboard.press("ArrowRight")
     until(lambda: int(page.locator("#figure-step").inner_text()) > 5)
     look_back(page, 2)
     expect(page.locator("body")).to_have_attribute("data-state", "paused")
-    page.click("#back-to-now")
+    page.click("#back-to-latest")
     expect(page.locator("body")).to_have_attribute("data-state", "playing")
 
 
-def test_the_page_finds_its_dream_again_after_a_restart_of_the_server(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
+def test_the_page_resumes_its_session_after_a_restart_of_the_server(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
     def app():
-        return square_app(store=Store(tmp_path / "sessions.db"))
+        return square_app(store=StoreThread(tmp_path / "sessions.db"))
 
     with serving(app()) as address:
         pages = opened(browser, address)
@@ -120,26 +120,26 @@ def test_the_page_finds_its_dream_again_after_a_restart_of_the_server(browser: B
         pages.close()
 
 
-def test_two_watch_one_dream_and_take_turns(page: Page, browser: Browser) -> None:  # noqa: F811
+def test_two_viewers_share_control(page: Page, browser: Browser) -> None:  # noqa: F811
     begin(page)
     press(page, "ArrowRight")
     other = browser.new_page()
     other.goto(page.url)
     at_step(other, 1)
-    expect(other.locator("#wheel-text")).to_have_text("Somebody else drives. You watch.")
+    expect(other.locator("#control-text")).to_have_text("Someone else has control. You are watching.")
     press(page, "ArrowRight")
     at_step(other, 2)
     other.keyboard.press("ArrowDown")
-    expect(other.locator("#toast")).to_contain_text("Somebody else drives this session")
-    other.click("#wheel-button")
-    expect(page.locator("#wheel-text")).to_have_text("You drive. Somebody asks for a turn.")
-    page.click("#wheel-button")
-    expect(other.locator("#wheel-text")).to_contain_text("You drive")
+    expect(other.locator("#toast")).to_contain_text("Somebody else has control of this session")
+    other.click("#control-button")
+    expect(page.locator("#control-text")).to_have_text("You have control. Someone requests it.")
+    page.click("#control-button")
+    expect(other.locator("#control-text")).to_contain_text("You have control")
     press(other, "ArrowDown")
     at_step(page, 3)
     assert page.evaluate(SQUARE, "dream") == other.evaluate(SQUARE, "dream") == [4, 5]
     other.context.close()
-    expect(page.locator("#wheel")).to_be_hidden()
+    expect(page.locator("#control")).to_be_hidden()
     press(page, "ArrowDown")
 
 
@@ -167,19 +167,19 @@ def test_name_fork_download_upload_and_delete(page: Page, url: str, tmp_path: Pa
     assert download.value.suggested_filename == "the-corner.mwsession"
     download.value.save_as(tmp_path / "corner.mwsession")
     old = page.url
-    page.click("#what-if")
+    page.click("#fork")
     page.wait_for_url(lambda now: now != old)
     at_step(page, 2)
-    expect(page.locator("#session-name")).to_have_value("the corner, what if")
-    page.get_by_role("link", name="Kept dreams").click()
-    expect(page.locator(".dream").first).to_be_visible()  # by now the page listens
+    expect(page.locator("#session-name")).to_have_value("the corner (fork)")
+    page.get_by_role("link", name="Saved sessions").click()
+    expect(page.locator(".session-item").first).to_be_visible()  # then the page's script has run
     page.set_input_files("#upload", tmp_path / "corner.mwsession")
     page.wait_for_url("**/play/square?session=*")
     at_step(page, 2)
     assert page.evaluate(SQUARE, "dream") == [2, 4]
     look_back(page, 1)
     page.goto(f"{url}/sessions")
-    kept = page.locator(".dream", has=page.get_by_role("link", name="corner", exact=True))
+    kept = page.locator(".session-item", has=page.get_by_role("link", name="corner", exact=True))
     expect(kept).to_contain_text("2 steps")
     until(lambda: kept.locator("img").evaluate("image => image.naturalWidth") == 63)
     kept.get_by_role("button").click()
@@ -189,11 +189,11 @@ def test_name_fork_download_upload_and_delete(page: Page, url: str, tmp_path: Pa
     at_step(page, 2)
 
 
-def test_who_watches_a_deleted_dream_is_told(page: Page, url: str) -> None:
+def test_viewers_of_a_deleted_session_are_told(page: Page, url: str) -> None:
     session = page.url.split("session=")[1]
     page.evaluate("id => fetch(`/api/sessions/${id}`, { method: 'DELETE' })", session)
-    expect(page.locator("#veil")).to_contain_text("This dream is gone")
-    page.get_by_role("link", name="Begin a new one").click()
+    expect(page.locator("#overlay")).to_contain_text("This session is not available")
+    page.get_by_role("link", name="Start a new one").click()
     expect(page.locator("body")).to_have_attribute("data-state", "ready")
 
 
@@ -201,10 +201,10 @@ def test_a_server_with_a_token_asks_for_it_once(browser: Browser) -> None:  # no
     with serving(square_app(token="open sesame")) as address:
         page = browser.new_page()
         page.goto(f"{address}/play/square")
-        expect(page.locator("h1")).to_have_text("This server asks for its token")
+        expect(page.locator("h1")).to_have_text("This server requires a token")
         page.fill("input", "open")
         page.get_by_role("button").click()
-        expect(page.locator("body")).to_contain_text("That was not it")
+        expect(page.locator("body")).to_contain_text("That token is wrong")
         page.fill("input", "open sesame")
         page.get_by_role("button").click()
         expect(page.locator("body")).to_have_attribute("data-state", "ready")
@@ -214,7 +214,7 @@ def test_a_server_with_a_token_asks_for_it_once(browser: Browser) -> None:  # no
         page.context.close()
 
 
-def test_kept_dreams_fit_a_phone(browser: Browser, url: str) -> None:  # noqa: F811
+def test_saved_sessions_fit_a_phone(browser: Browser, url: str) -> None:  # noqa: F811
     pages = opened(browser, url, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     phone = next(pages)
     begin(phone)
@@ -222,13 +222,13 @@ def test_kept_dreams_fit_a_phone(browser: Browser, url: str) -> None:  # noqa: F
         phone.locator('[data-action="2"]').tap()
         at_step(phone, step)
     look_back(phone, 1)
-    phone.click("#go-on")
+    phone.click("#continue-here")
     at_step(phone, 1)
     phone.locator('[data-action="4"]').tap()
     at_step(phone, 2)
     expect(phone.locator("#tree g[data-branch]")).to_have_count(2)
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
     phone.goto(f"{url}/sessions")
-    expect(phone.locator(".dream").first).to_be_visible()
+    expect(phone.locator(".session-item").first).to_be_visible()
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
     pages.close()

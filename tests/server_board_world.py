@@ -14,11 +14,11 @@ from magrathea.world import World, WorldConfig
 
 def play_board(num_episodes: int, num_steps: int, seed: int = 0) -> list[tuple[np.ndarray, ...]]:
     """Episodes of random play that did not reach the corner: observations, actions, rewards, endings."""
-    env, dice, episodes = Board(), np.random.default_rng(seed), []
+    env, rng, episodes = Board(), np.random.default_rng(seed), []
     for number in range(num_episodes):
         steps = [(env.reset(seed=seed + number)[0], 0, 0.0, False)]
         while len(steps) <= num_steps and not steps[-1][3]:
-            action = int(dice.integers(5))
+            action = int(rng.integers(5))
             observation, reward, terminated, _, _ = env.step(action)
             steps.append((observation, action, reward, terminated))
         observation, action, reward, terminated = (np.array(part) for part in zip(*steps, strict=True))

@@ -1,0 +1,373 @@
+"""The HTTP routes and the WebSocket of one server: pages, worlds, sessions. Queries and bodies are validated here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Annotated, Any, TypeVar
+
+import gymnasium
+import msgspec
+from msgspec import Meta, Struct
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from magrathea.errors import MagratheaError
+from magrathea.server.auth import STATIC
+from magrathea.server.catalog import Catalog
+from magrathea.server.env_mirror import why_unavailable
+from magrathea.server.frame import Renderer
+from magrathea.server.live_session import LiveSession, SessionPool
+from magrathea.server.player import Player
+from magrathea.server.protocol import ErrorMessage, Number, ProtocolError, Seed, WorldMessage
+from magrathea.server.rate_limiter import RateLimiter
+from magrathea.server.session_manager import SessionManager
+from magrathea.server.store import MissingSession, Store, StoredSession
+from magrathea.server.viewers import Viewer
+
+CLOSE_TRY_LATER = 1013  # WebSocket close code
+MAX_BODY_BYTES = 4096  # of a request that carries no file
+MESSAGES_PER_SECOND, ERRORS_PER_SECOND = 200.0, 5.0  # of one connection
+
+Handler = Callable[[Request], Awaitable[Response]]
+Query = TypeVar("Query", bound=Struct)
+
+
+class Named(Struct):
+    """A session's name, one line; the body that renames it, and the query of an upload."""
+
+    name: Annotated[str, Meta(max_length=80)] = ""
+
+    def __post_init__(self) -> None:
+        if not self.name.isprintable():
+            raise ValueError("`name` must be one line of printable characters")
+        self.name = self.name.strip()
+
+
+class ForkBody(Named):
+    """A step of a branch to fork from; by default, where the session is."""
+
+    branch: Number | None = None
+    step: Number | None = None
+
+
+class ListQuery(Struct):
+    """The world whose sessions are listed; None lists those of all worlds."""
+
+    world: str | None = None
+
+
+class PlayQuery(Struct):
+    """The session to play; without one, the seed and start state of a new one."""
+
+    session: str | None = None
+    seed: Seed = 0
+    start: Number | None = None
+
+
+class Routes:
+    """The routes of one server. What cannot be done is answered with 4xx and one line that says why.
+
+    Args:
+        only: the world that "/" opens, in place of the start page.
+        make_env: makes the real environment of a world.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        manager: SessionManager,
+        pool: SessionPool,
+        only: str | None,
+        make_env: Callable[[Any], gymnasium.Env],
+    ) -> None:
+        self.catalog, self.manager, self.pool, self.only = catalog, manager, pool, only
+        self._make_env = make_env
+        rate = manager.limits.new_per_second
+        self._new_sessions = RateLimiter(rate, burst=4 * rate)
+        self._why_unavailable: dict[str, asyncio.Task[str]] = {}
+
+    def all(self) -> list[Route | WebSocketRoute]:
+        """The routes for Starlette."""
+        session = "/api/sessions/{session}"
+        return [
+            Route("/", self.home),
+            Route("/play/{world}", self.play_page),
+            Route("/card/{world}", self.card_page),
+            Route("/sessions", self.sessions_page),
+            Route("/health", self.health),
+            Route("/api/worlds", self.worlds),
+            Route("/api/worlds/{world}", self.world),
+            Route("/api/worlds/{world}/card", self.card),
+            Route("/api/worlds/{world}/starts/{index:int}.png", _answering(self.start_picture)),
+            WebSocketRoute("/api/worlds/{world}/play", self.play),
+            Route("/api/sessions", _answering(self.sessions), methods=["GET"]),
+            Route("/api/sessions", _answering(self.upload), methods=["POST"]),
+            Route(session, _answering(self.session), methods=["GET"]),
+            Route(session, _answering(self.rename), methods=["PATCH"]),
+            Route(session, _answering(self.delete), methods=["DELETE"]),
+            Route(f"{session}/fork", _answering(self.fork), methods=["POST"]),
+            Route(f"{session}/file", _answering(self.download), methods=["GET"]),
+            Route(f"{session}/branches/{{branch:int}}", _answering(self.delete_branch), methods=["DELETE"]),
+            Route(f"{session}/branches/{{branch:int}}/steps/{{step:int}}.png", _answering(self.step_picture)),
+        ]
+
+    # -- pages --------------------------------------------------------------------------------------------------------
+    async def home(self, _: Request) -> Response:
+        return RedirectResponse(f"/play/{self.only}") if self.only else FileResponse(STATIC / "index.html")
+
+    async def play_page(self, request: Request) -> Response:
+        self._world_id(request)
+        return FileResponse(STATIC / "play.html")
+
+    async def sessions_page(self, _: Request) -> Response:
+        return FileResponse(STATIC / "sessions.html")
+
+    async def card_page(self, request: Request) -> Response:
+        self._world_id(request)
+        return FileResponse(STATIC / "card.html")
+
+    async def health(self, _: Request) -> Response:
+        return JSONResponse({"status": "ok", "active_sessions": len(self.pool), "worlds": list(self.catalog)})
+
+    # -- worlds -------------------------------------------------------------------------------------------------------
+    async def worlds(self, _: Request) -> Response:
+        return JSONResponse([await self._description(world_id) for world_id in self.catalog])
+
+    async def world(self, request: Request) -> Response:
+        return JSONResponse(await self._description(self._world_id(request)))
+
+    async def card(self, request: Request) -> Response:
+        text = self.catalog.card(self._world_id(request))
+        if text is None:
+            raise HTTPException(404, "This world has no model card.")
+        return PlainTextResponse(text)
+
+    async def start_picture(self, request: Request) -> Response:
+        """The last step of a stored start state."""
+        world, index = await self._load(self._world_id(request)), request.path_params["index"]
+        if index >= world.num_starts:
+            raise HTTPException(404, f"This world has {world.num_starts} start states.")
+        renderer = Renderer(world.observation_space)
+        png = await run_in_threadpool(renderer.png, world, world.starts[index][-1:])
+        return Response(png, media_type="image/png")
+
+    def _world_id(self, request: HTTPConnection) -> str:
+        world_id = request.path_params["world"]
+        if world_id not in self.catalog:
+            raise HTTPException(404, f"No world '{world_id}' here.")
+        return world_id
+
+    async def _load(self, world_id: str) -> Any:
+        return await run_in_threadpool(self.catalog.world, world_id)
+
+    async def _description(self, world_id: str) -> dict[str, Any]:
+        try:
+            world = await self._load(world_id)
+        except MagratheaError as error:
+            return {"id": world_id, "name": world_id, "error": str(error)}
+        return msgspec.to_builtins(self.catalog.describe(world_id, world))
+
+    # -- sessions -----------------------------------------------------------------------------------------------------
+    async def sessions(self, request: Request) -> Response:
+        """The sessions that have steps, several branches or a name."""
+        found = await self.manager.store.run(Store.sessions, _query(request, ListQuery).world)
+        return JSONResponse([self._with_activity(session) for session in found if not session.untouched])
+
+    async def session(self, request: Request) -> Response:
+        return await self._session_response(request.path_params["session"])
+
+    async def _session_response(self, session: str, status: int = 200) -> Response:
+        return JSONResponse(self._with_activity(await self.manager.store.run(Store.session, session)), status)
+
+    def _with_activity(self, found: StoredSession) -> dict[str, Any]:
+        player = self.pool.player(found.id)
+        return asdict(found) | {"active": player is not None, "viewers": len(player.viewers) if player else 0}
+
+    async def rename(self, request: Request) -> Response:
+        body, session = await _body(request, Named), request.path_params["session"]
+        await self.manager.store.run(Store.session, session)
+        await self.manager.store.run(Store.rename, session, body.name)
+        await self._refresh(session)
+        return await self._session_response(session)
+
+    async def delete(self, request: Request) -> Response:
+        found = await self.manager.store.run(Store.session, request.path_params["session"])
+        await self.pool.evict(found.id, "This session was deleted.")
+        await self.manager.store.run(Store.delete, found.id)
+        return Response(status_code=204)
+
+    async def delete_branch(self, request: Request) -> Response:
+        session = request.path_params["session"]
+        await self.manager.store.run(Store.delete_branch, session, request.path_params["branch"])
+        await self._refresh(session)
+        return Response(status_code=204)
+
+    async def _refresh(self, session: str) -> None:
+        player = self.pool.player(session)
+        if player:
+            await player.refresh()
+
+    async def fork(self, request: Request) -> Response:
+        body = await _body(request, ForkBody)
+        self._allow_new_session()
+        forked = await self.manager.fork(request.path_params["session"], body.branch, body.step, body.name)
+        return await self._session_response(forked, 201)
+
+    async def download(self, request: Request) -> Response:
+        found = await self.manager.store.run(Store.session, request.path_params["session"])
+        file = await self.manager.download(await self._load(found.world), found.id)
+        name = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in found.name or found.world)
+        headers = {"content-disposition": f'attachment; filename="{name}.mwsession"'}
+        return Response(file, media_type="application/octet-stream", headers=headers)
+
+    async def upload(self, request: Request) -> Response:
+        """A session file as the body; its world is the one of this server that it was made in."""
+        name = _query(request, Named).name
+        self._allow_new_session()
+        file = await _limited_body(request, self.manager.limits.upload_bytes)
+        refused = MagratheaError("This server has no world.")
+        for world_id in self.catalog:
+            try:
+                added = await self.manager.upload(world_id, await self._load(world_id), file, name)
+                return await self._session_response(added, 201)
+            except MagratheaError as error:
+                refused = error
+        raise refused
+
+    async def step_picture(self, request: Request) -> Response:
+        session, branch, step = (request.path_params[name] for name in ("session", "branch", "step"))
+        found = await self.manager.store.run(Store.session, session)
+        png = await self.manager.picture(await self._load(found.world), session, branch, step)
+        return Response(png, media_type="image/png")
+
+    def _allow_new_session(self) -> None:
+        if not self._new_sessions.allow():
+            raise MagratheaError("Too many new sessions at once; try again in a few seconds.")
+
+    # -- playing ------------------------------------------------------------------------------------------------------
+    async def play(self, websocket: WebSocket) -> None:
+        """One viewer's connection, from its first message to its last."""
+        await websocket.accept()
+        world_id = websocket.path_params["world"]
+        try:
+            world = await self._load(world_id)
+            session, player = await self._player(world_id, world, _query(websocket, PlayQuery))
+            viewer = player.attach()
+        except MagratheaError as error:
+            refusal = msgspec.json.encode(ErrorMessage(str(error), fatal=True))
+            await websocket.send_text(refusal.decode())
+            await websocket.close(CLOSE_TRY_LATER)
+            return
+        self.pool.connected(session)
+        viewer.send(WorldMessage(session, self.catalog.describe(world_id, world)))
+        player.send_session()
+        sender = asyncio.create_task(viewer.send_all(websocket))
+        try:
+            self._check_env(world_id, world, player)
+            await self.manager.store.run(Store.touch, session)
+            await _receive(websocket, player, viewer)
+        finally:
+            sender.cancel()
+            player.detach(viewer)
+            self.pool.disconnected(session)
+            with suppress(asyncio.CancelledError):
+                await sender
+
+    async def _player(self, world_id: str, world: Any, query: PlayQuery) -> tuple[str, Player]:
+        """The id and the player of the session that a query asks for."""
+        if query.start is not None and query.start >= world.num_starts:
+            raise MagratheaError(f"`start` must be from 0 to {world.num_starts - 1}, not {query.start}.")
+        session, is_new = query.session, not query.session
+        if session:
+            found = await self.manager.store.run(Store.session, session)
+            if found.world != world_id:
+                raise MissingSession("This session is not here: it belongs to another world.")
+        else:
+            self.pool.make_room()
+            self._allow_new_session()
+            session = await self.manager.add(world_id)
+
+        def make_player() -> Player:
+            live = LiveSession(self.manager, world, session)
+            return Player(live, is_new=is_new, seed=query.seed, start=query.start, make_env=self._make_env)
+
+        return session, await self.pool.join(session, make_player)
+
+    def _check_env(self, world_id: str, world: Any, player: Player) -> None:
+        """Check once for a world whether its real environment can be made; tell the player if it cannot."""
+        if world_id not in self._why_unavailable:
+            check = run_in_threadpool(why_unavailable, world, self._make_env)
+            self._why_unavailable[world_id] = asyncio.create_task(check)
+
+        def tell(task: asyncio.Task[str]) -> None:
+            if not task.cancelled() and task.result():
+                player.mark_mirror_unavailable(task.result())
+
+        self._why_unavailable[world_id].add_done_callback(tell)
+
+
+async def _receive(websocket: WebSocket, player: Player, viewer: Viewer) -> None:
+    """Handle a viewer's messages until it disconnects."""
+    messages, errors = RateLimiter(MESSAGES_PER_SECOND), RateLimiter(ERRORS_PER_SECOND)
+    while True:
+        event = await websocket.receive()
+        if event["type"] == "websocket.disconnect":
+            return
+        try:
+            if not messages.allow():
+                raise ProtocolError(f"More than {MESSAGES_PER_SECOND:g} messages a second; this one was ignored.")
+            text = event.get("text")
+            player.handle(player.decoder.decode(event.get("bytes") or b"" if text is None else text), viewer)
+        except ProtocolError as error:
+            if errors.allow():
+                viewer.send(ErrorMessage(str(error)))
+
+
+def _answering(handler: Handler) -> Handler:
+    """A handler whose MagratheaErrors are answered with 404 or 400 and their text."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except MissingSession as error:
+            raise HTTPException(404, str(error)) from error
+        except MagratheaError as error:
+            raise HTTPException(400, str(error)) from error
+
+    return answer
+
+
+def _query(connection: HTTPConnection, kind: type[Query]) -> Query:
+    """The query of a request; empty values count as not given. Raises MagratheaError if it is not valid."""
+    given = {name: value for name, value in connection.query_params.items() if value}
+    try:
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise MagratheaError(f"Query refused: {error}.") from None
+
+
+async def _body(request: Request, kind: type[Query]) -> Query:
+    """The JSON body of a request, by default an empty object. Raises MagratheaError if it is not valid."""
+    data = await _limited_body(request, MAX_BODY_BYTES)
+    try:
+        return msgspec.json.decode(data or b"{}", type=kind)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise MagratheaError(f"Request body refused: {error}.") from None
+
+
+async def _limited_body(request: Request, max_bytes: int) -> bytes:
+    """The body of a request; one that is too large is answered with 413 before it is read whole."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > max_bytes:
+            raise HTTPException(413, f"The request is larger than {max_bytes} bytes, the most allowed.")
+        parts.append(part)
+    return b"".join(parts)
