@@ -1,5 +1,5 @@
-"""The one error that a person using Magrathea can cause."""
+"""The error for mistakes of the user."""
 
 
 class MagratheaError(ValueError):
-    """A mistake in what was asked or given; its message is one line that says what to do."""
+    """A mistake in what was asked or given; its one-line message names the thing, what is wrong, and what to do."""

@@ -14,13 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Generator, Tensor
 
-from magrathea.errors import MagratheaError
 from magrathea.layout import Layout
+from magrathea.settings import Range, Share, check
 
 Order = Literal["adaptive", "one_shot", "maskgit", "autoregressive"]
 ORDERS: tuple[Order, ...] = ("adaptive", "one_shot", "maskgit", "autoregressive")
@@ -43,18 +43,13 @@ class FillSettings:
     """
 
     order: Order = "adaptive"
-    max_passes: int = 2
-    threshold: float = 0.5
-    temperature: float = 1.0
-    min_probability: float = 0.05
+    max_passes: Annotated[int, Range(1, 10_000)] = 2
+    threshold: Share = 0.5
+    temperature: Annotated[float, Range(0, 1000)] = 1.0
+    min_probability: Share = 0.05
 
     def __post_init__(self) -> None:
-        if self.order not in ORDERS:
-            raise MagratheaError(f"Unknown order of filling '{self.order}'; choose one of {', '.join(ORDERS)}.")
-        if self.max_passes < 1 or self.temperature < 0 or not 0 <= self.min_probability <= 1:
-            raise MagratheaError(
-                "Fill needs max_passes of 1 or more, temperature of 0 or more and min_probability within 0…1."
-            )
+        check(self)
 
     def to_config(self) -> dict[str, Any]:
         return asdict(self)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from magrathea.data import Dataset, collect
-from magrathea.train import train
+from magrathea.train import load_settings, train
 from magrathea.world import World
 
 torch.set_num_threads(1)  # the tests' models are so small that threads only wait for each other
@@ -34,4 +34,4 @@ def debug_world(debug_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
         'size = "debug"\nsteps = 800\nlearning_rate = 3e-3\nheld_out = 0.1\n'
         "[tokenizer]\npatch = [4, 4]\n[batch]\nnum_segments = 16\nnum_steps = 6\nnum_prompted = 1\n"
     )
-    return train(debug_dataset.folder, folder / "board", recipe=recipe)
+    return train(debug_dataset.folder, folder / "board", load_settings(recipe))

@@ -57,19 +57,19 @@ def learn(memory: str, steps: int, enough: float = 1.0, num_episodes: int = 200,
     torch.manual_seed(0)
     episodes = [walk(seed) for seed in range(num_episodes)]
     kind = memory_spec(memory).fit(LAYOUT, episodes)
-    config = ModelConfig(width=width, num_layers=2, window=WINDOW, memory=memory)
-    model, cache = MaskedTransformer(LAYOUT, config), cache_of(kind, episodes)
-    heart = TrainerConfig(
+    shape = ModelConfig(width=width, num_layers=2, window=WINDOW, memory=memory)
+    model, cache = MaskedTransformer(LAYOUT, shape), cache_of(kind, episodes)
+    config = TrainerConfig(
         steps=steps,
         learning_rate=4e-3,
         batch=BatchConfig(num_segments=16, num_steps=6, num_prompted=0, num_earlier=12),
     )
-    optimizer = make_optimizer(model, heart)
+    optimizer = make_optimizer(model, config)
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = group["scale"] * learning_rate(step / steps, heart)
+            group["lr"] = group["scale"] * learning_rate(step / steps, config)
         optimizer.zero_grad()
-        update_loss(model, draw_update(cache, heart, step)).backward()
+        update_loss(model, draw_update(cache, config, step)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 100 == 99:

@@ -132,7 +132,7 @@ def test_split_is_by_episode(tmp_path: Path) -> None:
         ({"env_id": "nowhere/Nothing-v0"}, "cannot be made"),
         ({"policy": "clever"}, "Unknown policy"),
         ({"policy": "data_environments:nothing"}, "cannot be imported"),
-        ({"steps": 0}, "Nothing to collect"),
+        ({"steps": 0}, "steps is 0; give a whole number from 1"),
         ({"env_kwargs": {"colour": 1}}, "colour"),
         ({"env_id": ODD, "env_kwargs": {"space": "number", "nan_at": 3}}, "NaN"),
         ({"env_id": ODD, "env_kwargs": {"space": "graph"}}, "Graph"),

@@ -1,4 +1,4 @@
-"""The comparison of memories: what was done is not done again, and seeds are pooled."""
+"""The comparison of memories: results are kept and averaged over seeds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from magrathea.bench import memories as module
 from magrathea.bench.memories import compare, parse_memories, pooled
 from magrathea.errors import MagratheaError
+from magrathea.train import TrainSettings
 
 FIGURE = {"value": 0.5, "low": 0.4, "high": 0.6, "count": 10}
 
@@ -29,19 +30,19 @@ def test_memories_and_seeds_are_read() -> None:
     given = parse_memories("window,places,retrieval:256", "window:3,retrieval:256:2")
     assert given == {"window": 3, "places": 1, "retrieval:256": 2}
     for names, seeds in (("", "1"), ("window", "0"), ("window", "places:2"), ("window", "many")):
-        with pytest.raises(MagratheaError, match="make no comparison"):
+        with pytest.raises(MagratheaError, match="cannot be compared"):
             parse_memories(names, seeds)
 
 
-def test_an_interrupted_comparison_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_interrupted_comparison_is_resumed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     trained: list[tuple[str, int]] = []
 
-    def train(dataset: str, folder: Path, *, memory: str, seed: int, **rest: object) -> tuple[str, int]:
+    def train(dataset: str, folder: Path, settings: TrainSettings, *, device: str) -> tuple[str, int]:
         if len(trained) == 3:
             raise KeyboardInterrupt
         folder.mkdir(parents=True)
-        trained.append((memory, seed))
-        return memory, seed
+        trained.append((settings.model.memory, settings.seed))
+        return trained[-1]
 
     def measure(world: tuple[str, int], *rest: object) -> dict:
         figures = {"memory": world[0], "bytes": 10, "bytes per step": 1.5, "next step": FIGURE}
@@ -51,11 +52,11 @@ def test_an_interrupted_comparison_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(module, "_measure", measure)
     memories = {"window": 2, "retrieval:256": 2}
     with pytest.raises(KeyboardInterrupt):
-        compare("data", tmp_path, memories=memories, steps=1)
+        compare("data", tmp_path, TrainSettings(steps=1), memories=memories)
     trained.clear()
-    table = compare("data", tmp_path, memories=memories, steps=1)
+    table = compare("data", tmp_path, TrainSettings(steps=1), memories=memories)
     assert trained == [("retrieval:256", 1)]
     assert "| retrieval:256 | retrieval:256 | 2 | 7 | 15 | 10 | 2 |" in table
     assert (tmp_path / "comparison.md").read_text() == table and (tmp_path / "comparison.json").exists()
     with pytest.raises(MagratheaError, match="Unknown memory 'nothing'"):
-        compare("data", tmp_path, memories={"nothing": 1})
+        compare("data", tmp_path, TrainSettings(), memories={"nothing": 1})

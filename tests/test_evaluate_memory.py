@@ -30,7 +30,7 @@ from magrathea.evaluate.recordings import Budget, Recording, held_out_recordings
 from magrathea.evaluate.slots import picture_slot, role_span
 from magrathea.evaluate.statistics import Tally
 from magrathea.session import Session
-from magrathea.train import train
+from magrathea.train import load_settings, train
 from magrathea.world import World
 
 WINDOW = 4
@@ -349,7 +349,7 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
     recipe = folder / "rooms.toml"
     recipe.write_text('size = "debug"\nsteps = 3\nheld_out = 0.4\n[tokenizer]\npatch = [9, 9]\n')
     for name, memory in {"one": "window", "two": "places"}.items():
-        train(folder / "data", folder / name, recipe=recipe, memory=memory)
+        train(folder / "data", folder / name, load_settings(recipe, memory=memory))
     return folder / "data", [folder / "one", folder / "two"]
 
 

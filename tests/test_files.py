@@ -1,4 +1,4 @@
-"""Files are whole or not there."""
+"""Files are written atomically."""
 
 from __future__ import annotations
 
@@ -6,15 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from magrathea.files import whole_file
+from magrathea.files import atomic_write
 
 
-def test_what_fails_while_it_is_written_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "claim.json"
     for text in ("old", "new"):
-        with whole_file(path) as file:
+        with atomic_write(path) as file:
             file.write_text(text)
-    with pytest.raises(OSError, match="full"), whole_file(path) as file:
+    with pytest.raises(OSError, match="full"), atomic_write(path) as file:
         file.write_text("ha")
         raise OSError("full")
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "claim.json"
+    with atomic_write(path) as first, atomic_write(path) as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]

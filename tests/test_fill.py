@@ -114,7 +114,7 @@ def test_draws_follow_the_chances_and_never_the_banned() -> None:
 
 
 def test_bad_settings_say_what_to_do() -> None:
-    with pytest.raises(MagratheaError, match="choose one of adaptive"):
+    with pytest.raises(MagratheaError, match="order is 'backwards'; give one of adaptive"):
         FillSettings(order="backwards")  # type: ignore[arg-type]
     with pytest.raises(MagratheaError, match="max_passes"):
         FillSettings(max_passes=0)

@@ -42,6 +42,6 @@ def test_a_terminal_has_a_bar_for_each_stage(
     assert "…" not in shown
 
 
-def test_the_quiet_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_progress_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     run(quiet=True)
     assert capsys.readouterr() == ("", "")

@@ -15,7 +15,7 @@ from magrathea.model.transformer import MaskedTransformer
 from magrathea.progress import Stages
 from magrathea.train.batches import Batch, BatchConfig, draw_batch
 from magrathea.train.cache import TokenCache, encode_dataset
-from magrathea.train.self_forcing import dream_past
+from magrathea.train.self_forcing import dream_context
 from magrathea.train.trainer import update_loss
 from magrathea.world import World, absent_tokens
 
@@ -45,7 +45,7 @@ def untrained(debug_world: World) -> MaskedTransformer:
 
 
 def test_only_what_is_seen_in_the_chosen_steps_is_dreamt(untrained: MaskedTransformer, batch: Batch) -> None:
-    layout, result = untrained.layout, dream_past(untrained, batch)
+    layout, result = untrained.layout, dream_context(untrained, batch)
     assert batch.dreamt is not None
     chosen = batch.dreamt > 0
     assert chosen.any() and not chosen.any(1).all()
@@ -59,12 +59,12 @@ def test_only_what_is_seen_in_the_chosen_steps_is_dreamt(untrained: MaskedTransf
 
 
 def test_a_model_that_knows_the_world_dreams_what_was(debug_world: World, batch: Batch) -> None:
-    dreamt = dream_past(debug_world.model, batch, num_rounds=3).past_tokens
+    dreamt = dream_context(debug_world.model, batch, num_rounds=3).past_tokens
     assert (dreamt == batch.past_tokens).float().mean() > 0.99
 
 
 def test_later_rounds_stand_on_the_dreams_of_earlier_ones(untrained: MaskedTransformer, batch: Batch) -> None:
-    once, twice = (dream_past(untrained, batch, rounds).past_tokens for rounds in (1, 2))
+    once, twice = (dream_context(untrained, batch, rounds).past_tokens for rounds in (1, 2))
     assert batch.dreamt is not None
     begins = (batch.dreamt > 0).int().argmax(1)  # the first dreamt step has a real past in every round
     rows = torch.arange(len(begins))
@@ -72,16 +72,16 @@ def test_later_rounds_stand_on_the_dreams_of_earlier_ones(untrained: MaskedTrans
 
 
 def test_dice_belong_to_the_step_and_not_to_its_neighbours(untrained: MaskedTransformer, batch: Batch) -> None:
-    whole = dream_past(untrained, batch).past_tokens
-    assert torch.equal(whole, dream_past(untrained, batch).past_tokens)
+    whole = dream_context(untrained, batch).past_tokens
+    assert torch.equal(whole, dream_context(untrained, batch).past_tokens)
     for rank in range(2):
-        part = dream_past(untrained, batch.part(rank, 2, torch.device("cpu"))).past_tokens
+        part = dream_context(untrained, batch.part(rank, 2, torch.device("cpu"))).past_tokens
         assert torch.equal(part, whole[rank::2])
 
 
 def test_nothing_is_learned_through_the_dreamt_past_itself(untrained: MaskedTransformer, batch: Batch) -> None:
     """The gradient is that of a past of plain tokens."""
-    dreamt = dream_past(untrained, batch)
+    dreamt = dream_context(untrained, batch)
     assert not any(weights.grad is not None for weights in untrained.parameters())
     gradients = []
     for each in (dreamt, replace(dreamt, past_tokens=dreamt.past_tokens.clone(), dreamt=None)):

@@ -1,10 +1,11 @@
-"""Training: it learns, goes on exactly where it was, and does on two processes what it does on one."""
+"""Training: it learns, resumes exactly, gives the same on two processes as on one, and refuses bad settings."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,10 @@ from magrathea.errors import MagratheaError
 from magrathea.layout import Layout, Slot
 from magrathea.pretrained import load_world
 from magrathea.progress import Stages
-from magrathea.train import load_recipe, train
-from magrathea.train.batches import BatchConfig, draw_batch, draw_prompted, resample_slots
+from magrathea.train import TrainSettings, load_settings, train
+from magrathea.train.batches import BatchConfig, draw_batch, draw_prompted_batch, resample_slots
 from magrathea.train.cache import RETURN_STEPS, TokenCache, encode_dataset
+from magrathea.train.settings import shipped_recipes
 from magrathea.train.trainer import Progress, TrainerConfig, train_model
 from magrathea.world import World
 
@@ -56,22 +58,22 @@ def losses(work: Path, name: str, stop_at: int | None = None) -> list[float]:
     return seen
 
 
-def test_a_killed_training_goes_on_exactly(work: Path) -> None:
+def test_a_killed_training_resumes_exactly(work: Path) -> None:
     whole = losses(work, "whole")
     with pytest.raises(Killed):
         losses(work, "parts", stop_at=4)
     rest = losses(work, "parts")
-    assert rest == whole[-len(rest) :] and len(rest) == 3  # the update after the last checkpoint is done again
+    assert rest == whole[-len(rest) :] and len(rest) == 3  # the update after the last checkpoint is repeated
     first, second = (load_world(work / name).model.state_dict() for name in ("whole", "parts"))
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_two_processes_do_what_one_does(debug_dataset: Dataset, tmp_path: Path) -> None:
+def test_two_processes_train_as_one_does(debug_dataset: Dataset, tmp_path: Path) -> None:
     """Under torchrun, from the command line, with a memory of every kind."""
     recipe = tmp_path / "two.toml"
     recipe.write_text(
         'size = "debug"\nsteps = 4\n[tokenizer]\npatch = [4, 4]\n[model]\nmemory = "places+recurrent:8+retrieval"\n'
-        "[batch]\nnum_segments = 4\nnum_steps = 5\nnum_prompted = 2\ndreamt_share = 0.5\n"
+        "[batch]\nnum_segments = 4\nnum_steps = 5\nnum_prompted = 2\nself_forcing_prob = 0.5\n"
     )
     asked = ["train", str(debug_dataset.folder), "--recipe", str(recipe), "--no-report", "--device", "cpu"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "magrathea"]
@@ -116,7 +118,7 @@ def test_prompts_show_only_the_goal_or_the_return(work: Path, debug_world: World
     layout = debug_world.layout
     cache = TokenCache.open(work / "tokens", layout)
     config = BatchConfig(num_prompted=60, num_steps=8, corrupt_prob=0)
-    batch = draw_prompted(cache, config, torch.Generator().manual_seed(0))
+    batch = draw_prompted_batch(cache, config, torch.Generator().manual_seed(0))
     assert batch.prompt is not None and batch.tokens.shape[1] == 7 and batch.first == 1
     observation, asked = layout.span("observation"), batch.hole_mask.any(-1)
     assert torch.equal(batch.hole_mask, asked[..., None].expand_as(batch.hole_mask))  # nothing or all of a step
@@ -134,33 +136,33 @@ def test_prompts_show_only_the_goal_or_the_return(work: Path, debug_world: World
     assert RETURN_STEPS == 64
 
 
-def test_only_the_named_parts_learn(debug_world: World, debug_dataset: Dataset, tmp_path: Path) -> None:
+def test_only_trainable_parameters_change(debug_world: World, debug_dataset: Dataset, tmp_path: Path) -> None:
     """As when acting toward a goal is learned by a world whose other parts stay as they are."""
     begin, recipe = debug_world.save_pretrained(tmp_path / "begin"), tmp_path / "goals.toml"
     batch = "[batch]\nnum_segments = 0\nnum_steps = 5\nnum_prompted = 4\n"
-    recipe.write_text(f'size = "debug"\nsteps = 3\nlearns = ["aim"]\n{batch}')
-    world = train(debug_dataset.folder, tmp_path / "world", recipe=recipe, begin_from=begin)
+    recipe.write_text(f'size = "debug"\nsteps = 3\ntrainable = ["goal_proj"]\n{batch}')
+    world = train(debug_dataset.folder, tmp_path / "world", load_settings(recipe, init_from=str(begin)))
     before, after = load_world(begin).model.state_dict(), world.model.state_dict()
     changed = {name for name, weights in after.items() if not torch.equal(before[name], weights.bfloat16().float())}
-    assert changed == {"aim.weight"}
-    with pytest.raises(MagratheaError, match="needs segments"):
+    assert changed == {"goal_proj.weight"}
+    with pytest.raises(MagratheaError, match="num_segments and num_prompted are both 0"):
         BatchConfig(num_segments=0, num_prompted=0)
-    recipe.write_text(f'size = "debug"\nsteps = 3\nlearns = ["nose"]\n{batch}')
-    with pytest.raises(MagratheaError, match="no part 'nose'"):
-        train(debug_dataset.folder, tmp_path / "other", recipe=recipe, begin_from=begin)
+    recipe.write_text(f'size = "debug"\nsteps = 3\ntrainable = ["nose"]\n{batch}')
+    with pytest.raises(MagratheaError, match="'nose', which no parameter begins with"):
+        train(debug_dataset.folder, tmp_path / "other", load_settings(recipe, init_from=str(begin)))
 
 
-def test_only_the_past_is_spoiled(work: Path, debug_world: World) -> None:
+def test_only_the_context_is_corrupted(work: Path, debug_world: World) -> None:
     cache = TokenCache.open(work / "tokens", debug_world.layout)
     config = BatchConfig(num_segments=64, num_steps=6, corrupt_prob=1.0, max_corrupt_rate=0.5)
     batch = draw_batch(cache, config, torch.Generator().manual_seed(0))
-    unspoiled = BatchConfig(num_segments=64, num_steps=6, corrupt_prob=0)
-    clean = draw_batch(cache, unspoiled, torch.Generator().manual_seed(0))
+    uncorrupted = BatchConfig(num_segments=64, num_steps=6, corrupt_prob=0)
+    clean = draw_batch(cache, uncorrupted, torch.Generator().manual_seed(0))
     assert torch.equal(batch.tokens, clean.tokens)
     assert not torch.equal(batch.past_tokens[:, 1:], batch.tokens)
 
 
-def test_only_the_light_of_the_past_is_mistaken() -> None:
+def test_only_single_predicted_tokens_of_the_context_are_resampled() -> None:
     slots = (
         Slot(name="action", role="action", vocab_size=4),
         Slot(name="observation", role="observation", vocab_size=90, grid=(3, 3)),
@@ -177,29 +179,80 @@ def test_only_the_light_of_the_past_is_mistaken() -> None:
     assert torch.equal(none, past)
 
 
-def test_mistakes_are_told(debug_dataset: Dataset, tmp_path: Path) -> None:
+BAD_SETTINGS = {
+    "colour = 3": "has no setting 'colour'; choose among batch, checkpoint_seconds, collect,",
+    "steps = 0": ": steps is 0; give a whole number from 1 to 1000000000.",
+    "steps = 1.5": ": steps is 1.5; give a whole number",
+    "steps = true": ": steps is True; give a whole number",
+    'steps = "many"': ": steps is 'many'; give a whole number",
+    "minutes = -1": ": minutes is -1; give a number above 0 to 1000000.",
+    "minutes = nan": ": minutes is nan; give a number above 0",
+    "seed = -1": ": seed is -1; give a whole number from 0 to 4294967295.",
+    "learning_rate = 0": ": learning_rate is 0; give a number above 0 to 1.",
+    "held_out = 1": ": held_out is 1; give a number from 0 to 0.9.",
+    "num_starts = 0": ": num_starts is 0; give a whole number from 1",
+    'size = "huge"': ": Unknown size 'huge'; choose one of debug, tiny, small, base.",
+    'trainable = "goal_proj"': ": trainable is 'goal_proj'; give a text for each.",
+    "model = 3": ": model is 3; give a table.",
+    "batch = 3": ": batch is 3; give a table.",
+    "[batch]\nnum_segmens = 3": " [batch] has no setting 'num_segmens'; choose among corrupt_prob,",
+    "[batch]\nnum_steps = 1": " [batch]: num_steps is 1; give a whole number from 2",
+    "[batch]\nnum_steps = 3.5": " [batch]: num_steps is 3.5; give a whole number from 2",
+    "[batch]\ncorrupt_prob = 2": " [batch]: corrupt_prob is 2; give a number from 0 to 1.",
+    "[batch]\nnum_segments = 0\nnum_prompted = 0": " [batch]: num_segments and num_prompted are both 0;",
+    "[batch.uses]\ndreaming = 1": " [batch]: There is no use of a world named 'dreaming'",
+    "[batch.uses]\njudge = -1": " [batch]: The weight of the use 'judge' is -1",
+    "[model]\ndepth = 3": " [model] has no setting 'depth'; choose among memory,",
+    "[model]\nwidth = 50": " [model]: width is 50; give a multiple of 48.",
+    "[model]\nwindow = 64": " [model]: window is 64; give a whole number from 1 to 63.",
+    "[fill]\nheat = 1": " [fill] has no setting 'heat'; choose among max_passes,",
+    '[fill]\norder = "backwards"': " [fill]: order is 'backwards'; give one of adaptive,",
+    "[fill]\ntemperature = inf": " [fill]: temperature is inf; give a number from 0 to 1000.",
+    '[collect]\nenv_id = "CartPole-v1"': " [collect] lacks the setting 'steps'; add it.",
+    '[collect]\nenv_id = "CartPole-v1"\nsteps = 0': " [collect]: steps is 0; give a whole number from 1",
+    "[metadata": " is not TOML: ",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_SETTINGS.items())
+def test_a_bad_recipe_is_refused_in_one_line(text: str, message: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "bad.toml"
+    recipe.write_text(text)
+    with pytest.raises(MagratheaError) as raised:
+        load_settings(recipe)
+    assert str(raised.value).startswith(f"Recipe '{recipe}'") and message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_options_override_the_recipe(tmp_path: Path) -> None:
+    recipe = tmp_path / "debug.toml"
+    recipe.write_text('size = "debug"\nsteps = 5\n[model]\nwindow = 5\nmemory = "recurrent"\n')
+    settings = load_settings(recipe)
+    assert (settings.model.width, settings.model.window, settings.model.memory) == (48, 5, "recurrent")
+    changed = load_settings(recipe, size="tiny", memory="window", steps=7, seed=None)
+    assert (changed.model.width, changed.model.window, changed.model.memory) == (144, 5, "window")
+    assert (changed.steps, changed.seed) == (7, 0)
+    assert load_settings() == TrainSettings()
+    with pytest.raises(MagratheaError, match="steps is 0; give a whole number"):
+        load_settings(recipe, steps=0)
+
+
+@pytest.mark.parametrize("recipe", sorted(shipped_recipes()))
+def test_shipped_recipes_can_be_used(recipe: str) -> None:
+    settings = load_settings(recipe)
+    assert settings.collect is not None and settings.collect.steps > 1000
+
+
+def test_training_refuses_what_does_not_fit(debug_dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(MagratheaError, match="No dataset in"):
         train(tmp_path / "nothing", tmp_path / "world")
     with pytest.raises(MagratheaError, match="No recipe 'nonesuch'"):
-        load_recipe("nonesuch")
-    bad = tmp_path / "bad.toml"
-    bad.write_text("colour = 3")
-    with pytest.raises(MagratheaError, match="cannot be used"):
-        load_recipe(bad)
-    for options, feature_proj in (
-        ("[batch]\nnum_segmens = 3", r"options \[batch\] .* 'num_segmens'"),
-        ("[model]\ndepth = 3", r"options \[model\] .* 'depth'"),
-        ("[fill]\nheat = 1", r"options \[fill\] .* 'heat'"),
-        ("[batch.uses]\ndreaming = 1", "no use of a world named 'dreaming'"),
-        ("[batch.uses]\njudge = -1", "weight of the use 'judge' is -1"),
-    ):
-        bad.write_text(options)
-        with pytest.raises(MagratheaError, match=feature_proj):
-            load_recipe(bad)
+        load_settings("nonesuch")
     (tmp_path / "debug.toml").write_text('size = "debug"\nsteps = 1\n[tokenizer]\npatch = [4, 4]\n')
-    train(debug_dataset.folder, tmp_path / "world", recipe=tmp_path / "debug.toml")
+    settings = load_settings(tmp_path / "debug.toml")
+    train(debug_dataset.folder, tmp_path / "world", settings)
     with pytest.raises(MagratheaError, match="other settings or data"):
-        train(debug_dataset.folder, tmp_path / "world", recipe=tmp_path / "debug.toml", seed=5)
+        train(debug_dataset.folder, tmp_path / "world", replace(settings, seed=5))
     (tmp_path / "world" / ".training" / "checkpoint.safetensors").write_bytes(b"broken")
     with pytest.raises(MagratheaError, match="is damaged or of another training"):
-        train(debug_dataset.folder, tmp_path / "world", recipe=tmp_path / "debug.toml")
+        train(debug_dataset.folder, tmp_path / "world", settings)

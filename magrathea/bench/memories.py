@@ -1,9 +1,10 @@
-"""Memories compared: the same backbone, data and training; only the memory differs."""
+"""Comparison of memories: the same model, data and training; only the memory differs."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from magrathea.errors import MagratheaError
 from magrathea.evaluate import evaluate_memory, write_comparison
 from magrathea.evaluate.run import write_json
 from magrathea.memory import memory_spec
-from magrathea.train import train
+from magrathea.train import TrainSettings, train
 from magrathea.world import World
 
 PLAYED_SECONDS = 5.0
@@ -21,27 +22,27 @@ PLAYED_SECONDS = 5.0
 def compare(
     dataset: str | Path,
     out: str | Path,
+    settings: TrainSettings,
     *,
     memories: Mapping[str, int],
     report_minutes: float | None = None,
     num_episodes: int = 64,
     device: str = "auto",
-    **training: Any,
 ) -> str:
-    """Train a world with each memory, from each of its seeds, and measure what it remembers; a Markdown table.
+    """Train a world with each memory and seed, and measure what it remembers; returns a Markdown table.
 
-    What is there already is not done again, so that an interrupted comparison goes on where it was. Writes
+    Worlds that are trained and measured already are kept, so that an interrupted comparison is resumed. Writes
     `comparison.md`, `comparison.json` and `comparison.png`, whose figures are means over seeds, and a folder for each
     world with its own report.
 
     Args:
         dataset: folder of a Minari dataset.
         out: folder of all that is written.
-        memories: names of memories, and how many seeds each is trained from.
-        report_minutes: about how long measuring a world may take.
-        num_episodes: most held-out episodes to measure on.
-        device: "cpu", "cuda" or "auto".
-        training: further arguments of `train`: minutes, steps, size, recipe.
+        settings: of every world, apart from its memory and its seed.
+        memories: names of memories, and the number of seeds that each is trained from.
+        report_minutes: approximate time to measure one world.
+        num_episodes: highest number of held-out episodes to measure on.
+        device: "cpu", "cuda", "cuda:N" or "auto".
     """
     for memory in memories:
         memory_spec(memory)  # raises MagratheaError now, not hours later
@@ -53,7 +54,8 @@ def compare(
             folder = out / f"{memory.replace(':', '-')}-{seed}"
             result = folder / "measured.json"
             if not result.exists():
-                world = train(dataset, folder, memory=memory, seed=seed, device=device, **training)
+                model = replace(settings.model, memory=memory)
+                world = train(dataset, folder, replace(settings, model=model, seed=seed), device=device)
                 write_json(result, _measure(world, dataset, folder / "report", options))
             measured.append(json.loads(result.read_text()))
         compared[memory] = pooled(measured) | {"memory": memory, "seeds": num_seeds}
@@ -72,8 +74,10 @@ def _measure(world: World, dataset: str | Path, report: Path, options: dict[str,
 
 
 def pooled(measured: list[Any]) -> Any:
-    """The mean of what was measured of several seeds, number by number; a figure's interval is then from the lowest
-    seed to the highest, and that of one seed stays its own. What is no number is that of the first."""
+    """The mean over seeds of every number in nested results; anything else is the first seed's.
+
+    The interval of a figure is then from the lowest seed to the highest; with one seed, all stays as it was measured.
+    """
     first = measured[0]
     if len(measured) == 1:
         return first
@@ -94,8 +98,10 @@ def pooled(measured: list[Any]) -> Any:
 
 
 def parse_memories(text: str, seeds: str) -> dict[str, int]:
-    """ "window,places" and "3", or "window:3,places:1" -> how many seeds each memory is trained from. A memory's own
-    colon stays: "retrieval:256:3" is three seeds of "retrieval:256". Raises MagratheaError for anything else."""
+    """The number of seeds of each memory, from texts such as "window,retrieval" and "3", or "window:3,retrieval:1".
+
+    In the second form a memory's own colon stays: "retrieval:256:3" is three seeds of "retrieval:256". Raises
+    MagratheaError for anything else."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     try:
         if seeds.isdecimal():
@@ -107,7 +113,7 @@ def parse_memories(text: str, seeds: str) -> dict[str, int]:
         given = {}
     if not names or set(given) != set(names) or min(given.values(), default=0) < 1:
         raise MagratheaError(
-            f"Memories '{text}' with seeds '{seeds}' make no comparison; "
-            "write window,places and 3, or window:3,places:1."
+            f"Memories '{text}' with seeds '{seeds}' cannot be compared; "
+            "give window,retrieval and 3, or window:3,retrieval:1."
         )
     return given

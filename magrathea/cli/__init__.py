@@ -1,1 +1,1 @@
-"""The commands, a function each. They import what they need when they run, so ``magrathea --help`` answers at once."""
+"""The command line. Every command is a function that imports what it needs when it runs, so that help is quick."""

@@ -1,4 +1,4 @@
-"""Keeping memory that tensors have used: to give it back and ask again costs more than the arithmetic."""
+"""Memory allocator settings: returning freed tensors to the system and asking again costs more than the arithmetic."""
 
 from __future__ import annotations
 

@@ -132,10 +132,11 @@ def bench_memories(
         device: "auto", "cpu", "cuda" or "cuda:N".
     """
     from magrathea.bench.memories import compare, parse_memories
+    from magrathea.train import load_settings
 
-    training: dict[str, Any] = {"minutes": minutes, "steps": steps, "size": size, "recipe": recipe}
+    settings = load_settings(recipe, minutes=minutes, steps=steps, size=size)
     measuring: dict[str, Any] = {"report_minutes": report_minutes, "num_episodes": num_episodes, "device": device}
-    print(compare(dataset, out, memories=parse_memories(memories, seeds), **measuring, **training))
+    print(compare(dataset, out, settings, memories=parse_memories(memories, seeds), **measuring))
     print(f"The table and the figure are in {out}")
 
 

@@ -98,12 +98,13 @@ def train(
         report: evaluate the world when it is trained.
         report_minutes: approximate time of the evaluation; without it, everything is measured in full.
     """
+    from magrathea.train import load_settings
     from magrathea.train import train as run_training
     from magrathea.train.distributed import process_group
 
-    options: dict[str, Any] = {"size": size, "minutes": minutes, "steps": steps, "recipe": recipe, "seed": seed}
+    settings = load_settings(recipe, size=size, minutes=minutes, steps=steps, seed=seed, init_from=init_from)
     with process_group(device) as (rank, own_device):
-        run_training(dataset, out, device=own_device, begin_from=init_from, **options)
+        run_training(dataset, out, settings, device=own_device)
     if report and rank == 0:
         evaluate(str(out), dataset, out=out / "report", minutes=report_minutes, device=device)
 

@@ -16,7 +16,7 @@ import shutil
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, fields
@@ -31,9 +31,10 @@ from magrathea.data.make_env import environment_metadata, make_env
 from magrathea.data.policies import current_policy_name, policy_named
 from magrathea.data.recorder import play_episode
 from magrathea.errors import MagratheaError
-from magrathea.files import whole_file
+from magrathea.files import atomic_write
 from magrathea.plugins import environment_plugin
 from magrathea.progress import Stages
+from magrathea.settings import Count, Seed, check, check_value
 from magrathea.spaces import space_to_config
 
 WORK_FOLDER = ".collecting"
@@ -41,14 +42,20 @@ WORK_FOLDER = ".collecting"
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """What is recorded: everything that the content of the dataset depends on."""
+    """What is recorded: everything that the content of the dataset depends on; the table `collect` of a recipe.
+
+    Attributes are those of `collect`.
+    """
 
     env_id: str
-    steps: int
+    steps: Count
     policy: str = "sticky"
-    seed: int = 0
-    max_episode_steps: int | None = None
-    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    seed: Seed = 0
+    max_episode_steps: Count | None = None
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 def collect(
@@ -78,10 +85,7 @@ def collect(
         MagratheaError: for an environment or policy that cannot be had, spaces that no tokenizer knows, values that are
             not in their spaces or not finite, and a folder that holds something else.
     """
-    if steps < 1 or num_processes < 1:
-        raise MagratheaError(f"Nothing to collect with {steps} steps and {num_processes} processes; give 1 or more.")
-    if max_episode_steps is not None and max_episode_steps < 1:
-        raise MagratheaError(f"Episodes cannot be cut at {max_episode_steps} steps; give 1 or more.")
+    check_value("num_processes", num_processes, Count)
     _need_minari()
     out = Path(out).resolve()
     recording = Recording(
@@ -259,7 +263,7 @@ def _claim(work: Path, metadata: dict[str, Any]) -> None:
     claim = work / "recording.json"
     if claim.exists():
         _compare(json.loads(claim.read_text()), metadata, f"'{work.parent}' holds an unfinished recording")
-    with whole_file(claim) as file:
+    with atomic_write(claim) as file:
         file.write_text(json.dumps(metadata, indent=1))
 
 

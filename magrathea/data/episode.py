@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from magrathea.files import whole_file
+from magrathea.files import atomic_write
 
 if TYPE_CHECKING:
     import h5py  # imported when a file is written: playing beside reality needs none
@@ -57,7 +57,7 @@ def save_episode(episode: Episode, path: Path) -> None:
     """Write an episode's own file in one step, so that it is either whole or not there."""
     import h5py
 
-    with whole_file(path) as fresh, h5py.File(fresh, "w") as file:
+    with atomic_write(path) as fresh, h5py.File(fresh, "w") as file:
         group = file.create_group("episode")
         group.attrs.update({"seed": episode.seed, "total_steps": len(episode)})
         _write(group, "observations", episode.observation)

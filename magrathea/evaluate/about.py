@@ -8,7 +8,7 @@ from typing import Any
 
 from magrathea.data import Dataset
 from magrathea.evaluate.recordings import Recording, is_training_dataset
-from magrathea.files import whole_file
+from magrathea.files import atomic_write
 from magrathea.world import World
 
 
@@ -30,5 +30,5 @@ def about(world: World, source: Dataset, recordings: list[Recording], seed: int)
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically."""
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

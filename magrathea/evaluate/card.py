@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from magrathea.evaluate.page import number
-from magrathea.files import whole_file
+from magrathea.files import atomic_write
 from magrathea.world import World
 
 
 def write_card(folder: Path, world: World, metrics: dict[str, Any]) -> None:
     """Write the README.md of a world's folder from the metrics of `evaluate`, atomically."""
-    with whole_file(folder / "README.md") as file:
+    with atomic_write(folder / "README.md") as file:
         file.write_text(card(world, metrics))
 
 

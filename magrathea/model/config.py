@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from magrathea.errors import MagratheaError
+from magrathea.settings import Range, check
 
 HEAD_WIDTH = 48  # 16 numbers for each axis of the rotary positions: time, row, column
 
@@ -23,18 +24,17 @@ class ModelConfig:
         memory: name of the memory beyond the window, of several with "+" between them, each with a size behind ":".
     """
 
-    width: int = 192
-    num_layers: int = 4
-    num_memory_layers: int = 1
-    window: int = 6
-    mlp_ratio: int = 2
+    width: Annotated[int, Range(HEAD_WIDTH, 2**14)] = 192
+    num_layers: Annotated[int, Range(1, 1000)] = 4
+    num_memory_layers: Annotated[int, Range(0, 1000)] = 1
+    window: Annotated[int, Range(1, 63)] = 6
+    mlp_ratio: Annotated[int, Range(1, 64)] = 2
     memory: str = "window"
 
     def __post_init__(self) -> None:
+        check(self)
         if self.width % HEAD_WIDTH:
-            raise MagratheaError(f"Model width {self.width} is not a multiple of {HEAD_WIDTH}; choose one that is.")
-        if not 1 <= self.window < 64:
-            raise MagratheaError(f"Model window {self.window} is outside 1…63; choose a window within it.")
+            raise MagratheaError(f"width is {self.width}; give a multiple of {HEAD_WIDTH}.")
 
     @property
     def num_heads(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
@@ -12,44 +13,47 @@ from magrathea import masks
 from magrathea.errors import MagratheaError
 from magrathea.layout import Layout
 from magrathea.memory import MemoryReadout
+from magrathea.settings import Range, Share, check
 from magrathea.train.cache import RETURN_STEPS, Segments, TokenCache
 from magrathea.world import absent_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig:
-    """Attributes:
-    num_segments: segments of an update, over all processes.
-    num_steps: T, steps of a segment.
-    num_prompted: segments of an update that learn to act under a prompt.
-    spoiled_share: share of segments whose past is spoiled, so that a dream can recover from its own mistakes.
-    most_spoiled: greatest share of a spoiled past's observation tokens that are replaced.
-    dreamt_share: share of segments whose past is in part dreamt by the model itself.
-    dream_rounds: how many of the model's own steps such a past may stand on.
-    mistaken_share: share of segments whose past is seen in another light, where light has a token of its own.
-    forgotten_share: share of segments that recall nothing from the memory.
-    num_earlier: steps before a segment that a recurrent memory learns to carry.
-    uses: weights of uses of the world among the holes, by their names in `masks.MIXTURE`, that differ from those there.
+    """The segments of an update, and how their context is augmented.
+
+    Attributes:
+        num_segments: segments of an update, over all processes.
+        num_steps: T, steps of a segment.
+        num_prompted: further segments, whose actions are predicted given a goal or a return.
+        corrupt_prob: probability that a segment's context is corrupted, so that a dream can recover from its mistakes.
+        max_corrupt_rate: highest fraction of a corrupted context's observation tokens that are replaced.
+        self_forcing_prob: probability that some steps of a segment's context are sampled by the model itself.
+        self_forcing_rounds: number of such samples, each conditioned on the one before.
+        slot_resample_prob: probability that a segment's context gets another segment's tokens in the slots that consist
+            of one token and that the memory predicts.
+        memory_dropout: probability that a segment gets no readout of the memory.
+        num_earlier: steps before a segment that a recurrent memory is trained through.
+        uses: weights of the uses of a world among the holes, where they differ from `masks.MIXTURE`.
     """
 
-    num_segments: int = 16
-    num_steps: int = 12
-    num_prompted: int = 1
-    corrupt_prob: float = 0.5
-    max_corrupt_rate: float = 0.08
-    self_forcing_prob: float = 0.0
-    self_forcing_rounds: int = 1
-    slot_resample_prob: float = 0.2
-    memory_dropout: float = 0.1
-    num_earlier: int = 36
+    num_segments: Annotated[int, Range(0, 10**6)] = 16
+    num_steps: Annotated[int, Range(2, 10**6)] = 12
+    num_prompted: Annotated[int, Range(0, 10**6)] = 1
+    corrupt_prob: Share = 0.5
+    max_corrupt_rate: Share = 0.08
+    self_forcing_prob: Share = 0.0
+    self_forcing_rounds: Annotated[int, Range(1, 1000)] = 1
+    slot_resample_prob: Share = 0.2
+    memory_dropout: Share = 0.1
+    num_earlier: Annotated[int, Range(0, 10**6)] = 36
     uses: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check(self)
         masks.weights_of(self.uses)  # refuses what is no use
         if not self.num_segments and not self.num_prompted:
-            raise MagratheaError(
-                "An update needs segments to learn from; give num_segments or num_prompted of 1 or more."
-            )
+            raise MagratheaError("num_segments and num_prompted are both 0; give 1 or more of one of them.")
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def draw_batch(cache: TokenCache, config: BatchConfig, generator: Generator) -> 
     return Batch(past, segments.tokens[:, 1:], holes, first=1, recalled=recalled, earlier=earlier, dreamt=dreamt)
 
 
-def draw_prompted(cache: TokenCache, config: BatchConfig, generator: Generator) -> Batch:
+def draw_prompted_batch(cache: TokenCache, config: BatchConfig, generator: Generator) -> Batch:
     """Segments whose actions are to be found, given what is seen 1…RETURN_STEPS / 2 steps after one of them, or the
     return to be had from the first on. What comes after a goal was seen does not lead there, and is not learned."""
     layout, num = cache.layout, config.num_prompted

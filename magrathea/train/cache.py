@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from magrathea.data import Dataset, Episode
-from magrathea.files import whole_file
+from magrathea.files import atomic_write
 from magrathea.layout import Layout
 from magrathea.memory import MemoryReadout
 from magrathea.progress import Stages
@@ -104,7 +104,7 @@ class TokenCache:
         for name, parts in recalled.items():
             if parts:
                 np.save(folder / f"{name}.npy", np.concatenate(parts))
-        with whole_file(folder / EPISODES_FILE) as file:
+        with atomic_write(folder / EPISODES_FILE) as file:
             file.write_text(json.dumps({"ends": np.cumsum([len(part) for part in tokens]).tolist()}))
         return cls.open(folder, world.layout)
 

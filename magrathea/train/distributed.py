@@ -1,6 +1,6 @@
-"""Training on several processes at once, as torchrun starts them: all that concerns more than one of them.
+"""Data-parallel training on several processes, started by torchrun; everything that concerns more than one process.
 
-Every function here does the plain thing where there is one process only.
+With a single process, every function returns what it was given.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 @contextmanager
 def process_group(device: str) -> Iterator[tuple[int, str]]:
-    """Join the processes that torchrun started, if it did; yields this one's rank and its own device."""
+    """Join the process group if torchrun started this process; yields its rank and its device."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield 0, device
         return
@@ -29,11 +29,12 @@ def process_group(device: str) -> Iterator[tuple[int, str]]:
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """Index of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def num_processes() -> int:
+    """Number of processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -43,18 +44,18 @@ def is_first() -> bool:
 
 
 def wait_for_all() -> None:
-    """Wait until every process is here."""
+    """Wait until every process has called this."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def data_parallel(model: nn.Module) -> nn.Module:
-    """The model, whose gradients are averaged over all processes."""
+    """The model, wrapped such that its gradients are averaged over all processes."""
     return DistributedDataParallel(model) if num_processes() > 1 else model
 
 
-def from_first(number: float) -> float:
-    """The first process's number, in every process."""
+def broadcast(number: float) -> float:
+    """The first process's number, on every process."""
     if not dist.is_initialized():
         return number
     shared = torch.tensor(number, dtype=torch.float64)
@@ -63,12 +64,12 @@ def from_first(number: float) -> float:
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:
-    """The sum of every process's tensor, in place."""
+    """Sum a tensor over all processes, in place."""
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
 
 
 def mean_over_processes(tensor: Tensor) -> Tensor:
-    """The mean of every process's tensor, in place."""
+    """Average a tensor over all processes, in place."""
     return sum_over_processes(tensor).div_(num_processes())

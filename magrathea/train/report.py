@@ -1,4 +1,4 @@
-"""What a training says of itself: its progress, TensorBoard, and how well the tokenizers do."""
+"""The report of a training: progress bars, TensorBoard, and how well the tokenizers reconstruct."""
 
 from __future__ import annotations
 
@@ -6,39 +6,38 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch.distributed as dist
 from torch.utils.tensorboard import SummaryWriter
 
 from magrathea.data import Dataset
 from magrathea.progress import Stages
 from magrathea.tokenizers import reconstruction_report
-from magrathea.train import trainer
-from magrathea.train.settings import TrainSettings
+from magrathea.train import distributed
+from magrathea.train.trainer import Progress, TrainerConfig
 from magrathea.world import World
 
 
 class TrainReport:
-    """Shows progress on the first process only."""
+    """Progress of a training, shown and logged by the first process only."""
 
-    def __init__(self, work: Path, settings: TrainSettings) -> None:
-        quiet = dist.is_initialized() and dist.get_rank() > 0
-        self.config = trainer.TrainerConfig(steps=settings.steps, minutes=settings.minutes)
+    def __init__(self, work: Path, config: TrainerConfig) -> None:
+        quiet = not distributed.is_first()
+        self.config = config
         self.stages = Stages(quiet)
         self.writer = None if quiet else SummaryWriter(str(work / "tensorboard"))
 
-    def update(self, progress: trainer.Progress) -> None:
-        """After each update of the model."""
+    def update(self, progress: Progress) -> None:
+        """Show and log the progress after an update of the model."""
         if self.writer is None:
             return
         rate = progress.num_trained_steps / max(progress.seconds, 1e-9)
         text = f"update {progress.step}, loss {progress.loss:.3f}, {rate:.0f} steps/s"
-        self.stages.update(progress.share(self.config), text)
+        self.stages.update(progress.fraction_done(self.config), text)
         if progress.step % 10 == 0:
             self.writer.add_scalar("loss", progress.loss, progress.step)
             self.writer.add_scalar("steps_per_second", rate, progress.step)
 
     def tokenizers(self, world: World, source: Dataset, held_out: Any) -> dict[str, Any]:
-        """Reconstruction of held-out images: PSNR in dB, and how much of the codebook is used, for each image slot."""
+        """Reconstruction of a held-out episode: for each image slot PSNR in dB and the codebook's usage."""
         observations = source.episode(held_out[0]).observation
         result = {}
         for key, leaf in world.tokenizers["observation"].leaves.items():

@@ -1,8 +1,8 @@
-"""Self-forcing: the model learns from a past that it has dreamt itself, as it will have to in a long dream.
+"""Self-forcing: train on a context that the model has sampled itself, as it has to predict from in a long dream.
 
-Scheduled sampling (Bengio et al. 2015, arXiv 1506.03099) for all steps of a segment at once: some steps of the past are
-replaced by the model's own fills, and what is to be learned stays the truth. With more rounds the fills stand on fills,
-as in Self Forcing (Huang et al. 2025, arXiv 2506.08009).
+Scheduled sampling (Bengio et al. 2015, arXiv 1506.03099) for all steps of a segment at once: some steps of the context
+are replaced by the model's own samples; the targets stay the recorded steps. With several rounds, samples are
+conditioned on samples, as in Self Forcing (Huang et al. 2025, arXiv 2506.08009).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ONE_PASS = FillSettings(order="one_shot")
 
 
 @torch.no_grad()
-def dream_past(model: MaskedTransformer, batch: Batch, num_rounds: int = 1) -> Batch:
+def dream_context(model: MaskedTransformer, batch: Batch, num_rounds: int = 1) -> Batch:
     """The batch, with its `dreamt` steps of the past replaced by the model's fills; each round is one pass.
 
     Known tokens stay: actions, rewards, endings, and what is absent.

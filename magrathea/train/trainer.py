@@ -1,4 +1,4 @@
-"""The training loop of the masked transformer: one loss, on one process or several."""
+"""The training loop of the masked transformer."""
 
 from __future__ import annotations
 
@@ -6,53 +6,70 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
-import torch.distributed as dist
 from torch import Generator, Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from magrathea.model.transformer import MaskedTransformer
-from magrathea.train.batches import Batch, BatchConfig, draw_batch, draw_prompted
+from magrathea.settings import Count, Positive, Range, Seed, Share, check
+from magrathea.train import distributed
+from magrathea.train.batches import Batch, BatchConfig, draw_batch, draw_prompted_batch
 from magrathea.train.cache import TokenCache
 from magrathea.train.checkpoint import load_checkpoint, save_checkpoint
-from magrathea.train.self_forcing import dream_past
+from magrathea.train.self_forcing import dream_context
 
-LOGIT_SCALE_RATE = 6.0  # a head's logit scale is a single parameter, which has far to go
+LOGIT_SCALE_RATE = 6.0  # learning rate of the logit scales, relative to that of all other parameters
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """How the model is trained: until `steps` updates or `minutes` have passed, whichever is given and comes first."""
+    """How the model is trained.
 
-    steps: int | None = None
-    minutes: float | None = None
-    learning_rate: float = 2.5e-3
-    weight_decay: float = 0.05
-    warmup: float = 0.02
-    decay_from: float = 0.4
-    seed: int = 0
-    checkpoint_seconds: float = 120.0
+    Attributes:
+        steps, minutes: training ends after so many updates, or so much time, whichever is given and comes first.
+        learning_rate: peak learning rate of AdamW.
+        weight_decay: of weight matrices; embeddings, biases and logit scales have none.
+        warmup: fraction of the training in which the learning rate rises to its peak.
+        decay_from: fraction of the training from which it falls linearly to 1% of its peak.
+        seed: seed of everything random.
+        checkpoint_seconds: time between two checkpoints.
+        batch: the segments of an update.
+    """
+
+    steps: Count | None = None
+    minutes: Positive | None = None
+    learning_rate: Annotated[float, Range(0, 1, above=True)] = 2.5e-3
+    weight_decay: Share = 0.05
+    warmup: Annotated[float, Range(0, 1, above=True)] = 0.02
+    decay_from: Annotated[float, Range(0, 0.999)] = 0.4
+    seed: Seed = 0
+    checkpoint_seconds: Annotated[float, Range(0, 10**6)] = 120.0
     batch: BatchConfig = field(default_factory=BatchConfig)
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass
 class Progress:
-    """Where training is: updates done, seconds spent, steps of data seen, and the last updates' losses."""
+    """State of a training: updates done, seconds spent, steps of data seen, and the loss of the last update."""
 
     step: int = 0
     seconds: float = 0.0
     num_trained_steps: int = 0
     loss: float = float("nan")
 
-    def share(self, config: TrainerConfig) -> float:
-        """How much of the training is done, 0…1."""
+    def fraction_done(self, config: TrainerConfig) -> float:
+        """Fraction of the training that is done, 0…1; `config` says `steps`, `minutes` or both."""
         shares = [self.step / config.steps] if config.steps else []
         shares += [self.seconds / (60 * config.minutes)] if config.minutes else []
         return min(1.0, max(shares))
 
 
 def make_optimizer(model: nn.Module, config: TrainerConfig) -> torch.optim.AdamW:
+    """AdamW with a group for matrices, one for all without weight decay, and one for the logit scales; `scale` of a
+    group multiplies its learning rate."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embedding" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embedding" in name]
     logit_scale = [p for name, p in model.named_parameters() if "logit_scale" in name]
@@ -65,30 +82,27 @@ def make_optimizer(model: nn.Module, config: TrainerConfig) -> torch.optim.AdamW
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
 
 
-def learning_rate(share: float, config: TrainerConfig) -> float:
-    """Rises, stays, and falls to nothing over the last part of training."""
-    rise = min(1.0, (share + 1e-3) / config.warmup)
-    fall = min(1.0, (1 - share) / (1 - config.decay_from))
+def learning_rate(fraction_done: float, config: TrainerConfig) -> float:
+    """Linear warm-up, constant, then linear decay to 1% of the peak."""
+    rise = min(1.0, (fraction_done + 1e-3) / config.warmup)
+    fall = min(1.0, (1 - fraction_done) / (1 - config.decay_from))
     return config.learning_rate * rise * max(fall, 0.01)
 
 
 def update_loss(model: nn.Module, batches: list[Batch]) -> Tensor:
-    """The mean cross-entropy at the holes of an update, over all processes, of this process's rows."""
+    """The cross-entropy of this process's batches, scaled such that its mean over processes is the mean over all holes
+    of the update."""
     totals = [model(b.past_tokens, b.tokens, b.hole_mask, b.prompt, b.first, b.recalled, b.earlier) for b in batches]
     loss, num_holes = (torch.stack(parts).sum() for parts in zip(*totals, strict=True))
-    num_processes = 1
-    if dist.is_initialized():
-        dist.all_reduce(num_holes)
-        num_processes = dist.get_world_size()
-    return loss / num_holes * num_processes
+    return loss / distributed.sum_over_processes(num_holes) * distributed.num_processes()
 
 
 def draw_update(cache: TokenCache, config: TrainerConfig, step: int) -> list[Batch]:
-    """All that update number `step` learns from; depends on nothing but the seed and the number."""
+    """The batches of update number `step`, over all processes; a function of the seed and the number alone."""
     generator = Generator().manual_seed(config.seed * 1_000_003 + step)
     batches = [draw_batch(cache, config.batch, generator)] if config.batch.num_segments else []
     if config.batch.num_prompted:
-        batches.append(draw_prompted(cache, config.batch, generator))
+        batches.append(draw_prompted_batch(cache, config.batch, generator))
     return batches
 
 
@@ -99,50 +113,41 @@ def train_model(
     checkpoint: Path,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
-    """Train until the time or the updates are spent, going on from the checkpoint if there is one."""
+    """Train until `config.steps` or `config.minutes` have passed, from the checkpoint on if there is one.
+
+    Args:
+        model: trained in place; parameters that do not require a gradient stay as they are.
+        cache: tokens of the training episodes.
+        config: at least one of `steps` and `minutes` is given.
+        checkpoint: file of the training's state, written every `config.checkpoint_seconds` and at the end.
+        report: called after every update.
+    """
     optimizer, progress = make_optimizer(model, config), Progress()
     if checkpoint.exists():
         progress = Progress(**load_checkpoint(checkpoint, model, optimizer))
-    rank, num_processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    wrapped: nn.Module = DistributedDataParallel(model) if num_processes > 1 else model
+    parallel_model = distributed.data_parallel(model)
     model.train()
-    began, saved = time.monotonic() - progress.seconds, time.monotonic()
-    while (share := _of_first(progress.share(config))) < 1:
+    start, saved = time.monotonic() - progress.seconds, time.monotonic()
+    while (fraction := distributed.broadcast(progress.fraction_done(config))) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = group["scale"] * learning_rate(share, config)
+            group["lr"] = group["scale"] * learning_rate(fraction, config)
         batches = draw_update(cache, config, progress.step)
-        mine = [batch.part(rank, num_processes, model.device) for batch in batches]
-        mine = [dream_past(model, batch, config.batch.self_forcing_rounds) for batch in mine]
-        loss = update_loss(wrapped, mine)
+        own = [batch.part(distributed.rank(), distributed.num_processes(), model.device) for batch in batches]
+        own = [dream_context(model, batch, config.batch.self_forcing_rounds) for batch in own]
+        loss = update_loss(parallel_model, own)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         progress.step += 1
         progress.num_trained_steps += sum(batch.tokens.shape[0] * batch.tokens.shape[1] for batch in batches)
-        progress.loss = _mean(loss.detach()).item()
-        progress.seconds = time.monotonic() - began
+        progress.loss = distributed.mean_over_processes(loss.detach()).item()
+        progress.seconds = time.monotonic() - start
         report(progress)
-        if rank == 0 and time.monotonic() - saved > config.checkpoint_seconds:
+        if distributed.is_first() and time.monotonic() - saved > config.checkpoint_seconds:
             save_checkpoint(checkpoint, model, optimizer, vars(progress))
             saved = time.monotonic()
-    if rank == 0:
+    if distributed.is_first():
         save_checkpoint(checkpoint, model, optimizer, vars(progress))
     model.eval()
     return progress
-
-
-def _of_first(share: float) -> float:
-    """What the first process says of its time, which is that of all: their weights must stay the same."""
-    if not dist.is_initialized():
-        return share
-    said = torch.tensor(share, dtype=torch.float64)
-    dist.broadcast(said, src=0)
-    return said.item()
-
-
-def _mean(loss: Tensor) -> Tensor:
-    if dist.is_initialized():
-        dist.all_reduce(loss)
-        loss /= dist.get_world_size()
-    return loss
