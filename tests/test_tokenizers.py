@@ -201,7 +201,7 @@ def test_spaces_and_options_that_no_tokenizer_knows() -> None:
         tokenizer_for(spaces.Dict({"mission": spaces.Text(10)}))
     with pytest.raises(MagratheaError, match="Unknown option 'nmu_codes'"):
         tokenizer_for(spaces.Discrete(3), nmu_codes=9)
-    with pytest.raises(MagratheaError, match="Unknown image tokenizer 'pixels'"):
+    with pytest.raises(MagratheaError, match="Unknown tokenizer type 'pixels'"):
         tokenizer_for(IMAGE, image="pixels")
     with pytest.raises(MagratheaError, match="uint8"):
         tokenizer_for(spaces.Box(0.0, 1.0, (64, 64, 3)))

@@ -10,7 +10,6 @@ from magrathea.tokenizers.discrete import (
     MultiDiscreteTokenizer,
     TerminatedTokenizer,
 )
-from magrathea.tokenizers.illuminated_patch import IlluminatedPatchTokenizer
 from magrathea.tokenizers.patch import PatchedTokenizer, PatchTokenizer
 from magrathea.tokenizers.registry import TOKENIZERS, tokenizer_for, tokenizer_from
 from magrathea.tokenizers.report import reconstruction_report
@@ -21,7 +20,6 @@ __all__ = [
     "BoxTokenizer",
     "CompositeTokenizer",
     "DiscreteTokenizer",
-    "IlluminatedPatchTokenizer",
     "MaskedAutoencoderTokenizer",
     "MultiBinaryTokenizer",
     "MultiDiscreteTokenizer",

@@ -13,6 +13,8 @@ from gymnasium import spaces
 from magrathea.errors import MagratheaError
 from magrathea.tokenizers.base import Part, Tokenizer
 
+ReadTokenizer = Callable[[dict[str, Any], dict[str, torch.Tensor], gymnasium.Space], Tokenizer]
+
 
 class CompositeTokenizer(Tokenizer):
     """`Dict` or `Tuple`, nested as you like: `leaves` maps "key", "0" or "outer/inner" to the leaf's tokenizer.
@@ -91,13 +93,18 @@ class CompositeTokenizer(Tokenizer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor], space: gymnasium.Space) -> Tokenizer:
-        from magrathea.tokenizers.registry import tokenizer_from  # the registry knows this class too
+        raise NotImplementedError("a composite is read leaf by leaf, by from_leaf_configs")
 
+    @classmethod
+    def from_leaf_configs(
+        cls, config: dict[str, Any], tensors: dict[str, torch.Tensor], space: gymnasium.Space, read_leaf: ReadTokenizer
+    ) -> Tokenizer:
+        """The inverse of `to_config` and `tensors`; `read_leaf(config, tensors, space)` makes the leaves."""
         leaf_spaces = dict(leaf_spaces_of(space))
         if set(leaf_spaces) != set(config["leaves"]):
             raise MagratheaError(f"The saved tokenizer has leaves {sorted(config['leaves'])}, space {space} has others")
         leaves = {
-            key: tokenizer_from(config["leaves"][key], _below(tensors, key), leaf_space)
+            key: read_leaf(config["leaves"][key], _below(tensors, key), leaf_space)
             for key, leaf_space in leaf_spaces.items()
         }
         return cls(space, leaves)

@@ -5,15 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from magrathea.tokenizers.codebook import leaders, refine
-from magrathea.tokenizers.noise import noise_size, noisy_codes
 from magrathea.tokenizers.patches import hash_rows, split
 
-_MAX_FRAMES = 20_000
+MAX_FRAMES = 20_000
 _FRAMES_AT_A_TIME = 256
 _MAX_LONE = 60_000  # patches seen once that are kept: noise has no end of them
-_MAX_AGAIN = 40_000  # patches seen more than once that are looked at, the most frequent
-_DRIFT = 18.0  # root mean square, in grey levels, by which light may change a patch before it gets another code
-_CONTRAST = 50.0  # and the most that it may change a single value
 
 
 def sample_frames(frames: np.ndarray, limit: int, seed: int) -> np.ndarray:
@@ -26,40 +22,11 @@ def sample_frames(frames: np.ndarray, limit: int, seed: int) -> np.ndarray:
 def fit_codebook(images: np.ndarray, patch: tuple[int, int], num_codes: int, seed: int) -> np.ndarray:
     """Codes uint8 (K <= num_codes, P) for images (M, H, W, channels).
 
-    All of the different patches if they are few enough. Otherwise, in a world with noise, codes for the patches that
-    come back exactly, spaced so that light may drift a little, and averaged ones for the noisy (see `noise`); in a
-    world without noise as many codes as allowed.
+    All of the different patches if they are few enough, otherwise `leader_codes`. Noise is not told from content: where
+    pictures carry noise, the most frequent patches lead, and the codes that are left average the noisy ones.
     """
-    patches, weights, counts = count_patches(sample_frames(images, _MAX_FRAMES, seed), patch, seed)
-    if len(patches) <= num_codes:
-        return patches
-    again, once = counts > 1, counts == 1
-    size = noise_size(patches[once], seed)
-    if size == 0 or not again.any():
-        return codes_of(patches, weights, num_codes)
-    widening = 1.0
-    while True:  # nearly always once
-        crisp = crisp_codes(patches[again][:_MAX_AGAIN], weights[again][:_MAX_AGAIN], widening, num_codes)
-        if len(crisp) < 0.9 * num_codes:
-            break
-        widening *= 1.2
-    noisy = noisy_codes(patches[once], crisp, size, images.shape[3], num_codes - len(crisp), seed)
-    return np.unique(np.round(np.concatenate([crisp, noisy])).astype(np.uint8), axis=0)
-
-
-def crisp_codes(patches: np.ndarray, weights: np.ndarray, widening: float, limit: int) -> np.ndarray:
-    """Codes (K, P) float32 for patches (M, P), most frequent first: leaders, then averaged; about `limit` at most.
-
-    A patch follows a leader if it differs little on the whole and at no single value much: that is what changing light
-    does, while another digit differs much at few pixels and gets a code of its own.
-    """
-    values, free, chosen = patches.astype(np.float32), np.arange(len(patches)), []
-    while len(free) and len(chosen) < limit:
-        chosen.append(free[0])
-        gaps = np.abs(values[free] - values[free[0]])
-        follows = (gaps**2).mean(axis=1) <= (widening * _DRIFT) ** 2
-        free = free[~(follows & (gaps.max(axis=1) <= widening * _CONTRAST))]
-    return refine(patches, weights, patches[chosen], 2)
+    patches, weights, _ = count_patches(sample_frames(images, MAX_FRAMES, seed), patch, seed)
+    return patches if len(patches) <= num_codes else leader_codes(patches, weights, num_codes)
 
 
 def count_patches(images: np.ndarray, patch: tuple[int, int], seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -105,8 +72,9 @@ def _gather(images: np.ndarray, patch: tuple[int, int], positions: np.ndarray, t
     return result
 
 
-def codes_of(patches: np.ndarray, counts: np.ndarray, num_codes: int) -> np.ndarray:
-    """Leader clustering by frequency with the least threshold that gives at most num_codes, then averaged."""
+def leader_codes(patches: np.ndarray, weights: np.ndarray, num_codes: int) -> np.ndarray:
+    """At most `num_codes` codes uint8 (K, P) for patches (M, P), most frequent first: leader clustering with the least
+    threshold that gives so few, then averaged."""
     low, high = 1.0, float(patches.shape[1] * 255**2)
     for _ in range(12):
         middle = float(np.sqrt(low * high))
@@ -114,5 +82,5 @@ def codes_of(patches: np.ndarray, counts: np.ndarray, num_codes: int) -> np.ndar
             low = middle
         else:
             high = middle
-    codes = refine(patches, counts, patches[leaders(patches, high, num_codes)], 3)
+    codes = refine(patches, weights, patches[leaders(patches, high, num_codes)], 3)
     return np.unique(np.round(codes).astype(np.uint8), axis=0)

@@ -9,7 +9,9 @@ import gymnasium
 import torch
 from gymnasium import spaces
 
+from magrathea import plugins
 from magrathea.errors import MagratheaError
+from magrathea.plugins import load_plugin
 from magrathea.tokenizers.autoencoder import MaskedAutoencoderTokenizer
 from magrathea.tokenizers.base import Tokenizer
 from magrathea.tokenizers.box import BoxTokenizer
@@ -20,7 +22,6 @@ from magrathea.tokenizers.discrete import (
     MultiDiscreteTokenizer,
     TerminatedTokenizer,
 )
-from magrathea.tokenizers.illuminated_patch import IlluminatedPatchTokenizer
 from magrathea.tokenizers.patch import PatchTokenizer, is_image
 from magrathea.tokenizers.reward import RewardTokenizer
 
@@ -33,29 +34,28 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
         TerminatedTokenizer,
         RewardTokenizer,
         PatchTokenizer,
-        IlluminatedPatchTokenizer,
         MaskedAutoencoderTokenizer,
         BoxTokenizer,
         CompositeTokenizer,
     )
 }
-"""Every kind of tokenizer by the "type" of its configuration; add yours here."""
+"""Built-in tokenizers by the "type" of their configuration. Packages add others as entry points of the group
+`magrathea.tokenizers`, named by that type."""
 
 IMAGE_TOKENIZERS: dict[str, type[Tokenizer]] = {
-    cls.type_name: cls for cls in (PatchTokenizer, IlluminatedPatchTokenizer, MaskedAutoencoderTokenizer)
+    cls.type_name: cls for cls in (PatchTokenizer, MaskedAutoencoderTokenizer)
 }
-"""The kinds of tokenizer that images can get."""
+"""Built-in tokenizers of images."""
 
 
 def tokenizer_for(space: gymnasium.Space, *, image: str = "patch", **options: Any) -> Tokenizer:
-    """A tokenizer for a space; `image` (a key of `IMAGE_TOKENIZERS`) says which kind its images get.
+    """A tokenizer for a space; `image` is the type of its images' tokenizers: "patch", "autoencoder", or a
+    plug-in's.
 
     `options` are that image tokenizer's and `BoxTokenizer`'s; each leaf takes those that concern its kind. `fit` it
     where its kind needs that. Raises MagratheaError for a space that has no tokenizer and for an option that none has.
     """
-    if image not in IMAGE_TOKENIZERS:
-        raise MagratheaError(f"Unknown image tokenizer {image!r}; choose one of {', '.join(IMAGE_TOKENIZERS)}")
-    image_class = IMAGE_TOKENIZERS[image]
+    image_class = load_plugin(plugins.TOKENIZERS, image, Tokenizer, IMAGE_TOKENIZERS)
     known = _options_of(image_class) | _options_of(BoxTokenizer)
     if foreign := sorted(set(options) - known):
         raise MagratheaError(f"Unknown option '{foreign[0]}' of image={image!r}; known are {', '.join(sorted(known))}")
@@ -98,10 +98,10 @@ def tokenizer_from(
     config: dict[str, Any], tensors: dict[str, torch.Tensor], space: gymnasium.Space | None = None
 ) -> Tokenizer:
     """The tokenizer that `to_config()` and `tensors()` describe; reward and terminated need no space."""
-    kind = config.get("type")
-    if kind not in TOKENIZERS:
-        raise MagratheaError(f"Unknown tokenizer type {kind!r}; known are {', '.join(sorted(TOKENIZERS))}")
+    kind = str(config.get("type"))
     try:
-        return TOKENIZERS[kind].from_config(config, tensors, space)  # type: ignore[arg-type]
+        if kind == CompositeTokenizer.type_name:
+            return CompositeTokenizer.from_leaf_configs(config, tensors, space, tokenizer_from)  # type: ignore[arg-type]
+        return load_plugin(plugins.TOKENIZERS, kind, Tokenizer, TOKENIZERS).from_config(config, tensors, space)
     except (KeyError, TypeError, AssertionError) as error:
         raise MagratheaError(f"Tokenizer '{kind}' does not fit space {space} or lacks a setting ({error})") from error

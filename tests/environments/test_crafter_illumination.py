@@ -1,4 +1,4 @@
-"""Light apart from matter: a tile is the same code at noon and at dusk."""
+"""The illuminated patch tokenizer: a tile has the same code at noon and at dusk."""
 
 from __future__ import annotations
 
@@ -9,14 +9,9 @@ import pytest
 from gymnasium import spaces
 from safetensors.torch import load_file, save_file
 
+from magrathea.environments.crafter.illuminated_patch import IlluminatedPatchTokenizer
 from magrathea.errors import MagratheaError
-from magrathea.tokenizers import (
-    IlluminatedPatchTokenizer,
-    RewardTokenizer,
-    TerminatedTokenizer,
-    tokenizer_for,
-    tokenizer_from,
-)
+from magrathea.tokenizers import RewardTokenizer, TerminatedTokenizer, tokenizer_for, tokenizer_from
 from magrathea.world import layout_for
 
 SIDE, ROWS, COLUMNS, NUM_TILES = 5, 6, 7, 9
@@ -24,17 +19,17 @@ SPACE = spaces.Box(0, 255, (ROWS * SIDE, COLUMNS * SIDE, 3), np.uint8)
 EDGE = 1  # columns at the left that are lost in the dark
 
 
-def world_in_light(num: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pictures (num, H, W, 3) of tiles (num, ROWS, COLUMNS), and how bright they are (num,). The last row is a display
-    that glows by itself; what is dark is bluish, and at the left there is only noise in the dark."""
+def illuminated_pictures(num: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pictures (num, H, W, 3) of tiles (num, ROWS, COLUMNS), and their brightness (num,). The last row is a display,
+    which no illumination changes; dark pictures are bluish, and their left edge shows only noise."""
     textures = np.random.default_rng(7).integers(20, 256, (NUM_TILES, SIDE, SIDE, 3))
-    dice = np.random.default_rng(seed)
-    tiles = dice.integers(NUM_TILES, size=(num, ROWS, COLUMNS))
-    bright = np.where(dice.random(num) < 0.4, 1.0, dice.uniform(0.2, 1, num))
+    rng = np.random.default_rng(seed)
+    tiles = rng.integers(NUM_TILES, size=(num, ROWS, COLUMNS))
+    bright = np.where(rng.random(num) < 0.4, 1.0, rng.uniform(0.2, 1, num))
     plain = textures[tiles].transpose(0, 1, 3, 2, 4, 5).reshape(num, *SPACE.shape).astype(float)
     light = bright[:, None, None, None]
     lit = light * plain + (1 - light) * np.array([0, 16, 64])
-    noise = dice.uniform(0, 60, (num, ROWS * SIDE, EDGE * SIDE, 1)) * np.ones(3)
+    noise = rng.uniform(0, 60, (num, ROWS * SIDE, EDGE * SIDE, 1)) * np.ones(3)
     lit[:, :, : EDGE * SIDE] = np.where(light < 0.5, noise, lit[:, :, : EDGE * SIDE])
     lit[:, -SIDE:] = plain[:, -SIDE:]
     return np.round(lit).astype(np.uint8), tiles, bright
@@ -42,12 +37,14 @@ def world_in_light(num: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 @pytest.fixture(scope="module")
 def tokenizer() -> IlluminatedPatchTokenizer:
-    return IlluminatedPatchTokenizer(SPACE, patch=SIDE, num_codes=64, num_lights=12).fit(world_in_light(1200, 0)[0])
+    return IlluminatedPatchTokenizer(SPACE, patch=SIDE, num_codes=64, num_lights=12).fit(
+        illuminated_pictures(1200, 0)[0]
+    )
 
 
-def test_tiles_have_one_code_in_all_lights(tokenizer: IlluminatedPatchTokenizer) -> None:
-    assert len(tokenizer.matter.codes) == NUM_TILES
-    pictures, tiles, bright = world_in_light(300, 1)
+def test_tiles_have_one_code_under_all_illuminations(tokenizer: IlluminatedPatchTokenizer) -> None:
+    assert len(tokenizer.albedo.codes) == NUM_TILES
+    pictures, tiles, bright = illuminated_pictures(300, 1)
     codes = tokenizer.encode(pictures)[:, :-1].reshape(tiles.shape)
     plain = bright == 1
     meaning = np.full(NUM_TILES + 1, -1)
@@ -56,23 +53,23 @@ def test_tiles_have_one_code_in_all_lights(tokenizer: IlluminatedPatchTokenizer)
     assert (meaning[shown] == tiles[:, :, EDGE:]).mean() > 0.995
 
 
-def test_what_the_dark_hides_has_a_code_of_its_own(tokenizer: IlluminatedPatchTokenizer) -> None:
-    pictures, _, bright = world_in_light(300, 2)
+def test_hidden_cells_have_a_code_of_their_own(tokenizer: IlluminatedPatchTokenizer) -> None:
+    pictures, _, bright = illuminated_pictures(300, 2)
     codes = tokenizer.encode(pictures)[:, :-1].reshape(-1, ROWS, COLUMNS)
     hidden = codes == NUM_TILES
     assert hidden[bright < 0.45, :-1, :EDGE].mean() > 0.95
     assert not hidden[bright > 0.55].any() and not hidden[:, -1].any() and not hidden[:, :, EDGE:].any()
 
 
-def test_lights_stand_in_the_order_of_their_brightness(tokenizer: IlluminatedPatchTokenizer) -> None:
-    pictures, _, bright = world_in_light(300, 3)
+def test_illuminations_are_sorted_by_brightness(tokenizer: IlluminatedPatchTokenizer) -> None:
+    pictures, _, bright = illuminated_pictures(300, 3)
     lights = tokenizer.encode(pictures)[:, -1]
-    assert len(tokenizer.lights) > 6 and (lights[bright == 1] == 0).all()
+    assert len(tokenizer.illumination) > 6 and (lights[bright == 1] == 0).all()
     assert np.corrcoef(lights, bright)[0, 1] < -0.95
 
 
-def test_pictures_come_back_without_the_noise(tokenizer: IlluminatedPatchTokenizer) -> None:
-    pictures, _, bright = world_in_light(300, 4)
+def test_decoded_pictures_have_no_noise(tokenizer: IlluminatedPatchTokenizer) -> None:
+    pictures, _, bright = illuminated_pictures(300, 4)
     back = tokenizer.decode(tokenizer.encode(pictures))
     error = np.abs(back.astype(int) - pictures).reshape(len(pictures), -1).max(axis=1)
     assert back.dtype == np.uint8 and (error[bright == 1] <= 1).all()
@@ -80,8 +77,8 @@ def test_pictures_come_back_without_the_noise(tokenizer: IlluminatedPatchTokeniz
     assert np.sqrt((clear**2).mean()) < 6
 
 
-def test_a_fit_and_an_encoding_are_the_same_again(tokenizer: IlluminatedPatchTokenizer, tmp_path: Path) -> None:
-    pictures = world_in_light(40, 5)[0]
+def test_a_saved_tokenizer_encodes_and_decodes_the_same(tokenizer: IlluminatedPatchTokenizer, tmp_path: Path) -> None:
+    pictures = illuminated_pictures(40, 5)[0]
     save_file(tokenizer.tensors(), tmp_path / "lit.safetensors")
     loaded = tokenizer_from(tokenizer.to_config(), load_file(tmp_path / "lit.safetensors"), SPACE)
     tokens = tokenizer.encode(pictures)
@@ -90,7 +87,7 @@ def test_a_fit_and_an_encoding_are_the_same_again(tokenizer: IlluminatedPatchTok
     assert np.array_equal(loaded.decode(tokens), tokenizer.decode(tokens))
 
 
-def test_a_layout_has_a_slot_for_the_light(tokenizer: IlluminatedPatchTokenizer) -> None:
+def test_a_layout_has_a_slot_for_the_illumination(tokenizer: IlluminatedPatchTokenizer) -> None:
     others = {"reward": RewardTokenizer().fit(np.zeros(3)), "terminated": TerminatedTokenizer()}
     action = tokenizer_for(spaces.Discrete(3))
     layout = layout_for({"action": action, "observation": tokenizer, **others})
@@ -98,7 +95,7 @@ def test_a_layout_has_a_slot_for_the_light(tokenizer: IlluminatedPatchTokenizer)
     assert layout.picture.grid == (ROWS, COLUMNS) and layout.picture.vocab_size == NUM_TILES + 1
     space = spaces.Dict({"camera": SPACE, "hungry": spaces.Discrete(2)})
     both = tokenizer_for(space, image="lit_patch", patch=SIDE, num_lights=4)
-    both.fit({"camera": world_in_light(200, 6)[0], "hungry": np.zeros(200, np.int64)})
+    both.fit({"camera": illuminated_pictures(200, 6)[0], "hungry": np.zeros(200, np.int64)})
     layout = layout_for({"action": action, "observation": both, **others})
     names = [slot.name for slot in layout.of_role("observation")]
     assert names == ["observation/camera", "observation/camera/light", "observation/hungry"]
@@ -106,14 +103,14 @@ def test_a_layout_has_a_slot_for_the_light(tokenizer: IlluminatedPatchTokenizer)
 
 
 def test_bad_input_is_refused(tokenizer: IlluminatedPatchTokenizer) -> None:
-    tokens = tokenizer.encode(world_in_light(1, 0)[0])
+    tokens = tokenizer.encode(illuminated_pictures(1, 0)[0])
     tokens[0, 0] = NUM_TILES + 1  # the last light's number, and no code's
     with pytest.raises(MagratheaError, match="got code 10"):
         tokenizer.decode(tokens)
     with pytest.raises(MagratheaError, match="num_lights"):
         IlluminatedPatchTokenizer(SPACE, num_lights=1)
     with pytest.raises(MagratheaError, match="fit"):
-        IlluminatedPatchTokenizer(SPACE, patch=SIDE).encode(world_in_light(1, 0)[0])
+        IlluminatedPatchTokenizer(SPACE, patch=SIDE).encode(illuminated_pictures(1, 0)[0])
     tensors = tokenizer.tensors() | {"gains": tokenizer.tensors()["gains"][:, :3]}
     with pytest.raises(MagratheaError, match="gains"):
         tokenizer_from(tokenizer.to_config(), tensors, SPACE)

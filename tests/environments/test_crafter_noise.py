@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from magrathea.environments.crafter.noise import NoisyPatchTokenizer, noise_size, noisy_codes
 from magrathea.tokenizers import PatchTokenizer
-from magrathea.tokenizers.noise import noise_size, noisy_codes
 
 SPACE = spaces.Box(0, 255, (28, 28, 3), np.uint8)
 
@@ -28,25 +28,34 @@ def frames() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(frames: np.ndarray) -> PatchTokenizer:
+def tokenizer(frames: np.ndarray) -> NoisyPatchTokenizer:
     days_and_nights = np.concatenate([frames, night(frames, 1)])
-    return PatchTokenizer(SPACE, patch=(7, 7), num_codes=128).fit(days_and_nights)
+    return NoisyPatchTokenizer(SPACE, patch=(7, 7), num_codes=128).fit(days_and_nights)
 
 
-def test_pictures_stay_exact_beside_noise(tokenizer: PatchTokenizer, frames: np.ndarray) -> None:
+def test_pictures_stay_exact_beside_noise(tokenizer: NoisyPatchTokenizer, frames: np.ndarray) -> None:
     assert (tokenizer.decode(tokenizer.encode(frames)) == frames).all()
 
 
-def test_noise_drawn_anew_leaves_the_codes(tokenizer: PatchTokenizer, frames: np.ndarray) -> None:
+def test_noise_drawn_anew_leaves_the_codes(tokenizer: NoisyPatchTokenizer, frames: np.ndarray) -> None:
     one, other = tokenizer.encode(night(frames, 2)), tokenizer.encode(night(frames, 3))
     assert (one == other).mean() > 0.99
     assert tokenizer.vocab_size <= 40
 
 
-def test_noise_is_averaged_away(tokenizer: PatchTokenizer, frames: np.ndarray) -> None:
+def test_noise_is_averaged_away(tokenizer: NoisyPatchTokenizer, frames: np.ndarray) -> None:
     still = 0.25 * frames + 0.25 * (32 + 127) / 2
     decoded = tokenizer.decode(tokenizer.encode(night(frames, 4)))
     assert np.sqrt(np.square(decoded - still).mean()) < 3
+
+
+def test_the_patch_tokenizer_keeps_pictures_exact_and_spends_more_codes(
+    tokenizer: NoisyPatchTokenizer, frames: np.ndarray
+) -> None:
+    days_and_nights = np.concatenate([frames, night(frames, 1)])
+    plain = PatchTokenizer(SPACE, patch=(7, 7), num_codes=128).fit(days_and_nights)
+    assert (plain.decode(plain.encode(frames)) == frames).all()
+    assert tokenizer.vocab_size < plain.vocab_size <= 128
 
 
 def test_noise_is_told_from_texture() -> None:
