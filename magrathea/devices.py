@@ -1,4 +1,4 @@
-"""Where tensors live, and in what type the model computes there."""
+"""The device of a run, and the type in which its model computes there."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from pathlib import Path
 import torch
 
 from magrathea.errors import MagratheaError
+from magrathea.settings import DeviceName, check_value
 
 
-def device_named(name: str) -> str:
-    """The device to use for "auto" (a GPU if there is one), "cpu" or "cuda…"; raises MagratheaError where it is not."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise MagratheaError(f"Device '{name}' is not here; use --device cpu.")
-    return name
+def resolve_device(device: str | torch.device) -> tuple[torch.device, torch.dtype]:
+    """The device that a name stands for, and the type in which a model computes fastest there.
+
+    "auto" is a GPU if there is one; the type is bf16 on GPUs and on CPUs that multiply it faster than float32. Raises
+    MagratheaError for a name that is none, and for a device that this machine does not have.
+    """
+    if isinstance(device, str):
+        check_value("device", device, DeviceName)
+        if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+            raise MagratheaError(f"This machine has no device '{device}'; give cpu or auto.")
+        device = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    fast = device.type == "cuda" or _cpu_multiplies_bf16_faster()
+    return device, torch.bfloat16 if fast else torch.float32
 
 
 def num_cores() -> int:
     """The cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def compute_dtype(device: torch.device) -> torch.dtype:
-    """bf16 on GPUs and on CPUs that multiply it faster, float32 elsewhere."""
-    fast = device.type == "cuda" or _cpu_multiplies_bf16_faster()
-    return torch.bfloat16 if fast else torch.float32
 
 
 def _cpu_multiplies_bf16_faster() -> bool:

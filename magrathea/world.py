@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from magrathea.devices import compute_dtype, device_named
+from magrathea.devices import resolve_device
 from magrathea.errors import MagratheaError
 from magrathea.layout import ROLES, Layout, Role, Slot, group_for
 from magrathea.memory import EpisodeReadout, Memory, MemoryReadout, MemorySpec, WindowSpec
@@ -139,8 +139,8 @@ class World:
     def to(self, device: str | torch.device) -> World:
         """Move the model; it then computes in the type that is fastest there.
         "auto" is a GPU if there is one; raises MagratheaError for a device that is not here."""
-        self.model.to(device_named(device) if isinstance(device, str) else device)
-        self.model.compute_dtype = compute_dtype(self.device)
+        own_device, self.model.compute_dtype = resolve_device(device)
+        self.model.to(own_device)
         return self
 
     def new_memory(self, batch_size: int) -> Memory:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from magrathea import devices, masks
-from magrathea.devices import compute_dtype, device_named
+from magrathea.devices import resolve_device
 from magrathea.errors import MagratheaError
 from magrathea.layout import Layout, Slot
 from magrathea.model.config import ModelConfig, model_size
@@ -181,16 +181,18 @@ def test_bf16_learns_what_float32_does(model: MaskedTransformer) -> None:
 def test_the_device_says_the_type(
     monkeypatch: pytest.MonkeyPatch, tiles: bool, avx512_bf16: bool, amd: bool, expected: torch.dtype
 ) -> None:
-    assert compute_dtype(torch.device("cuda")) is torch.bfloat16
+    assert resolve_device(torch.device("cuda"))[1] is torch.bfloat16
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
     monkeypatch.setattr(devices, "_is_amd", lambda: amd)
-    assert compute_dtype(torch.device("cpu")) is expected
+    assert resolve_device("cpu") == (torch.device("cpu"), expected)
 
 
 def test_a_device_that_is_not_here_is_refused() -> None:
-    with pytest.raises(MagratheaError, match="not here"):
-        device_named("cuda:7")
+    with pytest.raises(MagratheaError, match="has no device 'cuda:77'"):
+        resolve_device("cuda:77")
+    with pytest.raises(MagratheaError, match="device is 'gpu'; give auto, cpu, cuda or cuda:N"):
+        resolve_device("gpu")
 
 
 @torch.no_grad()

@@ -5,9 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import operator
-import os
-import tempfile
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -19,6 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from magrathea.errors import MagratheaError
+from magrathea.files import atomic_write
 from magrathea.layout import Layout
 from magrathea.sampler import FillSettings
 from magrathea.session.context import Inference
@@ -106,22 +104,12 @@ def _checksum(header: str, tensors: dict[str, Tensor]) -> str:
 
 
 def write_file(path: str | Path, data: bytes) -> Path:
-    """Write a file in one step: whatever happens, it holds all of its old contents or all of the new."""
+    """Write a session's file atomically, in a folder that is made if it is not there."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, fresh = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(fresh).chmod(0o644)
-            os.replace(fresh, path)
-        except BaseException:
-            with suppress(OSError):
-                Path(fresh).unlink()
-            raise
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(data)
     except OSError as error:
         raise MagratheaError(f"Session file '{path}' cannot be written ({error.strerror}).") from error
     return path

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from magrathea.devices import device_named
+from magrathea.devices import resolve_device
 from magrathea.errors import MagratheaError
 from magrathea.tokenizers.base import Tokenizer, not_fitted
 from magrathea.tokenizers.masked_autoencoder import HEAD_WIDTH, MaskedAutoencoder
@@ -119,7 +119,7 @@ class MaskedAutoencoderTokenizer(Tokenizer):
         if steps is None and minutes is None:
             steps, minutes = self._steps, self._minutes
         share = _share_done(_DEFAULT_STEPS if steps is None and minutes is None else steps, minutes)
-        device = torch.device(device_named("auto"))
+        device, _ = resolve_device("auto")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = self._new_model()
