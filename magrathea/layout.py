@@ -10,10 +10,12 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+
 from magrathea.errors import MagratheaError
 
 Role = Literal["action", "observation", "reward", "terminated"]
-LIGHT = "light"  # name of the tokens that say in which light others are seen
 ROLES: tuple[Role, ...] = ("action", "observation", "reward", "terminated")
 
 
@@ -36,9 +38,14 @@ class Slot:
     grid: tuple[int, int] = (1, 1)
     group: tuple[int, int] = (1, 1)
 
-    @property
+    @cached_property
     def num_tokens(self) -> int:
         return self.grid[0] * self.grid[1]
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether its tokens are a picture's, in which things may move from one place to another."""
+        return min(self.grid) >= 3
 
     @property
     def tokens_per_position(self) -> int:
@@ -69,7 +76,7 @@ class Layout:
         if len(set(names)) != len(names):
             raise MagratheaError(f"Layout has two slots of one name: {names}.")
 
-    @property
+    @cached_property
     def num_tokens(self) -> int:
         return sum(slot.num_tokens for slot in self.slots)
 
@@ -92,6 +99,16 @@ class Layout:
             raise MagratheaError(f"Layout has no slot '{name}'; it has {', '.join(self.spans)}.")
         return self.spans[name]
 
+    def role_span(self, role: Role) -> slice:
+        """Where the tokens of a role stand, which are side by side."""
+        spans = [self.spans[slot.name] for slot in self.of_role(role)]
+        return slice(spans[0].start, spans[-1].stop)
+
+    @cached_property
+    def absent_tokens(self) -> Tensor:
+        """(N,) int64 a step of which every slot is absent."""
+        return torch.cat([torch.full((slot.num_tokens,), slot.absent) for slot in self.slots])
+
     def of_role(self, *roles: Role) -> tuple[Slot, ...]:
         return tuple(slot for slot in self.slots if slot.role in roles)
 
@@ -102,15 +119,10 @@ class Layout:
     @property
     def picture(self) -> Slot:
         """The observation's largest grid of tokens; raises MagratheaError where there is none of 3x3 or more."""
-        slots = [slot for slot in self.of_role("observation") if min(slot.grid) >= 3]
+        slots = [slot for slot in self.of_role("observation") if slot.is_grid]
         if not slots:
             raise MagratheaError("This world has no picture of 3x3 tokens or more; choose the memory 'window'.")
         return max(slots, key=lambda slot: slot.num_tokens)
-
-    @property
-    def lights(self) -> tuple[Slot, ...]:
-        """The slots that say in which light a picture is seen."""
-        return tuple(slot for slot in self.of_role("observation") if slot.name.endswith(f"/{LIGHT}"))
 
     def to_config(self) -> list[dict[str, Any]]:
         return [asdict(slot) for slot in self.slots]

@@ -1,4 +1,5 @@
-"""Worlds as folders: config.json, model.safetensors, tokenizers.safetensors, starts.safetensors, README.md."""
+"""Worlds as folders: config.json, model.safetensors, tokenizers.safetensors, memory.safetensors, starts.safetensors and
+README.md; shipped with Magrathea, of one's own, or on the Hugging Face Hub. See docs/worlds.md."""
 
 from __future__ import annotations
 
@@ -6,27 +7,32 @@ import json
 import os
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from magrathea.errors import MagratheaError
-from magrathea.layout import ROLES, Layout
-from magrathea.memory import memory_spec
-from magrathea.model.config import ModelConfig
-from magrathea.model.transformer import MaskedTransformer
-from magrathea.model.weight_names import current_name
-from magrathea.sampler import FillSettings
-from magrathea.spaces import space_from_config, space_to_config
-from magrathea.tokenizers import tokenizer_from
-from magrathea.world import Tokenizers, World, WorldConfig
 
 FORMAT_VERSION = 1
 WORLDS_FOLDER = Path(__file__).parent / "worlds"
+TENSOR_FILES = ("model", "tokenizers", "memory", "starts")
+
+
+@dataclass(frozen=True)
+class WorldFiles:
+    """The contents of a world's folder.
+
+    Attributes:
+        config: of config.json: model, fill, layout, tokenizers, spaces, metadata.
+        tensors: for each of `TENSOR_FILES` its tensors by name.
+    """
+
+    config: dict[str, Any]
+    tensors: dict[str, dict[str, Tensor]]
 
 
 def shipped_worlds() -> dict[str, Path]:
@@ -34,80 +40,12 @@ def shipped_worlds() -> dict[str, Path]:
     return {folder.parent.name: folder.parent for folder in sorted(WORLDS_FOLDER.glob("*/config.json"))}
 
 
-# -- writing ----------------------------------------------------------------------------------------------------------
-def save_world(world: World, folder: str | Path, dtype: torch.dtype = torch.bfloat16) -> Path:
-    """Write a world's folder in one step: either all of it is new, or nothing has changed. Keeps other files there.
-    The model's weights are kept as `dtype`."""
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        if folder.exists():
-            shutil.copytree(folder, fresh, dirs_exist_ok=True)
-        _write_files(world, fresh, dtype)
-        fresh.chmod(0o755)
-        for file in fresh.glob("*.safetensors"):
-            file.chmod(0o644)
-        old = fresh.with_name(fresh.name + "-old")
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(fresh, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    return folder
-
-
-def _write_files(world: World, folder: Path, dtype: torch.dtype) -> None:
-    config = {
-        "format_version": FORMAT_VERSION,
-        "model": world.config.model.to_config(),
-        "fill": world.config.fill.to_config(),
-        "layout": world.layout.to_config(),
-        "tokenizers": {role: tokenizer.to_config() for role, tokenizer in world.tokenizers.items()},
-        "spaces": {role: space_to_config(tokenizer.space) for role, tokenizer in world.tokenizers.items()},
-        "metadata": world.metadata,
-    }
-    tokenizer_tensors = {
-        f"{role}/{name}": tensor.contiguous()
-        for role, tokenizer in world.tokenizers.items()
-        for name, tensor in tokenizer.tensors().items()
-    }
-    weights = {name: tensor.detach().cpu().to(dtype) for name, tensor in world.model.state_dict().items()}
-    save_file(weights, folder / "model.safetensors")
-    save_file(tokenizer_tensors, folder / "tokenizers.safetensors")
-    save_file(world.memory.tensors(), folder / "memory.safetensors")
-    save_file({"starts": world.starts.to(torch.int32).contiguous()}, folder / "starts.safetensors")
-    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    card = folder / "README.md"
-    if not card.exists():
-        card.write_text(f"# {world.metadata.get('name', folder.name)}\n\nA world made with Magrathea.\n")
-
-
-# -- reading ----------------------------------------------------------------------------------------------------------
-def load_world(name: str | Path, device: str = "cpu") -> World:
-    """Load a world; raises MagratheaError where there is none or its files are damaged or foreign."""
-    folder = find_world(name)
-    config = _read_config(folder)
-    try:
-        tokenizers = _read_tokenizers(config, _read_tensors(folder / "tokenizers.safetensors"))
-        layout, model_config = Layout.from_config(config["layout"]), ModelConfig(**config["model"])
-        world_config = WorldConfig(model_config, FillSettings(**config["fill"]), config["metadata"])
-    except (KeyError, TypeError) as error:
-        raise MagratheaError(f"World '{folder}' has a config.json that lacks or misnames {error}.") from error
-    model = MaskedTransformer(layout, model_config)
-    weights = {current_name(key): tensor.float() for key, tensor in _read_tensors(folder / "model.safetensors").items()}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise MagratheaError(f"World '{folder}' has weights that do not fit its config.json; save it anew.") from error
-    starts = _read_tensors(folder / "starts.safetensors").get("starts", torch.zeros(0, 1, layout.num_tokens))
-    memory = memory_spec(model_config.memory).from_tensors(layout, _read_tensors(folder / "memory.safetensors"))
-    return World(tokenizers, world_config, starts, model.eval(), memory).to(device)
-
-
 def find_world(name: str | Path) -> Path:
-    """The folder of a world: a path, the name of a shipped world, or an id on the Hugging Face Hub (owner/name)."""
+    """The folder of a world: a path, the name of a shipped world, or an id on the Hugging Face Hub (owner/name).
+
+    Raises:
+        MagratheaError: where there is none.
+    """
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").exists():
@@ -129,6 +67,25 @@ def _download(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.md"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise MagratheaError(f"No world '{name}': no such folder, and the hub did not give it ({error}).") from error
+
+
+def push_world(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
+    """Upload a world's folder to the Hugging Face Hub; returns its address there."""
+    from huggingface_hub import HfApi
+
+    folder = find_world(folder)
+    api = HfApi()
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    return str(api.upload_folder(repo_id=repo_id, folder_path=folder, ignore_patterns=[".*"]))
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+def read_world(folder: Path) -> WorldFiles:
+    """The contents of a world's folder; raises MagratheaError where files are missing, damaged or of another
+    version."""
+    return WorldFiles(
+        _read_config(folder), {name: _read_tensors(folder / f"{name}.safetensors") for name in TENSOR_FILES}
+    )
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -154,21 +111,36 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise MagratheaError(f"World file '{path}' is damaged ({error}); copy the whole folder again.") from error
 
 
-def _read_tokenizers(config: dict[str, Any], tensors: dict[str, Tensor]) -> Tokenizers:
-    tokenizers: Tokenizers = {}
-    for role in ROLES:
-        own = {key.removeprefix(f"{role}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{role}/")}
-        space = space_from_config(config["spaces"][role])
-        tokenizers[role] = tokenizer_from(config["tokenizers"][role], own, space)
-    return tokenizers
+# -- writing ----------------------------------------------------------------------------------------------------------
+def write_world(files: WorldFiles, folder: str | Path) -> Path:
+    """Write a world's folder in one step: either all of it is new, or nothing has changed. Keeps other files there."""
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        if folder.exists():
+            shutil.copytree(folder, fresh, dirs_exist_ok=True)
+        _write_files(files, fresh, folder.name)
+        fresh.chmod(0o755)
+        for file in fresh.glob("*.safetensors"):
+            file.chmod(0o644)
+        old = fresh.with_name(fresh.name + "-old")
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(fresh, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return folder
 
 
-# -- sharing ----------------------------------------------------------------------------------------------------------
-def push_world(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
-    """Upload a world's folder to the Hugging Face Hub; returns its address there."""
-    from huggingface_hub import HfApi
-
-    folder = find_world(folder)
-    api = HfApi()
-    api.create_repo(repo_id, private=private, exist_ok=True)
-    return str(api.upload_folder(repo_id=repo_id, folder_path=folder, ignore_patterns=[".*"]))
+def _write_files(files: WorldFiles, folder: Path, name: str) -> None:
+    for file, tensors in files.tensors.items():
+        save_file(
+            {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, folder / f"{file}.safetensors"
+        )
+    config = {"format_version": FORMAT_VERSION} | files.config
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    card = folder / "README.md"
+    if not card.exists():
+        card.write_text(f"# {files.config['metadata'].get('name', name)}\n\nA world made with Magrathea.\n")

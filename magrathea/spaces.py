@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import optree
 from gymnasium import spaces
 
 from magrathea.errors import MagratheaError
@@ -62,11 +62,61 @@ def space_from_config(config: dict[str, Any]) -> spaces.Space:
     raise MagratheaError(f"Unknown kind of space '{kind}' in a world's config; it was made by another version.")
 
 
-def row_of(values: Any, row: int | slice) -> Any:
-    """A copy of one row, or of a part, of values of a space: arrays (B, ...), or a dict or tuple of such."""
-    if isinstance(values, Mapping):
-        return {key: row_of(part, row) for key, part in values.items()}
-    if isinstance(values, tuple):
-        return tuple(row_of(part, row) for part in values)
-    part = values[row]
-    return part.copy() if isinstance(part, np.ndarray) else part
+# -- values of Dict and Tuple spaces ----------------------------------------------------------------------------------
+def space_tree(space: spaces.Space) -> Any:
+    """The leaf spaces of a space as a tree of dicts and tuples, the shape that its values have."""
+    if isinstance(space, spaces.Dict):
+        return {key: space_tree(part) for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(space_tree(part) for part in space.spaces)
+    return space
+
+
+def index_batch(values: Any, index: int | slice) -> Any:
+    """A copy of one member, or of a part, of a batch of values: arrays (B, ...), or a dict or tuple of such."""
+
+    def member(part: Any) -> Any:
+        chosen = part[index]
+        return chosen.copy() if isinstance(chosen, np.ndarray) else chosen
+
+    return optree.tree_map(member, values)
+
+
+def value_at(values: Any, path: tuple[str | int, ...]) -> Any:
+    """The part of a value of a Dict or Tuple space at a path of keys and indices."""
+    for key in path:
+        values = values[key]
+    return values
+
+
+# -- pictures ---------------------------------------------------------------------------------------------------------
+PICTURE_KEYS = ("image", "rgb", "pixels")  # of the parts of a Dict that are taken for its picture before others
+
+
+def is_image(space: Any) -> bool:
+    """Whether a space is an image: a uint8 Box of (height, width) or (height, width, 1, 3 or 4 channels)."""
+    if not isinstance(space, spaces.Box) or space.dtype != np.uint8:
+        return False
+    return len(space.shape) == 2 or (len(space.shape) == 3 and space.shape[2] in (1, 3, 4))
+
+
+def find_picture(space: spaces.Space) -> tuple[str | int, ...] | None:
+    """The path to the picture of a space, the one that is shown where a person looks at its values; () where the space
+    itself is one, None where there is none. Of several the first whose key is in `PICTURE_KEYS`, or else the first."""
+    paths, leaves, _ = optree.tree_flatten_with_path(space_tree(space))
+    found = [path for path, leaf in zip(paths, leaves, strict=True) if is_image(leaf)]
+    return min(found, key=lambda path: not any(key in PICTURE_KEYS for key in path), default=None)
+
+
+def picture_of(space: spaces.Space, value: Any) -> np.ndarray:
+    """The picture of a value without batch dimension as uint8 (height, width, 3); transparency is dropped.
+
+    Raises:
+        MagratheaError: where the space has no picture.
+    """
+    path = find_picture(space)
+    if path is None:
+        raise MagratheaError(f"Space {space} holds no picture; look at its values instead.")
+    picture = np.asarray(value_at(value, path))
+    picture = picture[..., None] if picture.ndim == 2 else picture
+    return np.repeat(picture, 3, axis=-1) if picture.shape[-1] == 1 else np.array(picture[..., :3])

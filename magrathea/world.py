@@ -11,18 +11,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from magrathea.devices import resolve_device
 from magrathea.errors import MagratheaError
+from magrathea.interfaces import EpisodeReadout, Memory, MemoryReadout, MemorySpec
 from magrathea.layout import ROLES, Layout, Role, Slot, group_for
-from magrathea.memory import EpisodeReadout, Memory, MemoryReadout, MemorySpec, WindowSpec
+from magrathea.memory import WindowSpec, memory_class
 from magrathea.model.config import ModelConfig
-from magrathea.model.transformer import MaskedTransformer
-from magrathea.model.weight_names import first_name
-from magrathea.sampler import FillSettings
-from magrathea.spaces import space_to_config
-from magrathea.tokenizers import Tokenizer
+from magrathea.model.transformer import NO_READOUT, MaskedTransformer
+from magrathea.model.weight_names import current_name, first_name
+from magrathea.pretrained import WorldFiles, find_world, read_world, write_world
+from magrathea.sampler import FillResult, FillSettings
+from magrathea.spaces import space_from_config, space_to_config
+from magrathea.tokenizers import Tokenizer, tokenizer_from
 
 Tokenizers = dict[Role, Tokenizer]
 
@@ -42,21 +45,37 @@ class WorldConfig:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class StepResult:
+    """What a step of B worlds brought.
+
+    Attributes:
+        observation: (B, *shape), a dict or tuple of such for composite spaces.
+        reward: (B,) float32.
+        terminated: (B,) bool.
+        tokens: (B, N) int64.
+        uncertainty: for each slot (B, rows, columns), 1 - the probability of the likeliest token when it was filled.
+        num_passes: (B,) passes of the model that the step took.
+    """
+
+    observation: Any
+    reward: np.ndarray
+    terminated: np.ndarray
+    tokens: Tensor
+    uncertainty: dict[str, np.ndarray]
+    num_passes: np.ndarray
+
+
 def layout_for(tokenizers: Tokenizers) -> Layout:
-    """One slot for every leaf of every role's tokenizer, in the order of the roles."""
+    """The slots that the tokenizers of all roles need, in the order of the roles."""
     slots = []
     for role in ROLES:
-        for key, part in tokenizers[role].parts.items():
+        for key, spec in tokenizers[role].slot_specs.items():
             name = f"{role}/{key}" if key else role
             slots.append(
-                Slot(name=name, role=role, vocab_size=part.vocab_size, grid=part.grid, group=group_for(part.grid))
+                Slot(name=name, role=role, vocab_size=spec.vocab_size, grid=spec.grid, group=group_for(spec.grid))
             )
     return Layout(tuple(slots))
-
-
-def absent_tokens(layout: Layout) -> Tensor:
-    """(N,) a step of which nothing is there."""
-    return torch.cat([torch.full((slot.num_tokens,), slot.absent) for slot in layout.slots])
 
 
 class World:
@@ -67,7 +86,7 @@ class World:
         config: sizes and metadata.
         starts: (K, W, N) tokens of real steps, oldest first, from which dreams may start.
         model: a trained model; a new one if not given.
-        memory: what the memory that the model's config names has learned; remembers nothing if not given.
+        memory: the fitted memory of the kind that the model's config names; the window alone if not given.
     """
 
     def __init__(
@@ -88,12 +107,12 @@ class World:
             )
 
     def _new_model(self) -> MaskedTransformer:
-        """An untrained one, to which tokens that look alike are alike."""
-        model = MaskedTransformer(self.layout, self.config.model)
+        """An untrained one, in which tokens with similar features have similar vectors."""
+        model = MaskedTransformer(self.layout, self.config.model, memory_class(self.config.model.memory))
         for role in ROLES:
-            for slot, part in zip(self.layout.of_role(role), self.tokenizers[role].parts.values(), strict=True):
-                if part.token_features is not None:
-                    model.init_from_features(slot, torch.from_numpy(part.token_features))
+            for slot, spec in zip(self.layout.of_role(role), self.tokenizers[role].slot_specs.values(), strict=True):
+                if spec.token_features is not None:
+                    model.init_from_features(slot, torch.from_numpy(spec.token_features))
         return model
 
     # -- what it is ---------------------------------------------------------------------------------------------------
@@ -119,17 +138,13 @@ class World:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash (sha256) of all that shapes its dreams: weights, sizes, tokenizers, starts; not of its metadata."""
-        config = {
-            "model": self.config.model.to_config(),
-            "layout": self.layout.to_config(),
-            "tokenizers": {role: tokenizer.to_config() for role, tokenizer in self.tokenizers.items()},
-            "spaces": {role: space_to_config(tokenizer.space) for role, tokenizer in self.tokenizers.items()},
-        }
+        """SHA-256 of all that shapes its dreams: weights, sizes, tokenizers, starts; not of its metadata."""
         weights = {first_name(name): tensor for name, tensor in self.model.state_dict().items()}
         parts = {"model": weights, "memory": self.memory.tensors(), "world": {"starts": self.starts}}
         parts |= {role: tokenizer.tensors() for role, tokenizer in self.tokenizers.items()}
-        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+        config = self._to_config()
+        content = {key: config[key] for key in ("model", "layout", "tokenizers", "spaces")}
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
         for part, tensors in sorted(parts.items()):
             for name, tensor in sorted(tensors.items()):
                 digest.update(f"{part}/{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -148,117 +163,182 @@ class World:
         return self.memory.new(batch_size, self.model)
 
     def read_episode(self, tokens: Tensor) -> EpisodeReadout:
-        """What the memory recalls just before each step of a recorded episode (T, N)."""
+        """What the memory gives just before each step of a recorded episode (T, N)."""
         return self.memory.read_episode(tokens, self.config.model.window)
 
     # -- files --------------------------------------------------------------------------------------------------------
     @classmethod
     def from_pretrained(cls, name: str | Path, device: str = "cpu") -> World:
-        """Load a world from a folder, by the name of a shipped one, or from the Hugging Face Hub."""
-        from magrathea.pretrained import load_world
+        """Load a world from a folder, by the name of a shipped one, or from the Hugging Face Hub.
 
-        return load_world(name, device)
+        Raises:
+            MagratheaError: where there is none, or its files are damaged or foreign.
+        """
+        folder = find_world(name)
+        files = read_world(folder)
+        try:
+            return cls._from_files(files).to(device)
+        except (KeyError, TypeError) as error:
+            raise MagratheaError(f"World '{folder}' has a config.json that lacks or misnames {error}.") from error
+        except RuntimeError as error:
+            raise MagratheaError(
+                f"World '{folder}' has weights that do not fit its config.json; save it anew."
+            ) from error
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write the world as a folder, atomically."""
-        from magrathea.pretrained import save_world
+    @classmethod
+    def _from_files(cls, files: WorldFiles) -> World:
+        config, tensors = files.config, files.tensors
+        tokenizers: Tokenizers = {}
+        for role in ROLES:
+            own = {key.removeprefix(f"{role}/"): x for key, x in tensors["tokenizers"].items() if key.startswith(role)}
+            tokenizers[role] = tokenizer_from(
+                config["tokenizers"][role], own, space_from_config(config["spaces"][role])
+            )
+        layout, model_config = Layout.from_config(config["layout"]), ModelConfig(**config["model"])
+        kind = memory_class(model_config.memory)
+        model = MaskedTransformer(layout, model_config, kind)
+        model.load_state_dict({current_name(key): weight.float() for key, weight in tensors["model"].items()})
+        return cls(
+            tokenizers,
+            WorldConfig(model_config, FillSettings(**config["fill"]), config["metadata"]),
+            tensors["starts"].get("starts", torch.zeros(0, 1, layout.num_tokens)),
+            model.eval(),
+            kind.from_tensors(layout, tensors["memory"]),
+        )
 
-        return save_world(self, folder)
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.bfloat16) -> Path:
+        """Write the world as a folder, atomically; the model's weights are kept as `dtype`."""
+        tensors = {
+            "model": {name: tensor.to(dtype) for name, tensor in self.model.state_dict().items()},
+            "tokenizers": {
+                f"{role}/{name}": tensor
+                for role, tokenizer in self.tokenizers.items()
+                for name, tensor in tokenizer.tensors().items()
+            },
+            "memory": self.memory.tensors(),
+            "starts": {"starts": self.starts.to(torch.int32)},
+        }
+        return write_world(WorldFiles(self._to_config(), tensors), folder)
+
+    def _to_config(self) -> dict[str, Any]:
+        return {
+            "model": self.config.model.to_config(),
+            "fill": self.config.fill.to_config(),
+            "layout": self.layout.to_config(),
+            "tokenizers": {role: tokenizer.to_config() for role, tokenizer in self.tokenizers.items()},
+            "spaces": {role: space_to_config(tokenizer.space) for role, tokenizer in self.tokenizers.items()},
+            "metadata": self.metadata,
+        }
 
     # -- values to tokens ---------------------------------------------------------------------------------------------
-    def _tokens_of(self, role: Role, values: Any, num_steps: int) -> np.ndarray:
+    def _encode_role(self, role: Role, values: Any, num_steps: int) -> np.ndarray:
         """(num_steps, tokens of the role); absent where there are no values."""
         if values is None:
-            absent = [np.full(slot.num_tokens, slot.absent) for slot in self.layout.of_role(role)]
-            return np.broadcast_to(np.concatenate(absent), (num_steps, sum(map(len, absent))))
+            absent = self.layout.absent_tokens[self.layout.role_span(role)].numpy()
+            return np.broadcast_to(absent, (num_steps, len(absent)))
         tokens = self.tokenizers[role].encode(values)
         if tokens.ndim != 2 or len(tokens) != num_steps:
             raise MagratheaError(f"The {role} has leading shape {tokens.shape[:-1]}; give {num_steps} of them.")
         return tokens
 
-    def encode(self, action: Any, observation: Any, reward: Any = None, terminated: Any = None) -> Tensor:
-        """One step of B worlds -> tokens (B, N). What is None is absent, as the action of a reset is."""
+    def encode(self, action: Any, observation: Any, reward: Any = None, terminated: Any = None) -> Int[Tensor, "B N"]:
+        """One step of B worlds -> tokens. What is None is absent, as the action of a reset is."""
         seen = self.tokenizers["observation"].encode(observation)
         values = {"action": action, "reward": reward, "terminated": terminated}
-        parts = [seen if role == "observation" else self._tokens_of(role, values[role], len(seen)) for role in ROLES]
+        parts = [seen if role == "observation" else self._encode_role(role, values[role], len(seen)) for role in ROLES]
         return torch.from_numpy(np.concatenate(parts, axis=-1))
 
-    def encode_episode(self, observation: Any, action: Any, reward: Any = None, terminated: Any = None) -> Tensor:
-        """T + 1 observations and the T actions, rewards and endings between them -> tokens (T + 1, N)."""
+    def encode_episode(
+        self, observation: Any, action: Any, reward: Any = None, terminated: Any = None
+    ) -> Int[Tensor, "T N"]:
+        """T observations and the T - 1 actions, rewards and endings between them -> tokens."""
         seen = self.tokenizers["observation"].encode(observation)
         num_steps = len(seen) - 1
         parts = []
         for role, values in (("action", action), ("reward", reward), ("terminated", terminated)):
-            first = self._tokens_of(role, None, 1)  # type: ignore[arg-type]
-            rest = self._tokens_of(role, values, num_steps) if num_steps else first[:0]  # type: ignore[arg-type]
+            first = self._encode_role(role, None, 1)  # type: ignore[arg-type]
+            rest = self._encode_role(role, values, num_steps) if num_steps else first[:0]  # type: ignore[arg-type]
             parts.append(np.concatenate([first, rest]))
         return torch.from_numpy(np.concatenate([parts[0], seen, *parts[1:]], axis=-1))
 
+    def prompt_tokens(self, *, goal: Any = None, total_reward: float | None = None) -> Int[Tensor, "1 N"]:
+        """A prompt to act toward: an observation to reach, or a return over the next 64 steps."""
+        if (goal is None) == (total_reward is None):
+            raise MagratheaError("A prompt is a goal or a return: give one of the two.")
+        role: Role = "observation" if goal is not None else "reward"
+        tokens = self.layout.absent_tokens[None].clone()
+        given = self.tokenizers[role].encode(goal if goal is not None else np.float32(total_reward))
+        tokens[0, self.layout.role_span(role)] = torch.from_numpy(given).reshape(-1)
+        return tokens
+
     # -- tokens to values ---------------------------------------------------------------------------------------------
     def _part(self, tokens: Tensor, role: Role) -> np.ndarray:
-        spans = [self.layout.span(slot.name) for slot in self.layout.of_role(role)]
-        return tokens[..., spans[0].start : spans[-1].stop].cpu().numpy()
+        return tokens[..., self.layout.role_span(role)].cpu().numpy()
 
     def _present(self, tokens: Tensor, role: Role, default: Any) -> np.ndarray:
         """The role's tokens, with those of `default` where they are absent."""
         part, slot = self._part(tokens, role), self.layout.of_role(role)[0]
         return np.where(part == slot.absent, self.tokenizers[role].encode(np.asarray(default)), part)
 
-    def decode_observation(self, tokens: Tensor) -> Any:
-        """tokens (..., N) -> observations (..., *shape), a dict or tuple of such for composite spaces."""
+    def decode_observation(self, tokens: Int[Tensor, "*n N"]) -> Any:
+        """Tokens -> observations (..., *shape), a dict or tuple of such for composite spaces."""
         return self.tokenizers["observation"].decode(self._part(tokens, "observation"))
 
-    def decode_action(self, tokens: Tensor) -> Any:
-        """tokens (..., N), of steps that have an action -> actions (...)."""
+    def decode_action(self, tokens: Int[Tensor, "*n N"]) -> Any:
+        """Tokens of steps that have an action -> actions (...)."""
         return self.tokenizers["action"].decode(self._part(tokens, "action"))
 
-    def decode_reward(self, tokens: Tensor) -> np.ndarray:
-        """tokens (..., N) -> rewards (...) float32; an absent reward is 0."""
+    def decode_reward(self, tokens: Int[Tensor, "*n N"]) -> np.ndarray:
+        """Tokens -> rewards (...) float32; an absent reward is 0."""
         return self.tokenizers["reward"].decode(self._present(tokens, "reward", np.float32(0)))
 
-    def decode_terminated(self, tokens: Tensor) -> np.ndarray:
-        """tokens (..., N) -> endings (...) bool; an absent one is no end."""
+    def decode_terminated(self, tokens: Int[Tensor, "*n N"]) -> np.ndarray:
+        """Tokens -> endings (...) bool; an absent one is no end."""
         return self.tokenizers["terminated"].decode(self._present(tokens, "terminated", np.bool_(False))).astype(bool)
 
-    # -- the heart on real steps --------------------------------------------------------------------------------------
+    def decode_step(self, filled: FillResult) -> StepResult:
+        """Decode steps (B, N) that were filled."""
+        tokens, uncertainty = filled.tokens.cpu(), 1 - filled.confidence.cpu().numpy()
+        return StepResult(
+            observation=self.decode_observation(tokens),
+            reward=self.decode_reward(tokens),
+            terminated=self.decode_terminated(tokens),
+            tokens=tokens,
+            uncertainty={
+                slot.name: uncertainty[:, self.layout.span(slot.name)].reshape(-1, *slot.grid)
+                for slot in self.layout.slots
+            },
+            num_passes=filled.num_passes.cpu().numpy(),
+        )
+
+    # -- the model on real steps --------------------------------------------------------------------------------------
     @torch.inference_mode()
     def predict_segment(
         self,
-        tokens: Tensor,
-        hole_mask: Tensor,
+        tokens: Int[Tensor, "B T N"],
+        hole_mask: Bool[Tensor, ...],
         first: int = 1,
-        prompt: Tensor | None = None,
-        recalled: MemoryReadout = MemoryReadout(),  # noqa: B008 (it never changes)
-        earlier: Tensor | None = None,
+        prompt: Int[Tensor, "B N"] | None = None,
+        readout: MemoryReadout = NO_READOUT,
+        earlier: Int[Tensor, "B S N"] | None = None,
     ) -> dict[str, Tensor]:
         """Teacher-forced logits: what the model would fill into each step, given the real steps before it.
 
         Args:
-            tokens: (B, T, N) real steps; the window before a step may be shorter at the beginning.
+            tokens: real steps; the window before a step may be shorter at the beginning.
             hole_mask: (B, T - first, N), or anything that broadcasts to it; True = hole.
             first: steps before it are only seen, not filled.
-            prompt: (B, N) or None.
-            recalled: (B, T - first, ...) what the memory recalls.
-            earlier: (B, E, N) the real steps before, for a recurrent memory; absent tokens where there are none.
+            prompt: a step to act toward.
+            readout: (B, T - first, ...) of a memory.
+            earlier: the S real steps before, for a recurrent memory; absent tokens where there are none.
 
         Returns:
-            for each slot (B, T - first, its tokens, its vocabulary) float32.
+            for each slot's name (B, T - first, its tokens, its vocabulary) float32.
         """
         tokens, device = tokens.to(self.device), self.device
         prompt, earlier = (None if given is None else given.to(device) for given in (prompt, earlier))
-        past = self.model.segment(tokens, first, prompt, recalled.each(lambda part: part.to(device)), earlier)
+        kv_cache = self.model.segment_cache(tokens, first, prompt, readout.map(lambda part: part.to(device)), earlier)
         steps = tokens[:, first:]
         time = torch.arange(first, tokens.shape[1], device=device).expand(steps.shape[:2])
-        logits = self.model.predict(steps, hole_mask.to(device).expand(steps.shape), time, past)
+        logits = self.model.predict(steps, hole_mask.to(device).expand(steps.shape), time, kv_cache)
         return {name: slot_logits.float() for name, slot_logits in logits.items()}
-
-    def prompt_tokens(self, *, goal: Any = None, total_reward: float | None = None) -> Tensor:
-        """A prompt to act toward: an observation to reach, or a return over the next 64 steps -> (1, N)."""
-        if (goal is None) == (total_reward is None):
-            raise MagratheaError("A prompt is a goal or a return: give one of the two.")
-        tokens = absent_tokens(self.layout)[None]
-        role: Role = "observation" if goal is not None else "reward"
-        spans = [self.layout.span(slot.name) for slot in self.layout.of_role(role)]
-        given = self.tokenizers[role].encode(goal if goal is not None else np.float32(total_reward))
-        tokens[0, spans[0].start : spans[-1].stop] = torch.from_numpy(given).reshape(-1)
-        return tokens

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from magrathea import masks
 from magrathea.layout import Layout, Slot
-from magrathea.memory import memory_spec
+from magrathea.memory import memory_class
 from magrathea.model.config import ModelConfig
 from magrathea.model.transformer import MaskedTransformer
 from magrathea.train.batches import BatchConfig
@@ -56,9 +56,9 @@ def learn(memory: str, steps: int, enough: float = 1.0, num_episodes: int = 200,
     on how a machine rounds."""
     torch.manual_seed(0)
     episodes = [walk(seed) for seed in range(num_episodes)]
-    kind = memory_spec(memory).fit(LAYOUT, episodes)
+    kind = memory_class(memory).fit(LAYOUT, episodes)
     shape = ModelConfig(width=width, num_layers=2, window=WINDOW, memory=memory)
-    model, cache = MaskedTransformer(LAYOUT, shape), cache_of(kind, episodes)
+    model, cache = MaskedTransformer(LAYOUT, shape, memory_class(memory)), cache_of(kind, episodes)
     config = TrainerConfig(
         steps=steps,
         learning_rate=4e-3,
@@ -84,13 +84,15 @@ def cache_of(kind, episodes: list[Tensor]) -> TokenCache:
     recorded = [kind.read_episode(tokens, WINDOW) for tokens in episodes]
     begins = np.arange(len(episodes)) * NUM_STEPS
     sources = [each.sources for each in recorded if each.sources is not None]
-    pictures = [each.picture for each in recorded if each.picture is not None]
+    predicted = {
+        name: torch.cat([each.predicted_tokens[name] for each in recorded]).numpy()
+        for name in recorded[0].predicted_tokens
+    }
     return TokenCache(
         torch.cat(episodes).numpy(),
         np.zeros(len(episodes) * NUM_STEPS, np.int64),
         begins + NUM_STEPS,
-        torch.cat(pictures).numpy() if pictures else None,
-        None,
+        predicted,
         np.concatenate([np.where(s < 0, -1, s + b) for s, b in zip(sources, begins, strict=True)]) if sources else None,
         None,
         LAYOUT,
@@ -104,10 +106,10 @@ def share_right(model: MaskedTransformer, kind) -> float:
     holes = masks.forward_dynamics(LAYOUT).expand(1, NUM_STEPS - 1, -1)
     for number, tokens in enumerate(episodes):
         steps = np.arange(number * NUM_STEPS + 1, (number + 1) * NUM_STEPS)
-        recalled = cache._recalled(steps[None]).under(holes, LAYOUT)
-        past = model.segment(tokens[None], 1, recalled=recalled)
+        readout = cache._readout(steps[None]).select_known_action(holes, LAYOUT)
+        kv_cache = model.segment_cache(tokens[None], 1, readout=readout)
         time = torch.arange(1, NUM_STEPS)[None]
-        guessed = model.predict(tokens[None, 1:], holes, time, past)["observation"][0].argmax(-1)
+        guessed = model.predict(tokens[None, 1:], holes, time, kv_cache)["observation"][0].argmax(-1)
         where = seen_before(tokens)[1:]
         right += int((guessed[:, 3:] == tokens[1:, COLOURS])[where].sum())
         asked += 6 * int(where.sum())

@@ -12,8 +12,9 @@ from board import Board
 from torch import Tensor
 
 from magrathea import memory as memories
+from magrathea.interfaces import EpisodeReadout, MemoryOutputs, MemoryReadout, MemorySpec
 from magrathea.layout import Layout
-from magrathea.memory import EpisodeReadout, MemoryReadout, MemorySpec, memory_spec
+from magrathea.memory import memory_class
 from magrathea.model.config import ModelConfig, model_size
 from magrathea.model.transformer import MaskedTransformer
 from magrathea.tokenizers import RewardTokenizer, TerminatedTokenizer, tokenizer_for
@@ -26,10 +27,12 @@ Played = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 class Echo:
     """A memory with a state of floats that everything it was told went into. Counts what is written."""
 
-    recalls = ("picture",)
-
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
+
+    @classmethod
+    def outputs(cls, layout: Layout) -> MemoryOutputs:
+        return MemoryOutputs(slots=(layout.picture.name,))
 
     @classmethod
     def fit(cls, layout: Layout, episodes: Iterable[Tensor]) -> Echo:
@@ -58,6 +61,7 @@ class EchoMemory:
 
     def __init__(self, layout: Layout, batch_size: int) -> None:
         self.span, num_tokens = layout.span(layout.picture.name), layout.picture.num_tokens
+        self.name = layout.picture.name
         self.sums = torch.zeros(batch_size)
         self.pictures = torch.zeros(batch_size, 7, num_tokens, dtype=torch.long)
 
@@ -69,7 +73,7 @@ class EchoMemory:
 
     def read(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> MemoryReadout:
         which = self.sums[list(rows)].mul(100).long() % 7
-        return MemoryReadout(picture=self.pictures[list(rows), which])
+        return MemoryReadout({self.name: self.pictures[list(rows), which]})
 
     def reset(self, env_mask: Tensor | None = None) -> None:
         env_mask = torch.ones(len(self.sums), dtype=torch.bool) if env_mask is None else env_mask
@@ -99,8 +103,8 @@ MEMORIES = ("window", "places", "places:20", "echo", "clock", "recurrent", "retr
 
 def play_board(num_steps: int, seed: int = 0) -> Played:
     """Observations (num_steps + 1, …), actions, rewards, endings (num_steps) of random play that never ends."""
-    env, dice = Board(), np.random.default_rng(seed)
-    actions = dice.integers(NUM_ACTIONS, size=num_steps)
+    env, rng = Board(), np.random.default_rng(seed)
+    actions = rng.integers(NUM_ACTIONS, size=num_steps)
     observations = [env.reset(seed=seed)[0]]
     rewards = []
     for action in actions:
@@ -119,7 +123,7 @@ def nights(pictures: np.ndarray, length: int = 20) -> np.ndarray:
 
 @cache
 def wild_world(memory: str = "window", seed: int = 0) -> World:
-    """A world of the board that was not trained: its dice decide nearly everything."""
+    """A world of the board that was not trained: its rng decide nearly everything."""
     observation, action, reward, terminated = play_board(400)
     light = {"image": "lit_patch", "num_lights": 3} if memory == "clock" else {}
     if memory == "clock":
@@ -132,13 +136,13 @@ def wild_world(memory: str = "window", seed: int = 0) -> World:
     }
     torch.manual_seed(seed)
     config = WorldConfig(replace(model_size("debug"), memory=memory), metadata={"name": "wild"})
-    model = MaskedTransformer(layout_for(tokenizers), config.model).eval()
+    model = MaskedTransformer(layout_for(tokenizers), config.model, memory_class(memory)).eval()
     for name, weight in model.named_parameters():
         if name.startswith(BEGIN_AT_ZERO):
             torch.nn.init.normal_(weight, std=0.2)
     world = World(tokenizers, config, torch.zeros(0, 1, model.layout.num_tokens), model)
     tokens = world.encode_episode(observation, action, reward, terminated)
     world.starts = torch.stack([tokens[first : first + 3] for first in range(0, 40, 5)])
-    kind: type[MemorySpec] = memory_spec(memory)
+    kind: type[MemorySpec] = memory_class(memory)
     world.memory = kind.fit(world.layout, [tokens])
     return world

@@ -99,7 +99,7 @@ def test_a_file_gives_back_all_states(memory: str) -> None:
 def test_files_of_version_1_are_read() -> None:
     """They have every state whole, and wide keys."""
     session = long_life("retrieval")
-    history, data = session._rows.histories[0], session.to_bytes()
+    history, data = session._histories[0], session.to_bytes()
     header = session_file._metadata(data)["header"]
     tensors = {name: tensor for name, tensor in session_file.load(data).items() if ":" not in name}
     states = {f"checkpoint/0/{number}": state for number, state in history.checkpoints.states()}

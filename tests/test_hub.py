@@ -11,7 +11,6 @@ import torch
 from gymnasium import spaces
 
 from magrathea.errors import MagratheaError
-from magrathea.pretrained import load_world
 from magrathea.session import Session
 from magrathea.spaces import space_from_config, space_to_config
 from magrathea.world import World
@@ -42,7 +41,7 @@ def folder(debug_world: World, tmp_path: Path) -> Path:
 
 def test_a_saved_world_dreams_the_same(debug_world: World, folder: Path, tmp_path: Path) -> None:
     loaded = World.from_pretrained(folder)
-    again = load_world(loaded.save_pretrained(tmp_path / "again"))
+    again = World.from_pretrained(loaded.save_pretrained(tmp_path / "again"))
 
     def dream(world: World) -> torch.Tensor:
         session = Session(world, 2, seed=3)
@@ -96,10 +95,10 @@ DAMAGE = {
 def test_damage_is_told(folder: Path, message: str) -> None:
     DAMAGE[message](folder)
     with pytest.raises(MagratheaError, match=message) as feature_proj:
-        load_world(folder)
+        World.from_pretrained(folder)
     assert "\n" not in str(feature_proj.value)
 
 
 def test_an_unknown_name_is_told() -> None:
     with pytest.raises(MagratheaError, match="No world 'nonesuch'"):
-        load_world("nonesuch")
+        World.from_pretrained("nonesuch")

@@ -15,7 +15,7 @@ from test_memory_places import walk as scroll
 from magrathea import masks
 from magrathea.errors import MagratheaError
 from magrathea.evaluate.recordings import Lived
-from magrathea.memory import RetrievalSpec, memory_spec
+from magrathea.memory import RetrievalSpec, memory_class
 from magrathea.memory.episodic_buffer import NUM_RECALLED, EpisodicSpec
 from magrathea.memory.recurrent import DeltaRule
 from magrathea.model.config import ModelConfig
@@ -35,16 +35,16 @@ def test_sampling_agrees_with_training(memory: str) -> None:
     tokens = world.encode_episode(observation[: length + 1], *(part[:length] for part in rest))
     recording = Lived.of(world, tokens.numpy())
     holes = masks.forward_dynamics(world.layout)[None]
-    recalled = recording.recall(np.array([[length]])).under(holes[:, None], world.layout)
+    readout = recording.recall(np.array([[length]])).select_known_action(holes[:, None], world.layout)
     earlier = torch.from_numpy(recording.before(length - window, length - window))[None]
     segment = tokens[None, length - window :]
-    trained = world.predict_segment(segment, holes[:, None], window, None, recalled, earlier)
+    trained = world.predict_segment(segment, holes[:, None], window, None, readout, earlier)
     plain = world.predict_segment(segment, holes[:, None], window)
     for inference in ("cached", "naive"):
-        remembered = Session(world, start=tokens[:length], inference=inference)._rows.remembered
-        remembered.catch_up([0])
-        past = remembered.past([0], remembered.recall(tokens[length:], holes, [0], None))
-        sampled = world.model.predict(tokens[None, length:], holes[None], torch.tensor([[length]]), past)
+        context = Session(world, start=tokens[:length], inference=inference)._context
+        context.catch_up([0])
+        kv_cache = context.kv_cache([0], context.condition(tokens[length:], holes, [0], None))
+        sampled = world.model.predict(tokens[None, length:], holes[None], torch.tensor([[length]]), kv_cache)
         for name, logits in trained.items():
             assert torch.allclose(sampled[name], logits, atol=5e-4), (inference, name)
     assert (memory == "window") == torch.allclose(plain["observation"], trained["observation"], atol=1e-3)
@@ -107,7 +107,9 @@ def test_what_followed_is_found_again_before_anything_is_learned() -> None:
 
 def test_learning_reaches_back_through_the_steps_before() -> None:
     torch.manual_seed(0)
-    model = MaskedTransformer(LAYOUT, ModelConfig(width=48, num_layers=2, window=WINDOW, memory="recurrent"))
+    model = MaskedTransformer(
+        LAYOUT, ModelConfig(width=48, num_layers=2, window=WINDOW, memory="recurrent"), memory_class("recurrent")
+    )
     torch.nn.init.normal_(model.recurrence.out.weight)
     tokens, feature_proj = walk(0)[None], []
     model.memory_layers[0].register_full_backward_hook(lambda layer, inputs, outputs: feature_proj.append(outputs[0]))
@@ -120,7 +122,7 @@ def test_learning_reaches_back_through_the_steps_before() -> None:
 @cache
 def kind_of(memory: str) -> EpisodicSpec:
     """A memory of walks over maps."""
-    return memory_spec(memory).fit(layout_of(len(MOVES), 6), [scroll(np.random.default_rng(0), 1500)[0]])
+    return memory_class(memory).fit(layout_of(len(MOVES), 6), [scroll(np.random.default_rng(0), 1500)[0]])
 
 
 @pytest.mark.parametrize("memory", ["retrieval", "retrieval-pose"])
@@ -173,8 +175,8 @@ def test_a_trail_is_no_longer_than_it_may_be(memory: str) -> None:
 
 # -- names ------------------------------------------------------------------------------------------------------------
 def test_names_say_what_a_memory_is() -> None:
-    assert memory_spec("retrieval:16").size == 16 and RetrievalSpec.size > 16
-    assert set(memory_spec("places+recurrent").recalls) == {"picture", "state"}
+    assert memory_class("retrieval:16").size == 16 and RetrievalSpec.size > 16
+    assert set(memory_class("places+recurrent").recalls) == {"picture", "state"}
     for name, resample_slots in {
         "nothing+places": "Unknown memory 'nothing'",
         "retrieval+retrieval-pose": "both recall a steps",
@@ -182,7 +184,7 @@ def test_names_say_what_a_memory_is() -> None:
         "retrieval:0": "no such size",
     }.items():
         with pytest.raises(MagratheaError, match=resample_slots):
-            memory_spec(name)
+            memory_class(name)
 
 
 # -- what it comes to -------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from magrathea.errors import MagratheaError
 from magrathea.layout import Layout, Slot
-from magrathea.memory import SpatialMapSpec, memory_spec
+from magrathea.memory import SpatialMapSpec, memory_class
 from magrathea.memory.spatial_map.odometry import fit_odometry, sources_of
 
 VIEW, MAP, NUM_TOKENS = 5, 24, 12
@@ -212,7 +212,7 @@ def test_sources_of_a_quarter_turn() -> None:
 
 def test_bad_names_and_pictures_are_told() -> None:
     with pytest.raises(MagratheaError, match="Unknown memory 'nothing'"):
-        memory_spec("nothing")
+        memory_class("nothing")
     small = Layout((Slot(name="action", role="action", vocab_size=3), Slot(name="o", role="observation", vocab_size=4)))
     with pytest.raises(MagratheaError, match="no picture"):
         SpatialMapSpec.fit(small, [])

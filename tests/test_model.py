@@ -1,4 +1,4 @@
-"""The heart: what it can see, and that its two ways of looking agree."""
+"""The model: what it attends to, and that training and cached sampling agree."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import torch
 from magrathea import devices, masks
 from magrathea.devices import resolve_device
 from magrathea.errors import MagratheaError
+from magrathea.interfaces import MemoryReadout
 from magrathea.layout import Layout, Slot
+from magrathea.memory import WindowSpec
 from magrathea.model.config import ModelConfig, model_size
-from magrathea.model.embedding import PrevFrameAttention, group_tokens, ungroup_tokens
 from magrathea.model.kv_cache import RingKVCache, SegmentKVCache
+from magrathea.model.layers import PrevFrameAttention, group_tokens, ungroup_tokens
 from magrathea.model.transformer import MaskedTransformer
 
 LAYOUT = Layout(
@@ -29,11 +31,11 @@ LAYOUT = Layout(
 @pytest.fixture
 def model() -> MaskedTransformer:
     torch.manual_seed(0)
-    model = MaskedTransformer(LAYOUT, ModelConfig(width=48 * 6, num_layers=2, window=3)).eval()
+    model = MaskedTransformer(LAYOUT, ModelConfig(width=48 * 6, num_layers=2, window=3), WindowSpec).eval()
     for learned in (
-        model.head.gates[1],
-        model.head.passes[1],
-        model.head.looks[1].passes,
+        model.head.copy_bias[1],
+        model.head.copy_gate[1],
+        model.head.prev_frame_attention[1].copy_gate,
     ):  # as if it had learned to copy
         torch.nn.init.normal_(learned.weight, std=0.1)
     torch.nn.init.normal_(model.goal_proj.weight, std=0.05)  # and to act toward a prompt
@@ -41,18 +43,17 @@ def model() -> MaskedTransformer:
 
 
 def steps(batch_size: int, num_steps: int, seed: int = 0) -> torch.Tensor:
-    dice = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     parts = [
-        torch.randint(slot.vocab_size, (batch_size, num_steps, slot.num_tokens), generator=dice)
-        for slot in LAYOUT.slots
+        torch.randint(slot.vocab_size, (batch_size, num_steps, slot.num_tokens), generator=rng) for slot in LAYOUT.slots
     ]
     return torch.cat(parts, dim=-1)
 
 
 def logits_of(model: MaskedTransformer, tokens: torch.Tensor, holes: torch.Tensor, first: int = 0) -> torch.Tensor:
     time = torch.arange(tokens.shape[1]).expand(tokens.shape[:2])
-    past = SegmentKVCache(tokens, *model.remember(tokens, time), model.config.window, first)
-    logits = model.predict(tokens[:, first:], holes.expand(tokens[:, first:].shape), time[:, first:], past)
+    kv_cache = SegmentKVCache(model.encode_past(tokens, time), model.config.window, first)
+    logits = model.predict(tokens[:, first:], holes.expand(tokens[:, first:].shape), time[:, first:], kv_cache)
     return torch.cat([part.flatten(2) for part in logits.values()], dim=-1)
 
 
@@ -93,7 +94,7 @@ def test_the_ring_agrees_with_training(model: MaskedTransformer) -> None:
                 logits = model.predict(now, holes.expand(now.shape), time, ring)
                 sampled = torch.cat([part.flatten(2) for part in logits.values()], dim=-1)
                 assert torch.allclose(sampled[:, 0], trained[:, step - 1], atol=2e-4)
-            ring.write(now[:, 0], *model.remember(now, time))
+            ring.write(model.encode_past(now, time), [0, 1])
 
 
 @torch.inference_mode()
@@ -102,8 +103,8 @@ def test_rows_of_different_histories_do_not_mix(model: MaskedTransformer) -> Non
     ring = RingKVCache(model.config, 2, LAYOUT, model.past_kv_proj.weight)
     for step in range(3):
         rows = [0, 1] if step == 0 else [1]
-        now = tokens[rows, step]
-        ring.write(now, *model.remember(now[:, None], torch.full((len(rows), 1), step)), rows)
+        now = tokens[rows, step, None]
+        ring.write(model.encode_past(now, torch.full((len(rows), 1), step)), rows)
     time = torch.tensor([[1], [3]])
     logits = model.predict(tokens[:, 3, None], holes.expand(2, 1, -1), time, ring)["observation"]
     for row, history in ((0, 1), (1, 3)):
@@ -115,13 +116,13 @@ def test_rows_of_different_histories_do_not_mix(model: MaskedTransformer) -> Non
 @torch.inference_mode()
 def test_a_prompt_is_seen_and_the_past_is_not_changed_by_it(model: MaskedTransformer) -> None:
     tokens, time = steps(1, 3), torch.arange(3)[None]
-    remembered = model.remember(tokens, time)
+    past = model.encode_past(tokens, time)
     holes = masks.behaviour_cloning(LAYOUT).expand(1, 1, -1)
     logits = []
     for seed in (5, 6):
-        prompt = model.prompt(steps(1, 1, seed)[:, 0])
-        past = SegmentKVCache(tokens, *remembered, model.config.window, 2, prompt=prompt)
-        logits.append(model.predict(tokens[:, 2:], holes, time[:, 2:], past)["action"])
+        conditioning = model.condition(MemoryReadout(), time[:, 2:], steps(1, 1, seed)[:, 0])
+        kv_cache = SegmentKVCache(past, model.config.window, 2, conditioning)
+        logits.append(model.predict(tokens[:, 2:], holes, time[:, 2:], kv_cache)["action"])
     assert not torch.allclose(logits[0], logits[1], atol=1e-4)
 
 
@@ -155,7 +156,11 @@ def test_bf16_learns_what_float32_does(model: MaskedTransformer) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         learner = copy.deepcopy(model)
         learner.compute_dtype = dtype
-        for copies in (learner.head.gates[1], learner.head.passes[1], learner.head.looks[1].passes):
+        for copies in (
+            learner.head.copy_bias[1],
+            learner.head.copy_gate[1],
+            learner.head.prev_frame_attention[1].copy_gate,
+        ):
             torch.nn.init.zeros_(copies.weight)
         optimizer = torch.optim.AdamW(learner.parameters(), lr=2e-3)
         for _ in range(40):

@@ -11,13 +11,14 @@ from torch import Generator
 
 from magrathea import masks
 from magrathea.data import Dataset
+from magrathea.memory import memory_class
 from magrathea.model.transformer import MaskedTransformer
 from magrathea.progress import Stages
 from magrathea.train.batches import Batch, BatchConfig, draw_batch
 from magrathea.train.cache import TokenCache, encode_dataset
 from magrathea.train.self_forcing import dream_context
 from magrathea.train.trainer import update_loss
-from magrathea.world import World, absent_tokens
+from magrathea.world import World
 
 CONFIG = BatchConfig(num_segments=24, num_steps=6, corrupt_prob=0, self_forcing_prob=0.7)
 
@@ -38,7 +39,7 @@ def batch(cache: TokenCache) -> Batch:
 def untrained(debug_world: World) -> MaskedTransformer:
     """A model whose every fill is wrong somewhere, and that looks at the past."""
     torch.manual_seed(0)
-    model = MaskedTransformer(debug_world.layout, debug_world.config.model)
+    model = MaskedTransformer(debug_world.layout, debug_world.config.model, memory_class("window"))
     for weights in model.parameters():
         weights.data += 0.3 * torch.randn_like(weights)
     return model
@@ -52,7 +53,7 @@ def test_only_what_is_seen_in_the_chosen_steps_is_dreamt(untrained: MaskedTransf
     changed = result.past_tokens != batch.past_tokens
     assert not changed[:, 0].any() and not changed[:, 1:][~chosen].any()
     assert not changed[..., ~masks.forward_dynamics(layout)].any() and not changed[..., masks.judge(layout)].any()
-    there = (batch.tokens != absent_tokens(layout)).all(-1)
+    there = (batch.tokens != layout.absent_tokens).all(-1)
     assert changed[:, 1:].any(-1)[chosen & there].float().mean() > 0.9
     assert not changed[:, 1:][chosen & ~there].any() and (chosen & ~there).any()
     assert torch.equal(result.tokens, batch.tokens) and torch.equal(result.hole_mask, batch.hole_mask)

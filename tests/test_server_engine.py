@@ -83,7 +83,7 @@ def test_joining_and_leaving_a_batch_keeps_each_memory_and_writes_no_other(
     load = kind.load_state_dict
 
     def noted(memory: Any, row: int, state: dict[str, torch.Tensor]) -> None:
-        if memory is vars(batch._rows.remembered).get("memory"):
+        if memory is vars(batch._context).get("memory"):
             loaded.append(row)
         load(memory, row, state)
 
@@ -92,7 +92,7 @@ def test_joining_and_leaving_a_batch_keeps_each_memory_and_writes_no_other(
         absent = [number for number in range(len(alone)) if number not in inside]
         loaded.clear()
         if absent and (dice.random() < 0.5 or len(inside) == 1):
-            number, room = dice.choice(absent), batch._rows.remembered._room
+            number, room = dice.choice(absent), batch._context._room
             batch.join(alone[number].fork())
             inside.append(number)
             assert len(inside) > room or set(loaded) <= {len(inside) - 1}

@@ -108,10 +108,10 @@ def test_uses_of_a_world(debug_world: World, debug_dataset: Dataset) -> None:
 def test_a_dream_never_ends_and_never_grows(debug_world: World) -> None:
     session = Session(debug_world, 1, seed=0)
     session.step(np.array([0]))
-    size = session._rows.remembered._ring.keys.numel()
+    size = session._context._ring.keys.numel()
     for step in range(149):
         session.step(np.array([step % 5]))
-    assert session.num_steps.tolist() == [150] and session._rows.remembered._ring.keys.numel() == size
+    assert session.num_steps.tolist() == [150] and session._context._ring.keys.numel() == size
 
 
 def test_bad_input_says_what_to_do(debug_world: World, debug_dataset: Dataset) -> None:

@@ -20,7 +20,7 @@ from magrathea.errors import MagratheaError
 from magrathea.rng import derive_seed
 from magrathea.session import Session
 from magrathea.session.history import CHUNK, History, StepKind, record_of
-from magrathea.session.step_result import StepResult
+from magrathea.world import StepResult
 
 OBSERVATIONS = play_board(30, seed=1)[0]
 ROWS = 2
@@ -101,12 +101,12 @@ def test_any_life_is_the_same_as_one_without_detours(tmp_path: Path, memory: str
             session.act()
     never_stopped = Session(world, ROWS, seed=seed)
     for seeds, event in plain:
-        never_stopped._rows.seeds[:] = seeds
+        never_stopped._seeds[:] = seeds
         if event[0] == "reset":
             never_stopped.reset(np.array(event[1]))
         else:
             live(never_stopped, event)
-    never_stopped._rows.seeds[:] = session.seeds
+    never_stopped._seeds[:] = session.seeds
     assert_same(session, never_stopped)
 
 
@@ -183,7 +183,7 @@ def test_going_back_does_not_write_the_whole_life_again() -> None:
         session.rewind(number)
         session.prepare()
         assert EchoMemory.num_written - before <= most
-    assert len(session._rows.histories[0].checkpoints.numbers) < 16
+    assert len(session._histories[0].checkpoints.numbers) < 16
 
 
 def _observe_many(session: Session, num_steps: int) -> None:
@@ -204,8 +204,8 @@ def test_a_fork_of_a_long_life_costs_kilobytes(num_steps: int) -> None:
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert size < 16 * 1024
-    assert fork._rows.remembered._ring is None and "memory" not in fork._rows.remembered.__dict__
-    mine, theirs = session._rows.histories[0], fork._rows.histories[0]
+    assert fork._context._ring is None and "memory" not in fork._context.__dict__
+    mine, theirs = session._histories[0], fork._histories[0]
     assert mine.shared_with(theirs) == len(mine) // CHUNK * CHUNK and mine._chunks is theirs._chunks
     assert not np.shares_memory(mine._tail, theirs._tail) and torch.equal(session.history, fork.history)
 
@@ -296,7 +296,7 @@ def test_a_replay_is_the_same_session() -> None:
             session = session.fork(seed=50)
     again = session.replay()
     assert_same(session, again)
-    assert again._rows.histories[0].shared_with(session._rows.histories[0]) == 0
+    assert again._histories[0].shared_with(session._histories[0]) == 0
     other = session.replay(wild_world("window"))
     assert (other.log_of(0)["kind"] == session.log_of(0)["kind"]).all() and not other.diff(session)[0].same
 

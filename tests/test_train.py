@@ -17,7 +17,6 @@ from magrathea.cli import main as cli
 from magrathea.data import Dataset
 from magrathea.errors import MagratheaError
 from magrathea.layout import Layout, Slot
-from magrathea.pretrained import load_world
 from magrathea.progress import Stages
 from magrathea.train import TrainSettings, load_settings, train
 from magrathea.train.batches import BatchConfig, draw_batch, draw_prompted_batch, resample_slots
@@ -45,7 +44,7 @@ def work(debug_world: World, debug_dataset: Dataset, tmp_path: Path) -> Path:
 
 
 def losses(work: Path, name: str, stop_at: int | None = None) -> list[float]:
-    world, seen = load_world(work / "world"), []
+    world, seen = World.from_pretrained(work / "world"), []
 
     def report(progress: Progress) -> None:
         seen.append(progress.loss)
@@ -64,7 +63,7 @@ def test_a_killed_training_resumes_exactly(work: Path) -> None:
         losses(work, "parts", stop_at=4)
     rest = losses(work, "parts")
     assert rest == whole[-len(rest) :] and len(rest) == 3  # the update after the last checkpoint is repeated
-    first, second = (load_world(work / name).model.state_dict() for name in ("whole", "parts"))
+    first, second = (World.from_pretrained(work / name).model.state_dict() for name in ("whole", "parts"))
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
@@ -84,7 +83,7 @@ def test_two_processes_train_as_one_does(debug_dataset: Dataset, tmp_path: Path)
     assert cli.main([*asked, "--out", str(tmp_path / "one")]) == 0
     one, two = (_progress(tmp_path / name) for name in ("one", "two"))
     assert one["step"] == two["step"] == 4 and two["loss"] == pytest.approx(one["loss"], rel=1e-4)
-    assert load_world(tmp_path / "two").metadata["training"]["updates"] == 4
+    assert World.from_pretrained(tmp_path / "two").metadata["training"]["updates"] == 4
 
 
 def _progress(out: Path) -> dict[str, float]:
@@ -142,7 +141,7 @@ def test_only_trainable_parameters_change(debug_world: World, debug_dataset: Dat
     batch = "[batch]\nnum_segments = 0\nnum_steps = 5\nnum_prompted = 4\n"
     recipe.write_text(f'size = "debug"\nsteps = 3\ntrainable = ["goal_proj"]\n{batch}')
     world = train(debug_dataset.folder, tmp_path / "world", load_settings(recipe, init_from=str(begin)))
-    before, after = load_world(begin).model.state_dict(), world.model.state_dict()
+    before, after = World.from_pretrained(begin).model.state_dict(), world.model.state_dict()
     changed = {name for name, weights in after.items() if not torch.equal(before[name], weights.bfloat16().float())}
     assert changed == {"goal_proj.weight"}
     with pytest.raises(MagratheaError, match="num_segments and num_prompted are both 0"):

@@ -13,7 +13,7 @@ from torch import Tensor
 from magrathea import masks
 from magrathea.bench.peak import synchronize
 from magrathea.bench.play import HeldActions
-from magrathea.memory import Memory
+from magrathea.interfaces import Memory
 from magrathea.session import Session
 from magrathea.session.file import SessionState
 from magrathea.session.history import History, StepKind, record_of

@@ -12,7 +12,7 @@ from magrathea.bench.play import measure_playing
 from magrathea.errors import MagratheaError
 from magrathea.evaluate import evaluate_memory, write_comparison
 from magrathea.evaluate.run import write_json
-from magrathea.memory import memory_spec
+from magrathea.memory import memory_class
 from magrathea.train import TrainSettings, train
 from magrathea.world import World
 
@@ -45,7 +45,7 @@ def compare(
         device: "cpu", "cuda", "cuda:N" or "auto".
     """
     for memory in memories:
-        memory_spec(memory)  # raises MagratheaError now, not hours later
+        memory_class(memory)  # raises MagratheaError now, not hours later
     out, compared = Path(out), {}
     options = {"minutes": report_minutes, "num_episodes": num_episodes, "device": device}
     for memory, num_seeds in memories.items():

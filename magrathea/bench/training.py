@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 
 from magrathea import masks
 from magrathea.bench.peak import count_flops, synchronize
-from magrathea.memory import NUM_FEATURES, MemoryReadout, memory_spec
+from magrathea.memory import NUM_FEATURES, MemoryReadout, memory_class
 from magrathea.memory.episodic_buffer import NUM_RECALLED
 from magrathea.model.transformer import MaskedTransformer
 from magrathea.world import World
@@ -20,15 +20,17 @@ NUM_SEGMENTS, NUM_STEPS, NUM_EARLIER = 16, 12, 36  # an update's, as `magrathea 
 def measure_training(world: World, seconds: float, seed: int = 0) -> dict[str, float | int]:
     """Updates on segments of the world's own stored steps, for so many seconds; tokens are of steps with holes."""
     torch.manual_seed(seed)
-    model = MaskedTransformer(world.layout, world.config.model).to(world.device)
+    model = MaskedTransformer(world.layout, world.config.model, memory_class(world.config.model.memory)).to(
+        world.device
+    )
     model.compute_dtype = world.model.compute_dtype
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True)
     tokens = _segments(world)
-    recalled, earlier = _recalled(world, tokens)
+    readout, earlier = _readout(world, tokens)
     holes = masks.mixture(world.layout, (NUM_SEGMENTS, NUM_STEPS - 1), Generator().manual_seed(seed)).to(world.device)
 
     def update() -> None:
-        loss, num_holes = model(tokens, tokens[:, 1:], holes, None, 1, recalled, earlier)
+        loss, num_holes = model(tokens, tokens[:, 1:], holes, None, 1, readout, earlier)
         optimizer.zero_grad()
         (loss / num_holes).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -54,14 +56,13 @@ def measure_training(world: World, seconds: float, seed: int = 0) -> dict[str, f
     }
 
 
-def _recalled(world: World, tokens: Tensor) -> tuple[MemoryReadout, Tensor]:
+def _readout(world: World, tokens: Tensor) -> tuple[MemoryReadout, Tensor]:
     """What a memory of the world's kind would give to the steps (B, T, N) but the first, and the steps before them."""
-    parts = memory_spec(world.config.model.memory).recalls
-    picture = tokens[:, 1:, world.layout.span(world.layout.picture.name)] if "picture" in parts else None
-    steps = tokens[:, :-1, None].expand(-1, -1, NUM_RECALLED, -1) if "steps" in parts else None
-    features = tokens.new_zeros(*tokens[:, 1:, 0].shape, NUM_FEATURES).float() if "features" in parts else None
-    light = tokens[:, 1:, world.layout.span(world.layout.lights[0].name)] if "light" in parts else None
-    return MemoryReadout(picture, light, steps, features=features), tokens.repeat(1, NUM_EARLIER // NUM_STEPS, 1)
+    outputs = memory_class(world.config.model.memory).outputs(world.layout)
+    predicted = {name: tokens[:, 1:, world.layout.span(name)] for name in outputs.slots}
+    steps = tokens[:, :-1, None].expand(-1, -1, NUM_RECALLED, -1) if outputs.steps else None
+    features = tokens.new_zeros(*tokens[:, 1:, 0].shape, NUM_FEATURES).float() if outputs.features else None
+    return MemoryReadout(predicted, steps, features=features), tokens.repeat(1, NUM_EARLIER // NUM_STEPS, 1)
 
 
 def _segments(world: World) -> Tensor:

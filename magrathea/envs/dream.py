@@ -9,16 +9,14 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
+import optree
 
-from magrathea.envs.start import start_from
+from magrathea.envs.start import parse_start
 from magrathea.errors import MagratheaError
 from magrathea.sampler import FillSettings
 from magrathea.session import Session
-from magrathea.session.step_result import StepResult
-from magrathea.spaces import row_of
-from magrathea.tokenizers.patch import is_image
-from magrathea.world import World
+from magrathea.spaces import find_picture, index_batch, picture_of
+from magrathea.world import StepResult, World
 
 MAX_SEED = 2**31
 
@@ -64,28 +62,28 @@ class DreamEnv(gymnasium.Env):
     @property
     def session(self) -> Session:
         """The running dream; raises MagratheaError before the first reset."""
-        return begun(self._session)
+        return require_session(self._session)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start a dream; see the class for ``options``."""
         super().reset(seed=seed)
-        start = start_from(self.world, options)
+        start = parse_start(self.world, options)
         if seed is None:
             seed = int(self.np_random.integers(MAX_SEED))
         if self._session is None:
             self._session = Session(self.world, seed=seed, start=start, settings=self.settings)
         else:
             self._session.reset(seed=seed, start=start)
-        return row_of(self.session.observation, 0), {"num_passes": 0, "uncertainty": 0.0}
+        return index_batch(self.session.observation, 0), {"num_passes": 0, "uncertainty": 0.0}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Imagine what follows an action; raises MagratheaError for an action outside of the action space."""
         if not self.action_space.contains(action):
             raise MagratheaError(f"Action {action!r} is not in {self.action_space}; give one that is.")
-        result = self.session.step(batch_of_one(action))
+        result = self.session.step(optree.tree_map(lambda part: np.asarray(part)[None], action))
         infos = step_infos(result)
         return (
-            row_of(result.observation, 0),
+            index_batch(result.observation, 0),
             float(result.reward[0]),
             bool(result.terminated[0]),
             False,
@@ -96,7 +94,7 @@ class DreamEnv(gymnasium.Env):
         """The current picture, uint8 (rows, columns, 3), in render mode "rgb_array"."""
         if self.render_mode is None:
             return None
-        return picture_of(self.world.observation_space, row_of(self.session.observation, 0))
+        return picture_of(self.world.observation_space, index_batch(self.session.observation, 0))
 
 
 def load_world(world: World | str | Path, device: str) -> World:
@@ -104,8 +102,8 @@ def load_world(world: World | str | Path, device: str) -> World:
     return world if isinstance(world, World) else World.from_pretrained(world, device=device)
 
 
-def begun(session: Session | None) -> Session:
-    """The session of an environment; raises MagratheaError before its first reset."""
+def require_session(session: Session | None) -> Session:
+    """A session that is there; raises MagratheaError before the first reset."""
     if session is None:
         raise MagratheaError("The dream has not begun; call reset first.")
     return session
@@ -136,39 +134,6 @@ def check_render_mode(world: World, render_mode: str | None) -> str | None:
     if render_mode is not None and find_picture(world.observation_space) is None:
         raise MagratheaError(f"The world's observations {world.observation_space} hold no picture to render.")
     return render_mode
-
-
-def find_picture(space: spaces.Space) -> tuple[Any, ...] | None:
-    """The keys that lead to the first picture in a space; () where the space itself is one, None without any."""
-    if is_image(space):
-        return ()
-    children: list[tuple[Any, spaces.Space]] = []
-    if isinstance(space, spaces.Dict):
-        children = list(space.spaces.items())
-    elif isinstance(space, spaces.Tuple):
-        children = list(enumerate(space.spaces))
-    for key, child in children:
-        rest = find_picture(child)
-        if rest is not None:
-            return (key, *rest)
-    return None
-
-
-def picture_of(space: spaces.Space, observation: Any) -> np.ndarray:
-    """The first picture of one observation as uint8 (rows, columns, 3)."""
-    for key in find_picture(space) or ():
-        observation = observation[key]
-    picture = observation[..., None] if observation.ndim == 2 else observation
-    return np.repeat(picture, 3, axis=-1) if picture.shape[-1] == 1 else picture[..., :3].copy()
-
-
-def batch_of_one(value: Any) -> Any:
-    """A member of a space as a batch (1, ...)."""
-    if isinstance(value, Mapping):
-        return {key: batch_of_one(part) for key, part in value.items()}
-    if isinstance(value, tuple):
-        return tuple(batch_of_one(part) for part in value)
-    return np.asarray(value)[None]
 
 
 def step_infos(result: StepResult) -> dict[str, np.ndarray]:

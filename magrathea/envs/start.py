@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import optree
 import torch
 from gymnasium import spaces
 
@@ -15,7 +16,7 @@ from magrathea.world import World
 OPTIONS = ("start", "observation", "action", "reward", "terminated")
 
 
-def start_from(world: World, options: Mapping[str, Any] | None) -> Any:
+def parse_start(world: World, options: Mapping[str, Any] | None) -> Any:
     """What ``Session.reset`` takes as ``start``: None, start-state numbers, or tokens (T, N) of recorded steps.
 
     Args:
@@ -45,7 +46,7 @@ def start_from(world: World, options: Mapping[str, Any] | None) -> Any:
 
 
 def recorded_tokens(world: World, steps: Mapping[str, Any]) -> torch.Tensor:
-    """Tokens (T, N) int64 of recorded steps; ``steps`` as in :func:`start_from`."""
+    """Tokens (T, N) int64 of recorded steps; ``steps`` as in :func:`parse_start`."""
     observation = _stack("observation", world.observation_space, steps["observation"])
     num_observations = _length(observation)
     if num_observations == 0:
@@ -106,8 +107,4 @@ def _stack(name: str, space: spaces.Space, values: Any) -> Any:
 
 
 def _length(values: Any) -> int:
-    if isinstance(values, dict):
-        return min(_length(value) for value in values.values())
-    if isinstance(values, tuple):
-        return min(_length(value) for value in values)
-    return len(values)
+    return min(map(len, optree.tree_leaves(values)))

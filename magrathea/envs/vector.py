@@ -1,4 +1,4 @@
-"""Many dreams at once as a Gymnasium vector environment: one session dreams the whole batch, or workers share it."""
+"""Many dreams at once as a Gymnasium vector environment: one session dreams the whole batch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optree
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -17,29 +18,22 @@ from magrathea.envs.dream import (
     dream_metadata,
     fill_settings,
     load_world,
-    picture_of,
+    require_session,
+    step_infos,
 )
-from magrathea.envs.dreams import Dreams
-from magrathea.envs.start import start_from
-from magrathea.envs.workers import DreamWorkers
+from magrathea.envs.start import parse_start
 from magrathea.errors import MagratheaError
 from magrathea.sampler import FillSettings
 from magrathea.session import Session
-from magrathea.spaces import row_of
+from magrathea.spaces import index_batch, picture_of
 from magrathea.world import World
 
 
 class DreamVectorEnv(VectorEnv):
     """``gymnasium.make_vec("magrathea/Dream-v0", num_envs=..., world=...)``: a batch of dreams in one session.
 
-    Row i of a batch seeded with s dreams what a DreamEnv seeded with s + i dreams. ``reset`` takes the options of
+    Dream i of a batch seeded with s dreams what a DreamEnv seeded with s + i dreams. ``reset`` takes the options of
     DreamEnv ("start" may give one number for each dream), and Gymnasium's "reset_mask".
-
-    With ``workers`` the rows are split evenly among so many processes, each with its own session and its share of the
-    machine's cores: faster for large batches. They dream what one process dreams, but for rounding: bit for bit what
-    vector environments of their own numbers of rows and threads dream. As with Gymnasium's AsyncVectorEnv, a script
-    makes such an environment below ``if __name__ == "__main__":``. Ctrl-C while they dream ends them; so does
-    ``close``.
 
     Args:
         world: a World, or a folder, a name of a shipped world or a hub id, loaded onto ``device``.
@@ -49,10 +43,9 @@ class DreamVectorEnv(VectorEnv):
         device: of the world; ignored where a World is given.
         settings: how holes are filled, as FillSettings or as a dict of those fields that differ from the world's own.
         autoreset_mode: Gymnasium's: "NextStep", "SameStep" or "Disabled".
-        workers: number of processes; 1 is this one.
 
     Raises:
-        MagratheaError: for a world that cannot be loaded, arguments that make no sense, or a worker that ended.
+        MagratheaError: for a world that cannot be loaded, arguments that make no sense.
     """
 
     def __init__(
@@ -65,7 +58,6 @@ class DreamVectorEnv(VectorEnv):
         device: str = "cpu",
         settings: FillSettings | Mapping[str, Any] | None = None,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
-        workers: int = 1,
     ) -> None:
         if num_envs < 1:
             raise MagratheaError(f"num_envs is {num_envs}; a vector environment needs at least 1.")
@@ -80,23 +72,15 @@ class DreamVectorEnv(VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.settings = fill_settings(self.world, settings)
-        self._dreams: Dreams | DreamWorkers = (
-            Dreams(self.world, num_envs, self.settings)
-            if workers == 1
-            else DreamWorkers(self.world, num_envs, self.settings, workers)
-        )
+        self._session: Session | None = None
         self._generators: list[np.random.Generator] = [seeding.np_random()[0] for _ in range(num_envs)]
         self._num_steps = np.zeros(num_envs, np.int64)
         self._ended = np.zeros(num_envs, bool)
 
     @property
     def session(self) -> Session:
-        """The running batch of dreams; raises MagratheaError before the first reset, and where workers hold it."""
-        if isinstance(self._dreams, DreamWorkers):
-            raise MagratheaError(
-                "Workers hold a session each; make the environment with workers=1 to have its session."
-            )
-        return self._dreams.session
+        """The running batch of dreams; raises MagratheaError before the first reset."""
+        return require_session(self._session)
 
     def reset(
         self,
@@ -110,10 +94,10 @@ class DreamVectorEnv(VectorEnv):
         seeds = self._seeds(seed)
         if isinstance(seed, int):
             super().reset(seed=seed)
-        for row in np.flatnonzero(env_mask):
-            if seeds[row] is not None:
-                self._generators[row] = seeding.np_random(seeds[row])[0]
-        self._reset_rows(env_mask, seeds, start_from(self.world, options))
+        for index in np.flatnonzero(env_mask):
+            if seeds[index] is not None:
+                self._generators[index] = seeding.np_random(seeds[index])[0]
+        self._reset_dreams(env_mask, seeds, parse_start(self.world, options))
         infos = {"num_passes": np.zeros(self.num_envs, np.int64), "uncertainty": np.zeros(self.num_envs, np.float32)}
         return self._observations(), _with_masks(infos, env_mask)
 
@@ -126,13 +110,15 @@ class DreamVectorEnv(VectorEnv):
         if not self.action_space.contains(actions):
             raise MagratheaError(f"Actions {actions!r} are not in {self.action_space}; give {self.num_envs} that are.")
         if self.autoreset_mode is AutoresetMode.DISABLED and self._ended.any():
-            rows = np.flatnonzero(self._ended).tolist()
-            raise MagratheaError(f"Dreams {rows} have ended; reset them with options={{'reset_mask': mask}}.")
+            ended = np.flatnonzero(self._ended).tolist()
+            raise MagratheaError(f"Dreams {ended} have ended; reset them with options={{'reset_mask': mask}}.")
         restarted = self._ended.copy()
-        rewards, terminated, infos = self._dreams.step(actions)  # ended rows dream on, and are reset right after
+        result = self.session.step(actions)  # ended dreams go on, and are reset right after
+        rewards, terminated = np.array(result.reward, np.float64), np.array(result.terminated, bool)
+        infos = step_infos(result)
         self._num_steps += 1
         if restarted.any():
-            self._reset_rows(restarted)
+            self._reset_dreams(restarted)
             rewards[restarted], terminated[restarted] = 0.0, False
             infos["num_passes"][restarted], infos["uncertainty"][restarted] = 0, 0.0
         truncated = self._truncations(terminated)
@@ -140,32 +126,31 @@ class DreamVectorEnv(VectorEnv):
         infos = _with_masks(infos, np.ones(self.num_envs, bool))
         if self.autoreset_mode is AutoresetMode.SAME_STEP and self._ended.any():
             infos |= self._final_infos(infos)
-            self._reset_rows(self._ended.copy())
+            self._reset_dreams(self._ended.copy())
         return self._observations(), rewards, terminated, truncated, infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """The current pictures, each uint8 (rows, columns, 3), in render mode "rgb_array"."""
         if self.render_mode is None:
             return None
-        space, observations = self.single_observation_space, self._dreams.observation
-        return tuple(picture_of(space, row_of(observations, row)) for row in range(self.num_envs))
+        space, observations = self.single_observation_space, self.session.observation
+        return tuple(picture_of(space, index_batch(observations, index)) for index in range(self.num_envs))
 
-    def close_extras(self, **kwargs: Any) -> None:
-        """End the workers."""
-        self._dreams.close()
-
-    def _reset_rows(self, env_mask: np.ndarray, seeds: Sequence[int | None] | None = None, start: Any = None) -> None:
+    def _reset_dreams(self, env_mask: np.ndarray, seeds: Sequence[int | None] | None = None, start: Any = None) -> None:
         """Restart some dreams, each by its given seed or by the next number of its own generator."""
         seeds = seeds or [None] * self.num_envs
         chosen = [
-            int(self._generators[row].integers(MAX_SEED)) if seed is None and env_mask[row] else int(seed or 0)
-            for row, seed in enumerate(seeds)
+            int(self._generators[index].integers(MAX_SEED)) if seed is None and env_mask[index] else int(seed or 0)
+            for index, seed in enumerate(seeds)
         ]
-        self._dreams.reset(env_mask, chosen, start)
+        if self._session is None:
+            self._session = Session(self.world, self.num_envs, seed=chosen, start=start, settings=self.settings)
+        else:
+            self._session.reset(env_mask, seed=chosen, start=start)
         self._num_steps[env_mask], self._ended[env_mask] = 0, False
 
     def _observations(self) -> Any:
-        return _copied(self._dreams.observation)
+        return optree.tree_map(np.array, self.session.observation)
 
     def _truncations(self, terminated: np.ndarray) -> np.ndarray:
         if self.max_episode_steps is None:
@@ -175,8 +160,8 @@ class DreamVectorEnv(VectorEnv):
     def _final_infos(self, infos: dict[str, Any]) -> dict[str, Any]:
         """What dreams that have just ended saw last, as Gymnasium's SAME_STEP mode gives it."""
         final_obs = np.full(self.num_envs, None, dtype=object)
-        for row in np.flatnonzero(self._ended):
-            final_obs[row] = row_of(self._dreams.observation, int(row))
+        for index in np.flatnonzero(self._ended):
+            final_obs[index] = index_batch(self.session.observation, int(index))
         final_info = _with_masks({key: infos[key].copy() for key in ("num_passes", "uncertainty")}, self._ended.copy())
         return _with_masks({"final_obs": final_obs, "final_info": final_info}, self._ended.copy())
 
@@ -184,7 +169,7 @@ class DreamVectorEnv(VectorEnv):
         if seed is None:
             return [None] * self.num_envs
         if isinstance(seed, (int, np.integer)):
-            return [int(seed) + row for row in range(self.num_envs)]
+            return [int(seed) + index for index in range(self.num_envs)]
         if len(seed) != self.num_envs:
             raise MagratheaError(f"Got {len(seed)} seeds for {self.num_envs} dreams; give one for each.")
         return list(seed)
@@ -199,13 +184,5 @@ class DreamVectorEnv(VectorEnv):
 
 
 def _with_masks(infos: dict[str, Any], env_mask: np.ndarray) -> dict[str, Any]:
-    """Infos with Gymnasium's "_key" arrays, which say for which rows a key holds."""
+    """Infos with Gymnasium's "_key" arrays, which say for which dreams a key holds."""
     return infos | {f"_{key}": env_mask.copy() for key in infos}
-
-
-def _copied(values: Any) -> Any:
-    if isinstance(values, Mapping):
-        return {key: _copied(part) for key, part in values.items()}
-    if isinstance(values, tuple):
-        return tuple(_copied(part) for part in values)
-    return np.array(values)

@@ -44,13 +44,13 @@ class SegmentBatch:
     def predict(self, world: World, hole_mask: Tensor, prompt: Tensor | None = None) -> dict[str, Tensor]:
         """For each slot the logits (B, C, its tokens, its vocabulary) at the predicted steps, with what the memory
         recalls; hole_mask broadcasts to (B, C, N)."""
-        recalled = self.recalled.under(hole_mask, world.layout)
+        recalled = self.recalled.select_known_action(hole_mask, world.layout)
         return world.predict_segment(self.tokens, hole_mask, self.first, prompt, recalled, self.earlier)
 
     def of(self, rows: slice) -> SegmentBatch:
         """Some of the segments."""
         earlier = None if self.earlier is None else self.earlier[rows]
-        recalled = self.recalled.each(lambda part: part[rows])
+        recalled = self.recalled.map(lambda part: part[rows])
         parts = (self.episodes[rows], self.steps[rows], self.valid[rows])
         return SegmentBatch(self.tokens[rows], self.first, *parts, recalled, earlier)
 
@@ -102,17 +102,9 @@ def gather_segments(recordings: Sequence[Lived], first: int, group: list[tuple[i
         np.array([episode for episode, _ in group]),
         steps[:, first:],
         valid[:, first:],
-        _stacked([recording.recall(rows[first:]) for recording, rows in parts]),
+        MemoryReadout.stack([recording.recall(rows[first:]) for recording, rows in parts]),
         torch.from_numpy(np.stack([recording.before(rows[0], EARLIER) for recording, rows in parts])),
     )
-
-
-def _stacked(recalled: list[MemoryReadout]) -> MemoryReadout:
-    """(C, ...) of each segment -> (B, C, ...)"""
-    given = {
-        name: [getattr(each, name) for each in recalled] for name, part in vars(recalled[0]).items() if part is not None
-    }
-    return MemoryReadout(**{name: torch.stack(parts) for name, parts in given.items()})
 
 
 @torch.inference_mode()
@@ -120,9 +112,9 @@ def fill_batch(world: World, batch: SegmentBatch, settings: FillSettings, genera
     """Fill the one step of each segment of a batch: tokens (B, N), confidence (B, N), passes (B,)."""
     holes = masks.forward_dynamics(world.layout).expand(len(batch.episodes), -1)
     device = world.device
-    recalled = batch.recalled.under(holes[:, None], world.layout).each(lambda part: part.to(device))
+    recalled = batch.recalled.select_known_action(holes[:, None], world.layout).map(lambda part: part.to(device))
     earlier = None if batch.earlier is None else batch.earlier.to(device)
-    whole = world.model.segment(batch.tokens.to(device), batch.first, recalled=recalled, earlier=earlier)
+    whole = world.model.segment_cache(batch.tokens.to(device), batch.first, readout=recalled, earlier=earlier)
     time = torch.full((len(holes), 1), batch.first, device=device)
 
     def predict(now: Tensor, open_holes: Tensor, rows: Tensor | None) -> dict[str, Tensor]:

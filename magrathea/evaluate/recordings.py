@@ -12,7 +12,7 @@ import torch
 from magrathea.data import Dataset, Episode
 from magrathea.errors import MagratheaError
 from magrathea.memory import EpisodeReadout, MemoryReadout
-from magrathea.world import World, absent_tokens
+from magrathea.world import World
 
 
 @dataclass(kw_only=True)
@@ -28,15 +28,14 @@ class Lived:
     def of(cls, world: World, tokens: np.ndarray) -> Lived:
         """Of steps (T + 1, N)."""
         recalled = world.read_episode(torch.from_numpy(tokens))
-        return cls(tokens=tokens, absent=absent_tokens(world.layout).numpy(), recalled=recalled)
+        return cls(tokens=tokens, absent=world.layout.absent_tokens.numpy(), recalled=recalled)
 
     def recall(self, steps: np.ndarray) -> MemoryReadout:
         """What is recalled at some steps (C,), without and with the action: (C, 2, ...)."""
-        recalled = {name: None if part is None else part[steps] for name, part in vars(self.recalled).items()}
-        sources = recalled.pop("sources")
-        return MemoryReadout(
-            **recalled, steps=None if sources is None else torch.from_numpy(self._steps(sources.numpy()))
-        )
+        read = self.recalled
+        predicted = {name: part[steps] for name, part in read.predicted_tokens.items()}
+        sources = None if read.sources is None else torch.from_numpy(self._steps(read.sources[steps].numpy()))
+        return MemoryReadout(predicted, sources, features=None if read.features is None else read.features[steps])
 
     def before(self, step: int, num_steps: int) -> np.ndarray:
         """The tokens (num_steps, N) of so many steps before one."""

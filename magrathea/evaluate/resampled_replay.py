@@ -19,7 +19,7 @@ from magrathea.data.recorder import plain_action
 from magrathea.errors import MagratheaError
 from magrathea.evaluate.recordings import Budget, Recording
 from magrathea.evaluate.rollouts import Rollouts
-from magrathea.spaces import row_of
+from magrathea.spaces import index_batch
 from magrathea.world import World
 
 
@@ -66,8 +66,8 @@ def _returned_to(env: gymnasium.Env, episode: Episode, start: int) -> bool:
     """Play an episode again up to a step; whether it shows the same."""
     observation, _ = env.reset(seed=episode.seed)
     for step in range(start):
-        observation, *_ = env.step(plain_action(env.action_space, row_of(episode.action, step)))
-    return _same(observation, row_of(episode.observation, start))
+        observation, *_ = env.step(plain_action(env.action_space, index_batch(episode.action, step)))
+    return _same(observation, index_batch(episode.observation, start))
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -80,9 +80,9 @@ def _same(one: Any, other: Any) -> bool:
 
 def _go_on(world: World, env: gymnasium.Env, episode: Episode, start: int, horizon: int) -> np.ndarray:
     """The tokens (up to H, N) of the steps that the recorded actions lead to."""
-    steps, first = [], row_of(episode.observation, start)
+    steps, first = [], index_batch(episode.observation, start)
     for step in range(start, min(start + horizon, len(episode))):
-        action = row_of(episode.action, step)
+        action = index_batch(episode.action, step)
         observation, reward, terminated, truncated, _ = env.step(plain_action(env.action_space, action))
         steps.append((observation, action, reward, terminated))
         if terminated or truncated:

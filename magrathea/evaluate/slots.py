@@ -16,7 +16,7 @@ from magrathea.world import World
 def picture_slot(world: World) -> Slot | None:
     """The first observation slot that holds pictures (rows, columns, channels) of uint8, if there is one."""
     for slot in world.layout.of_role("observation"):
-        if slot in world.layout.lights:
+        if not slot.is_grid:
             continue
         space = slot_tokenizer(world, slot).space
         shape = getattr(space, "shape", None) or ()

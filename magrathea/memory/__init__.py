@@ -2,7 +2,7 @@
 
 from magrathea import plugins
 from magrathea.errors import MagratheaError
-from magrathea.interfaces import NUM_FEATURES, EpisodeReadout, Memory, MemoryReadout, MemorySpec, Part, Recurrence
+from magrathea.interfaces import NUM_FEATURES, EpisodeReadout, Memory, MemoryReadout, MemorySpec, Recurrence
 from magrathea.memory.combined import combination
 from magrathea.memory.cycle_clock import CycleClockSpec
 from magrathea.memory.pose_retrieval import PoseRetrievalSpec
@@ -19,7 +19,6 @@ __all__ = [
     "Memory",
     "MemoryReadout",
     "MemorySpec",
-    "Part",
     "PoseRetrievalSpec",
     "Recurrence",
     "RecurrentSpec",
@@ -42,7 +41,7 @@ MEMORIES: dict[str, type[MemorySpec]] = {
 }
 
 
-def memory_spec(name: str) -> type[MemorySpec]:
+def memory_class(name: str) -> type[MemorySpec]:
     """A memory of Magrathea's own, or one that another package offers as entry point of `magrathea.memories`; with a
     size behind it where it has one ("retrieval:256"), and several joined by "+" ("places+recurrent")."""
     kinds = {part: _kind(part) for part in name.split("+")}
@@ -60,7 +59,7 @@ def of_size(name: str, size: int) -> str:
 
 
 def _can_be_of_any_size(kind: type[MemorySpec]) -> bool:
-    return hasattr(kind, "size") and "state" not in kind.recalls
+    return hasattr(kind, "size") and not issubclass(kind, RecurrentSpec)
 
 
 def _kind(name: str) -> type[MemorySpec]:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from magrathea.errors import MagratheaError
-from magrathea.interfaces import EpisodeReadout, Memory, MemoryReadout, MemorySpec, Part, Recurrence
+from magrathea.interfaces import EpisodeReadout, Memory, MemoryOutputs, MemoryReadout, MemorySpec, Recurrence
 from magrathea.layout import Layout
 from magrathea.model.config import ModelConfig
 
@@ -19,13 +19,30 @@ from magrathea.model.config import ModelConfig
 class CombinedSpec:
     """What several memories know. Each class of it has its own kinds; see `combination`."""
 
-    recalls: ClassVar[tuple[Part, ...]]
     kinds: ClassVar[dict[str, type[MemorySpec]]]
 
     parts: dict[str, MemorySpec]
 
     @classmethod
+    def outputs(cls, layout: Layout) -> MemoryOutputs:
+        """What all of them give; raises MagratheaError where two of them give the same."""
+        giver: dict[str, str] = {}
+        each = {name: kind.outputs(layout) for name, kind in cls.kinds.items()}
+        for name, outputs in each.items():
+            for output in outputs.names():
+                if output in giver:
+                    raise MagratheaError(
+                        f"Memories '{giver[output]}' and '{name}' both give '{output}'; choose one of them."
+                    )
+                giver[output] = name
+        return MemoryOutputs(
+            slots=tuple(slot for outputs in each.values() for slot in outputs.slots),
+            **{name: name in giver for name in ("steps", "state", "features")},
+        )
+
+    @classmethod
     def fit(cls, layout: Layout, episodes: Iterable[Tensor]) -> CombinedSpec:
+        cls.outputs(layout)
         episodes = list(episodes)
         return cls({name: kind.fit(layout, episodes) for name, kind in cls.kinds.items()})
 
@@ -35,8 +52,8 @@ class CombinedSpec:
 
     @classmethod
     def recurrence(cls, config: ModelConfig, layout: Layout) -> Recurrence | None:
-        made = [kind.recurrence(config, layout) for kind in cls.kinds.values() if "state" in kind.recalls]
-        return made[0] if made else None
+        made = (kind.recurrence(config, layout) for kind in cls.kinds.values())
+        return next((recurrence for recurrence in made if recurrence is not None), None)
 
     def tensors(self) -> dict[str, Tensor]:
         return _named({name: part.tensors() for name, part in self.parts.items()})
@@ -45,8 +62,13 @@ class CombinedSpec:
         return CombinedMemory({name: part.new(batch_size, model) for name, part in self.parts.items()})
 
     def read_episode(self, tokens: Tensor, window: int) -> EpisodeReadout:
-        recorded = [vars(part.read_episode(tokens, window)) for part in self.parts.values()]
-        return EpisodeReadout(**{name: part for each in recorded for name, part in each.items() if part is not None})
+        readouts = [part.read_episode(tokens, window) for part in self.parts.values()]
+        predicted = {slot: part for readout in readouts for slot, part in readout.predicted_tokens.items()}
+        rest = {
+            name: next((getattr(readout, name) for readout in readouts if getattr(readout, name) is not None), None)
+            for name in ("sources", "features")
+        }
+        return EpisodeReadout(predicted, **rest)
 
 
 class CombinedMemory:
@@ -60,7 +82,7 @@ class CombinedMemory:
             part.write(tokens, encodings, rows)
 
     def read(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> MemoryReadout:
-        return reduce(MemoryReadout.beside, (part.read(tokens, hole_mask, rows) for part in self.parts.values()))
+        return reduce(MemoryReadout.merge, (part.read(tokens, hole_mask, rows) for part in self.parts.values()))
 
     def reset(self, env_mask: Tensor | None = None) -> None:
         for part in self.parts.values():
@@ -75,15 +97,8 @@ class CombinedMemory:
 
 
 def combination(kinds: dict[str, type[MemorySpec]]) -> type[CombinedSpec]:
-    """The class of memories that are of these kinds, by their names; raises MagratheaError where two of them give the
-    same part of what is recalled."""
-    given: dict[Part, str] = {}
-    for name, kind in kinds.items():
-        for part in kind.recalls:
-            if part in given:
-                raise MagratheaError(f"Memories '{given[part]}' and '{name}' both recall a {part}; choose one of them.")
-            given[part] = name
-    return type("Combined", (CombinedSpec,), {"recalls": tuple(given), "kinds": kinds})
+    """The class of memories that are of these kinds, by their names."""
+    return type("CombinedSpec", (CombinedSpec,), {"kinds": kinds})
 
 
 def _named(parts: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from magrathea.errors import MagratheaError
-from magrathea.interfaces import NUM_FEATURES, EpisodeReadout, MemoryReadout, Part, rows_of
-from magrathea.layout import Layout
+from magrathea.interfaces import NUM_FEATURES, EpisodeReadout, MemoryOutputs, MemoryReadout
+from magrathea.layout import Layout, Slot
+from magrathea.memory.base import reset_indices
 from magrathea.memory.cycle import Cycle, find_cycle
 from magrathea.model.config import ModelConfig
 
@@ -31,8 +32,6 @@ SLIPS = 1e-5  # chance that the world is not where a step should have led it
 class CycleClockSpec:
     """What a memory of the hour knows before anything has happened: the cycle."""
 
-    recalls: ClassVar[tuple[Part, ...]] = ("features", "light")
-
     layout: Layout
     cycle: Cycle
 
@@ -40,12 +39,8 @@ class CycleClockSpec:
     def fit(cls, layout: Layout, episodes: Iterable[Tensor]) -> CycleClockSpec:
         """Learn from the tokens (T, N) of recorded episodes, each from its beginning; raises MagratheaError where they
         show no cycle."""
-        if not layout.lights:
-            raise MagratheaError(
-                "This world's pictures have no light of their own to tell the hour by: use the image tokenizer "
-                "'lit_patch', or leave out the memory 'clock'."
-            )
-        return cls(layout, find_cycle([lights_of(tokens, layout) for tokens in episodes], layout.lights[0].absent + 1))
+        num_values = illumination_slot(layout).absent + 1
+        return cls(layout, find_cycle([illumination_of(tokens, layout) for tokens in episodes], num_values))
 
     @classmethod
     def from_tensors(cls, layout: Layout, tensors: dict[str, Tensor]) -> CycleClockSpec:
@@ -54,6 +49,10 @@ class CycleClockSpec:
                 "This world's clock is another version's, which read no lights: train the world again."
             )
         return cls(layout, Cycle(**{name: tensor.numpy() for name, tensor in tensors.items()}))
+
+    @classmethod
+    def outputs(cls, layout: Layout) -> MemoryOutputs:
+        return MemoryOutputs(slots=(illumination_slot(layout).name,), features=True)
 
     @classmethod
     def recurrence(cls, config: ModelConfig, layout: Layout) -> None:
@@ -80,7 +79,7 @@ class CycleClockMemory:
 
     def __init__(self, clock: CycleClockSpec, batch_size: int) -> None:
         self.cycle, self.batch_size = clock.cycle, batch_size
-        self.layout = clock.layout
+        self.layout, self._slot = clock.layout, illumination_slot(clock.layout)
         angles = 2 * np.pi / len(self.cycle.usual) * np.arange(len(self.cycle.usual))
         waves = [wave(k * angles) for k in range(1, HARMONICS + 1) for wave in (np.cos, np.sin)]
         self._waves = np.stack(waves)
@@ -90,19 +89,21 @@ class CycleClockMemory:
         if env_mask is None:
             self._hours = np.tile(self.cycle.usual, (self.batch_size, 1))
             self._lights = np.zeros(self.batch_size, np.int64)
-        rows = rows_of(env_mask, self.batch_size)
-        self._hours[rows], self._lights[rows] = self.cycle.usual, self.layout.lights[0].absent
+        rows = reset_indices(env_mask, self.batch_size)
+        self._hours[rows], self._lights[rows] = self.cycle.usual, self._slot.absent
 
     def write(self, tokens: Tensor, encodings: Tensor, rows: Sequence[int]) -> None:
         """Steps (R, N) of these rows are final."""
-        for row, light in zip(rows, lights_of(tokens, self.layout).tolist(), strict=True):
+        for row, light in zip(rows, illumination_of(tokens, self.layout).tolist(), strict=True):
             hours = self._hours[row] * self.cycle.likelihoods(light)
             hours = np.roll(hours / hours.sum(), 1)
             self._hours[row], self._lights[row] = (1 - SLIPS) * hours + SLIPS * self.cycle.usual, light
 
     def read(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> MemoryReadout:
         lights = torch.tensor([[self.light(row)] for row in rows])
-        return MemoryReadout(light=lights, features=torch.from_numpy(np.stack([self.features(row) for row in rows])))
+        return MemoryReadout(
+            {self._slot.name: lights}, features=torch.from_numpy(np.stack([self.features(row) for row in rows]))
+        )
 
     def light(self, row: int) -> int:
         """The light in which a world's next step will be seen, most likely."""
@@ -119,6 +120,17 @@ class CycleClockMemory:
         self._hours[row], self._lights[row] = state["hours"].numpy(), int(state["light"])
 
 
-def lights_of(tokens: Tensor, layout: Layout) -> np.ndarray:
-    """Steps (S, N) -> the lights (S,) in which they are seen."""
-    return tokens.numpy()[:, layout.span(layout.lights[0].name).start]
+def illumination_slot(layout: Layout) -> Slot:
+    """The slot of the illumination token; raises MagratheaError where the layout has none."""
+    slots = [slot for slot in layout.of_role("observation") if slot.name.endswith("/light")]
+    if not slots:
+        raise MagratheaError(
+            "This world's pictures have no illumination token to tell the time of the cycle by: use the image "
+            "tokenizer 'lit_patch', or leave out the memory 'cycle_clock'."
+        )
+    return slots[0]
+
+
+def illumination_of(tokens: Tensor, layout: Layout) -> np.ndarray:
+    """Steps (S, N) -> their illumination tokens (S,)."""
+    return tokens.numpy()[:, layout.span(illumination_slot(layout).name).start]

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from magrathea.interfaces import EpisodeReadout, MemoryReadout, Part, rows_of
+from magrathea.interfaces import EpisodeReadout, MemoryOutputs, MemoryReadout
 from magrathea.layout import Layout
+from magrathea.memory.base import reset_indices
 from magrathea.model.config import ModelConfig
 
 NUM_RECALLED = 2  # K
@@ -138,13 +139,16 @@ class EpisodicBuffer(ABC):
 class EpisodicSpec(ABC):
     """A kind of memory whose worlds have trails."""
 
-    recalls: ClassVar[tuple[Part, ...]] = ("steps",)
     size: ClassVar[int] = 16384  # most entries
     layout: Layout
 
     @abstractmethod
     def trail(self, window: int) -> EpisodicBuffer:
         """An empty one."""
+
+    @classmethod
+    def outputs(cls, layout: Layout) -> MemoryOutputs:
+        return MemoryOutputs(steps=True)
 
     @classmethod
     def recurrence(cls, config: ModelConfig, layout: Layout) -> None:
@@ -191,7 +195,7 @@ class EpisodicMemory:
         return MemoryReadout(steps=torch.from_numpy(steps))
 
     def reset(self, env_mask: Tensor | None = None) -> None:
-        for row in rows_of(env_mask, len(self.trails)):
+        for row in reset_indices(env_mask, len(self.trails)):
             self.trails[row] = self.kind.trail(self.window)
 
     def state_dict(self, row: int) -> dict[str, Tensor]:

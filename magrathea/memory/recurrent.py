@@ -21,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magrathea.interfaces import EpisodeReadout, MemoryReadout, Part, Recurrence, rows_of
+from magrathea.interfaces import EpisodeReadout, MemoryOutputs, MemoryReadout, Recurrence
 from magrathea.layout import Layout
+from magrathea.memory.base import reset_indices
 from magrathea.model.config import HEAD_WIDTH, ModelConfig
 from magrathea.model.layers import Linear, norm
 
@@ -118,8 +119,11 @@ def _changed(matrix: Tensor, keys: Tensor, fade: Tensor, added: Tensor, removed:
 class RecurrentSpec:
     """Knows nothing by itself: its recurrence is learned with the model."""
 
-    recalls: ClassVar[tuple[Part, ...]] = ("state",)
     size: ClassVar[int] = 48  # numbers of a key
+
+    @classmethod
+    def outputs(cls, layout: Layout) -> MemoryOutputs:
+        return MemoryOutputs(state=True)
 
     @classmethod
     def fit(cls, layout: Layout, episodes: Iterable[Tensor]) -> RecurrentSpec:
@@ -158,7 +162,7 @@ class RecurrentMemory:
         return MemoryReadout(state=torch.stack([self._states[row] for row in rows]))
 
     def reset(self, env_mask: Tensor | None = None) -> None:
-        for row in rows_of(env_mask, len(self._states)):
+        for row in reset_indices(env_mask, len(self._states)):
             self._states[row] = self.recurrence.empty()
 
     def state_dict(self, row: int) -> dict[str, Tensor]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
-from magrathea.interfaces import EpisodeReadout, MemoryReadout, Part
+from magrathea.interfaces import EpisodeReadout, MemoryOutputs, MemoryReadout
 from magrathea.layout import Layout
 from magrathea.model.config import ModelConfig
 
@@ -15,7 +15,9 @@ from magrathea.model.config import ModelConfig
 class WindowSpec:
     """Knows nothing, keeps nothing: what is older than the model's window is forgotten."""
 
-    recalls: ClassVar[tuple[Part, ...]] = ()
+    @classmethod
+    def outputs(cls, layout: Layout) -> MemoryOutputs:
+        return MemoryOutputs()
 
     @classmethod
     def fit(cls, layout: Layout, episodes: Iterable[Tensor]) -> WindowSpec:

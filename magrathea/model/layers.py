@@ -1,42 +1,50 @@
-"""The transformer's parts: rotary positions over (time, row, column), attention, feed-forward."""
+"""The layers that the transformer is made of: attention and feed-forward, the embedding of a step, and its output head.
+
+N tokens of a step, P positions of a step, D width, H heads, 48 width of a head, E width of one token among those that
+share a position, V vocabulary of a slot, C cells of a picture.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from magrathea.layout import Layout
+from magrathea.interfaces import MemoryOutputs, MemoryReadout
+from magrathea.layout import Layout, Slot
 from magrathea.model.config import HEAD_WIDTH
 
 TIME_PERIOD = 64  # steps after which a rotary time repeats, exactly: a world can run for ever
-# Pairs of numbers turn; a third of them for each axis. Each axis keeps two still pairs, so that a head can also
-# look for what a token is, wherever and whenever it is.
-_TIME_TURNS = (0, 0, 1, 3, 6, 11, 19, 29)  # whole turns in TIME_PERIOD steps
+# Pairs of numbers rotate; a third of them for each axis. Each axis keeps two pairs that do not, so that a head can also
+# attend by content, wherever and whenever it is.
+_TIME_FREQUENCIES = (0, 0, 1, 3, 6, 11, 19, 29)  # whole turns in TIME_PERIOD steps
 _SPACE_ANGLES = (0.0, 0.0, 2.2, 1.4, 0.9, 0.5, 0.25, 0.12)  # radians for each row or column
 
 
+# -- attention and feed-forward ---------------------------------------------------------------------------------------
 class RotaryPositions(nn.Module):
-    """Turns for the queries and keys of a step's positions (Su et al. 2021, over three axes)."""
+    """Rotations for the queries and keys of a step's positions (Su et al. 2021), over the axes time, row and column."""
 
-    time_turns: Tensor
-    space_turns: Tensor
+    time_rotations: Tensor
+    space_rotations: Tensor
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()
-        turns = torch.arange(TIME_PERIOD, dtype=torch.float64)[:, None] * torch.tensor(_TIME_TURNS)
+        turns = torch.arange(TIME_PERIOD, dtype=torch.float64)[:, None] * torch.tensor(_TIME_FREQUENCIES)
         angles = torch.tensor(_SPACE_ANGLES, dtype=torch.float64)
-        rows, columns = (places[:, None] * angles for places in _coordinates(layout).unbind(-1))
-        self.register_buffer("time_turns", _cos_sin(turns * (2 * math.pi / TIME_PERIOD)), persistent=False)
-        self.register_buffer("space_turns", _cos_sin(torch.cat([rows, columns], dim=-1)), persistent=False)
+        rows, columns = (coordinate[:, None] * angles for coordinate in _coordinates(layout).unbind(-1))
+        self.register_buffer("time_rotations", _cos_sin(turns * (2 * math.pi / TIME_PERIOD)), persistent=False)
+        self.register_buffer("space_rotations", _cos_sin(torch.cat([rows, columns], dim=-1)), persistent=False)
 
-    def forward(self, time: Tensor) -> Tensor:
-        """time (...,) whole steps -> cosines and sines (2, ..., 1, P, 24), for `apply_rotary`."""
-        when = self.time_turns[:, time % TIME_PERIOD].unsqueeze(-2)  # (2, ..., 1, 8)
-        num_positions, num_pairs = self.space_turns.shape[1:]
-        where = self.space_turns.view(2, *[1] * time.ndim, num_positions, num_pairs)
+    def forward(self, time: Int[Tensor, "*steps"]) -> Float[Tensor, "2 *steps 1 P half"]:
+        """Whole steps -> cosines and sines, for `apply_rotary`."""
+        when = self.time_rotations[:, time % TIME_PERIOD].unsqueeze(-2)  # (2, ..., 1, 8)
+        num_positions, num_pairs = self.space_rotations.shape[1:]
+        where = self.space_rotations.view(2, *[1] * time.ndim, num_positions, num_pairs)
         shape = (2, *time.shape, num_positions)
         return torch.cat([when.expand(*shape, -1), where.expand(*shape, -1)], dim=-1).unsqueeze(-3)
 
@@ -47,7 +55,7 @@ def _cos_sin(angles: Tensor) -> Tensor:
 
 
 def _coordinates(layout: Layout) -> Tensor:
-    """(P, 2) row and column of every position; a slot of one token stands in the middle of nowhere, at (0, 0)."""
+    """(P, 2) row and column of every position; (0, 0) for a slot of one token."""
     places = [
         torch.cartesian_prod(torch.arange(rows, dtype=torch.float64), torch.arange(columns, dtype=torch.float64))
         for rows, columns in (slot.position_grid for slot in layout.slots)
@@ -55,9 +63,9 @@ def _coordinates(layout: Layout) -> Tensor:
     return torch.cat([place.reshape(-1, 2) for place in places])
 
 
-def apply_rotary(x: Tensor, turns: Tensor) -> Tensor:
-    """Rotate queries or keys (..., H, P, 48), number i with number i + 24, by turns (2, ..., 1, P, 24)."""
-    cos, sin = turns.to(x.dtype)
+def apply_rotary(x: Float[Tensor, "*n 48"], rotations: Float[Tensor, "2 *m 24"]) -> Float[Tensor, "*n 48"]:
+    """Rotate queries or keys (..., H, P, 48), number i with number i + 24, by rotations (2, ..., 1, P, 24)."""
+    cos, sin = rotations.to(x.dtype)
     left, right = x.chunk(2, dim=-1)
     return torch.cat([torch.addcmul(left * cos, right, sin, value=-1), torch.addcmul(left * sin, right, cos)], dim=-1)
 
@@ -75,13 +83,13 @@ class Linear(nn.Linear):
         super().__init__(num_in, num_out, bias=False)
         nn.init.normal_(self.weight, std=scale * num_in**-0.5)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Float[Tensor, "*n I"]) -> Float[Tensor, "*n O"]:
         rows = input.flatten(0, -2)  # as one matrix, or PyTorch multiplies frozen weights in another order
         return F.linear(rows, self.weight.to(input.dtype)).view(*input.shape[:-1], self.out_features)
 
 
 class Attention(nn.Module):
-    """Attention of a step's positions to each other and to past keys and values."""
+    """The projections of attention among a step's positions and to past keys and values."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -90,15 +98,15 @@ class Attention(nn.Module):
         self.queries_keys_values = Linear(width, 3 * width)
         self.out = Linear(width, width, scale=0.2)
 
-    def project(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x (..., P, D) -> queries, keys, values, each (..., H, P, 48)."""
+    def project(self, x: Float[Tensor, "*n P D"], rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Positions -> queries, keys and values, each (..., H, P, 48)."""
         heads = self.queries_keys_values(norm(x)).unflatten(-1, (3, self.num_heads, HEAD_WIDTH))
         heads = heads.movedim(-3, 0).transpose(-2, -3)  # (3, ..., H, P, 48)
-        queries, keys = apply_rotary(norm(heads[:2]), turns.unsqueeze(1))
+        queries, keys = apply_rotary(norm(heads[:2]), rotations.unsqueeze(1))
         return queries * self.logit_scale.to(x.dtype), keys, heads[2]
 
-    def gather(self, attended: Tensor) -> Tensor:
-        """What the heads attended to (..., H, P, 48) -> (..., P, D)."""
+    def merge_heads(self, attended: Float[Tensor, "*n H P 48"]) -> Float[Tensor, "*n P D"]:
+        """What the heads attended to -> positions."""
         return self.out(attended.transpose(-2, -3).flatten(-2))
 
 
@@ -110,5 +118,184 @@ class FeedForward(nn.Module):
         self.up = Linear(width, ratio * width)
         self.down = Linear(ratio * width, width, scale=0.2)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
         return self.down(self.up(norm(x)).relu_().square())
+
+
+# -- tokens to positions ----------------------------------------------------------------------------------------------
+class StepEmbedding(nn.Module):
+    """Tokens with holes -> positions. The tokens of a group are embedded side by side in one position."""
+
+    def __init__(self, layout: Layout, width: int) -> None:
+        super().__init__()
+        self.layout = layout
+        self.tokens = nn.ModuleList()
+        self.merge = nn.ModuleList()
+        for slot in layout.slots:
+            table = nn.Embedding(slot.vocab_size + 2, token_width(slot, width))  # tokens, absent, hole
+            nn.init.normal_(table.weight, std=0.5)
+            self.tokens.append(table)
+            self.merge.append(Linear(width, width) if slot.tokens_per_position > 1 else nn.Identity())
+        self.position = nn.Parameter(torch.randn(layout.num_positions, width) * 0.5)
+
+    def forward(
+        self, tokens: Int[Tensor, "*n N"], hole_mask: Bool[Tensor, "*n N"] | None = None
+    ) -> Float[Tensor, "*n P D"]:
+        """Steps -> their positions; hole_mask True = hole."""
+        parts = []
+        for slot in self.layout.slots:
+            span = self.layout.span(slot.name)
+            known = tokens[..., span]
+            if hole_mask is not None:
+                known = known.masked_fill(hole_mask[..., span], slot.vocab_size + 1)
+            parts.append(self.embed_slot(slot, known))
+        return torch.cat(parts, dim=-2) + self.position
+
+    def embed_slot(self, slot: Slot, tokens: Int[Tensor, "*n C"]) -> Float[Tensor, "*n Q D"]:
+        """The tokens of one slot -> its positions, without the positions' own vectors."""
+        index = self.layout.slots.index(slot)
+        return self.merge[index](self.tokens[index](group_tokens(tokens, slot)).flatten(-2))
+
+
+def token_width(slot: Slot, width: int) -> int:
+    """E: how many of a position's D numbers each of its tokens has."""
+    return width // slot.tokens_per_position
+
+
+def principal_components(values: Tensor, width: int) -> Tensor:
+    """(V, F) -> (V, width) along the directions in which they differ most, with square roots of the singular values."""
+    centred = values.float() - values.float().mean(0)
+    components, sizes, _ = torch.linalg.svd(centred, full_matrices=False)
+    components = (components * sizes.sqrt())[:, :width]
+    return F.pad(components, (0, width - components.shape[1]))
+
+
+def group_tokens(values: Tensor, slot: Slot) -> Tensor:
+    """(..., tokens of the slot) -> (..., positions of the slot, tokens per position); absent beyond the edges."""
+    if slot.tokens_per_position == 1:
+        return values.unsqueeze(-1)
+    (rows, columns), (height, width) = slot.position_grid, slot.group
+    grid = values.unflatten(-1, slot.grid)
+    grid = F.pad(grid, (0, columns * width - slot.grid[1], 0, rows * height - slot.grid[0]), value=slot.absent)
+    grid = grid.unflatten(-1, (columns, width)).unflatten(-3, (rows, height)).transpose(-2, -3)
+    return grid.reshape(*values.shape[:-1], slot.num_positions, slot.tokens_per_position)
+
+
+def ungroup_tokens(values: Tensor, slot: Slot) -> Tensor:
+    """(..., positions of the slot, tokens per position, E) -> (..., tokens of the slot, E)"""
+    if slot.tokens_per_position == 1:
+        return values.squeeze(-2)
+    (rows, columns), (height, width) = slot.position_grid, slot.group
+    grid = values.unflatten(-2, (height, width)).unflatten(-4, (rows, columns)).transpose(-3, -4)
+    grid = grid.reshape(*values.shape[:-3], rows * height, columns * width, values.shape[-1])
+    return grid[..., : slot.grid[0], : slot.grid[1], :].flatten(-3, -2)
+
+
+# -- positions to logits ----------------------------------------------------------------------------------------------
+class StepHead(nn.Module):
+    """Positions -> logits of every slot's tokens.
+
+    Most observation tokens are those of the same place in the previous step, or those that the memory predicts: the
+    copy sources. For each source a token has a copy bias, added to the logit of the source's token, and a copy gate,
+    E numbers that multiply the source token's vector, which is added to the features: a red door that opens stays red.
+    What moves from one place of a picture to another is copied by `PrevFrameAttention`.
+    """
+
+    def __init__(self, layout: Layout, width: int, memory: MemoryOutputs) -> None:
+        super().__init__()
+        self.layout, self.memory_slots = layout, memory.slots
+        self.split = nn.ModuleList(
+            Linear(width, width) if slot.tokens_per_position > 1 else nn.Identity() for slot in layout.slots
+        )
+        self.out = nn.ModuleList(Linear(token_width(slot, width), slot.vocab_size, scale=0.1) for slot in layout.slots)
+        self.copy_bias = nn.ModuleList(
+            Linear(token_width(slot, width), self._num_sources(slot), scale=0.0) if _is_seen(slot) else nn.Identity()
+            for slot in layout.slots
+        )
+        self.copy_vectors = nn.ModuleList(
+            nn.Embedding(slot.vocab_size + 1, token_width(slot, width)) if _is_seen(slot) else nn.Identity()
+            for slot in layout.slots
+        )
+        self.copy_gate = nn.ModuleList(
+            Linear(token_width(slot, width), self._num_sources(slot) * token_width(slot, width), scale=0.0)
+            if _is_seen(slot)
+            else nn.Identity()
+            for slot in layout.slots
+        )
+        self.prev_frame_attention = nn.ModuleList(
+            PrevFrameAttention(slot, token_width(slot, width)) if _is_picture(slot) else nn.Identity()
+            for slot in layout.slots
+        )
+
+    def _num_sources(self, slot: Slot) -> int:
+        return 1 + (slot.name in self.memory_slots)
+
+    def copy_sources(self, previous: Int[Tensor, "*n N"], readout: MemoryReadout) -> list[list[Tensor]]:
+        """For each slot the tokens (..., its tokens) that may be copied: of the previous step, and predicted ones."""
+        sources = [[previous[..., self.layout.span(slot.name)]] if _is_seen(slot) else [] for slot in self.layout.slots]
+        for slot, tokens in zip(self.layout.slots, sources, strict=True):
+            if slot.name in self.memory_slots and slot.name in readout.predicted_tokens:
+                tokens.append(readout.predicted_tokens[slot.name])
+        return sources
+
+    def features(self, x: Float[Tensor, "*n P D"]) -> list[Tensor]:
+        """Positions -> for each slot (..., its tokens, E), ready for its output table."""
+        x, start, features = norm(x), 0, []
+        for slot, split in zip(self.layout.slots, self.split, strict=True):
+            place = split(x[..., start : start + slot.num_positions, :])
+            start += slot.num_positions
+            features.append(ungroup_tokens(place.unflatten(-1, (slot.tokens_per_position, -1)), slot))
+        return features
+
+    def add_prev_frame(self, features: Sequence[Tensor], sources: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """For each slot its features (..., its tokens, E) plus what is attended to in the previous step's picture."""
+        parts = zip(self.layout.slots, features, sources, self.copy_vectors, self.prev_frame_attention, strict=True)
+        return [
+            feature + attention(feature, vectors(source[0]).to(feature.dtype)) if _is_picture(slot) else feature
+            for slot, feature, source, vectors, attention in parts
+        ]
+
+    def logits(self, index: int, features: Float[Tensor, "*n E"], sources: Sequence[Tensor]) -> Float[Tensor, "*n V"]:
+        """Features of tokens of the slot of this index, and the tokens (...) that may be copied -> logits."""
+        if not sources:
+            return self.out[index](features)
+        tokens = torch.stack(list(sources), dim=-1)
+        bias = self.copy_bias[index](features)[..., : len(sources)]
+        gates = self.copy_gate[index](features).unflatten(-1, (-1, features.shape[-1]))[..., : len(sources), :]
+        vectors = self.copy_vectors[index](tokens).to(features.dtype)
+        logits = self.out[index](features + (gates * vectors).sum(dim=-2))
+        present = tokens < logits.shape[-1]
+        return logits.scatter_add_(-1, tokens.clamp(max=logits.shape[-1] - 1), (bias * present).to(logits.dtype))
+
+    def forward(self, x: Float[Tensor, "*n P D"], sources: Sequence[Sequence[Tensor]]) -> dict[str, Tensor]:
+        """Positions, and for each slot its copy sources -> for each slot's name the logits (..., its tokens, V)."""
+        features = self.add_prev_frame(self.features(x), sources)
+        each = enumerate(zip(self.layout.slots, features, sources, strict=True))
+        return {slot.name: self.logits(index, features, copied) for index, (slot, features, copied) in each}
+
+
+def _is_seen(slot: Slot) -> bool:
+    return slot.role == "observation"
+
+
+def _is_picture(slot: Slot) -> bool:
+    return _is_seen(slot) and slot.is_grid
+
+
+class PrevFrameAttention(nn.Module):
+    """What a cell of a picture takes over from another cell of the previous picture: attention to the vectors of its
+    tokens (Vaswani et al. 2017), and a gate for each of their E numbers, all closed at first."""
+
+    def __init__(self, slot: Slot, token_width: int) -> None:
+        super().__init__()
+        self.queries, self.keys = (Linear(token_width, token_width) for _ in range(2))
+        self.query_position, self.key_position = (
+            nn.Parameter(torch.randn(slot.num_tokens, token_width) * 0.5) for _ in range(2)
+        )
+        self.copy_gate = Linear(token_width, token_width, scale=0.0)
+
+    def forward(self, features: Float[Tensor, "*n C E"], vectors: Float[Tensor, "*n C E"]) -> Float[Tensor, "*n C E"]:
+        """Features of cells, and the vectors of what they showed before -> what is added to the features."""
+        queries = self.queries(features) + self.query_position.to(features.dtype)
+        keys = self.keys(vectors) + self.key_position.to(features.dtype)
+        return self.copy_gate(features) * F.scaled_dot_product_attention(queries, keys, vectors)

@@ -15,7 +15,7 @@ import numpy as np
 from magrathea.server.catalog import noop_action
 from magrathea.server.frame import Renderer
 from magrathea.server.protocol import Frame, MirrorHeader, MirrorStatus
-from magrathea.spaces import row_of
+from magrathea.spaces import index_batch
 
 MAX_BEHIND = 500  # actions that the environment may lag behind before it is stopped
 MAX_TRIES = 20  # resets, until an episode is long enough for the warm-up
@@ -141,7 +141,7 @@ class EnvMirror:
             return None
         self.state, self.reason = "on", ""
         assert self._real is not None
-        self._show(self._real.renderer.render(row_of(recording.observation, -1)), 0.0, False)
+        self._show(self._real.renderer.render(index_batch(recording.observation, -1)), 0.0, False)
         self._task = loop.create_task(self._follow())
         steps = (recording.observation, recording.action, recording.reward, recording.terminated)
         return await asyncio.to_thread(self.world.encode_episode, *steps)

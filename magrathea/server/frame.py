@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from magrathea.server.engine import StepOutput
-from magrathea.spaces import row_of
+from magrathea.spaces import index_batch
 
 BAR_HEIGHT, BAR_WIDTH = 48, 8  # pixels, where a space without a picture is drawn as bars
 
@@ -78,7 +78,7 @@ class Renderer:
     def png(self, world: Any, tokens: Any) -> bytes:
         """The observation of a step's tokens (1, N) as a PNG file."""
         buffer = io.BytesIO()
-        Image.fromarray(self.render(row_of(world.decode_observation(tokens), 0))).save(buffer, "PNG")
+        Image.fromarray(self.render(index_batch(world.decode_observation(tokens), 0))).save(buffer, "PNG")
         return buffer.getvalue()
 
 
@@ -126,7 +126,7 @@ def step_frame(output: StepOutput, action: int, renderer: Renderer) -> StepFrame
         uncertainty = np.rint(255 * clipped).astype(np.uint8)
     reward = float(result.reward[index])
     return StepFrame(
-        picture=renderer.render(row_of(result.observation, index)),
+        picture=renderer.render(index_batch(result.observation, index)),
         uncertainty=uncertainty,
         action=action,
         reward=reward if math.isfinite(reward) else 0.0,
@@ -138,6 +138,6 @@ def step_frame(output: StepOutput, action: int, renderer: Renderer) -> StepFrame
 def restored_frame(world: Any, tokens: Any, is_start: bool, renderer: Renderer) -> StepFrame:
     """The frame of the step, tokens (N,), at which a session starts or is restored."""
     return StepFrame(
-        picture=renderer.render(row_of(world.decode_observation(tokens[None]), 0)),
+        picture=renderer.render(index_batch(world.decode_observation(tokens[None]), 0)),
         terminated=not is_start and bool(world.decode_terminated(tokens[None])[0]),
     )

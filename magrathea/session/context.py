@@ -1,9 +1,10 @@
-"""What a session's model knows of the past: a ring of the last W steps, and the memory beyond it.
+"""What the model knows of a session's past: keys and values of the last W steps, and the memory beyond them.
 
-Both are functions of the steps' tokens alone, and are brought up to date when the model is about to be asked. Each
-step is always encoded in the same company, so that a session that was restored, forked or rewound computes bit for
-bit what one that never stopped does: the start of a row by itself, W steps at a time; every later step in a batch of
-all rows, in its own row (where rows step apart from others: of all that step with it).
+Both are functions of the histories' tokens alone, and are brought up to date when the model is about to be asked.
+Floating-point sums depend on the batch that they are computed in, so each step is always encoded in the same batch: the
+start of a world by itself, W steps at a time; every later step in a batch of all worlds (where worlds step apart from
+others: of all that step with it). So a session that was restored, forked or rewound computes bit for bit what one that
+never stopped does.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from magrathea.errors import MagratheaError
-from magrathea.memory import Memory, WindowMemory
+from magrathea.interfaces import Memory
+from magrathea.memory import WindowMemory
 from magrathea.model.kv_cache import Conditioning, KVCache, RingKVCache, SegmentKVCache, StepEncoding
 from magrathea.session.history import History
 from magrathea.session.snapshots import EVERY, MemoryState
@@ -27,13 +30,14 @@ Inference = Literal["cached", "naive"]
 
 
 class DreamContext:
-    """The past of B rows, as the model sees it.
+    """The key/value cache and the memory of B worlds.
 
     Args:
-        histories: of each row; shared with the rows, which append to them.
-        inference: "cached" keeps keys and values in a ring; "naive" makes them anew for every pass.
-        memory: each row's memory, as `state` gave it.
-        num_written: the number of steps that each row's memory has taken in.
+        world: that is dreamt.
+        histories: (B,) shared with the session, which appends to them.
+        inference: "cached" keeps keys and values in a ring; "naive" computes them anew for every pass.
+        memory: (B,) states of the memory.
+        num_in_memory: (B,) how many steps of the history each of those states has taken in.
     """
 
     def __init__(
@@ -42,29 +46,29 @@ class DreamContext:
         histories: list[History],
         inference: Inference,
         memory: Sequence[MemoryState],
-        num_written: Sequence[int],
+        num_in_memory: Sequence[int],
     ) -> None:
         if inference not in get_args(Inference):
             raise MagratheaError(f"Unknown inference '{inference}'; choose 'cached' or 'naive'.")
         self.world, self.histories, self.inference = world, histories, inference
         self._window = world.config.model.window
         self._ring: RingKVCache | None = None
-        self._restore(memory, num_written)
+        self._restore(memory, num_in_memory)
 
-    def _restore(self, memory: Sequence[MemoryState], num_written: Sequence[int], room: int = 0) -> None:
-        """Set the memory's states, with room for more rows. It is made when it is first needed, so that a fork that is
-        only looked at costs nothing."""
-        self._restored, self._num_written = list(memory), list(num_written)
-        self._room = max(room, len(num_written))
+    def _restore(self, memory: Sequence[MemoryState], num_in_memory: Sequence[int], capacity: int = 0) -> None:
+        """Set the memory's states, with room for more worlds. The memory is made when it is first needed, so that a
+        fork that is only looked at costs nothing."""
+        self._restored, self._num_in_memory = list(memory), list(num_in_memory)
+        self._capacity = max(capacity, len(num_in_memory))
         self.__dict__.pop("memory", None)
 
     @cached_property
     def memory(self) -> Memory:
-        """What the model remembers of the steps that were taken in, beyond its window; may have further, empty rows."""
-        memory = self.world.new_memory(self._room)
-        for row, state in enumerate(self._restored):
-            if self._num_written[row]:
-                memory.load_state_dict(row, state)
+        """The memory of the steps that were taken in; may have further, empty worlds behind the batch."""
+        memory = self.world.new_memory(self._capacity)
+        for index, state in enumerate(self._restored):
+            if self._num_in_memory[index]:
+                memory.load_state_dict(index, state)
         return memory
 
     @property
@@ -76,192 +80,193 @@ class DreamContext:
         like = model.past_kv_proj.weight.detach().to(model.compute_dtype)
         return RingKVCache(self.world.config.model, len(self.histories), self.world.layout, like)
 
-    # -- what the model may attend to ---------------------------------------------------------------------------------
-    def recall(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int], prompt: Tensor | None) -> Conditioning:
-        """What the next steps (R, N) with holes of these rows get beside the window: what the memory recalls, and a
-        prompt (1, N)."""
-        recalled = self.memory.read(tokens, hole_mask, rows).each(lambda part: part.to(self.world.device)[:, None])
-        time = torch.tensor([[len(self.histories[row])] for row in rows], device=self.world.device)
-        extra = self.world.model.recalled_steps(recalled.steps, time)
-        if prompt is None:
-            return Conditioning(recalled, extra)
-        return Conditioning(
-            recalled, extra, self.world.model.prompt(prompt.to(self.world.device).expand(len(rows), -1))
-        )
+    # -- what the next step is given ----------------------------------------------------------------------------------
+    def condition(
+        self,
+        tokens: Int[Tensor, "I N"],
+        hole_mask: Bool[Tensor, "I N"],
+        batch_indices: Sequence[int],
+        prompt: Int[Tensor, "1 N"] | None,
+    ) -> Conditioning:
+        """What the next steps with holes of these worlds get beside the window: the memory's readout, and a prompt."""
+        device = self.world.device
+        readout = self.memory.read(tokens, hole_mask, batch_indices).map(lambda part: part.to(device)[:, None])
+        time = torch.tensor([[len(self.histories[index])] for index in batch_indices], device=device)
+        if prompt is not None:
+            prompt = prompt.to(device).expand(len(batch_indices), -1)
+        return self.world.model.condition(readout, time, prompt)
 
-    def past(self, rows: Sequence[int], beside: Conditioning) -> KVCache:
-        """The past of the next step of these rows, with what they get beside it."""
+    def kv_cache(self, batch_indices: Sequence[int], conditioning: Conditioning) -> KVCache:
+        """The past of the next step of these worlds, with what conditions it."""
         if self._ring is None:
-            return self._naive_past([self.histories[row] for row in rows], beside)
-        everywhere = list(rows) == list(range(len(self.histories)))
-        ring = self._ring if everywhere else self._ring.select(torch.tensor(rows))
-        ring.beside(beside)
+            return self._naive_cache([self.histories[index] for index in batch_indices], conditioning)
+        whole_batch = list(batch_indices) == list(range(len(self.histories)))
+        ring = self._ring if whole_batch else self._ring.select(torch.tensor(batch_indices))
+        ring.conditioning = conditioning
         return ring
 
-    def _naive_past(self, histories: list[History], beside: Conditioning) -> KVCache:
-        seen = min(len(histories[0]), self._window)
-        if any(min(len(history), self._window) != seen for history in histories):
-            raise MagratheaError("Naive inference needs rows of equal history; use inference='cached'.")
-        first = torch.tensor([len(history) - seen for history in histories])
-        tokens = torch.stack([_tokens(history, -seen, None) for history in histories])
-        remembered = self._encode(tokens, first[:, None] + torch.arange(seen))
-        tokens = tokens.to(self.world.device)
-        return SegmentKVCache(tokens, *remembered, seen, seen, beside.extra, beside.recalled, beside.prompt)
+    def _naive_cache(self, histories: list[History], conditioning: Conditioning) -> KVCache:
+        length = min(len(histories[0]), self._window)
+        if any(min(len(history), self._window) != length for history in histories):
+            raise MagratheaError("Naive inference needs histories of equal length; use inference='cached'.")
+        first = torch.tensor([len(history) - length for history in histories])
+        tokens = torch.stack([_tokens(history, -length, None) for history in histories])
+        steps = self._encode(tokens, first[:, None] + torch.arange(length))
+        return SegmentKVCache(steps, length, length, conditioning)
 
-    def _encode(self, tokens: Tensor, time: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens (R, T, N) at times (R, T) -> encodings (R, T, P, D), keys and values (L, R, T, H, P, 48)."""
-        return self.world.model.remember(tokens.to(self.world.device), time.to(self.world.device))
+    def _encode(self, tokens: Int[Tensor, "I T N"], time: Int[Tensor, "I T"]) -> StepEncoding:
+        return self.world.model.encode_past(tokens.to(self.world.device), time.to(self.world.device))
 
-    # -- keeping up ---------------------------------------------------------------------------------------------------
+    # -- keeping up with the histories --------------------------------------------------------------------------------
     @torch.inference_mode()
-    def catch_up(self, rows: Sequence[int]) -> None:
-        """Take in all steps that the histories of these rows have and the ring or the memory has not."""
+    def catch_up(self, batch_indices: Sequence[int]) -> None:
+        """Take in all steps that the histories of these worlds have and the ring or the memory has not."""
         if self._ring is None and self.inference == "cached":
             self._ring = self._new_ring()
-        histories = [self.histories[row] for row in rows]
-        missing = [self._first_missing(row) for row in rows]
+        histories = [self.histories[index] for index in batch_indices]
+        missing = [self._first_missing(index) for index in batch_indices]
         if any(first < history.num_start for first, history in zip(missing, histories, strict=True)):
-            self._take_in_starts(rows, missing)
+            self._write_starts(batch_indices, missing)
         later = [
             len(history) - max(first, history.num_start) for first, history in zip(missing, histories, strict=True)
         ]
         for back in range(max(later), 0, -1):
-            self._take_in_step(rows, [index for index, num_steps in enumerate(later) if num_steps >= back], back)
+            self._write_step(batch_indices, [i for i, num_steps in enumerate(later) if num_steps >= back], back)
 
-    def _first_missing(self, row: int) -> int:
-        """The first step that the row's ring or its memory has to take in."""
-        first = length = len(self.histories[row])
+    def _first_missing(self, batch_index: int) -> int:
+        """The first step that the world's ring or its memory has to take in."""
+        first = length = len(self.histories[batch_index])
         if self._ring is not None:
-            first = self._ring.num_written[row] = max(self._ring.num_written[row], length - self._window)
-        return min(first, self._num_written[row]) if self._has_memory else first
+            written = self._ring.num_written
+            first = written[batch_index] = max(written[batch_index], length - self._window)
+        return min(first, self._num_in_memory[batch_index]) if self._has_memory else first
 
-    def _take_in_starts(self, rows: Sequence[int], missing: list[int]) -> None:
-        """What is missing of the rows' starts, the rows together step by step."""
-        steps: dict[int, dict[int, StepEncoding]] = {}  # number of the step -> row -> what it is
-        encoded: dict[tuple[int, bytes], list[tuple[int, StepEncoding]]] = {}  # many rows may have one start
-        for row, first in zip(rows, missing, strict=True):
-            history = self.histories[row]
+    def _write_starts(self, batch_indices: Sequence[int], missing: list[int]) -> None:
+        """Write what is missing of the worlds' starts, step by step for all of them."""
+        steps: dict[int, dict[int, StepEncoding]] = {}  # step number -> batch index -> its encoding
+        encoded: dict[tuple[int, bytes], list[tuple[int, StepEncoding]]] = {}  # many worlds may have one start
+        for index, first in zip(batch_indices, missing, strict=True):
+            history = self.histories[index]
             if first < history.num_start:
                 key = first, history.read(0, history.num_start)["tokens"].tobytes()
                 encoded[key] = encoded.get(key) or self._encode_start(history, first)
                 for number, step in encoded[key]:
-                    steps.setdefault(number, {})[row] = step
+                    steps.setdefault(number, {})[index] = step
         for number in sorted(steps):
-            here = list(steps[number])
-            self._write(here, [number] * len(here), StepEncoding.together(list(steps[number].values())))
+            indices = list(steps[number])
+            self._write(indices, [number] * len(indices), StepEncoding.concatenate(list(steps[number].values())))
 
     def _encode_start(self, history: History, first: int) -> list[tuple[int, StepEncoding]]:
-        """Steps first… of a row's start and their numbers, each encoded beside those of its piece of W steps."""
+        """Steps first… of a start and their numbers, each encoded with those of its piece of W steps."""
         steps = []
         for begin in range(first // self._window * self._window, history.num_start, self._window):
             numbers = range(begin, min(begin + self._window, history.num_start))
-            tokens = _tokens(history, begin, numbers.stop)
-            encodings, keys, values = self._encode(tokens[None], torch.tensor([numbers]))
-            parts = zip(tokens.split(1), encodings.split(1, 1), keys.split(1, 2), values.split(1, 2), strict=True)
-            steps += [(n, StepEncoding(*step)) for n, step in zip(numbers, parts, strict=True) if n >= first]
+            piece = self._encode(_tokens(history, begin, numbers.stop)[None], torch.tensor([numbers]))
+            steps += [(n, step) for n, step in zip(numbers, piece.split_time(), strict=True) if n >= first]
         return steps
 
-    def _take_in_step(self, rows: Sequence[int], here: list[int], back: int) -> None:
-        """The step `back` from the end of rows[i] for each i of `here`, in a batch of all the rows."""
-        numbers = [max(0, len(self.histories[row]) - back) for row in rows]
-        tokens = np.zeros((len(rows), self.world.layout.num_tokens), np.int64)
-        for index in here:
-            tokens[index] = self.histories[rows[index]].tokens_at(numbers[index])
-        steps = torch.from_numpy(tokens)
-        encoded = StepEncoding(steps, *self._encode(steps[:, None], torch.tensor(numbers)[:, None]))
-        self._write([rows[index] for index in here], [numbers[index] for index in here], encoded.of(here))
+    def _write_step(self, batch_indices: Sequence[int], which: list[int], back: int) -> None:
+        """Write the step `back` from the end of batch_indices[i] for each i of `which`, encoded with all of them."""
+        numbers = [max(0, len(self.histories[index]) - back) for index in batch_indices]
+        tokens = np.zeros((len(batch_indices), 1, self.world.layout.num_tokens), np.int64)
+        for i in which:
+            tokens[i, 0] = self.histories[batch_indices[i]].tokens_at(numbers[i])
+        encoded = self._encode(torch.from_numpy(tokens), torch.tensor(numbers)[:, None])
+        self._write([batch_indices[i] for i in which], [numbers[i] for i in which], encoded.select(which))
 
-    def _write(self, rows: list[int], numbers: list[int], encoded: StepEncoding) -> None:
-        """Step numbers[i] of row rows[i], as encoded, enters the ring and the memory, where they lack it."""
+    def _write(self, batch_indices: list[int], numbers: list[int], step: StepEncoding) -> None:
+        """Write step numbers[i] of world batch_indices[i] to the ring and to the memory, where they lack it."""
         if self._ring is not None:
-            here = _lacking(rows, numbers, self._ring.num_written)
-            step = encoded.of(here)
-            self._ring.write(step.tokens, step.encodings, step.keys, step.values, [rows[i] for i in here])
+            which = _lacking(batch_indices, numbers, self._ring.num_written)
+            self._ring.write(step.select(which), [batch_indices[i] for i in which])
         if self._has_memory:
-            here = _lacking(rows, numbers, self._num_written)
-            self._write_memory([rows[i] for i in here], encoded.of(here))
+            which = _lacking(batch_indices, numbers, self._num_in_memory)
+            self._write_memory([batch_indices[i] for i in which], step.select(which))
 
-    def _write_memory(self, rows: list[int], step: StepEncoding) -> None:
-        if rows:
-            self.memory.write(step.tokens, step.encodings.squeeze(1), rows)
-        for row in rows:
-            self._num_written[row] += 1
-            if self._num_written[row] % EVERY == 0:
-                self.histories[row].checkpoints.keep(self._num_written[row], self.memory.state_dict(row))
+    def _write_memory(self, batch_indices: list[int], step: StepEncoding) -> None:
+        if batch_indices:
+            self.memory.write(step.tokens.squeeze(1), step.encodings.squeeze(1), batch_indices)
+        for index in batch_indices:
+            self._num_in_memory[index] += 1
+            if self._num_in_memory[index] % EVERY == 0:
+                self.histories[index].snapshots.keep(self._num_in_memory[index], self.memory.state_dict(index))
 
-    # -- starting anew, going back, parting ---------------------------------------------------------------------------
+    # -- starting anew and going back ---------------------------------------------------------------------------------
     @torch.inference_mode()
-    def forget(self, rows: list[int]) -> None:
-        """These rows begin anew."""
+    def reset(self, batch_indices: list[int]) -> None:
+        """These worlds begin anew."""
         if self._ring is not None:
-            self._ring.forget(rows)
-        for row in rows:
-            self._num_written[row] = 0
-        self._reset(rows)
+            self._ring.reset(batch_indices)
+        for index in batch_indices:
+            self._num_in_memory[index] = 0
+        self._reset_memory(batch_indices)
 
-    def _reset(self, rows: list[int]) -> None:
-        env_mask = torch.zeros(self._room, dtype=torch.bool)
-        env_mask[rows] = True
+    def _reset_memory(self, batch_indices: list[int]) -> None:
+        env_mask = torch.zeros(self._capacity, dtype=torch.bool)
+        env_mask[batch_indices] = True
         self.memory.reset(env_mask)
 
     @torch.inference_mode()
-    def go_back(self) -> None:
-        """Forget what is beyond the end of the histories, which were cut."""
-        for row, history in enumerate(self.histories):
-            if self._ring is not None and self._ring.num_written[row] > len(history):
-                self._ring.num_written[row] = 0  # to be filled anew
-            if self._num_written[row] > len(history):
-                number = self._num_written[row] = history.checkpoints.nearest(len(history))
-                self._reset([row])
+    def rewind(self) -> None:
+        """Forget what is beyond the end of the histories, which were truncated."""
+        for index, history in enumerate(self.histories):
+            if self._ring is not None and self._ring.num_written[index] > len(history):
+                self._ring.num_written[index] = 0  # to be written anew
+            if self._num_in_memory[index] > len(history):
+                number = self._num_in_memory[index] = history.snapshots.nearest(len(history))
+                self._reset_memory([index])
                 if number:
-                    self.memory.load_state_dict(row, history.checkpoints.at(number))
+                    self.memory.load_state_dict(index, history.snapshots.at(number))
 
-    # -- rows that come and go ----------------------------------------------------------------------------------------
-    def state(self, rows: Sequence[int]) -> tuple[list[MemoryState], list[int]]:
-        """The memory's states in these rows, and the number of steps that each has taken in."""
-        return [self.memory.state_dict(row) for row in rows], [self._num_written[row] for row in rows]
-
-    @torch.inference_mode()
-    def join(self, other: DreamContext) -> None:
-        """Take in another's rows, after the own ones; the histories have them already. Where there is room for them,
-        the own rows are left as they are, so that to join and to leave does not cost what all remember."""
-        have = len(self._num_written)
-        states, num_written = other.state(range(len(other._num_written)))
-        if have + len(states) > self._room:
-            own = self.state(range(have))
-            self._restore(own[0] + states, own[1] + num_written, room=2 * have)
-        else:
-            self._num_written += num_written
-            self._load(range(have, len(self._num_written)), states)
-        if self._ring is not None:
-            self._ring.take_in(other._ring or other._new_ring())
+    # -- worlds that join and leave the batch -------------------------------------------------------------------------
+    def memory_state(self, batch_indices: Sequence[int]) -> tuple[list[MemoryState], list[int]]:
+        """The memory's states of these worlds, and how many steps each has taken in."""
+        states = [self.memory.state_dict(index) for index in batch_indices]
+        return states, [self._num_in_memory[index] for index in batch_indices]
 
     @torch.inference_mode()
-    def keep(self, rows: Sequence[int]) -> None:
-        """Give up all rows but these, in this order; those that stay in their places are left as they are."""
-        places = [place for place, row in enumerate(rows) if row != place]
-        states, num_written = self.state([rows[place] for place in places])[0], [self._num_written[row] for row in rows]
-        if 4 * len(rows) < self._room:
-            self._restore(*self.state(rows))
+    def append(self, other: DreamContext) -> None:
+        """Take in another's worlds, behind the own ones; the histories have them already. Where there is room for them,
+        the own ones are left as they are, so that joining does not cost what the whole batch remembers."""
+        have = len(self._num_in_memory)
+        states, num_in_memory = other.memory_state(range(len(other._num_in_memory)))
+        if have + len(states) > self._capacity:
+            own = self.memory_state(range(have))
+            self._restore(own[0] + states, own[1] + num_in_memory, capacity=2 * have)
         else:
-            self._reset([*places, *range(len(rows), self._room)])
-            self._num_written = num_written
-            self._load(places, states)
+            self._num_in_memory += num_in_memory
+            self._load_memory(range(have, len(self._num_in_memory)), states)
         if self._ring is not None:
-            self._ring.keep(rows)
+            self._ring.append(other._ring or other._new_ring())
 
-    def _load(self, rows: Sequence[int], states: Sequence[MemoryState]) -> None:
-        """Set the memory's states in some rows, which are empty."""
-        for row, state in zip(rows, states, strict=True):
-            if self._num_written[row]:
-                self.memory.load_state_dict(row, state)
+    @torch.inference_mode()
+    def keep(self, batch_indices: Sequence[int]) -> None:
+        """Drop all worlds but these, in this order; those that stay in their places are left as they are."""
+        places = [place for place, index in enumerate(batch_indices) if index != place]
+        states = self.memory_state([batch_indices[place] for place in places])[0]
+        num_in_memory = [self._num_in_memory[index] for index in batch_indices]
+        if 4 * len(batch_indices) < self._capacity:
+            self._restore(*self.memory_state(batch_indices))
+        else:
+            self._reset_memory([*places, *range(len(batch_indices), self._capacity)])
+            self._num_in_memory = num_in_memory
+            self._load_memory(places, states)
+        if self._ring is not None:
+            self._ring.keep(batch_indices)
+
+    def _load_memory(self, batch_indices: Sequence[int], states: Sequence[MemoryState]) -> None:
+        """Set the memory's states of some worlds, which are empty."""
+        for index, state in zip(batch_indices, states, strict=True):
+            if self._num_in_memory[index]:
+                self.memory.load_state_dict(index, state)
 
 
-def _tokens(history: History, first: int, last: int | None) -> Tensor:
-    """(T, N) int64"""
+def _tokens(history: History, first: int, last: int | None) -> Int[Tensor, "T N"]:
     return torch.from_numpy(history.read(first, last)["tokens"].astype(np.int64))
 
 
-def _lacking(rows: list[int], numbers: list[int], num_written: list[int]) -> list[int]:
-    """Which of the rows have not taken in their step yet."""
-    return [i for i, (row, number) in enumerate(zip(rows, numbers, strict=True)) if number >= num_written[row]]
+def _lacking(batch_indices: list[int], numbers: list[int], num_written: list[int]) -> list[int]:
+    """Which of the worlds have not taken in their step yet."""
+    return [
+        i for i, (index, number) in enumerate(zip(batch_indices, numbers, strict=True)) if number >= num_written[index]
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -31,15 +32,15 @@ MISFITS = (KeyError, TypeError, ValueError, IndexError, AttributeError, Overflow
 
 @dataclass(frozen=True)
 class SessionState:
-    """All that a session of B rows is, apart from its world.
+    """All that a session of B worlds is, apart from the world that it runs.
 
     Attributes:
         settings: how its steps are filled.
         inference: "cached" or "naive".
-        seeds: of each row's dice.
-        histories: of each row.
-        memory: the memory's state in each row.
-        num_remembered: the number of steps that each row's memory has taken in.
+        seeds: (B,) of the random numbers.
+        histories: (B,).
+        memory: (B,) states of the memory.
+        num_in_memory: (B,) how many steps of the history each of those states has taken in.
     """
 
     settings: FillSettings
@@ -47,7 +48,19 @@ class SessionState:
     seeds: list[int]
     histories: list[History]
     memory: list[MemoryState]
-    num_remembered: list[int]
+    num_in_memory: list[int]
+
+    @classmethod
+    def new(
+        cls,
+        settings: FillSettings,
+        inference: Inference,
+        histories: list[History],
+        seeds: Sequence[int] | None = None,
+    ) -> SessionState:
+        """With memories that have taken in nothing."""
+        zeros = [0] * len(histories)
+        return cls(settings, inference, list(seeds or zeros), histories, [{} for _ in zeros], zeros)
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
@@ -64,12 +77,12 @@ def pack(state: SessionState, world: World) -> bytes:
                 "seed": state.seeds[row],
                 "num_start": history.num_start,
                 "length": len(history),
-                "num_remembered": state.num_remembered[row],
-                "checkpoints": history.checkpoints.numbers,
+                "num_remembered": state.num_in_memory[row],
+                "checkpoints": history.snapshots.numbers,
             }
         )
-        kept = {f"memory/{row}": changes_between(history.checkpoints.newest, state.memory[row])}
-        kept |= {f"checkpoint/{row}/{number}": changes for number, changes in history.checkpoints.changes.items()}
+        kept = {f"memory/{row}": changes_between(history.snapshots.newest, state.memory[row])}
+        kept |= {f"checkpoint/{row}/{number}": changes for number, changes in history.snapshots.changes.items()}
         for place, changes in kept.items():
             tensors |= _tensors_of(place, changes)
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -208,8 +221,8 @@ def _state_of(file: SessionFile, world: World) -> SessionState:
     for index, (history, part) in enumerate(zip(histories, np.split(log, ends[:-1]), strict=True)):
         history.extend(part)
         for number in rows[index]["checkpoints"]:
-            history.checkpoints.append(operator.index(number), kept[f"checkpoint/{index}/{number}"])
-        memory.append(changed(history.checkpoints.newest, kept.get(f"memory/{index}", {})))
+            history.snapshots.append(operator.index(number), kept[f"checkpoint/{index}/{number}"])
+        memory.append(changed(history.snapshots.newest, kept.get(f"memory/{index}", {})))
     state = SessionState(
         FillSettings(**file.header["fill"]),
         file.header["inference"],
@@ -238,8 +251,8 @@ def _check_memory(state: SessionState, world: World) -> None:
     """Let a memory of this world take in every state, to see that it can."""
     memory = world.new_memory(len(state.histories))
     for row, history in enumerate(state.histories):
-        current = [state.memory[row]] if state.num_remembered[row] else []
-        for kept in [*(state for _, state in history.checkpoints.states()), *current]:
+        current = [state.memory[row]] if state.num_in_memory[row] else []
+        for kept in [*(state for _, state in history.snapshots.states()), *current]:
             memory.load_state_dict(row, kept)
 
 

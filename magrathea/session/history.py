@@ -1,4 +1,4 @@
-"""The log of one dream: every step's tokens, where it came from, and the seed of its dice.
+"""The log of one dream: every step's tokens, where it came from, and the seed of its random numbers.
 
 A log is a chain of full chunks, which never change and are shared by all forks, and a tail of its own. So a step costs
 the same however long the log is, and so does a fork.
@@ -35,7 +35,7 @@ def record_of(layout: Layout) -> np.dtype:
 
 def check_log(log: np.ndarray, layout: Layout) -> None:
     """Raises MagratheaError unless these are steps (T,) of such a layout."""
-    record, most = record_of(layout), np.concatenate([np.full(slot.num_tokens, slot.absent) for slot in layout.slots])
+    record, most = record_of(layout), layout.absent_tokens.numpy()
     if log.ndim != 1 or log.dtype != record:
         raise MagratheaError(f"A log is an array of {record}; got shape {log.shape} of {log.dtype}.")
     if (log["tokens"] > most).any() or (log["kind"] > max(StepKind)).any():
@@ -55,19 +55,40 @@ class _Chunk:
         return self.end - CHUNK
 
 
+@dataclass(frozen=True)
+class Difference:
+    """How two histories differ. Steps are counted from 0, those of the start included.
+
+    Attributes:
+        first: the first step that differs, or that only one of them has; None where they are the same.
+        num_steps: how many of the steps that both have differ.
+        num_tokens: for each slot's name, how many tokens of those steps differ.
+        lengths: number of steps of each.
+    """
+
+    first: int | None
+    num_steps: int
+    num_tokens: dict[str, int]
+    lengths: tuple[int, int]
+
+    @property
+    def same(self) -> bool:
+        return self.first is None
+
+
 class History:
     """All steps of one dream since it was started, oldest first.
 
     Attributes:
         num_start: how many of them it was started from.
-        checkpoints: the states that the memory had.
+        snapshots: states of the memory along the way.
     """
 
-    def __init__(self, layout: Layout, num_start: int = 0) -> None:
+    def __init__(self, layout: Layout | np.dtype, num_start: int = 0) -> None:
         self.num_start = num_start
-        self.checkpoints = Snapshots()
+        self.snapshots = Snapshots()
         self._chunks: _Chunk | None = None
-        self._tail = np.zeros(CHUNK, record_of(layout))
+        self._tail = np.zeros(CHUNK, layout if isinstance(layout, np.dtype) else record_of(layout))
         self._begin = self._num_tail = 0  # where the tail begins, how many steps it has
 
     def __len__(self) -> int:
@@ -79,21 +100,21 @@ class History:
         return len(self) - self.num_start
 
     # -- writing ------------------------------------------------------------------------------------------------------
-    def append(self, tokens: np.ndarray, kind: StepKind, seed: int) -> None:
-        """One more step; tokens (N,)."""
-        place = self._num_tail
-        self._tail["tokens"][place], self._tail["kind"][place], self._tail["seed"][place] = tokens, kind, seed
-        self._grown(1)
+    def records(self, tokens: np.ndarray, kind: StepKind, seed: int) -> np.ndarray:
+        """Steps (T, N) of one kind and seed as records (T,)."""
+        records = np.empty(len(tokens), self._tail.dtype)
+        records["tokens"], records["kind"], records["seed"] = tokens, kind, seed
+        return records
 
     def extend(self, log: np.ndarray) -> None:
-        """Further steps (T,), as `read` gives them."""
+        """Append steps, as records (T,)."""
         while len(log):
             now = log[: CHUNK - self._num_tail]
             self._tail[self._num_tail : self._num_tail + len(now)] = now
-            self._grown(len(now))
+            self._advance_tail(len(now))
             log = log[len(now) :]
 
-    def _grown(self, num_steps: int) -> None:
+    def _advance_tail(self, num_steps: int) -> None:
         self._num_tail += num_steps
         if self._num_tail == CHUNK:
             self._tail.flags.writeable = False
@@ -107,7 +128,7 @@ class History:
         while self._chunks is not None and length < self._begin:
             steps, self._begin, self._chunks = self._chunks.steps, self._chunks.begin, self._chunks.before
         self._tail, self._num_tail = steps.copy(), length - self._begin
-        self.checkpoints.truncate(length)
+        self.snapshots.truncate(length)
 
     # -- reading ------------------------------------------------------------------------------------------------------
     @property
@@ -147,10 +168,29 @@ class History:
     def fork(self) -> History:
         """The same steps, to go on with apart from these."""
         other = object.__new__(History)
-        other.__dict__ |= self.__dict__ | {"checkpoints": self.checkpoints.fork(), "_tail": self._tail.copy()}
+        other.__dict__ |= self.__dict__ | {"snapshots": self.snapshots.fork(), "_tail": self._tail.copy()}
+        return other
+
+    def fork_start(self) -> History:
+        """The steps that it was started from, without those that came later."""
+        other = History(self._tail.dtype, self.num_start)
+        other.extend(self.read(0, self.num_start))
         return other
 
     def shared_with(self, other: History) -> int:
         """Number of first steps that the two hold in the same chunks."""
         own = {id(chunk) for chunk in self._chain()}
         return next((chunk.end for chunk in other._chain() if id(chunk) in own), 0)
+
+    # -- comparison ---------------------------------------------------------------------------------------------------
+    def difference(self, other: History, layout: Layout) -> Difference:
+        """Compare two histories; what they share as forks of one takes no time."""
+        both = min(len(self), len(other))
+        shared = min(self.shared_with(other), both)
+        differs = self.read(shared, both)["tokens"] != other.read(shared, both)["tokens"]
+        steps = differs.any(-1)
+        first = None if len(self) == len(other) else both
+        if steps.any():
+            first = shared + int(steps.argmax())
+        num_tokens = {slot.name: int(differs[:, layout.span(slot.name)].sum()) for slot in layout.slots}
+        return Difference(first, int(steps.sum()), num_tokens, (len(self), len(other)))

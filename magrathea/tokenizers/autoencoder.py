@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from magrathea.devices import resolve_device
 from magrathea.errors import MagratheaError
+from magrathea.spaces import is_image
 from magrathea.tokenizers.base import Tokenizer, not_fitted
 from magrathea.tokenizers.masked_autoencoder import HEAD_WIDTH, MaskedAutoencoder
-from magrathea.tokenizers.patch import is_image
 from magrathea.tokenizers.patches import patch_pair
 from magrathea.tokenizers.scalar_quantization import ScalarQuantizer
 

@@ -14,7 +14,7 @@ from magrathea.errors import MagratheaError
 
 
 @dataclass(frozen=True)
-class Part:
+class SlotSpec:
     """Tokens of one kind among those of a value.
 
     Attributes:
@@ -60,9 +60,9 @@ class Tokenizer(ABC):
         return {"": self}
 
     @property
-    def parts(self) -> dict[str, Part]:
+    def slot_specs(self) -> dict[str, SlotSpec]:
         """The kinds of tokens of a value, in their order, by name; {"": …} where all are of one kind."""
-        return {"": Part(self.vocab_size, self.grid, self.token_features())}
+        return {"": SlotSpec(self.vocab_size, self.grid, self.token_features())}
 
     @property
     def value_shape(self) -> tuple[int, ...]:

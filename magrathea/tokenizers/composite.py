@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 
 from magrathea.errors import MagratheaError
-from magrathea.tokenizers.base import Part, Tokenizer
+from magrathea.tokenizers.base import SlotSpec, Tokenizer
 
 ReadTokenizer = Callable[[dict[str, Any], dict[str, torch.Tensor], gymnasium.Space], Tokenizer]
 
@@ -37,8 +37,8 @@ class CompositeTokenizer(Tokenizer):
         return dict(self._leaves)
 
     @property
-    def parts(self) -> dict[str, Part]:
-        named = ((key, name, part) for key, leaf in self._leaves.items() for name, part in leaf.parts.items())
+    def slot_specs(self) -> dict[str, SlotSpec]:
+        named = ((key, name, part) for key, leaf in self._leaves.items() for name, part in leaf.slot_specs.items())
         return {f"{key}/{name}" if name else key: part for key, name, part in named}
 
     @property

@@ -12,6 +12,7 @@ import torch
 from gymnasium import spaces
 
 from magrathea.errors import MagratheaError
+from magrathea.spaces import is_image
 from magrathea.tokenizers.base import Tokenizer, not_fitted, require_tensor
 from magrathea.tokenizers.codebook import nearest_codes
 from magrathea.tokenizers.patches import choose_patch, join, patch_pair, split, unique_rows
@@ -151,10 +152,3 @@ class PatchTokenizer(PatchedTokenizer):
             )
         tokenizer._codebook = codebook.reshape(len(codebook), math.prod(expected)).copy()
         return tokenizer
-
-
-def is_image(space: gymnasium.Space) -> bool:
-    """Whether a space is an image: a uint8 Box of (H, W) or (H, W, 1|3|4)."""
-    if not isinstance(space, spaces.Box) or space.dtype != np.uint8:
-        return False
-    return len(space.shape) == 2 or (len(space.shape) == 3 and space.shape[2] in (1, 3, 4))

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from magrathea import plugins
 from magrathea.errors import MagratheaError
 from magrathea.plugins import load_plugin
+from magrathea.spaces import is_image
 from magrathea.tokenizers.autoencoder import MaskedAutoencoderTokenizer
 from magrathea.tokenizers.base import Tokenizer
 from magrathea.tokenizers.box import BoxTokenizer
@@ -22,7 +23,7 @@ from magrathea.tokenizers.discrete import (
     MultiDiscreteTokenizer,
     TerminatedTokenizer,
 )
-from magrathea.tokenizers.patch import PatchTokenizer, is_image
+from magrathea.tokenizers.patch import PatchTokenizer
 from magrathea.tokenizers.reward import RewardTokenizer
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {

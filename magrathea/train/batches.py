@@ -15,7 +15,6 @@ from magrathea.layout import Layout
 from magrathea.memory import MemoryReadout
 from magrathea.settings import Range, Share, check
 from magrathea.train.cache import RETURN_STEPS, Segments, TokenCache
-from magrathea.world import absent_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +58,7 @@ class BatchConfig:
 @dataclass(frozen=True)
 class Batch:
     """past_tokens (B, T, N) as shown, tokens (B, T - first, N) as they were, hole_mask (B, T - first, N), prompt
-    (B, N), recalled (B, T - first, ...), earlier (B, E, N) the steps before, dreamt (B, T - first): the seed of the
+    (B, N), readout (B, T - first, ...), earlier (B, E, N) the steps before, dreamt (B, T - first): the seed of the
     dice of a step that the model is to dream itself before it stands in the past, 0 of one that stays as it was."""
 
     past_tokens: Tensor
@@ -67,7 +66,7 @@ class Batch:
     hole_mask: Tensor
     first: int
     prompt: Tensor | None = None
-    recalled: MemoryReadout = MemoryReadout()  # noqa: RUF009 (it never changes)
+    readout: MemoryReadout = MemoryReadout()  # noqa: RUF009 (it never changes)
     earlier: Tensor | None = None
     dreamt: Tensor | None = None
 
@@ -75,7 +74,7 @@ class Batch:
         """The rows of one of several processes, on its device."""
         rows = slice(rank, None, num_parts)
         parts = {name: x[rows].to(device) for name, x in vars(self).items() if isinstance(x, Tensor)}
-        return replace(self, recalled=self.recalled.each(lambda part: part[rows].to(device)), **parts)
+        return replace(self, readout=self.readout.map(lambda part: part[rows].to(device)), **parts)
 
 
 def draw_batch(cache: TokenCache, config: BatchConfig, generator: Generator) -> Batch:
@@ -84,10 +83,10 @@ def draw_batch(cache: TokenCache, config: BatchConfig, generator: Generator) -> 
     shape = (config.num_segments, config.num_steps - 1)
     holes = masks.mixture(cache.layout, shape, generator, masks.weights_of(config.uses))
     past = corrupt_context(segments.tokens, cache.layout, config, generator)
-    recalled, earlier = recall(segments, holes, 1, cache.layout, config, generator)
-    past = resample_slots(past, cache.layout, config, generator)
+    readout, earlier = read_memory(segments, holes, 1, cache.layout, config, generator)
+    past = resample_slots(past, cache, config, generator)
     dreamt = choose_dreamt(holes, cache.layout, config, generator)
-    return Batch(past, segments.tokens[:, 1:], holes, first=1, recalled=recalled, earlier=earlier, dreamt=dreamt)
+    return Batch(past, segments.tokens[:, 1:], holes, first=1, readout=readout, earlier=earlier, dreamt=dreamt)
 
 
 def draw_prompted_batch(cache: TokenCache, config: BatchConfig, generator: Generator) -> Batch:
@@ -97,40 +96,37 @@ def draw_prompted_batch(cache: TokenCache, config: BatchConfig, generator: Gener
     segments, goals, when = cache.toward(num, config.num_steps, config.num_earlier, RETURN_STEPS // 2, generator)
     wants_return = torch.rand(num, 1, generator=generator) < 0.5
     prompt = goals.clone()
-    prompt[:, layout.span(layout.of_role("reward")[0].name)] = segments.returns[:, :1]
+    prompt[:, layout.role_span("reward")] = segments.returns[:, :1]
     hidden = torch.where(wants_return, masks.return_prompt(layout), masks.goal_prompt(layout))
-    prompt = torch.where(hidden, absent_tokens(layout), prompt)
+    prompt = torch.where(hidden, layout.absent_tokens, prompt)
     leads = wants_return | (torch.arange(1, config.num_steps) <= when[:, None])
     holes = leads[..., None] & masks.behaviour_cloning(layout)
     past = corrupt_context(segments.tokens, layout, config, generator)
-    recalled, earlier = recall(segments, holes, 1, layout, config, generator)
-    return Batch(past, segments.tokens[:, 1:], holes, 1, prompt, recalled, earlier)
+    readout, earlier = read_memory(segments, holes, 1, layout, config, generator)
+    return Batch(past, segments.tokens[:, 1:], holes, 1, prompt, readout, earlier)
 
 
-def recall(
-    segments: Segments, holes: Tensor, first: int, layout: Layout, config: BatchConfig, generator: Generator
+def read_memory(
+    segments: Segments, hole_mask: Tensor, first: int, layout: Layout, config: BatchConfig, generator: Generator
 ) -> tuple[MemoryReadout, Tensor]:
-    """What the memory recalls (B, T - first, ...) for steps with holes (B, T - first, N), and the steps before
-    (B, E, N): with the action where it is known, and nothing in some segments, so that the world can be run without its
+    """The memory's readout (B, T - first, ...) for steps with holes (B, T - first, N), with the action where it is
+    known, and the earlier steps (B, S, N). Both are dropped in some segments, so that the world can be run without its
     memory."""
-    recalled = segments.recalled.each(lambda part: part[:, first:]).under(holes, layout)
-    forgotten = torch.rand(len(holes), 1, 1, generator=generator) < config.memory_dropout
-    picture, light, steps, features = recalled.picture, recalled.light, recalled.steps, recalled.features
-    absent = absent_tokens(layout)
-    if picture is not None:
-        picture = picture.masked_fill(forgotten, layout.picture.absent)
-    if light is not None:
-        light = light.masked_fill(forgotten, layout.lights[0].absent)
-    if steps is not None:
-        steps = torch.where(forgotten[..., None], absent, steps)
-    if features is not None:
-        features = features.masked_fill(forgotten, 0)
-    return MemoryReadout(picture, light, steps, features=features), torch.where(forgotten, absent, segments.earlier)
+    readout = segments.readout.map(lambda part: part[:, first:]).select_known_action(hole_mask, layout)
+    dropped = torch.rand(len(hole_mask), 1, 1, generator=generator) < config.memory_dropout
+    absent = layout.absent_tokens
+    predicted = {
+        name: torch.where(dropped, absent[layout.span(name)], tokens)
+        for name, tokens in readout.predicted_tokens.items()
+    }
+    steps = None if readout.steps is None else torch.where(dropped[..., None], absent, readout.steps)
+    features = None if readout.features is None else readout.features.masked_fill(dropped, 0)
+    return MemoryReadout(predicted, steps, features=features), torch.where(dropped, absent, segments.earlier)
 
 
 def _knows_action(holes: Tensor, layout: Layout) -> Tensor:
     """(B, T) for holes (B, T, N)"""
-    return ~holes[..., layout.span(layout.of_role("action")[0].name)].any(-1)
+    return ~holes[..., layout.role_span("action")].any(-1)
 
 
 def choose_dreamt(holes: Tensor, layout: Layout, config: BatchConfig, generator: Generator) -> Tensor | None:
@@ -146,16 +142,18 @@ def choose_dreamt(holes: Tensor, layout: Layout, config: BatchConfig, generator:
     return seeds * (dreamt & _knows_action(holes, layout))
 
 
-def resample_slots(past: Tensor, layout: Layout, config: BatchConfig, generator: Generator) -> Tensor:
-    """Show the past (B, T, N) of some segments in the light of another segment's step, so that a model learns to
-    believe its clock: a dream that stays dark for one step too long has a past that is dark, and darkness breeds
-    darkness."""
-    mistaken = torch.rand(len(past), 1, 1, generator=generator) < config.slot_resample_prob
+def resample_slots(past: Tensor, cache: TokenCache, config: BatchConfig, generator: Generator) -> Tensor:
+    """The past (B, T, N) in which single tokens that the memory predicts are, in some segments, those of another
+    segment's step. So the model learns to trust the memory there: a slot that changes rarely would otherwise be copied
+    from the past, and stay wrong once a dream has got it wrong."""
+    layout = cache.layout
+    resampled = torch.rand(len(past), 1, 1, generator=generator) < config.slot_resample_prob
     others = past[torch.randperm(len(past), generator=generator), 0][:, None]
     result = past.clone()
-    for slot in layout.lights:
-        span = layout.span(slot.name)
-        result[..., span] = torch.where(mistaken, others[..., span], past[..., span])
+    for slot in layout.slots:
+        if slot.name in cache.predicted and slot.num_tokens == 1:
+            span = layout.span(slot.name)
+            result[..., span] = torch.where(resampled, others[..., span], past[..., span])
     return result
 
 

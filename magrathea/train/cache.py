@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from magrathea.files import atomic_write
 from magrathea.layout import Layout
 from magrathea.memory import MemoryReadout
 from magrathea.progress import Stages
-from magrathea.world import World, absent_tokens
+from magrathea.world import World
 
 EPISODES_FILE = "episodes.json"
 RETURN_STEPS = 64  # a prompt's return is the reward of so many steps to come
@@ -25,17 +26,17 @@ RETURN_STEPS = 64  # a prompt's return is the reward of so many steps to come
 @dataclass(frozen=True)
 class Segments:
     """tokens (B, T, N) int64, absent past an episode's end; earlier (B, E, N), the steps before, absent before its
-    beginning; returns (B, T); recalled (B, T, 2, ...), without and with the action."""
+    beginning; returns (B, T); readout (B, T, 2, ...) of the memory, without and with the action."""
 
     tokens: Tensor
     earlier: Tensor
     returns: Tensor
-    recalled: MemoryReadout
+    readout: MemoryReadout
 
     def first(self, num_steps: int) -> Segments:
         """Only the first steps of each."""
-        recalled = self.recalled.each(lambda part: part[:, :num_steps])
-        return Segments(self.tokens[:, :num_steps], self.earlier, self.returns[:, :num_steps], recalled)
+        readout = self.readout.map(lambda part: part[:, :num_steps])
+        return Segments(self.tokens[:, :num_steps], self.earlier, self.returns[:, :num_steps], readout)
 
 
 @dataclass(frozen=True)
@@ -46,19 +47,17 @@ class TokenCache:
         tokens: (S, N) uint16, memory-mapped.
         returns: (S,) uint16, the token of the reward still to come within RETURN_STEPS after each step.
         ends: (E,) index just past the last step of each episode.
-        pictures: (S, 2, C) uint16, memory-mapped, what the world's memory recalls at each step without and with its
-            action; or None.
-        lights: (S, 2, 1) uint16, in which light it foretells them; or None.
-        sources: (S, 2, K) int64, which steps it recalls there, -1 for none; or None.
-        features: (S, 2, F) float32 that it tells there; or None.
+        predicted: by slot name (S, 2, tokens of the slot) uint16, memory-mapped, what the world's memory predicts of
+            each step without and with its action.
+        sources: (S, 2, K) int64, which steps it gives to attend to, -1 for none; or None.
+        features: (S, 2, F) float32 that it gives; or None.
         layout: of the N tokens.
     """
 
     tokens: np.ndarray
     returns: np.ndarray
     ends: np.ndarray
-    pictures: np.ndarray | None
-    lights: np.ndarray | None
+    predicted: dict[str, np.ndarray]
     sources: np.ndarray | None
     features: np.ndarray | None
     layout: Layout
@@ -67,11 +66,16 @@ class TokenCache:
     def open(cls, folder: Path, layout: Layout) -> TokenCache:
         tokens = np.load(folder / "tokens.npy", mmap_mode="r")
         ends = np.array(json.loads((folder / EPISODES_FILE).read_text())["ends"])
-        files = (folder / f"{name}.npy" for name in ("pictures", "lights", "sources", "features"))
-        pictures, lights, sources, features = (
-            np.load(file, mmap_mode="r") if file.exists() else None for file in files
+        predicted = {
+            slot.name: np.load(file, mmap_mode="r")
+            for slot in layout.slots
+            if (file := _predicted_file(folder, slot.name)).exists()
+        }
+        sources, features = (
+            np.load(file, mmap_mode="r") if (file := folder / f"{name}.npy").exists() else None
+            for name in ("sources", "features")
         )
-        return cls(tokens, np.load(folder / "returns.npy"), ends, pictures, lights, sources, features, layout)
+        return cls(tokens, np.load(folder / "returns.npy"), ends, predicted, sources, features, layout)
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
@@ -83,27 +87,24 @@ class TokenCache:
         """Of episodes of tokens (T + 1, N) and rewards (T,), with what the world's memory recalls of them."""
         folder.mkdir(parents=True, exist_ok=True)
         tokens, returns = [], []
-        recalled = {"pictures": [], "lights": [], "sources": [], "features": []}
+        arrays: dict[Path, list[np.ndarray]] = defaultdict(list)
         num_steps = 0
         for steps, reward in encoded:
             tokens.append(steps.numpy().astype(np.uint16))
             returns.append(_return_tokens(reward, world))
-            recorded = world.read_episode(steps)
-            if recorded.picture is not None:
-                recalled["pictures"].append(recorded.picture.numpy().astype(np.uint16))
-            if recorded.light is not None:
-                recalled["lights"].append(recorded.light.numpy().astype(np.uint16))
-            if recorded.sources is not None:
-                sources = recorded.sources.numpy()
-                recalled["sources"].append(np.where(sources < 0, -1, sources + num_steps))
-            if recorded.features is not None:
-                recalled["features"].append(recorded.features.numpy())
+            readout = world.read_episode(steps)
+            for name, predicted in readout.predicted_tokens.items():
+                arrays[_predicted_file(folder, name)].append(predicted.numpy().astype(np.uint16))
+            if readout.sources is not None:
+                sources = readout.sources.numpy()
+                arrays[folder / "sources.npy"].append(np.where(sources < 0, -1, sources + num_steps))
+            if readout.features is not None:
+                arrays[folder / "features.npy"].append(readout.features.numpy())
             num_steps += len(steps)
         np.save(folder / "tokens.npy", np.concatenate(tokens))
         np.save(folder / "returns.npy", np.concatenate(returns))
-        for name, parts in recalled.items():
-            if parts:
-                np.save(folder / f"{name}.npy", np.concatenate(parts))
+        for file, parts in arrays.items():
+            np.save(file, np.concatenate(parts))
         with atomic_write(folder / EPISODES_FILE) as file:
             file.write_text(json.dumps({"ends": np.cumsum([len(part) for part in tokens]).tolist()}))
         return cls.open(folder, world.layout)
@@ -122,22 +123,21 @@ class TokenCache:
             self._steps(index, index == inside),
             self._steps(before, before >= starts_of[episode][:, None]),
             torch.from_numpy(self.returns[inside].astype(np.int64)),
-            self._recalled(inside),
+            self._readout(inside),
         )
 
     def _steps(self, index: np.ndarray, there: np.ndarray) -> Tensor:
         """Tokens (..., N) of steps (...), absent where there are none."""
         tokens = torch.from_numpy(self.tokens[np.where(there, index, 0)].astype(np.int64))
-        return torch.where(torch.from_numpy(there)[..., None], tokens, absent_tokens(self.layout))
+        return torch.where(torch.from_numpy(there)[..., None], tokens, self.layout.absent_tokens)
 
-    def _recalled(self, index: np.ndarray) -> MemoryReadout:
-        """What is recalled at steps (...), (..., 2, ...)."""
-        picture = None if self.pictures is None else torch.from_numpy(self.pictures[index].astype(np.int64))
-        light = None if self.lights is None else torch.from_numpy(self.lights[index].astype(np.int64))
+    def _readout(self, index: np.ndarray) -> MemoryReadout:
+        """What the memory gives at steps (...): (..., 2, ...)."""
+        predicted = {name: torch.from_numpy(array[index].astype(np.int64)) for name, array in self.predicted.items()}
         features = None if self.features is None else torch.from_numpy(self.features[index])
         sources = None if self.sources is None else self.sources[index]
         steps = None if sources is None else self._steps(sources, sources >= 0)
-        return MemoryReadout(picture, light, steps, features=features)
+        return MemoryReadout(predicted, steps, features=features)
 
     def toward(
         self, num: int, num_steps: int, num_earlier: int, most_ahead: int, generator: Generator
@@ -145,12 +145,16 @@ class TokenCache:
         """Segments, for each a step (num, N) that came in it (in half of them) or at most `most_ahead` steps after it,
         but before its episode's end, and which one that is, counted from the segment's first (num,)."""
         longer = self.segments(num, num_steps + most_ahead, num_earlier, generator)
-        num_there = (longer.tokens != absent_tokens(self.layout)).any(-1).sum(-1)
+        num_there = (longer.tokens != self.layout.absent_tokens).any(-1).sum(-1)
         near = torch.rand(num, generator=generator) < 0.5
         share = torch.rand(num, generator=generator)
         when = 1 + (share * torch.where(near, num_steps - 1, num_steps + most_ahead - 1)).long()
         when = when.minimum(num_there - 1)
         return longer.first(num_steps), longer.tokens[torch.arange(num), when], when
+
+
+def _predicted_file(folder: Path, slot: str) -> Path:
+    return folder / f"predicted_{slot.replace('/', '.')}.npy"
 
 
 def encode_episode(episode: Episode, world: World) -> Tensor:

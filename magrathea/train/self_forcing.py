@@ -16,7 +16,6 @@ from magrathea import masks
 from magrathea.model.transformer import MaskedTransformer
 from magrathea.sampler import FillSettings, fill
 from magrathea.train.batches import Batch
-from magrathea.world import absent_tokens
 
 ONE_PASS = FillSettings(order="one_shot")
 
@@ -32,7 +31,7 @@ def dream_context(model: MaskedTransformer, batch: Batch, num_rounds: int = 1) -
     device, layout, first = batch.tokens.device, model.layout, batch.first
     rows = batch.dreamt.any(1).nonzero().squeeze(-1)
     seen = (masks.forward_dynamics(layout) & ~masks.judge(layout)).to(device)
-    there = batch.tokens[rows] != absent_tokens(layout).to(device)
+    there = batch.tokens[rows] != layout.absent_tokens.to(device)
     own = (batch.dreamt[rows] > 0)[..., None] & seen & there
     past_tokens = batch.past_tokens.clone()
     for _ in range(num_rounds):
@@ -44,14 +43,14 @@ def dream_context(model: MaskedTransformer, batch: Batch, num_rounds: int = 1) -
 def _imagine(model: MaskedTransformer, shown: Tensor, batch: Batch, rows: Tensor) -> Tensor:
     """Every step (R, T - first, N) of some rows, each given its action and the steps before it of `shown` (R, T, N)."""
     assert batch.dreamt is not None
-    steps, recalled = batch.tokens[rows], batch.recalled.each(lambda part: part[rows])
+    steps, readout = batch.tokens[rows], batch.readout.map(lambda part: part[rows])
     earlier = None if batch.earlier is None else batch.earlier[rows]
     time = torch.arange(shown.shape[1], device=shown.device).expand(shown.shape[:2])
-    past = model.segment(shown, batch.first, recalled=recalled, earlier=earlier)
+    kv_cache = model.segment_cache(shown, batch.first, readout=readout, earlier=earlier)
     holes = masks.forward_dynamics(model.layout).to(steps.device).expand_as(steps)
 
     def predict(now: Tensor, open_holes: Tensor, chosen: Tensor | None) -> dict[str, Tensor]:
-        logits = model.predict(now.view_as(steps), open_holes.view_as(steps), time[:, batch.first :], past)
+        logits = model.predict(now.view_as(steps), open_holes.view_as(steps), time[:, batch.first :], kv_cache)
         return {name: slot_logits.flatten(0, 1) for name, slot_logits in logits.items()}
 
     dice = [Generator().manual_seed(seed) for seed in batch.dreamt[rows].flatten().tolist()]

@@ -14,8 +14,7 @@ from magrathea.data import Dataset
 from magrathea.errors import MagratheaError
 from magrathea.files import atomic_write
 from magrathea.layout import Role
-from magrathea.memory import memory_spec
-from magrathea.pretrained import load_world, save_world
+from magrathea.memory import memory_class
 from magrathea.tokenizers import RewardTokenizer, TerminatedTokenizer, Tokenizer, tokenizer_for
 from magrathea.train import distributed
 from magrathea.train.cache import TokenCache, encode_dataset, encode_episode
@@ -56,7 +55,7 @@ def train(
     if distributed.is_first():
         _prepare(source, train_episodes, held_out, settings, out, report)
     distributed.wait_for_all()
-    world = load_world(out)
+    world = World.from_pretrained(out)
     cache = TokenCache.open(work / "tokens", world.layout)
     world.to(device)
     _freeze_all_but(world.model, settings.trainable)
@@ -65,7 +64,7 @@ def train(
     world.metadata["training"] |= {"updates": progress.step, "minutes": round(progress.seconds / 60, 1)}
     world.metadata["training"]["steps_seen"] = progress.num_trained_steps
     if distributed.is_first():
-        save_world(world, out)
+        world.save_pretrained(out)
     report.close()
     return world.to("cpu")
 
@@ -78,7 +77,7 @@ def _prepare(
     tokens, encoded = out / WORK_FOLDER / "tokens", None
     if not (out / "config.json").exists():
         torch.manual_seed(settings.seed)
-        source_world = None if settings.init_from is None else load_world(settings.init_from)
+        source_world = None if settings.init_from is None else World.from_pretrained(settings.init_from)
         report.stages.begin("fitting tokenizers")
         tokenizers = source_world.tokenizers if source_world else _fit_tokenizers(source, episodes, settings)
         metadata = _metadata(source, settings, out)
@@ -88,12 +87,12 @@ def _prepare(
             _init_from(source_world, world, source)
         encoded = encode_dataset(source, episodes, world, report.stages)
         report.stages.begin("fitting the memory")
-        world.memory = memory_spec(config.model.memory).fit(world.layout, (steps for steps, _ in encoded))
+        world.memory = memory_class(config.model.memory).fit(world.layout, (steps for steps, _ in encoded))
         world.starts = _draw_starts(source, held_out, world, settings)
         world.metadata["training"]["tokenizer"] = report.tokenizers(world, source, held_out)
-        save_world(world, out)
+        world.save_pretrained(out)
     if not TokenCache.exists(tokens):
-        world = load_world(out)
+        world = World.from_pretrained(out)
         encoded = encoded or encode_dataset(source, episodes, world, report.stages)
         report.stages.begin("reading the memory")
         TokenCache.build(encoded, world, tokens)

@@ -92,7 +92,7 @@ def learning_rate(fraction_done: float, config: TrainerConfig) -> float:
 def update_loss(model: nn.Module, batches: list[Batch]) -> Tensor:
     """The cross-entropy of this process's batches, scaled such that its mean over processes is the mean over all holes
     of the update."""
-    totals = [model(b.past_tokens, b.tokens, b.hole_mask, b.prompt, b.first, b.recalled, b.earlier) for b in batches]
+    totals = [model(b.past_tokens, b.tokens, b.hole_mask, b.prompt, b.first, b.readout, b.earlier) for b in batches]
     loss, num_holes = (torch.stack(parts).sum() for parts in zip(*totals, strict=True))
     return loss / distributed.sum_over_processes(num_holes) * distributed.num_processes()
 

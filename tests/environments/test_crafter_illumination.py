@@ -91,7 +91,7 @@ def test_a_layout_has_a_slot_for_the_illumination(tokenizer: IlluminatedPatchTok
     others = {"reward": RewardTokenizer().fit(np.zeros(3)), "terminated": TerminatedTokenizer()}
     action = tokenizer_for(spaces.Discrete(3))
     layout = layout_for({"action": action, "observation": tokenizer, **others})
-    assert [slot.name for slot in layout.lights] == ["observation/light"]
+    assert "observation/light" in layout.spans
     assert layout.picture.grid == (ROWS, COLUMNS) and layout.picture.vocab_size == NUM_TILES + 1
     space = spaces.Dict({"camera": SPACE, "hungry": spaces.Discrete(2)})
     both = tokenizer_for(space, image="lit_patch", patch=SIDE, num_lights=4)

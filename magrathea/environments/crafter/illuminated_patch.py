@@ -17,7 +17,7 @@ from gymnasium import spaces
 from magrathea.environments.crafter.illumination import FRAMES_AT_A_TIME, Albedo, Illumination, encode
 from magrathea.environments.crafter.illumination_fit import fit_illumination
 from magrathea.errors import MagratheaError
-from magrathea.tokenizers.base import Part, Tokenizer, not_fitted, require_tensor
+from magrathea.tokenizers.base import SlotSpec, Tokenizer, not_fitted, require_tensor
 from magrathea.tokenizers.patch import PatchedTokenizer
 from magrathea.tokenizers.patches import split
 from magrathea.tokenizers.patchfit import sample_frames
@@ -73,16 +73,16 @@ class IlluminatedPatchTokenizer(PatchedTokenizer):
         return self._fitted
 
     @property
-    def parts(self) -> dict[str, Part]:
+    def slot_specs(self) -> dict[str, SlotSpec]:
         codes = self._codes_and_hidden()
         return {
-            "": Part(len(codes), self.patch_grid, codes.reshape(len(codes), -1)),
-            LIGHT: Part(len(self.illumination), (1, 1), self.illumination.token_features()),
+            "": SlotSpec(len(codes), self.patch_grid, codes.reshape(len(codes), -1)),
+            LIGHT: SlotSpec(len(self.illumination), (1, 1), self.illumination.token_features()),
         }
 
     @property
     def vocab_size(self) -> int:
-        return max(part.vocab_size for part in self.parts.values())
+        return max(part.vocab_size for part in self.slot_specs.values())
 
     @property
     def grid(self) -> tuple[int, int]:

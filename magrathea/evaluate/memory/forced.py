@@ -11,7 +11,7 @@ import torch
 from magrathea.data.episode import stack
 from magrathea.evaluate.recordings import Budget, Recording
 from magrathea.session import Session
-from magrathea.spaces import row_of
+from magrathea.spaces import index_batch
 from magrathea.world import World
 
 BATCH_SIZE = 16
@@ -46,7 +46,8 @@ def predict_recordings(
     while not done.all() and not budget.spent():
         step += ~done
         actions = [
-            row_of(recordings[index].episode.action, now - 1) for index, now in zip(rows, step.tolist(), strict=True)
+            index_batch(recordings[index].episode.action, now - 1)
+            for index, now in zip(rows, step.tolist(), strict=True)
         ]
         guesses = session.peek(stack(actions)).tokens.numpy()
         for row in np.flatnonzero(~done):
@@ -82,7 +83,7 @@ def _observed(recordings: list[Recording], rows: list[int], step: np.ndarray) ->
     episodes = [recordings[index].episode for index in rows]
     now = list(zip(episodes, step.tolist(), strict=True))
     return (
-        stack([row_of(episode.observation, index) for episode, index in now]),
+        stack([index_batch(episode.observation, index) for episode, index in now]),
         np.array([episode.reward[index - 1] for episode, index in now]),
         np.array([episode.terminated[index - 1] for episode, index in now]),
     )

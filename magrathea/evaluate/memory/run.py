@@ -15,7 +15,7 @@ from magrathea.evaluate.memory.measure import measure_memory
 from magrathea.evaluate.memory.plots import plot_comparison, plot_memory, plot_trips
 from magrathea.evaluate.memory.report import STRETCHES, TRIP, as_text, tables, write_memory_page
 from magrathea.evaluate.recordings import Budget, held_out_recordings, open_dataset
-from magrathea.memory import memory_spec, of_size
+from magrathea.memory import memory_class, of_size
 from magrathea.progress import Stages
 from magrathea.world import World
 
@@ -106,7 +106,7 @@ def _of_size(world: World, size: int) -> World:
     """The same world, whose memory has at most that size."""
     name = of_size(world.config.model.memory, size)
     config = replace(world.config, model=replace(world.config.model, memory=name))
-    memory = memory_spec(name).from_tensors(world.layout, world.memory.tensors())
+    memory = memory_class(name).from_tensors(world.layout, world.memory.tensors())
     return World(world.tokenizers, config, world.starts, world.model, memory)
 
 

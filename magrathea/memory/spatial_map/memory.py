@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from magrathea.errors import MagratheaError
-from magrathea.interfaces import EpisodeReadout, MemoryReadout, Part, rows_of
+from magrathea.interfaces import EpisodeReadout, MemoryOutputs, MemoryReadout
 from magrathea.layout import Layout, Slot
+from magrathea.memory.base import reset_indices
 from magrathea.memory.spatial_map.map import DOUBT, MapSpec, SpatialMap
 from magrathea.memory.spatial_map.odometry import Odometry, fit_odometry, leads
 from magrathea.model.config import ModelConfig
@@ -43,7 +44,6 @@ class SpatialMapSpec:
         passing: (V + 1,) bool, the tokens that do not overwrite what a place showed before.
     """
 
-    recalls: ClassVar[tuple[Part, ...]] = ("picture",)
     size: ClassVar[int | None] = None  # most places; as many as there are
 
     layout: Layout
@@ -90,6 +90,10 @@ class SpatialMapSpec:
         return MapSpec(self.motions, self.passing, self.layout.picture.absent, self.size)
 
     @classmethod
+    def outputs(cls, layout: Layout) -> MemoryOutputs:
+        return MemoryOutputs(slots=(layout.picture.name,))
+
+    @classmethod
     def recurrence(cls, config: ModelConfig, layout: Layout) -> None:
         return None
 
@@ -106,7 +110,7 @@ class SpatialMapSpec:
         for picture, score, meant in zip(pictures, scores, foretold, strict=True):
             recalled.append([chart.look(0), chart.look(meant)])
             chart.see(picture, score)
-        return EpisodeReadout(picture=torch.from_numpy(np.array(recalled)))
+        return EpisodeReadout({slot.name: torch.from_numpy(np.array(recalled))})
 
 
 class SpatialMapMemory:
@@ -118,7 +122,7 @@ class SpatialMapMemory:
         self.charts = [SpatialMap(self._ground) for _ in range(batch_size)]
 
     def reset(self, env_mask: Tensor | None = None) -> None:
-        for row in rows_of(env_mask, self.batch_size):
+        for row in reset_indices(env_mask, self.batch_size):
             self.charts[row] = SpatialMap(self._ground)
 
     def write(self, tokens: Tensor, encodings: Tensor, rows: Sequence[int]) -> None:
@@ -139,7 +143,7 @@ class SpatialMapMemory:
         charts = [self.charts[row] for row in rows]
         motions = self.places.motions.foretell(self._lasts(charts), actions)
         pictures = [chart.look(motion) for chart, motion in zip(charts, motions.tolist(), strict=True)]
-        return MemoryReadout(picture=torch.from_numpy(np.stack(pictures)))
+        return MemoryReadout({self.places.layout.picture.name: torch.from_numpy(np.stack(pictures))})
 
     def _lasts(self, charts: list[SpatialMap]) -> np.ndarray:
         """The pictures (R, C) that were seen last, absent at first."""
