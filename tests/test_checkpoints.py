@@ -102,7 +102,7 @@ def test_files_of_version_1_are_read() -> None:
     history, data = session._histories[0], session.to_bytes()
     header = session_file._metadata(data)["header"]
     tensors = {name: tensor for name, tensor in session_file.load(data).items() if ":" not in name}
-    states = {f"checkpoint/0/{number}": state for number, state in history.checkpoints.states()}
+    states = {f"checkpoint/0/{number}": state for number, state in history.snapshots.states()}
     for place, state in (states | {"memory/0": session.memory.state_dict(0)}).items():
         tensors |= {f"{place}:{name}": tensor.int() if name == "key" else tensor for name, tensor in state.items()}
     metadata = {"header": header, "checksum": session_file._checksum(header, tensors), "magrathea_session": "1"}

@@ -180,14 +180,14 @@ def test_pictures_tell_the_pose(view: TileView) -> None:
 def test_where_all_looks_alike_the_action_tells() -> None:
     plain = np.full((3, *AROUND.shape), 2)
     tracker = Tracker(AROUND, KINDS, STEPS)
-    found, agreement, feature_proj = tracker.motion(plain, plain, np.array([2, 3, 0]))
-    assert found.tolist() == [[0, 1, 0], [-1, 0, 0], [0, 0, 0]] and (agreement == 1).all() and feature_proj.all()
+    found, agreement, decided = tracker.motion(plain, plain, np.array([2, 3, 0]))
+    assert found.tolist() == [[0, 1, 0], [-1, 0, 0], [0, 0, 0]] and (agreement == 1).all() and decided.all()
 
 
 def test_in_the_dark_the_action_is_a_guess() -> None:
     dark = np.zeros((3, *AROUND.shape), np.int64)  # shows no kind of thing
-    found, _, feature_proj = Tracker(AROUND, KINDS, STEPS).motion(dark, dark, np.array([2, 3, 0]))
-    assert found.tolist() == [[0, 1, 0], [-1, 0, 0], [0, 0, 0]] and feature_proj.tolist() == [False, False, True]
+    found, _, decided = Tracker(AROUND, KINDS, STEPS).motion(dark, dark, np.array([2, 3, 0]))
+    assert found.tolist() == [[0, 1, 0], [-1, 0, 0], [0, 0, 0]] and decided.tolist() == [False, False, True]
     journey = Journey(Tracker(AROUND, KINDS, STEPS), lambda actions: dark, dark)
     for _ in range(2):
         journey.go(np.array([2, 3, 0]))

@@ -28,8 +28,8 @@ def generators(num: int, seed: int = 0) -> list[Generator]:
 class Oracle:
     """Logits that depend on what is known; counts how many rows each pass asked for."""
 
-    def __init__(self, logit_scale: float) -> None:
-        self.logit_scale, self.rows = logit_scale, []
+    def __init__(self, certainty: float) -> None:
+        self.certainty, self.rows = certainty, []
 
     def __call__(self, tokens: Tensor, holes: Tensor, rows: Tensor | None) -> dict[str, Tensor]:
         self.rows.append(len(tokens))
@@ -37,7 +37,7 @@ class Oracle:
         logits = {}
         for slot in LAYOUT.slots:
             place = torch.arange(slot.num_tokens)[None, :] + known[:, None]
-            logits[slot.name] = self.logit_scale * torch.nn.functional.one_hot(place % slot.vocab_size, slot.vocab_size)
+            logits[slot.name] = self.certainty * torch.nn.functional.one_hot(place % slot.vocab_size, slot.vocab_size)
         return {name: values.float() for name, values in logits.items()}
 
 
@@ -45,11 +45,11 @@ class Oracle:
     order=st.sampled_from(ORDERS),
     seed=st.integers(0, 10_000),
     share=st.floats(0, 1),
-    logit_scale=st.sampled_from([0.0, 1.0, 3.0, 30.0]),
+    certainty=st.sampled_from([0.0, 1.0, 3.0, 30.0]),
     temperature=st.sampled_from([0.0, 0.7, 1.0]),
 )
 @settings(max_examples=80, deadline=None)
-def test_known_tokens_never_change(order: str, seed: int, share: float, logit_scale: float, temperature: float) -> None:
+def test_known_tokens_never_change(order: str, seed: int, share: float, certainty: float, temperature: float) -> None:
     dice = Generator().manual_seed(seed)
     tokens = torch.stack(
         [torch.randint(slot.vocab_size, (5,), generator=dice) for slot in LAYOUT.slots for _ in range(slot.num_tokens)],
@@ -57,13 +57,13 @@ def test_known_tokens_never_change(order: str, seed: int, share: float, logit_sc
     )
     holes = torch.rand(tokens.shape, generator=dice) < share
     how = FillSettings(order=order, temperature=temperature)  # type: ignore[arg-type]
-    filled = fill(Oracle(logit_scale), tokens, holes, LAYOUT, how, generators(5, seed))
+    filled = fill(Oracle(certainty), tokens, holes, LAYOUT, how, generators(5, seed))
     assert torch.equal(filled.tokens[~holes], tokens[~holes])
     assert (filled.confidence[~holes] == 1).all() and (filled.confidence > 0).all()
     for slot in LAYOUT.slots:
         assert (filled.tokens[:, LAYOUT.span(slot.name)] < slot.vocab_size).all()
     assert ((filled.num_passes > 0) == holes.any(-1)).all()
-    again = fill(Oracle(logit_scale), tokens, holes, LAYOUT, how, generators(5, seed))
+    again = fill(Oracle(certainty), tokens, holes, LAYOUT, how, generators(5, seed))
     assert torch.equal(again.tokens, filled.tokens)
 
 

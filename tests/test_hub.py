@@ -94,9 +94,9 @@ DAMAGE = {
 @pytest.mark.parametrize("message", DAMAGE)
 def test_damage_is_told(folder: Path, message: str) -> None:
     DAMAGE[message](folder)
-    with pytest.raises(MagratheaError, match=message) as feature_proj:
+    with pytest.raises(MagratheaError, match=message) as error:
         World.from_pretrained(folder)
-    assert "\n" not in str(feature_proj.value)
+    assert "\n" not in str(error.value)
 
 
 def test_an_unknown_name_is_told() -> None:

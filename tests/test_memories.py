@@ -111,11 +111,11 @@ def test_learning_reaches_back_through_the_steps_before() -> None:
         LAYOUT, ModelConfig(width=48, num_layers=2, window=WINDOW, memory="recurrent"), memory_class("recurrent")
     )
     torch.nn.init.normal_(model.recurrence.out.weight)
-    tokens, feature_proj = walk(0)[None], []
-    model.memory_layers[0].register_full_backward_hook(lambda layer, inputs, outputs: feature_proj.append(outputs[0]))
+    tokens, gradients = walk(0)[None], []
+    model.memory_layers[0].register_full_backward_hook(lambda layer, inputs, outputs: gradients.append(outputs[0]))
     holes = masks.forward_dynamics(LAYOUT).expand(1, 1, -1)
     model(tokens[:, 20:23], tokens[:, 22:23], holes, first=2, earlier=tokens[:, :20])[0].backward()
-    assert any(grad.shape[1] == 20 and (grad.abs().sum((0, 2, 3)) > 0).all() for grad in feature_proj)
+    assert any(grad.shape[1] == 20 and (grad.abs().sum((0, 2, 3)) > 0).all() for grad in gradients)
 
 
 # -- past steps -------------------------------------------------------------------------------------------------------
@@ -176,15 +176,16 @@ def test_a_trail_is_no_longer_than_it_may_be(memory: str) -> None:
 # -- names ------------------------------------------------------------------------------------------------------------
 def test_names_say_what_a_memory_is() -> None:
     assert memory_class("retrieval:16").size == 16 and RetrievalSpec.size > 16
-    assert set(memory_class("places+recurrent").recalls) == {"picture", "state"}
-    for name, resample_slots in {
+    assert memory_class("places+recurrent").outputs(LAYOUT).names() == ["observation", "state"]
+    for name, message in {
         "nothing+places": "Unknown memory 'nothing'",
-        "retrieval+retrieval-pose": "both recall a steps",
         "window:3": "no such size",
         "retrieval:0": "no such size",
     }.items():
-        with pytest.raises(MagratheaError, match=resample_slots):
+        with pytest.raises(MagratheaError, match=message):
             memory_class(name)
+    with pytest.raises(MagratheaError, match="both give 'steps'"):
+        memory_class("retrieval+retrieval-pose").outputs(LAYOUT)
 
 
 # -- what it comes to -------------------------------------------------------------------------------------------------

@@ -106,7 +106,7 @@ def test_the_light_to_come_is_foretold(clock: CycleClockSpec) -> None:
     for seed in range(5):
         steps = day(11, 60, 200 + seed)
         light = steps[:, LAYOUT.span("observation/light")][:, 0]
-        foretold = clock.read_episode(steps).light[:, 1, 0]
+        foretold = clock.read_episode(steps).predicted_tokens["observation/light"][:, 1, 0]
         right += int((foretold[20:] == light[20:]).sum())
         stays += int((light[19:-1] == light[20:]).sum())
     assert right > 1.2 * stays

@@ -137,7 +137,9 @@ def test_turns_are_found() -> None:
     tokens = roam(np.random.default_rng(0), 2500)
     places = SpatialMapSpec.fit(layout, [tokens])
     assert sorted(places.motions.table[:, 0].tolist()) == [0, 0, 1, 3]
-    recalled = places.read_episode(roam(np.random.default_rng(1), 10)).picture  # runs on another map
+    recalled = places.read_episode(roam(np.random.default_rng(1), 10)).predicted_tokens[
+        "observation"
+    ]  # runs on another map
     assert recalled.shape == (11, 2, VIEW * VIEW)
 
 
@@ -147,7 +149,7 @@ def test_what_was_seen_is_recalled_as_it_was(play) -> None:
     tokens = play(0, 2500)
     layout = layout_of(int(tokens[0, 0]), VIEW + 1 if tokens.shape[1] > VIEW * VIEW + 3 else VIEW)
     places, other = SpatialMapSpec.fit(layout, [tokens]), play(1, 600)
-    recalled = places.read_episode(other).picture[:, 1].numpy()
+    recalled = places.read_episode(other).predicted_tokens["observation"][:, 1].numpy()
     seen = other[:, layout.span("observation")].numpy()
     motions = places.motions
     moved = np.array([0, *motions.follow(seen[:-1], seen[1:], other[1:, 0].numpy())])
@@ -187,9 +189,12 @@ def test_state_is_all_that_a_memory_is() -> None:
         for memory in (one, other):
             memory.write(tokens[index : index + 1], encodings, [1])
         step = tokens[index + 1 : index + 2]
-        assert torch.equal(one.read(step, holes, [1]).picture, other.read(step, holes, [1]).picture)
+        assert torch.equal(
+            one.read(step, holes, [1]).predicted_tokens["observation"],
+            other.read(step, holes, [1]).predicted_tokens["observation"],
+        )
     one.reset(torch.tensor([False, True]))
-    assert (one.read(tokens[:1], holes, [1]).picture == places.layout.picture.absent).all()
+    assert (one.read(tokens[:1], holes, [1]).predicted_tokens["observation"] == places.layout.picture.absent).all()
 
 
 def test_without_the_action_the_place_where_one_stands_is_recalled() -> None:
@@ -198,7 +203,7 @@ def test_without_the_action_the_place_where_one_stands_is_recalled() -> None:
     memory, holes = places.new(1), torch.zeros(1, tokens.shape[1], dtype=torch.bool)
     memory.write(tokens[:1], torch.zeros(1, 1, 1), [0])
     holes[0, 0] = True
-    picture = memory.read(tokens[1:2], holes, [0]).picture[0].numpy()
+    picture = memory.read(tokens[1:2], holes, [0]).predicted_tokens["observation"][0].numpy()
     region = places.motions.region
     assert (picture[region] == tokens[0, places.layout.span("observation")].numpy()[region]).all()
 

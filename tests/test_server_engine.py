@@ -52,7 +52,7 @@ def test_sessions_that_step_join_and_leave_a_batch_equal_sessions_alone(events: 
         else:
             rows = dice.sample(range(len(alone)), dice.randint(1, len(alone)))
             actions = [dice.randrange(2) for _ in rows]
-            result = batch.step(np.array(actions), rows=rows)
+            result = batch.step(np.array(actions), batch_indices=rows)
             for index, (row, action) in enumerate(zip(rows, actions, strict=True)):
                 lone = alone[row].step(np.array([action]))
                 assert (result.tokens[index] == lone.tokens[0]).all()

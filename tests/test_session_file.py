@@ -40,10 +40,10 @@ def read(data: bytes, world: str = "echo") -> Session:
 
 
 def refusal(data: bytes, world: str = "echo") -> str:
-    with pytest.raises(MagratheaError) as feature_proj:
+    with pytest.raises(MagratheaError) as error:
         read(data, world)
-    assert "\n" not in str(feature_proj.value)
-    return str(feature_proj.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 def test_what_is_in_a_file(file: bytes) -> None:

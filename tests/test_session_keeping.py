@@ -168,7 +168,7 @@ def test_going_back_says_how_far_it_can() -> None:
     session = Session(wild_world(), ROWS)
     session.step(np.array([1, 2]))
     for number in (2, -1, [0, 2], [1]):
-        with pytest.raises(MagratheaError, match=r"its rows have \[1, 1\] to go back|give one each"):
+        with pytest.raises(MagratheaError, match=r"it has \[1, 1\] to go back|give one each"):
             session.rewind(number)
     assert session.num_steps.tolist() == [1, 1]
 
@@ -183,7 +183,7 @@ def test_going_back_does_not_write_the_whole_life_again() -> None:
         session.rewind(number)
         session.prepare()
         assert EchoMemory.num_written - before <= most
-    assert len(session._histories[0].checkpoints.numbers) < 16
+    assert len(session._histories[0].snapshots.numbers) < 16
 
 
 def _observe_many(session: Session, num_steps: int) -> None:
@@ -250,7 +250,7 @@ def test_the_log_says_where_every_step_came_from() -> None:
     assert torch.equal(session.history[1, :3], wild_world().starts[2])
     assert torch.equal(session.history_of(1, -2), session.history_of(1)[-2:])
     session.reset(np.array([True, False]))
-    with pytest.raises(MagratheaError, match=r"history_of\(row\)"):
+    with pytest.raises(MagratheaError, match=r"history_of\(index\)"):
         _ = session.history
 
 
@@ -322,7 +322,7 @@ def test_a_difference_is_counted_from_where_two_sessions_part() -> None:
         slot.name: int(differs[0][:, session.world.layout.span(slot.name)].sum()) for slot in session.world.layout.slots
     }
     assert other.first == len(session.history[1]) and other.num_steps == 0 and not other.same
-    with pytest.raises(MagratheaError, match="same number of rows"):
+    with pytest.raises(MagratheaError, match="same batch size"):
         session.diff(fork.fork_batch([0]))
 
 
@@ -331,19 +331,19 @@ def test_sessions_that_step_together_dream_what_they_dream_alone() -> None:
     world = wild_world("echo")
     alone = [Session(world, seed=seed, start=seed) for seed in range(3)]
     batch = alone[0].fork()
-    batch.step([4], rows=[0]), alone[0].step([4])
+    batch.step([4], batch_indices=[0]), alone[0].step([4])
     for session in alone[1:]:
-        batch.join(session.fork())
+        batch.append(session.fork())
     for number, rows in enumerate([[0, 1, 2], [2], [2, 0], [0, 1], [1], [1, 2, 0], [0, 1, 2]]):
-        result = batch.step(np.full(len(rows), number % 5), rows=rows)
+        result = batch.step(np.full(len(rows), number % 5), batch_indices=rows)
         for place, row in enumerate(rows):
             assert torch.equal(result.tokens[place], alone[row].step([number % 5]).tokens[0])
     batch.keep([2, 0])
     assert batch.batch_size == 2 and batch.seeds == (2, 0)
     result = batch.step(np.array([1, 2]))
     assert torch.equal(result.tokens, torch.cat([alone[2].step([1]).tokens, alone[0].step([2]).tokens]))
-    with pytest.raises(MagratheaError, match="can join only"):
-        batch.join(Session(wild_world("window")))
+    with pytest.raises(MagratheaError, match="can be joined only"):
+        batch.append(Session(wild_world("window")))
 
 
 # -- dice -------------------------------------------------------------------------------------------------------------

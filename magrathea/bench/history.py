@@ -17,7 +17,6 @@ from magrathea.interfaces import Memory
 from magrathea.session import Session
 from magrathea.session.file import SessionState
 from magrathea.session.history import History, StepKind, record_of
-from magrathea.session.rows import Rows
 from magrathea.session.snapshots import EVERY, stays
 from magrathea.world import World
 
@@ -71,7 +70,7 @@ def dream_after(world: World, steps: Tensor, seed: int) -> Session:
     memory = world.new_memory(1)
     _write_all(world, memory, steps, history)
     state = SessionState(world.config.fill, "cached", [seed], [history], [memory.state_dict(0)], [len(steps)])
-    session = Session._of(Rows(world, state))
+    session = Session.from_state(world, state)
     session.prepare()
     session.step(HeldActions(world, 1, seed).next())
     return session
@@ -85,7 +84,7 @@ def _write_all(world: World, memory: Memory, steps: Tensor, history: History) ->
     for number, step in enumerate(steps.split(1), start=1):
         memory.write(step, encoding, [0])
         if number % EVERY == 0 and stays(number, len(steps)):
-            history.checkpoints.keep(number, memory.state_dict(0))
+            history.snapshots.keep(number, memory.state_dict(0))
 
 
 def unlike_steps(world: World, num: int, seed: int) -> Tensor:

@@ -3,8 +3,6 @@ and in several."""
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +13,6 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from magrathea.bench.peak import count_flops, synchronize
-from magrathea.envs import DreamVectorEnv
 from magrathea.errors import MagratheaError
 from magrathea.session import Session
 from magrathea.world import World
@@ -73,7 +70,6 @@ class Playing:
     seconds: np.ndarray
     num_passes: np.ndarray
     flops_per_step: float
-    workers: int = 1
 
     def to_json(self) -> dict[str, float | int]:
         """Rates and milliseconds; FLOPs are of one environment step."""
@@ -81,7 +77,6 @@ class Playing:
         milliseconds = 1000 * np.quantile(self.seconds, [0.5, 0.95])
         return {
             "batch_size": self.batch_size,
-            "workers": self.workers,
             "environment_steps_per_second": round(float(rate), 2),
             "p50_ms": round(float(milliseconds[0]), 3),
             "p95_ms": round(float(milliseconds[1]), 3),
@@ -109,28 +104,6 @@ def measure_playing(world: World, batch_size: int, seconds: float, seed: int = 0
         if result.terminated.any():
             session.reset(env_mask=result.terminated)
     return Playing(batch_size, np.array(took), np.stack(num_passes), _flops(session, actions, np.stack(num_passes)))
-
-
-def measure_workers(world: World, one_process: Playing, workers: int, seconds: float, seed: int = 0) -> Playing:
-    """As `measure_playing`, which has measured the same batch in `one_process`, with the rows split among workers."""
-    batch_size, actions = one_process.batch_size, HeldActions(world, one_process.batch_size, seed)
-    took, num_passes = [], []
-    with contextlib.closing(DreamVectorEnv(world, batch_size, workers=workers, autoreset_mode="Disabled")) as env:
-        env.reset(seed=seed)
-        for number in itertools.count(-NUM_WARM_UP):
-            action = actions.next()
-            begin = time.perf_counter()
-            _, _, terminated, _, infos = env.step(action)
-            if number >= 0:
-                took.append(time.perf_counter() - begin)
-                num_passes.append(infos["num_passes"])
-            if terminated.any():
-                env.reset(options={"reset_mask": terminated})
-            if len(took) >= LEAST_STEPS and sum(took) >= seconds:
-                break
-    passes = np.stack(num_passes)
-    flops = one_process.flops_per_step * float(passes.mean() / one_process.num_passes.mean())
-    return Playing(batch_size, np.array(took), passes, flops, workers)
 
 
 def _step(session: Session, actions: HeldActions) -> np.ndarray:

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 
 from magrathea.bench.peak import matrix_peak, peak_memory_mb
-from magrathea.bench.play import measure_playing, measure_workers
+from magrathea.bench.play import measure_playing
 from magrathea.bench.training import measure_training
-from magrathea.devices import num_cores
 from magrathea.world import World
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -38,36 +37,29 @@ def bench(
         seed: of starts, actions and dice.
 
     Returns:
-        a JSON-able dict: "playing" (for each batch size, in one process, environment steps per second, p50 and p95
-        milliseconds of a step with its pictures, passes per step), "playing_with_workers" (the same for each batch of
-        more than one dream in as many processes as there are cores; empty on a GPU and on one core), "training",
-        "memory" and "machine", whose matrix peaks were measured in between. Each measurement says its "workers".
+        a JSON-able dict: "playing" (for each batch size environment steps per second, p50 and p95 milliseconds of a
+        step with its pictures, passes per step), "training", "memory" and "machine", whose matrix peaks were measured
+        in between.
         "share_of_float32_peak" and "share_of_bfloat16_peak" say how near each came to what the peak would allow, given
         the FLOPs of the matrix products and attention that it did.
     """
     world = world if isinstance(world, World) else World.from_pretrained(world, device=device)
     memory = {"peak_rss_mb_loaded": round(peak_memory_mb(), 1)}
     playing: dict[str, dict[str, Any]] = {}
-    with_workers: dict[str, dict[str, Any]] = {}
     for batch_size in sorted(batch_sizes):
         measured = measure_playing(world, batch_size, seconds, seed)
         playing[str(batch_size)] = dict(measured.to_json())
-        workers = min(num_cores(), batch_size) if world.device.type == "cpu" else 1
-        if workers > 1:
-            split = measure_workers(world, measured, workers, seconds, seed)
-            with_workers[str(batch_size)] = dict(split.to_json())
         memory[f"peak_rss_mb_batch_{batch_size}"] = round(peak_memory_mb(), 1)
     peaks = {name: matrix_peak(dtype, world.device, seconds=min(0.3, seconds)) / 1e9 for name, dtype in DTYPES.items()}
     training: dict[str, Any] = dict(measure_training(world, seconds, seed))
     memory["peak_rss_mb_training"] = round(peak_memory_mb(), 1)
-    for measured in (*playing.values(), *with_workers.values(), training):
+    for measured in (*playing.values(), training):
         for name, peak in peaks.items():
             measured[f"share_of_{name}_peak"] = round(measured["gflop_per_second"] / peak, 4)
     return {
         "world": world.metadata.get("name"),
         "parameters": sum(weights.numel() for weights in world.model.parameters()),
         "playing": playing,
-        "playing_with_workers": with_workers,
         "training": training,
         "memory": memory,
         "machine": _machine(world.device)

@@ -107,4 +107,5 @@ def _stack(name: str, space: spaces.Space, values: Any) -> Any:
 
 
 def _length(values: Any) -> int:
-    return min(map(len, optree.tree_leaves(values)))
+    is_sequence = lambda node: isinstance(node, list)  # noqa: E731 (a list of values is a leaf)
+    return min(map(len, optree.tree_leaves(values, is_leaf=is_sequence)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from magrathea.layout import LIGHT
+LIGHT = "light"
 
 LABELS = {
     "visible and still": "seen before, still",

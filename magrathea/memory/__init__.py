@@ -27,7 +27,7 @@ __all__ = [
     "SpatialMapSpec",
     "WindowMemory",
     "WindowSpec",
-    "memory_named",
+    "memory_class",
     "of_size",
 ]
 

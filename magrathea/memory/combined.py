@@ -77,23 +77,25 @@ class CombinedMemory:
     def __init__(self, parts: dict[str, Memory]) -> None:
         self.parts = parts
 
-    def write(self, tokens: Tensor, encodings: Tensor, rows: Sequence[int]) -> None:
+    def write(self, tokens: Tensor, encodings: Tensor, batch_indices: Sequence[int]) -> None:
         for part in self.parts.values():
-            part.write(tokens, encodings, rows)
+            part.write(tokens, encodings, batch_indices)
 
-    def read(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> MemoryReadout:
-        return reduce(MemoryReadout.merge, (part.read(tokens, hole_mask, rows) for part in self.parts.values()))
+    def read(self, tokens: Tensor, hole_mask: Tensor, batch_indices: Sequence[int]) -> MemoryReadout:
+        return reduce(
+            MemoryReadout.merge, (part.read(tokens, hole_mask, batch_indices) for part in self.parts.values())
+        )
 
     def reset(self, env_mask: Tensor | None = None) -> None:
         for part in self.parts.values():
             part.reset(env_mask)
 
-    def state_dict(self, row: int) -> dict[str, Tensor]:
-        return _named({name: part.state_dict(row) for name, part in self.parts.items()})
+    def state_dict(self, batch_index: int) -> dict[str, Tensor]:
+        return _named({name: part.state_dict(batch_index) for name, part in self.parts.items()})
 
-    def load_state_dict(self, row: int, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, batch_index: int, state: dict[str, Tensor]) -> None:
         for name, part in self.parts.items():
-            part.load_state_dict(row, _of(name, state))
+            part.load_state_dict(batch_index, _of(name, state))
 
 
 def combination(kinds: dict[str, type[MemorySpec]]) -> type[CombinedSpec]:

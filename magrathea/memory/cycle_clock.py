@@ -70,8 +70,11 @@ class CycleClockSpec:
             features.append(memory.features(0))
             lights.append([memory.light(0)])
             memory.write(step[None], step[None], [0])
-        feature_proj, foretold = torch.from_numpy(np.stack(features)), torch.tensor(lights)
-        return EpisodeReadout(light=foretold[:, None].repeat(1, 2, 1), features=feature_proj[:, None].repeat(1, 2, 1))
+        predicted, features = torch.tensor(lights), torch.from_numpy(np.stack(features))
+        return EpisodeReadout(
+            {illumination_slot(self.layout).name: predicted[:, None].repeat(1, 2, 1)},
+            features=features[:, None].repeat(1, 2, 1),
+        )
 
 
 class CycleClockMemory:
@@ -89,35 +92,37 @@ class CycleClockMemory:
         if env_mask is None:
             self._hours = np.tile(self.cycle.usual, (self.batch_size, 1))
             self._lights = np.zeros(self.batch_size, np.int64)
-        rows = reset_indices(env_mask, self.batch_size)
-        self._hours[rows], self._lights[rows] = self.cycle.usual, self._slot.absent
+        batch_indices = reset_indices(env_mask, self.batch_size)
+        self._hours[batch_indices], self._lights[batch_indices] = self.cycle.usual, self._slot.absent
 
-    def write(self, tokens: Tensor, encodings: Tensor, rows: Sequence[int]) -> None:
-        """Steps (R, N) of these rows are final."""
-        for row, light in zip(rows, illumination_of(tokens, self.layout).tolist(), strict=True):
-            hours = self._hours[row] * self.cycle.likelihoods(light)
+    def write(self, tokens: Tensor, encodings: Tensor, batch_indices: Sequence[int]) -> None:
+        """Steps (R, N) of these worlds are final."""
+        for index, light in zip(batch_indices, illumination_of(tokens, self.layout).tolist(), strict=True):
+            hours = self._hours[index] * self.cycle.likelihoods(light)
             hours = np.roll(hours / hours.sum(), 1)
-            self._hours[row], self._lights[row] = (1 - SLIPS) * hours + SLIPS * self.cycle.usual, light
+            self._hours[index], self._lights[index] = (1 - SLIPS) * hours + SLIPS * self.cycle.usual, light
 
-    def read(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> MemoryReadout:
-        lights = torch.tensor([[self.light(row)] for row in rows])
-        return MemoryReadout(
-            {self._slot.name: lights}, features=torch.from_numpy(np.stack([self.features(row) for row in rows]))
-        )
+    def read(self, tokens: Tensor, hole_mask: Tensor, batch_indices: Sequence[int]) -> MemoryReadout:
+        lights = torch.tensor([[self.light(index)] for index in batch_indices])
+        features = torch.from_numpy(np.stack([self.features(index) for index in batch_indices]))
+        return MemoryReadout({self._slot.name: lights}, features=features)
 
-    def light(self, row: int) -> int:
+    def light(self, index: int) -> int:
         """The light in which a world's next step will be seen, most likely."""
-        return int(self.cycle.follows[self._hours[row].argmax(), self._lights[row]])
+        return int(self.cycle.follows[self._hours[index].argmax(), self._lights[index]])
 
-    def features(self, row: int) -> np.ndarray:
+    def features(self, index: int) -> np.ndarray:
         """(NUM_FEATURES,) float32, the hour of a world's next step; near 0 where it may be any."""
-        return (self._waves @ self._hours[row]).astype(np.float32)
+        return (self._waves @ self._hours[index]).astype(np.float32)
 
-    def state_dict(self, row: int) -> dict[str, Tensor]:
-        return {"hours": torch.from_numpy(self._hours[row].copy()), "light": torch.tensor(self._lights[row])}
+    def state_dict(self, batch_index: int) -> dict[str, Tensor]:
+        return {
+            "hours": torch.from_numpy(self._hours[batch_index].copy()),
+            "light": torch.tensor(self._lights[batch_index]),
+        }
 
-    def load_state_dict(self, row: int, state: dict[str, Tensor]) -> None:
-        self._hours[row], self._lights[row] = state["hours"].numpy(), int(state["light"])
+    def load_state_dict(self, batch_index: int, state: dict[str, Tensor]) -> None:
+        self._hours[batch_index], self._lights[batch_index] = state["hours"].numpy(), int(state["light"])
 
 
 def illumination_slot(layout: Layout) -> Slot:

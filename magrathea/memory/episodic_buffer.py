@@ -180,27 +180,27 @@ class EpisodicMemory:
         self._actions = slice(0, sum(slot.num_tokens for slot in layout.of_role("action")))
         self.trails = [kind.trail(window) for _ in range(batch_size)]
 
-    def write(self, tokens: Tensor, encodings: Tensor, rows: Sequence[int]) -> None:
-        for row, step in zip(rows, tokens.cpu().numpy(), strict=True):
-            self.trails[row].see(step)
+    def write(self, tokens: Tensor, encodings: Tensor, batch_indices: Sequence[int]) -> None:
+        for index, step in zip(batch_indices, tokens.cpu().numpy(), strict=True):
+            self.trails[index].see(step)
 
-    def read(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> MemoryReadout:
-        steps = np.tile(self._absent, (len(rows), NUM_RECALLED, 1))
+    def read(self, tokens: Tensor, hole_mask: Tensor, batch_indices: Sequence[int]) -> MemoryReadout:
+        steps = np.tile(self._absent, (len(batch_indices), NUM_RECALLED, 1))
         unknown = hole_mask[:, self._actions].any(dim=1).tolist()
         actions = tokens[:, self._actions.start].tolist()
-        for index, row in enumerate(rows):
-            trail = self.trails[row]
-            found = trail.find(None if unknown[index] else actions[index])
-            steps[index, : len(found)] = trail.entries["tokens"][found]
+        for i, index in enumerate(batch_indices):
+            trail = self.trails[index]
+            found = trail.find(None if unknown[i] else actions[i])
+            steps[i, : len(found)] = trail.entries["tokens"][found]
         return MemoryReadout(steps=torch.from_numpy(steps))
 
     def reset(self, env_mask: Tensor | None = None) -> None:
-        for row in reset_indices(env_mask, len(self.trails)):
-            self.trails[row] = self.kind.trail(self.window)
+        for index in reset_indices(env_mask, len(self.trails)):
+            self.trails[index] = self.kind.trail(self.window)
 
-    def state_dict(self, row: int) -> dict[str, Tensor]:
-        return self.trails[row].state_dict()
+    def state_dict(self, batch_index: int) -> dict[str, Tensor]:
+        return self.trails[batch_index].state_dict()
 
-    def load_state_dict(self, row: int, state: dict[str, Tensor]) -> None:
-        self.trails[row] = self.kind.trail(self.window)
-        self.trails[row].load_state_dict(state)
+    def load_state_dict(self, batch_index: int, state: dict[str, Tensor]) -> None:
+        self.trails[batch_index] = self.kind.trail(self.window)
+        self.trails[batch_index].load_state_dict(state)

@@ -154,20 +154,20 @@ class RecurrentMemory:
         self.recurrence = recurrence
         self._states = [recurrence.empty() for _ in range(batch_size)]
 
-    def write(self, tokens: Tensor, encodings: Tensor, rows: Sequence[int]) -> None:
-        for row, encoding in zip(rows, encodings.split(1), strict=True):
-            self._states[row] = self.recurrence.write(self._states[row][None], encoding)[0]
+    def write(self, tokens: Tensor, encodings: Tensor, batch_indices: Sequence[int]) -> None:
+        for index, encoding in zip(batch_indices, encodings.split(1), strict=True):
+            self._states[index] = self.recurrence.write(self._states[index][None], encoding)[0]
 
-    def read(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> MemoryReadout:
-        return MemoryReadout(state=torch.stack([self._states[row] for row in rows]))
+    def read(self, tokens: Tensor, hole_mask: Tensor, batch_indices: Sequence[int]) -> MemoryReadout:
+        return MemoryReadout(state=torch.stack([self._states[index] for index in batch_indices]))
 
     def reset(self, env_mask: Tensor | None = None) -> None:
-        for row in reset_indices(env_mask, len(self._states)):
-            self._states[row] = self.recurrence.empty()
+        for index in reset_indices(env_mask, len(self._states)):
+            self._states[index] = self.recurrence.empty()
 
-    def state_dict(self, row: int) -> dict[str, Tensor]:
+    def state_dict(self, batch_index: int) -> dict[str, Tensor]:
         """The matrices (H, key width, 48 + 1)."""
-        return {"state": self._states[row]}
+        return {"state": self._states[batch_index]}
 
-    def load_state_dict(self, row: int, state: dict[str, Tensor]) -> None:
-        self._states[row] = self.recurrence.empty().copy_(state["state"])
+    def load_state_dict(self, batch_index: int, state: dict[str, Tensor]) -> None:
+        self._states[batch_index] = self.recurrence.empty().copy_(state["state"])

@@ -44,17 +44,17 @@ class WindowSpec:
 class WindowMemory:
     """Reads nothing."""
 
-    def write(self, tokens: Tensor, encodings: Tensor, rows: Sequence[int]) -> None:
+    def write(self, tokens: Tensor, encodings: Tensor, batch_indices: Sequence[int]) -> None:
         pass
 
-    def read(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> MemoryReadout:
+    def read(self, tokens: Tensor, hole_mask: Tensor, batch_indices: Sequence[int]) -> MemoryReadout:
         return MemoryReadout()
 
     def reset(self, env_mask: Tensor | None = None) -> None:
         pass
 
-    def state_dict(self, row: int) -> dict[str, Tensor]:
+    def state_dict(self, batch_index: int) -> dict[str, Tensor]:
         return {}
 
-    def load_state_dict(self, row: int, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, batch_index: int, state: dict[str, Tensor]) -> None:
         pass

@@ -82,7 +82,7 @@ class _WorldBatch:
         if self.session is None:
             self.session = session
         else:
-            self.session.join(session)
+            self.session.append(session)
         self.slots.append(slot)
         return slot
 

@@ -50,7 +50,8 @@ class DreamContext:
     ) -> None:
         if inference not in get_args(Inference):
             raise MagratheaError(f"Unknown inference '{inference}'; choose 'cached' or 'naive'.")
-        self.world, self.histories, self.inference = world, histories, inference
+        self.world, self.histories = world, histories
+        self.inference: Inference = inference
         self._window = world.config.model.window
         self._ring: RingKVCache | None = None
         self._restore(memory, num_in_memory)

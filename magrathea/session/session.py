@@ -55,7 +55,8 @@ class Session:
         self.reset(seed=seed, start=start)
 
     @classmethod
-    def _of(cls, world: World, state: SessionState) -> Session:
+    def from_state(cls, world: World, state: SessionState) -> Session:
+        """A session that goes on from a state."""
         session = cls.__new__(cls)
         session._set_state(world, state)
         return session
@@ -300,7 +301,7 @@ class Session:
         """A session from what `to_bytes` gave; see `load`. Errors begin with `source`."""
         file = unpack(data, source)
         world = file.world() if world is None else world
-        return cls._of(world, state_of(file, world))
+        return cls.from_state(world, state_of(file, world))
 
     # -- forks --------------------------------------------------------------------------------------------------------
     def fork(self, seed: Seed | None = None) -> Session:
@@ -324,7 +325,7 @@ class Session:
             batch_indices = [0] * int(batch_indices)
         if not len(batch_indices) or not all(0 <= index < self.batch_size for index in batch_indices):
             raise MagratheaError(f"Batch indices {list(batch_indices)} are not one or more of 0…{self.batch_size - 1}.")
-        forked = self._of(self.world, self._state(batch_indices))
+        forked = self.from_state(self.world, self._state(batch_indices))
         if seeds is not None:
             forked._seeds = parse_seeds(seeds, forked.batch_size)
         return forked
@@ -375,7 +376,7 @@ class Session:
         logs = [self.log_of(index) for index in range(self.batch_size)]
         starts = [history.fork_start() for history in self._histories]
         seeds = [int(log["seed"][0]) for log in logs]
-        again = self._of(world, SessionState.new(self.settings, self.inference, starts, seeds))
+        again = self.from_state(world, SessionState.new(self.settings, self.inference, starts, seeds))
         for back in range(int(have.max()), 0, -1):  # worlds with fewer steps begin later
             again._replay_step({index: log[-back:][:1] for index, log in enumerate(logs) if have[index] >= back})
         again._seeds = list(self._seeds)

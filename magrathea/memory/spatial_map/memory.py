@@ -122,25 +122,25 @@ class SpatialMapMemory:
         self.charts = [SpatialMap(self._ground) for _ in range(batch_size)]
 
     def reset(self, env_mask: Tensor | None = None) -> None:
-        for row in reset_indices(env_mask, self.batch_size):
-            self.charts[row] = SpatialMap(self._ground)
+        for index in reset_indices(env_mask, self.batch_size):
+            self.charts[index] = SpatialMap(self._ground)
 
-    def write(self, tokens: Tensor, encodings: Tensor, rows: Sequence[int]) -> None:
-        """Steps (R, N) of these rows are final."""
+    def write(self, tokens: Tensor, encodings: Tensor, batch_indices: Sequence[int]) -> None:
+        """Steps (R, N) of these batch_indices are final."""
         steps = tokens.numpy()
         pictures, actions = steps[:, self._span], _actions(self.places.layout, steps)
-        charts = [self.charts[row] for row in rows]
+        charts = [self.charts[index] for index in batch_indices]
         scores = self.places.motions.scores(self._lasts(charts), pictures, actions)
         for chart, picture, score in zip(charts, pictures, scores, strict=True):
             chart.see(picture, None if chart.last is None else score)
 
-    def read(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> MemoryReadout:
-        """What the next steps (R, N) of these rows would show if nothing had changed."""
+    def read(self, tokens: Tensor, hole_mask: Tensor, batch_indices: Sequence[int]) -> MemoryReadout:
+        """What the next steps (R, N) of these batch_indices would show if nothing had changed."""
         actions = _actions(self.places.layout, tokens.numpy())
         slots = self.places.layout.of_role("action")
         unknown = hole_mask[:, : sum(slot.num_tokens for slot in slots)].any(dim=1).numpy()
         actions = np.where(unknown, len(self.places.motions.log_prior) - 1, actions)
-        charts = [self.charts[row] for row in rows]
+        charts = [self.charts[index] for index in batch_indices]
         motions = self.places.motions.foretell(self._lasts(charts), actions)
         pictures = [chart.look(motion) for chart, motion in zip(charts, motions.tolist(), strict=True)]
         return MemoryReadout({self.places.layout.picture.name: torch.from_numpy(np.stack(pictures))})
@@ -150,12 +150,12 @@ class SpatialMapMemory:
         absent = np.full(len(self.places.motions.region), self.places.layout.picture.absent)
         return np.stack([absent if chart.last is None else chart.last for chart in charts])
 
-    def state_dict(self, row: int) -> dict[str, Tensor]:
-        return self.charts[row].state_dict()
+    def state_dict(self, batch_index: int) -> dict[str, Tensor]:
+        return self.charts[batch_index].state_dict()
 
-    def load_state_dict(self, row: int, state: dict[str, Tensor]) -> None:
-        self.charts[row] = SpatialMap(self._ground)
-        self.charts[row].load_state_dict(state)
+    def load_state_dict(self, batch_index: int, state: dict[str, Tensor]) -> None:
+        self.charts[batch_index] = SpatialMap(self._ground)
+        self.charts[batch_index].load_state_dict(state)
 
 
 def _action_slot(layout: Layout) -> Slot:
