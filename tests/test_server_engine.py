@@ -43,7 +43,7 @@ def test_sessions_that_step_join_and_leave_a_batch_equal_sessions_alone(events: 
         dice = random.Random(number)
         if kind == "join":
             alone.append(Session(WORLD, seed=next_seed))
-            batch.join(Session(WORLD, seed=next_seed))
+            batch.append(Session(WORLD, seed=next_seed))
             next_seed += 1
         elif kind == "keep" and len(alone) > 1:
             rows = sorted(dice.sample(range(len(alone)), len(alone) - 1))
@@ -93,7 +93,7 @@ def test_joining_and_leaving_a_batch_keeps_each_memory_and_writes_no_other(
         loaded.clear()
         if absent and (dice.random() < 0.5 or len(inside) == 1):
             number, room = dice.choice(absent), batch._context._room
-            batch.join(alone[number].fork())
+            batch.append(alone[number].fork())
             inside.append(number)
             assert len(inside) > room or set(loaded) <= {len(inside) - 1}
         else:

@@ -7,7 +7,10 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -161,20 +164,21 @@ def test_only_the_context_is_corrupted(work: Path, debug_world: World) -> None:
     assert not torch.equal(batch.past_tokens[:, 1:], batch.tokens)
 
 
-def test_only_single_predicted_tokens_of_the_context_are_resampled() -> None:
+def test_only_predicted_single_tokens_of_the_past_are_resampled() -> None:
     slots = (
         Slot(name="action", role="action", vocab_size=4),
         Slot(name="observation", role="observation", vocab_size=90, grid=(3, 3)),
         Slot(name="observation/light", role="observation", vocab_size=40),
     )
-    layout = Layout(slots)
+    predicted = dict.fromkeys(("observation", "observation/light"), np.zeros(0))
+    cache: Any = SimpleNamespace(layout=Layout(slots), predicted=predicted)
     past = 10 * (torch.arange(64) % 4)[:, None, None].expand(-1, 5, 11) + torch.arange(11) % 4
-    shown = resample_slots(past, layout, BatchConfig(slot_resample_prob=0.5), torch.Generator().manual_seed(0))
+    shown = resample_slots(past, cache, BatchConfig(slot_resample_prob=0.5), torch.Generator().manual_seed(0))
     changed = shown != past
     assert not changed[..., :-1].any() and 0.2 < changed[..., -1].any(-1).float().mean() < 0.5
     light = shown[..., -1]
-    assert (light == light[:, :1]).all()  # one light for all of a past
-    none = resample_slots(past, layout, BatchConfig(slot_resample_prob=0), torch.Generator().manual_seed(0))
+    assert (light == light[:, :1]).all()  # one value for all of a past
+    none = resample_slots(past, cache, BatchConfig(slot_resample_prob=0), torch.Generator().manual_seed(0))
     assert torch.equal(none, past)
 
 
