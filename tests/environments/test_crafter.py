@@ -1,0 +1,46 @@
+"""Crafter: the environment's pictures, episodes and ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from magrathea.data import collect, make_env
+
+crafter = pytest.importorskip("crafter")
+
+
+def test_crafter(tmp_path: Path) -> None:
+    kwargs = {"steps": 20, "num_processes": 1, "max_episode_steps": 20}
+    data, again = (collect("magrathea/Crafter-v0", out=tmp_path / name, **kwargs) for name in ("one", "two"))
+    episode, same = data.episode(0), again.episode(0)
+    np.testing.assert_array_equal(episode.observation, same.observation)
+    np.testing.assert_array_equal(episode.action, same.action)
+    assert episode.observation.shape == (21, 63, 63, 3) and episode.truncated[-1] and not episode.terminated.any()
+    shapes = {"position": (21, 2), "facing": (21, 2), "semantic": (21, 7, 9), "inventory": (21, 16), "daylight": (21,)}
+    assert {key: episode.infos[key].shape for key in shapes} == shapes
+    assert data.metadata["action_names"][5] == "do" and data.metadata["key_map"][" "] == 5
+
+
+def test_crafter_draws_what_the_package_draws() -> None:
+    env: Any = make_env("magrathea/Crafter-v0")
+    ours, _ = env.reset(seed=3)
+    theirs = crafter.Env(size=(63, 63), seed=env.unwrapped._simulator._seed)
+    np.testing.assert_array_equal(ours, theirs.reset())
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        action = int(rng.integers(17))
+        np.testing.assert_array_equal(env.step(action)[0], theirs.step(action)[0])
+
+
+def test_a_crafter_body_may_live_as_long_as_one_likes() -> None:
+    env: Any = make_env("magrathea/Crafter-v0", mortal=False, length=3)
+    env.reset(seed=3)
+    ends = []
+    for _ in range(3):
+        env.unwrapped.player.health = 0
+        ends.append(env.step(0)[2:4])
+    assert ends == [(False, False), (False, False), (False, True)] and env.unwrapped.player.health == 9

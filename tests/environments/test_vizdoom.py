@@ -1,0 +1,86 @@
+"""ViZDoom: the rooms, the package's own levels, and their processes."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from magrathea.data import collect, make_env
+
+pytest.importorskip("vizdoom")
+
+
+def test_vizdoom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        arguments: dict[str, Any] = {"num_processes": 1, "max_episode_steps": 30, "env_kwargs": {"size": [60, 80]}}
+        data = collect("VizdoomBasic-v1", 60, "out", **arguments)
+        again = collect("VizdoomBasic-v1", 60, "again", **arguments)
+    episode = data.episode(0)
+    assert set(episode.observation) == {"screen", "gamevariables"}
+    assert episode.observation["screen"].shape[1:] == (60, 80, 3) and episode.observation["screen"].std() > 5
+    np.testing.assert_array_equal(episode.observation["screen"], again.episode(0).observation["screen"])
+    names, keys = data.metadata["action_names"], data.metadata["key_map"]
+    assert sorted(names) == ["attack", "move_left", "move_right", "noop"]
+    assert keys["ArrowLeft"] == names.index("move_left") and keys[" "] == names.index("attack")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "out"], "the game wrote into our folder"
+
+
+def test_vizdoom_tells_its_pose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments: dict[str, Any] = {"policy": "explorer", "num_processes": 1}
+    data = collect("magrathea/ViZDoom-v0", 300, "out", max_episode_steps=150, **arguments)
+    again = collect("magrathea/ViZDoom-v0", 100, "again", max_episode_steps=100, **arguments)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "out"], "the game wrote into our folder"
+    episode = data.episode(0)
+    assert episode.observation.shape == (151, 64, 64, 3) and episode.observation.std() > 5
+    np.testing.assert_array_equal(episode.observation[:101], again.episode(0).observation)
+    pose = episode.infos["pose"]
+    assert pose.shape == (151, 3) and np.ptp(pose[:, 0]) + np.ptp(pose[:, 1]) > 200, "the explorer travels"
+    turns = {"noop": 0, "forward": 0, "turn left": 15, "turn right": -15, "forward left": 15, "forward right": -15}
+    expected = np.array([turns[name] for name in data.metadata["action_names"]])[episode.action]
+    assert np.abs((np.diff(pose[:, 2]) - expected + 180) % 360 - 180).max() < 0.1
+    assert np.abs((pose[:, 2] + 7.5) % 15 - 7.5).max() < 2, "headings come again"
+    assert data.metadata["fps"] == 8.75 and data.metadata["key_map"]["ArrowUp"] == 1
+
+
+def test_vizdoom_is_furnished_anew() -> None:
+    env: Any = make_env("magrathea/ViZDoom-v0")
+    bare: Any = make_env("magrathea/ViZDoom-v0", furnished=False)
+    with contextlib.closing(env), contextlib.closing(bare):
+        first, again, other = (_look_around(env, seed) for seed in (3, 3, 4))
+        np.testing.assert_array_equal(first, again)
+        assert (first != other).any()
+        assert (_look_around(bare, 3) != first).any()
+
+
+def _look_around(env: Any, seed: int) -> np.ndarray:
+    """All headings from the middle of the same room."""
+    env.reset(seed=seed)
+    env.unwrapped._stand(464, 48, 0)
+    return np.stack([env.step(2)[0] for _ in range(24)])
+
+
+def test_vizdoom_games_end_with_the_recording(tmp_path: Path) -> None:
+
+    def games() -> set[str]:
+        paths = Path("/proc").glob("[0-9]*/comm")
+        return {path.parent.name for path in paths if path.exists() and path.read_text().strip() == "vizdoom"}
+
+    if not Path("/proc/self/comm").exists():
+        pytest.skip("processes are looked up in /proc")
+    before = games()
+    collect(
+        "VizdoomBasic-v1", 60, tmp_path / "out", num_processes=2, max_episode_steps=30, env_kwargs={"size": [60, 80]}
+    )
+    deadline = time.monotonic() + 5
+    while games() - before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not games() - before
