@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from magrathea.layout import Layout
@@ -25,8 +26,8 @@ from magrathea.settings import Range, Share, check
 Order = Literal["adaptive", "one_shot", "maskgit", "autoregressive"]
 ORDERS: tuple[Order, ...] = ("adaptive", "one_shot", "maskgit", "autoregressive")
 
-# tokens (R, N), hole_mask (R, N), rows (R,) of the batch, or None for all
-# -> logits for each slot (R, its tokens, its vocabulary)
+# tokens (I, N), hole_mask (I, N), indices (I,) of the batch, or None for all
+# -> logits for each slot (I, its tokens, its vocabulary)
 Predict = Callable[[Tensor, Tensor, Tensor | None], dict[str, Tensor]]
 
 
@@ -57,8 +58,13 @@ class FillSettings:
 
 @dataclass(frozen=True)
 class FillResult:
-    """Steps without holes: tokens (B, N); confidence (B, N), the probability of the likeliest token when it was
-    filled, 1 where it was known; num_passes (B,)."""
+    """Steps without holes.
+
+    Attributes:
+        tokens: (B, N) int64.
+        confidence: (B, N) the probability of the likeliest token when a hole was filled; 1 where it was known.
+        num_passes: (B,) passes of the model.
+    """
 
     tokens: Tensor
     confidence: Tensor
@@ -67,8 +73,8 @@ class FillResult:
 
 def fill(
     predict: Predict,
-    tokens: Tensor,
-    hole_mask: Tensor,
+    tokens: Int[Tensor, "B N"],
+    hole_mask: Bool[Tensor, "B N"],
     layout: Layout,
     settings: FillSettings,
     generators: Sequence[Generator],
@@ -77,9 +83,11 @@ def fill(
 
     Args:
         predict: the model, given the past.
-        tokens: (B, N) steps; what stands in a hole does not matter.
-        hole_mask: (B, N) True = hole.
-        generators: one for each row, so that a world's dice do not depend on its neighbours.
+        tokens: steps; what stands in a hole does not matter.
+        hole_mask: True = hole.
+        layout: of the N tokens.
+        settings: order of filling, temperature and the like.
+        generators: (B,) so that the random numbers of one step do not depend on the others of the batch.
     """
     tokens, holes = tokens.clone(), hole_mask.clone()
     confidence = torch.ones(tokens.shape, dtype=torch.float32, device=tokens.device)
@@ -89,65 +97,79 @@ def fill(
         active = holes.any(-1)
         if not active.any():
             break
-        rows = None if bool(active.all()) else active.nonzero().squeeze(-1)
-        now, open_holes = (tokens, holes) if rows is None else (tokens[rows], holes[rows])
-        dice = _dice(generators, rows, tokens.shape[1], tokens.device)
-        drawn, sure = _draw(predict(now, open_holes, rows), now, open_holes, layout, settings, dice)
-        total = num_holes if rows is None else num_holes[rows]
-        keep = _keep(sure, open_holes, total, index, settings, dice)
-        kept, left = torch.where(keep, drawn, now), open_holes & ~keep
-        felt = torch.where(keep, sure, confidence if rows is None else confidence[rows])
-        where = slice(None) if rows is None else rows
-        tokens[where], holes[where], confidence[where] = kept, left, felt
-        num_passes[where] += 1
+        chosen = None if bool(active.all()) else active.nonzero().squeeze(-1)
+        here = slice(None) if chosen is None else chosen
+        now, open_holes = tokens[here], holes[here]
+        uniforms = _uniforms(generators, chosen, tokens.shape[1], tokens.device)
+        drawn, certainty = _draw(predict(now, open_holes, chosen), now, open_holes, layout, settings, uniforms[0])
+        keep = _select(certainty, open_holes, num_holes[here], index, settings, uniforms[1])
+        tokens[here], holes[here] = torch.where(keep, drawn, now), open_holes & ~keep
+        confidence[here] = torch.where(keep, certainty, confidence[here])
+        num_passes[here] += 1
     return FillResult(tokens, confidence, num_passes)
 
 
-def _dice(generators: Sequence[Generator], rows: Tensor | None, num_tokens: int, device: torch.device) -> Tensor:
-    """(2, R, N) uniform numbers: one to draw each token, one for the noise of its order."""
-    chosen = generators if rows is None else [generators[row] for row in rows.tolist()]
-    return torch.stack([torch.rand(2, num_tokens, generator=generator) for generator in chosen], dim=1).to(device)
+def _uniforms(generators: Sequence[Generator], chosen: Tensor | None, num_tokens: int, device: torch.device) -> Tensor:
+    """(2, I, N) uniform numbers in 0…1 for chosen steps: one to draw each token, one for the noise of its order."""
+    own = generators if chosen is None else [generators[index] for index in chosen.tolist()]
+    return torch.stack([torch.rand(2, num_tokens, generator=generator) for generator in own], dim=1).to(device)
 
 
 def _draw(
-    logits: dict[str, Tensor], tokens: Tensor, holes: Tensor, layout: Layout, settings: FillSettings, dice: Tensor
-) -> tuple[Tensor, Tensor]:
-    """A token for each hole, and the model's confidence there: (R, N) and (R, N)."""
-    drawn, sure = tokens.clone(), torch.ones_like(dice[0])
+    logits: dict[str, Tensor],
+    tokens: Int[Tensor, "I N"],
+    holes: Bool[Tensor, "I N"],
+    layout: Layout,
+    settings: FillSettings,
+    uniforms: Float[Tensor, "I N"],
+) -> tuple[Int[Tensor, "I N"], Float[Tensor, "I N"]]:
+    """A token for each hole, and the probability of the likeliest one there."""
+    drawn, certainty = tokens.clone(), torch.ones_like(uniforms)
     for slot in layout.slots:
         span = layout.span(slot.name)
         open_holes = holes[:, span]
         if not open_holes.any():
             continue
-        chances = logits[slot.name].float().softmax(-1)
-        best, likeliest = chances.max(-1)
-        picks = _pick(chances, best, likeliest, open_holes, dice[0][:, span], settings)
+        probabilities = logits[slot.name].float().softmax(-1)
+        highest, likeliest = probabilities.max(-1)
+        picks = _pick(probabilities, highest, likeliest, open_holes, uniforms[:, span], settings)
         drawn[:, span] = torch.where(open_holes, picks, tokens[:, span])
-        sure[:, span] = torch.where(open_holes, best, 1.0)
-    return drawn, sure
+        certainty[:, span] = torch.where(open_holes, highest, 1.0)
+    return drawn, certainty
 
 
 def _pick(
-    chances: Tensor, best: Tensor, likeliest: Tensor, holes: Tensor, dice: Tensor, settings: FillSettings
-) -> Tensor:
-    """Draw at the holes (R, N) from chances (R, N, V) by inverting their distribution function at dice (R, N) in
-    0…1; the likeliest elsewhere."""
+    probabilities: Float[Tensor, "I C V"],
+    highest: Float[Tensor, "I C"],
+    likeliest: Int[Tensor, "I C"],
+    holes: Bool[Tensor, "I C"],
+    uniforms: Float[Tensor, "I C"],
+    settings: FillSettings,
+) -> Int[Tensor, "I C"]:
+    """Draw at the holes by inverting the cumulative distribution at uniform numbers; the likeliest token elsewhere."""
     if settings.temperature == 0:
         return likeliest
-    unsure = holes & (best < 1 / (1 + settings.min_probability))  # elsewhere no other token may be drawn
-    open_chances, most = chances[unsure], best[unsure].unsqueeze(-1)
-    weights = torch.where(open_chances >= settings.min_probability * most, open_chances, 0)
+    uncertain = holes & (highest < 1 / (1 + settings.min_probability))  # elsewhere no other token may be drawn
+    open_probabilities, most = probabilities[uncertain], highest[uncertain].unsqueeze(-1)
+    weights = torch.where(open_probabilities >= settings.min_probability * most, open_probabilities, 0)
     if settings.temperature != 1:
         weights = (weights / most) ** (1 / settings.temperature)
     sums = weights.cumsum(-1)
     total = sums[:, -1:].contiguous()
-    picks = torch.searchsorted(sums, dice[unsure].unsqueeze(-1) * total, right=True)
-    last = torch.searchsorted(sums, total)  # rounding must not draw a banned token
-    return likeliest.masked_scatter(unsure, torch.minimum(picks, last))
+    picks = torch.searchsorted(sums, uniforms[uncertain].unsqueeze(-1) * total, right=True)
+    last = torch.searchsorted(sums, total)  # rounding must not draw a token whose weight is 0
+    return likeliest.masked_scatter(uncertain, torch.minimum(picks, last))
 
 
-def _keep(sure: Tensor, holes: Tensor, total: Tensor, index: int, settings: FillSettings, dice: Tensor) -> Tensor:
-    """Which of the holes this pass closes: (R, N). Each pass closes at least one of each row that has holes."""
+def _select(
+    certainty: Float[Tensor, "I N"],
+    holes: Bool[Tensor, "I N"],
+    total: Int[Tensor, " I"],
+    index: int,
+    settings: FillSettings,
+    uniforms: Float[Tensor, "I N"],
+) -> Bool[Tensor, "I N"]:
+    """Which of the holes this pass fills for good; at least one of each step that has holes."""
     if settings.order == "one_shot":
         return holes
     if settings.order == "autoregressive":
@@ -156,16 +178,16 @@ def _keep(sure: Tensor, holes: Tensor, total: Tensor, index: int, settings: Fill
     if settings.order == "maskgit":
         remaining = torch.floor(total * math.cos(math.pi / 2 * (index + 1) / settings.max_passes) + 1e-6)
         quota = (left - remaining).clamp(min=1)
-        noise = -torch.log(-torch.log(dice[1].clamp(1e-9, 1 - 1e-7)))
-        rank_by = sure.clamp(min=1e-9).log() + noise * (1 - (index + 1) / settings.max_passes)
-        return holes & (_ranks(rank_by, holes) < quota[:, None])
+        noise = -torch.log(-torch.log(uniforms.clamp(1e-9, 1 - 1e-7)))
+        score = certainty.clamp(min=1e-9).log() + noise * (1 - (index + 1) / settings.max_passes)
+        return holes & (_ranks(score, holes) < quota[:, None])
     passes_left = settings.max_passes - index
     if passes_left <= 1:
         return holes
     quota = torch.ceil(left / passes_left)
-    return holes & ((sure >= settings.threshold) | (_ranks(sure, holes) < quota[:, None]))
+    return holes & ((certainty >= settings.threshold) | (_ranks(certainty, holes) < quota[:, None]))
 
 
-def _ranks(values: Tensor, holes: Tensor) -> Tensor:
-    """(R, N) place of each hole among the holes of its row, 0 for the greatest value."""
+def _ranks(values: Float[Tensor, "I N"], holes: Bool[Tensor, "I N"]) -> Int[Tensor, "I N"]:
+    """The rank of each hole among the holes of its step, 0 for the greatest value."""
     return values.masked_fill(~holes, -math.inf).argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)

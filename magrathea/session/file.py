@@ -22,7 +22,7 @@ from magrathea.layout import Layout
 from magrathea.sampler import FillSettings
 from magrathea.session.context import Inference
 from magrathea.session.history import History, check_log, record_of
-from magrathea.session.snapshots import Change, Changes, MemoryState, changed, changes_between
+from magrathea.session.snapshots import Change, Changes, MemoryState, apply_changes, difference
 from magrathea.world import World
 
 FORMAT_VERSION = 2  # 1 had every state of a memory whole
@@ -81,7 +81,7 @@ def pack(state: SessionState, world: World) -> bytes:
                 "checkpoints": history.snapshots.numbers,
             }
         )
-        kept = {f"memory/{row}": changes_between(history.snapshots.newest, state.memory[row])}
+        kept = {f"memory/{row}": difference(history.snapshots.newest, state.memory[row])}
         kept |= {f"checkpoint/{row}/{number}": changes for number, changes in history.snapshots.changes.items()}
         for place, changes in kept.items():
             tensors |= _tensors_of(place, changes)
@@ -222,7 +222,7 @@ def _state_of(file: SessionFile, world: World) -> SessionState:
         history.extend(part)
         for number in rows[index]["checkpoints"]:
             history.snapshots.append(operator.index(number), kept[f"checkpoint/{index}/{number}"])
-        memory.append(changed(history.snapshots.newest, kept.get(f"memory/{index}", {})))
+        memory.append(apply_changes(history.snapshots.newest, kept.get(f"memory/{index}", {})))
     state = SessionState(
         FillSettings(**file.header["fill"]),
         file.header["inference"],

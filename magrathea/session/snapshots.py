@@ -1,6 +1,6 @@
-"""The states that a memory had along the way, dense near the end and sparse long ago.
+"""Snapshots of a memory's state along a history, dense near its end and sparse far back, from which rewinding starts.
 
-Each is kept as what it changed of the one before, so that a memory which grows with the steps is kept about once.
+Each is stored as its difference to the one before, so that a memory which grows with the steps is stored about once.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-EVERY = 64  # steps from one checkpoint to the next
-MemoryState = dict[str, Tensor]  # of one row
+EVERY = 64  # steps from one snapshot to the next
+MemoryState = dict[str, Tensor]  # of one world
 
 
 @dataclass(frozen=True)
 class Change:
-    """What makes a tensor of one state that of a later one.
+    """The difference between a tensor of one state and that of a later one.
 
     Attributes:
-        values: (K, ...) some of its rows as they are now; all of the tensor, where `rows` is None.
-        rows: (K,) int32, which ones; those beyond the end are new.
+        values: (K, ...) the rows that changed, as they are in the later one; all of it, where `rows` is None.
+        rows: (K,) int32, their indices; those beyond the end are new.
     """
 
     values: Tensor
@@ -30,8 +30,8 @@ class Change:
 
     @classmethod
     def between(cls, before: Tensor | None, after: Tensor) -> Change:
-        """From a tensor, or nothing, to another one, bit for bit."""
-        if before is None or not _may_grow_to(before, after):
+        """The difference of a tensor to an earlier one, or to nothing, bit for bit."""
+        if before is None or not _is_extension(before, after):
             return cls(after)
         same = (_bits(before) == _bits(after[: len(before)])).all(dim=1)
         new = torch.arange(len(before), len(after), device=same.device)
@@ -44,16 +44,16 @@ class Change:
             return self.values
         length = max([0 if before is None else len(before), *(self.rows + 1).tolist()])
         if before is None or length > len(before) + len(self.rows) or (self.rows < 0).any():
-            raise ValueError("a state of its memory changes rows that are not there")
+            raise ValueError("a snapshot of its memory changes rows that do not exist")
         if (before.dtype, before.shape[1:]) != (self.values.dtype, self.values.shape[1:]):
-            raise ValueError("a state of its memory is unlike the one before")
+            raise ValueError("a snapshot of its memory does not fit the one before")
         after = torch.zeros(length, *before.shape[1:], dtype=before.dtype, device=before.device)
         _bits(after)[: len(before)] = _bits(before)  # PyTorch copies no rows of some whole numbers
         _bits(after)[self.rows.long()] = _bits(self.values)
         return after
 
     def then(self, later: Change) -> Change:
-        """This and a later one in one."""
+        """This difference and a later one in one."""
         if later.rows is None:
             return later
         if self.rows is None:
@@ -66,20 +66,20 @@ class Change:
 Changes = dict[str, Change]  # by the names of the state's tensors
 
 
-def changes_between(before: MemoryState, after: MemoryState) -> Changes:
+def difference(before: MemoryState, after: MemoryState) -> Changes:
     return {name: Change.between(before.get(name), tensor) for name, tensor in after.items()}
 
 
-def changed(before: MemoryState, changes: Changes) -> MemoryState:
+def apply_changes(before: MemoryState, changes: Changes) -> MemoryState:
     return {name: change.applied(before.get(name)) for name, change in changes.items()}
 
 
 class Snapshots:
-    """The states of one row's memory after some numbers of steps.
+    """The states of one world's memory after some numbers of steps.
 
     Attributes:
-        changes: number of steps -> what its state changed of the state before it, or of none; oldest first.
-        newest: the last state; empty where there is none.
+        changes: number of steps -> the difference of its state to the snapshot before, or to nothing; oldest first.
+        newest: the last snapshot's state; empty where there is none.
     """
 
     def __init__(self) -> None:
@@ -87,46 +87,46 @@ class Snapshots:
         self.newest: MemoryState = {}
 
     def append(self, number: int, changes: Changes) -> None:
-        """One more, after more steps than all before; raises ValueError where it cannot be."""
+        """Add a snapshot after more steps than all others; raises ValueError where it is not, or does not fit."""
         if number <= max(self.changes, default=0):
-            raise ValueError("the states of its memory are in no order")
-        self.changes[number], self.newest = changes, changed(self.newest, changes)
+            raise ValueError("the snapshots of its memory are not in order")
+        self.changes[number], self.newest = changes, apply_changes(self.newest, changes)
 
     def keep(self, number: int, state: MemoryState) -> None:
-        """One more, in place of any that are not before it. The older ones are thinned out: the farther back, the
+        """Add a snapshot, in place of any that are not before it, and thin out the older ones: the farther back, the
         fewer."""
         self.truncate(number - 1)
-        self.changes[number], self.newest = changes_between(self.newest, state), state
+        self.changes[number], self.newest = difference(self.newest, state), state
         for old in self.numbers:
             if not stays(old, number):
                 self._drop(old)
 
     def _drop(self, number: int) -> None:
-        """The one after it takes up what it changed."""
+        """Remove one, whose changes are merged into the next one's."""
         after, own = next(other for other in self.changes if other > number), self.changes.pop(number)
         self.changes[after] = {
             name: own[name].then(change) if name in own else change for name, change in self.changes[after].items()
         }
 
     def truncate(self, length: int) -> None:
-        """Forget those of more than `length` steps."""
+        """Remove those of more than `length` steps."""
         if max(self.changes, default=0) > length:
             self.changes = {number: changes for number, changes in self.changes.items() if number <= length}
             *_, self.newest = {}, *(state for _, state in self.states())
 
     def fork(self) -> Snapshots:
-        """The same states, to go on with apart from these."""
+        """The same snapshots, to continue apart from these."""
         other = Snapshots()
         other.changes, other.newest = dict(self.changes), self.newest
         return other
 
     @property
     def numbers(self) -> list[int]:
-        """After how many steps there is a state, in order."""
+        """After how many steps there is a snapshot, in order."""
         return list(self.changes)
 
     def nearest(self, number: int) -> int:
-        """The number of steps of the latest state that is not after `number` steps; 0 where there is none."""
+        """The number of steps of the latest snapshot that is not after `number` steps; 0 where there is none."""
         return max((kept for kept in self.changes if kept <= number), default=0)
 
     def at(self, number: int) -> MemoryState:
@@ -137,19 +137,19 @@ class Snapshots:
         """All of them, oldest first."""
         state: MemoryState = {}
         for number, changes in self.changes.items():
-            state = changed(state, changes)
+            state = apply_changes(state, changes)
             yield number, state
 
 
 def stays(old: int, number: int) -> bool:
-    """Whether a state after `old` steps is still kept after `number`."""
+    """Whether a snapshot after `old` steps is still kept after `number`."""
     times = old // EVERY
     return number - old <= 4 * EVERY * (times & -times)  # the greatest power of two that divides it
 
 
-def _may_grow_to(before: Tensor, after: Tensor) -> bool:
-    alike = (before.dtype, before.device, before.shape[1:]) == (after.dtype, after.device, after.shape[1:])
-    return alike and before.ndim == after.ndim > 0 and len(before) <= len(after)
+def _is_extension(before: Tensor, after: Tensor) -> bool:
+    similar = (before.dtype, before.device, before.shape[1:]) == (after.dtype, after.device, after.shape[1:])
+    return similar and before.ndim == after.ndim > 0 and len(before) <= len(after)
 
 
 def _bits(tensor: Tensor) -> Tensor:
