@@ -11,6 +11,7 @@ holes for the next pass. Known tokens are never changed. The orders differ only 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -29,6 +30,9 @@ ORDERS: tuple[Order, ...] = ("adaptive", "one_shot", "maskgit", "autoregressive"
 # tokens (I, N), hole_mask (I, N), indices (I,) of the batch, or None for all
 # -> logits for each slot (I, its tokens, its vocabulary)
 Predict = Callable[[Tensor, Tensor, Tensor | None], dict[str, Tensor]]
+
+
+Purpose = Literal["step", "action", "start", "episode"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,3 +195,11 @@ def _select(
 def _ranks(values: Float[Tensor, "I N"], holes: Bool[Tensor, "I N"]) -> Int[Tensor, "I N"]:
     """The rank of each hole among the holes of its step, 0 for the greatest value."""
     return values.masked_fill(~holes, -math.inf).argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+
+
+# -- random numbers ---------------------------------------------------------------------------------------------------
+def derive_seed(seed: int, purpose: Purpose, number: int = 0) -> int:
+    """A seed for one purpose, in 0…2^63 - 1, as a function of a seed and a number, the same on every machine: so random
+    number generators have no state to keep."""
+    digest = hashlib.blake2b(f"{seed}/{purpose}/{number}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

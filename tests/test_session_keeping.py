@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from session_worlds import MEMORIES, NUM_ACTIONS, EchoMemory, play_board, wild_world
 
 from magrathea.errors import MagratheaError
-from magrathea.rng import derive_seed
+from magrathea.sampler import derive_seed
 from magrathea.session import Session
 from magrathea.session.history import CHUNK, History, StepKind, record_of
 from magrathea.world import StepResult

@@ -10,7 +10,7 @@ import torch
 
 from magrathea.evaluate.forcing import SegmentBatch, gather_segments
 from magrathea.evaluate.recordings import Budget, Lived, Recording
-from magrathea.rng import derive_seed
+from magrathea.sampler import derive_seed
 from magrathea.session import Session
 from magrathea.world import World
 

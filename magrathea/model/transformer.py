@@ -79,7 +79,7 @@ class MaskedTransformer(nn.Module):
 
     def __init__(self, layout: Layout, config: ModelConfig, memory: type[MemorySpec]) -> None:
         super().__init__()
-        self.layout, self.config = layout, config
+        self.layout, self.config, self.num_heads = layout, config, config.num_heads
         self.embedding = StepEmbedding(layout, config.width)
         self.prompt_embedding = nn.Parameter(torch.randn(config.width) * 0.5)
         self.positions = RotaryPositions(layout)
@@ -127,7 +127,7 @@ class MaskedTransformer(nn.Module):
     def keys_values(self, encodings: Float[Tensor, "B T P D"], time: Int[Tensor, "B T"]) -> KeysValues:
         """Encodings at times -> keys and values for all layers, each (L, B, T, H, P, 48)."""
         heads = self.past_kv_proj(encodings)
-        heads = heads.unflatten(-1, (self.config.num_layers, 2, self.config.num_heads, HEAD_WIDTH))
+        heads = heads.unflatten(-1, (self.config.num_layers, 2, self.num_heads, HEAD_WIDTH))
         keys, values = heads.permute(4, 3, 0, 1, 5, 2, 6).unbind(0)  # (L, B, T, H, P, 48)
         return apply_rotary(norm(keys), self.positions(time)), values
 

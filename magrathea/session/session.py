@@ -14,8 +14,7 @@ from torch import Generator, Tensor
 from magrathea import masks
 from magrathea.errors import MagratheaError
 from magrathea.interfaces import Memory
-from magrathea.rng import Purpose, derive_seed
-from magrathea.sampler import FillResult, FillSettings, fill
+from magrathea.sampler import FillResult, FillSettings, Purpose, derive_seed, fill
 from magrathea.session.context import DreamContext, Inference
 from magrathea.session.file import SessionState, pack, read_file, state_of, unpack, write_file
 from magrathea.session.history import Difference, History, StepKind, check_log

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from magrathea.errors import MagratheaError
-from magrathea.rng import derive_seed
+from magrathea.sampler import derive_seed
 from magrathea.world import World
 
 Start = int | Sequence[int] | np.ndarray | Tensor | Sequence[Tensor] | None

@@ -2,7 +2,6 @@
 
 from magrathea.tokenizers.autoencoder import MaskedAutoencoderTokenizer
 from magrathea.tokenizers.base import Tokenizer
-from magrathea.tokenizers.box import BoxTokenizer
 from magrathea.tokenizers.composite import CompositeTokenizer
 from magrathea.tokenizers.discrete import (
     DiscreteTokenizer,
@@ -10,10 +9,10 @@ from magrathea.tokenizers.discrete import (
     MultiDiscreteTokenizer,
     TerminatedTokenizer,
 )
+from magrathea.tokenizers.numbers import BoxTokenizer, RewardTokenizer
 from magrathea.tokenizers.patch import PatchedTokenizer, PatchTokenizer
 from magrathea.tokenizers.registry import TOKENIZERS, tokenizer_for, tokenizer_from
 from magrathea.tokenizers.report import reconstruction_report
-from magrathea.tokenizers.reward import RewardTokenizer
 
 __all__ = [
     "TOKENIZERS",

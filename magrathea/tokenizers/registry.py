@@ -15,7 +15,6 @@ from magrathea.plugins import load_plugin
 from magrathea.spaces import is_image
 from magrathea.tokenizers.autoencoder import MaskedAutoencoderTokenizer
 from magrathea.tokenizers.base import Tokenizer
-from magrathea.tokenizers.box import BoxTokenizer
 from magrathea.tokenizers.composite import CompositeTokenizer, leaf_spaces_of
 from magrathea.tokenizers.discrete import (
     DiscreteTokenizer,
@@ -23,8 +22,8 @@ from magrathea.tokenizers.discrete import (
     MultiDiscreteTokenizer,
     TerminatedTokenizer,
 )
+from magrathea.tokenizers.numbers import BoxTokenizer, RewardTokenizer
 from magrathea.tokenizers.patch import PatchTokenizer
-from magrathea.tokenizers.reward import RewardTokenizer
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {
     cls.type_name: cls
