@@ -15,6 +15,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from magrathea.devices import resolve_device
+from magrathea.display import world_html
 from magrathea.errors import MagratheaError
 from magrathea.interfaces import EpisodeReadout, Memory, MemoryReadout, MemorySpec
 from magrathea.layout import ROLES, Layout, Role, Slot, group_for
@@ -114,6 +115,9 @@ class World:
                 if spec.token_features is not None:
                     model.init_from_features(slot, torch.from_numpy(spec.token_features))
         return model
+
+    def _repr_html_(self) -> str:
+        return world_html(self)
 
     # -- what it is ---------------------------------------------------------------------------------------------------
     @property

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Generator, Tensor
 
 from magrathea import masks
+from magrathea.display import session_png
 from magrathea.errors import MagratheaError
 from magrathea.interfaces import Memory
 from magrathea.sampler import FillResult, FillSettings, Purpose, derive_seed, fill
@@ -107,6 +108,9 @@ class Session:
     def tokens(self) -> Int[Tensor, "B N"]:
         """The last step."""
         return torch.from_numpy(np.stack([history.last for history in self._histories]).astype(np.int64))
+
+    def _repr_png_(self) -> bytes | None:
+        return session_png(self)
 
     @property
     def observation(self) -> Any:
