@@ -1,4 +1,4 @@
-"""Bench: how fast a world dreams and learns on this machine, beside what the machine could do."""
+"""Benchmarks: the speed of dreams and of training on this machine, relative to its matrix peak."""
 
 from magrathea.bench.history import measure_history
 from magrathea.bench.play import profile_steps

@@ -1,4 +1,4 @@
-"""What a step costs after a long life, and how many bytes its past takes."""
+"""The time of a step after a long history, and the bytes that the history takes."""
 
 from __future__ import annotations
 
@@ -24,16 +24,19 @@ NUM_MEASURED = 100  # steps that the medians are of
 
 
 def measure_history(world: World, lengths: Sequence[int], seed: int = 0) -> dict[str, Any]:
-    """For each length of history the median milliseconds of a whole step, of one dream, and of what its memory does in
-    it (a write, a read, and its share of keeping the state, which is done once in a while), the passes of a step, and
-    the bytes for each step of the memory's state, of the log, and of the session's file, which has both and the states
-    to go back to.
+    """Time and size of a dream with a history, for each length of it.
 
-    The history is of stored steps in an order drawn by the seed, with actions as the data has them, so a memory hardly
-    ever sees the same twice. A shorter history is the end of a longer one, so the dreams begin alike, and they take
-    their steps in turn, so what slows the machine slows them all.
+    The history consists of stored steps in random order, some of whose tokens are exchanged, so that a memory hardly
+    ever sees a step twice. A shorter history is the end of a longer one, and the dreams are stepped in turn, so that
+    whatever else slows the machine affects all lengths.
+
+    Returns:
+        for each length: "ms_per_step", the median of a whole step; "memory_ms_per_step", the memory's part in it (a
+        write, a read, and the saving of its state, spread over the steps between two snapshots); "passes_per_step";
+        and bytes per step of the memory's state, of the log, and of the session's file, which holds both and the
+        snapshots.
     """
-    steps = unlike_steps(world, max(lengths), seed)
+    steps = distinct_steps(world, max(lengths), seed)
     sessions = {length: dream_after(world, steps[-length:], seed) for length in lengths}
     file_bytes = {length: len(session.to_bytes()) for length, session in sessions.items()}
     actions, took, passes = HeldActions(world, 1, seed), {length: [] for length in lengths}, dict.fromkeys(lengths, 0)
@@ -63,7 +66,7 @@ def measure_history(world: World, lengths: Sequence[int], seed: int = 0) -> dict
 
 
 def dream_after(world: World, steps: Tensor, seed: int) -> Session:
-    """A dream that has lived steps (T, N), without dreaming them."""
+    """A session whose history is steps (T, N), as if it had observed them."""
     history, log = History(world.layout, num_start=1), np.zeros(len(steps), record_of(world.layout))
     log["tokens"], log["kind"] = steps.numpy(), StepKind.OBSERVED
     history.extend(log)
@@ -78,8 +81,8 @@ def dream_after(world: World, steps: Tensor, seed: int) -> Session:
 
 @torch.inference_mode()
 def _write_all(world: World, memory: Memory, steps: Tensor, history: History) -> None:
-    """Write steps (T, N), all with the encoding of the first: it does not matter to the clock. The history gets the
-    states along the way that are still kept at the end."""
+    """Write steps (T, N), all with the encoding of the first, which takes the same time. The history gets the snapshots
+    that a session would have at its end."""
     encoding = world.model.encode(steps[None, :1].to(world.device))[0]
     for number, step in enumerate(steps.split(1), start=1):
         memory.write(step, encoding, [0])
@@ -87,17 +90,17 @@ def _write_all(world: World, memory: Memory, steps: Tensor, history: History) ->
             history.snapshots.keep(number, memory.state_dict(0))
 
 
-def unlike_steps(world: World, num: int, seed: int) -> Tensor:
-    """(num, N) stored steps with some of their tokens from other ones, so that no two are alike."""
-    stored, dice = world.starts.flatten(0, 1), torch.Generator().manual_seed(seed)
-    steps, others = (stored[torch.randint(len(stored), (num,), generator=dice)] for _ in range(2))
-    return torch.where(torch.rand(steps.shape, generator=dice) < 0.3, others, steps)
+def distinct_steps(world: World, num: int, seed: int) -> Tensor:
+    """(num, N) stored steps with some tokens of other ones, so that hardly two are equal."""
+    stored, rng = world.starts.flatten(0, 1), torch.Generator().manual_seed(seed)
+    steps, others = (stored[torch.randint(len(stored), (num,), generator=rng)] for _ in range(2))
+    return torch.where(torch.rand(steps.shape, generator=rng) < 0.3, others, steps)
 
 
 @torch.inference_mode()
 def _memory_seconds(world: World, session: Session) -> float:
-    """The median time of a write and a read of the session's memory, which is spoiled by it."""
-    holes, steps = masks.forward_dynamics(world.layout)[None], unlike_steps(world, NUM_MEASURED, seed=1)
+    """The median seconds of a write and a read of the session's memory, whose content they change."""
+    holes, steps = masks.forward_dynamics(world.layout)[None], distinct_steps(world, NUM_MEASURED, seed=1)
     encoding, took = world.model.encode(steps[None, :1].to(world.device))[0], []
     for step in steps.split(1):
         begin = time.perf_counter()

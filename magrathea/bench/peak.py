@@ -1,4 +1,4 @@
-"""What this machine's matrix products reach, and how much memory and arithmetic a piece of work takes."""
+"""The machine's peak rate of matrix products, and the FLOPs, time and memory of a piece of work."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def matrix_peak(
     shapes: Iterable[tuple[int, int, int]] = SHAPES,
     seconds: float = 0.3,
 ) -> float:
-    """The best rate of (rows, inner) @ (inner, columns) over the shapes, in FLOP/s, a multiply-add being two.
+    """The highest rate of (rows, inner) @ (inner, columns) over the shapes, in FLOP/s; a multiply-add is two.
 
-    Each shape takes so many seconds; one whose first product would take longer by itself is left out, as it is where
-    the type is not the machine's own.
+    Each shape is measured for `seconds`. A shape of which one product would take longer is left out, as happens where
+    the machine has no instructions for the type.
     """
     best = 0.0
     for rows, inner, columns in shapes:
@@ -39,7 +39,7 @@ def matrix_peak(
 
 
 def best_seconds(function: Callable[[], Any], device: torch.device, seconds: float) -> float:
-    """The fastest of repeated calls within so many seconds, two at least, after a first one that warms up."""
+    """The seconds of the fastest of repeated calls, at least two, after a warm-up call."""
     function()
     synchronize(device)
     fastest, end, num_calls = float("inf"), time.perf_counter() + seconds, 0
@@ -52,13 +52,13 @@ def best_seconds(function: Callable[[], Any], device: torch.device, seconds: flo
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what the device still has to do."""
+    """Wait until the device has finished all work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def count_flops(function: Callable[[], Any]) -> float:
-    """FLOPs of the matrix products and attention of a call, by PyTorch's own counter."""
+    """FLOPs of the matrix products and attention of a call, as PyTorch counts them."""
     counter = FlopCounterMode(display=False)
     with sdpa_kernel(SDPBackend.MATH), counter:  # the counter knows attention as matrix products on every device
         function()
@@ -66,6 +66,6 @@ def count_flops(function: Callable[[], Any]) -> float:
 
 
 def peak_memory_mb() -> float:
-    """The most memory that this process has held so far, in MB (10^6 bytes)."""
+    """The peak resident memory of this process so far, in MB (10^6 bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e6

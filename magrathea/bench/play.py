@@ -22,41 +22,43 @@ LEAST_STEPS = 5
 
 
 class HeldActions:
-    """Random actions with the stored starts' own frequencies, held for as long as those are held.
+    """Random actions with the frequencies of the stored starts, repeated as often as they are there.
 
-    Draws from nothing but the actions that real steps took, so that no rare action makes dreams unlike the data.
+    Only actions of stored steps are drawn, so that the dreams stay close to the data. Raises MagratheaError for a world
+    without stored starts or without actions in them.
     """
 
     def __init__(self, world: World, batch_size: int, seed: int = 0) -> None:
+        name = world.metadata.get("name", "?")
         if not world.num_starts:
-            raise MagratheaError(f"World '{world.metadata.get('name', '?')}' has no stored starts to be measured from.")
+            raise MagratheaError(f"World '{name}' has no stored starts, which a benchmark needs; train it with some.")
         slots = world.layout.of_role("action")
         span = slice(0, sum(slot.num_tokens for slot in slots))
         absent = torch.cat([torch.full((slot.num_tokens,), slot.absent) for slot in slots])
         taken = world.starts[:, :, span]
         present = (taken != absent).all(-1)
         if not present.any():
-            raise MagratheaError(f"World '{world.metadata.get('name', '?')}' has no actions in its stored starts.")
+            raise MagratheaError(f"World '{name}' has no actions in its stored starts; train it on other data.")
         pairs = present[:, 1:] & present[:, :-1]
         same = (taken[:, 1:] == taken[:, :-1]).all(-1)
         self.world, self.choices = world, taken[present]
         self.hold = float(same[pairs].float().mean()) if pairs.any() else 0.0
-        self._drawn_anew = 1 - self._chance_to_hold()
-        self.dice = np.random.default_rng(seed)
+        self._redraw_prob = 1 - self._hold_prob()
+        self.rng = np.random.default_rng(seed)
         self.now = self._draw(batch_size)
 
     def _draw(self, num: int) -> Tensor:
-        return self.choices[self.dice.integers(len(self.choices), size=num)]
+        return self.choices[self.rng.integers(len(self.choices), size=num)]
 
     def next(self) -> Any:
-        """Actions (B, …) for the next step."""
-        fresh = torch.from_numpy(self.dice.random(len(self.now)) < self._drawn_anew)
+        """The actions (B, …) of the next step."""
+        fresh = torch.from_numpy(self.rng.random(len(self.now)) < self._redraw_prob)
         self.now = torch.where(fresh[:, None], self._draw(len(self.now)), self.now)
         rest = self.world.layout.num_tokens - self.now.shape[1]
         return self.world.decode_action(torch.nn.functional.pad(self.now, (0, rest)))
 
-    def _chance_to_hold(self) -> float:
-        """A fresh draw may repeat the action by chance, so that the chance to hold is less than that to repeat."""
+    def _hold_prob(self) -> float:
+        """The probability to repeat an action on purpose: a new draw may give the same action by chance."""
         _, counts = self.choices.unique(dim=0, return_counts=True)
         chance = float((counts / counts.sum()).square().sum())
         return max(0.0, (self.hold - chance) / (1 - chance)) if chance < 1 else 1.0
@@ -64,7 +66,7 @@ class HeldActions:
 
 @dataclass
 class Playing:
-    """What running a batch of dreams took: the seconds of every step, and the passes of every row's."""
+    """Measurements of a batch of dreams: seconds of every step, and its passes for every dream (steps, B)."""
 
     batch_size: int
     seconds: np.ndarray
@@ -88,7 +90,7 @@ class Playing:
 
 
 def measure_playing(world: World, batch_size: int, seconds: float, seed: int = 0) -> Playing:
-    """Step a batch of dreams, decoded to pictures, for so many seconds. Dreams that end start anew, off the clock."""
+    """Step a batch of dreams, with decoding, for `seconds`. Dreams that end are reset, which is not timed."""
     session, actions = Session(world, batch_size=batch_size, seed=seed), HeldActions(world, batch_size, seed)
     for _ in range(NUM_WARM_UP if batch_size < 64 else 2):
         _step(session, actions)
@@ -107,7 +109,7 @@ def measure_playing(world: World, batch_size: int, seconds: float, seed: int = 0
 
 
 def _step(session: Session, actions: HeldActions) -> np.ndarray:
-    """One step; returns the passes that each row took."""
+    """One step; returns the passes (B,) of each dream."""
     result = session.step(actions.next())
     if result.terminated.any():
         session.reset(env_mask=result.terminated)
@@ -115,7 +117,7 @@ def _step(session: Session, actions: HeldActions) -> np.ndarray:
 
 
 def _flops(session: Session, actions: HeldActions, num_passes: np.ndarray) -> float:
-    """FLOPs of an environment step on average: a few are counted, and scaled to the passes that were measured."""
+    """Mean FLOPs of an environment step: counted on a few steps, and scaled to the passes that were measured."""
     counted: list[float] = []
     seen: list[np.ndarray] = []
     for _ in range(8 if session.batch_size == 1 else 2):
@@ -130,7 +132,7 @@ def _flops(session: Session, actions: HeldActions, num_passes: np.ndarray) -> fl
 
 
 def profile_steps(world: World, *, batch_size: int = 1, num_steps: int = 30, num_rows: int = 20) -> str:
-    """The profiler's table of the operations that steps spend their time in, costliest first."""
+    """The profiler's table of the operations that steps spend their time in, the most expensive first."""
     session, actions = Session(world, batch_size=batch_size), HeldActions(world, batch_size)
     for _ in range(NUM_WARM_UP):
         _step(session, actions)
