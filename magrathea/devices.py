@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -24,11 +23,6 @@ def resolve_device(device: str | torch.device) -> tuple[torch.device, torch.dtyp
         device = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
     fast = device.type == "cuda" or _cpu_multiplies_bf16_faster()
     return device, torch.bfloat16 if fast else torch.float32
-
-
-def num_cores() -> int:
-    """The cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu_multiplies_bf16_faster() -> bool:

@@ -11,7 +11,7 @@ from session_worlds import MEMORIES, wild_world
 from test_memories import ALL
 from test_session_file import read, refusal
 
-from magrathea.bench.history import dream_after, unlike_steps
+from magrathea.bench.history import distinct_steps, dream_after
 from magrathea.session import Session
 from magrathea.session import file as session_file
 from magrathea.session.history import StepKind
@@ -135,6 +135,6 @@ def test_what_hardly_changes_is_kept_once() -> None:
 def test_a_step_on_disk_takes_2_kilobytes_at_most(memory: str) -> None:
     """With all that there is to go back to, of steps of which no two are alike; and no more in a longer life."""
     world = wild_world(memory)
-    steps = unlike_steps(world, 1000, seed=0)
+    steps = distinct_steps(world, 1000, seed=0)
     shorter, longer = (len(dream_after(world, steps[:length], seed=0).to_bytes()) / length for length in (250, 1000))
     assert longer < min(MOST_BYTES, 1.1 * shorter)

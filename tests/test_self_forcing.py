@@ -1,4 +1,4 @@
-"""Self-forcing: which steps of the past the model dreams itself, and that nothing else changes."""
+"""Self-forcing: which steps of the context the model samples itself, and that nothing else changes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from magrathea.model.transformer import MaskedTransformer
 from magrathea.progress import Stages
 from magrathea.train.batches import Batch, BatchConfig, draw_batch
 from magrathea.train.cache import TokenCache, encode_dataset
-from magrathea.train.self_forcing import dream_context
+from magrathea.train.self_forcing import sample_context
 from magrathea.train.trainer import update_loss
 from magrathea.world import World
 
@@ -45,10 +45,10 @@ def untrained(debug_world: World) -> MaskedTransformer:
     return model
 
 
-def test_only_what_is_seen_in_the_chosen_steps_is_dreamt(untrained: MaskedTransformer, batch: Batch) -> None:
-    layout, result = untrained.layout, dream_context(untrained, batch)
-    assert batch.dreamt is not None
-    chosen = batch.dreamt > 0
+def test_only_observations_of_the_chosen_steps_are_replaced(untrained: MaskedTransformer, batch: Batch) -> None:
+    layout, result = untrained.layout, sample_context(untrained, batch)
+    assert batch.sample_seeds is not None
+    chosen = batch.sample_seeds > 0
     assert chosen.any() and not chosen.any(1).all()
     changed = result.past_tokens != batch.past_tokens
     assert not changed[:, 0].any() and not changed[:, 1:][~chosen].any()
@@ -59,33 +59,33 @@ def test_only_what_is_seen_in_the_chosen_steps_is_dreamt(untrained: MaskedTransf
     assert torch.equal(result.tokens, batch.tokens) and torch.equal(result.hole_mask, batch.hole_mask)
 
 
-def test_a_model_that_knows_the_world_dreams_what_was(debug_world: World, batch: Batch) -> None:
-    dreamt = dream_context(debug_world.model, batch, num_rounds=3).past_tokens
+def test_a_trained_model_samples_the_recorded_steps(debug_world: World, batch: Batch) -> None:
+    dreamt = sample_context(debug_world.model, batch, num_rounds=3).past_tokens
     assert (dreamt == batch.past_tokens).float().mean() > 0.99
 
 
-def test_later_rounds_stand_on_the_dreams_of_earlier_ones(untrained: MaskedTransformer, batch: Batch) -> None:
-    once, twice = (dream_context(untrained, batch, rounds).past_tokens for rounds in (1, 2))
-    assert batch.dreamt is not None
-    begins = (batch.dreamt > 0).int().argmax(1)  # the first dreamt step has a real past in every round
+def test_later_rounds_are_conditioned_on_earlier_samples(untrained: MaskedTransformer, batch: Batch) -> None:
+    once, twice = (sample_context(untrained, batch, rounds).past_tokens for rounds in (1, 2))
+    assert batch.sample_seeds is not None
+    begins = (batch.sample_seeds > 0).int().argmax(1)  # the first sampled step has a recorded context in every round
     rows = torch.arange(len(begins))
     assert torch.equal(once[rows, 1 + begins], twice[rows, 1 + begins]) and not torch.equal(once, twice)
 
 
-def test_dice_belong_to_the_step_and_not_to_its_neighbours(untrained: MaskedTransformer, batch: Batch) -> None:
-    whole = dream_context(untrained, batch).past_tokens
-    assert torch.equal(whole, dream_context(untrained, batch).past_tokens)
+def test_samples_do_not_depend_on_other_segments(untrained: MaskedTransformer, batch: Batch) -> None:
+    whole = sample_context(untrained, batch).past_tokens
+    assert torch.equal(whole, sample_context(untrained, batch).past_tokens)
     for rank in range(2):
-        part = dream_context(untrained, batch.part(rank, 2, torch.device("cpu"))).past_tokens
+        part = sample_context(untrained, batch.shard(rank, 2, torch.device("cpu"))).past_tokens
         assert torch.equal(part, whole[rank::2])
 
 
-def test_nothing_is_learned_through_the_dreamt_past_itself(untrained: MaskedTransformer, batch: Batch) -> None:
+def test_no_gradient_flows_through_the_sampled_context(untrained: MaskedTransformer, batch: Batch) -> None:
     """The gradient is that of a past of plain tokens."""
-    dreamt = dream_context(untrained, batch)
+    dreamt = sample_context(untrained, batch)
     assert not any(weights.grad is not None for weights in untrained.parameters())
     gradients = []
-    for each in (dreamt, replace(dreamt, past_tokens=dreamt.past_tokens.clone(), dreamt=None)):
+    for each in (dreamt, replace(dreamt, past_tokens=dreamt.past_tokens.clone(), sample_seeds=None)):
         untrained.zero_grad()
         update_loss(untrained, [each]).backward()
         gradients.append([None if weights.grad is None else weights.grad.clone() for weights in untrained.parameters()])
@@ -93,8 +93,8 @@ def test_nothing_is_learned_through_the_dreamt_past_itself(untrained: MaskedTran
     untrained.zero_grad(set_to_none=True)
 
 
-def test_steps_without_a_known_action_stay(cache: TokenCache) -> None:
+def test_steps_without_a_known_action_are_not_sampled(cache: TokenCache) -> None:
     batch = draw_batch(cache, replace(CONFIG, self_forcing_prob=1.0), Generator().manual_seed(0))
     hidden = batch.hole_mask[..., cache.layout.span("action")].any(-1)
-    assert batch.dreamt is not None and hidden.any() and not batch.dreamt[hidden].any()
-    assert draw_batch(cache, replace(CONFIG, self_forcing_prob=0.0), Generator().manual_seed(0)).dreamt is None
+    assert batch.sample_seeds is not None and hidden.any() and not batch.sample_seeds[hidden].any()
+    assert draw_batch(cache, replace(CONFIG, self_forcing_prob=0.0), Generator().manual_seed(0)).sample_seeds is None

@@ -1,5 +1,4 @@
-"""How fast dreams run, for one player and for batches, under actions that are held as the data's are; in one process,
-and in several."""
+"""The speed of dreams in batches, under random actions that are repeated as often as in the data."""
 
 from __future__ import annotations
 

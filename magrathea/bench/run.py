@@ -1,5 +1,4 @@
-"""The whole bench: one player, batches in one process and in several, training, memory, and the machine's own matrix
-peak."""
+"""All measurements of `magrathea bench`: dreams in batches, training, memory, and the machine's matrix peak."""
 
 from __future__ import annotations
 
@@ -27,21 +26,20 @@ def bench(
     device: str = "cpu",
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Measure how fast a world dreams and learns on this machine. Leave the machine alone meanwhile.
+    """Measure the speed of a world's dreams and of its training on this machine. Run nothing else meanwhile.
 
     Args:
         world: a world, its folder, the name of a shipped one, or a hub id.
-        batch_sizes: numbers of dreams in lockstep; the batch of 1 is the one player.
-        seconds: how long each measurement takes; small ones take a few steps at least.
-        device: "cpu", "cuda", or "auto".
-        seed: of starts, actions and dice.
+        batch_sizes: numbers of dreams that are stepped together.
+        seconds: duration of each measurement; short ones take a few steps at least.
+        device: "cpu", "cuda", "cuda:N" or "auto".
+        seed: of the start states, actions and dreams.
 
     Returns:
-        a JSON-able dict: "playing" (for each batch size environment steps per second, p50 and p95 milliseconds of a
-        step with its pictures, passes per step), "training", "memory" and "machine", whose matrix peaks were measured
-        in between.
-        "share_of_float32_peak" and "share_of_bfloat16_peak" say how near each came to what the peak would allow, given
-        the FLOPs of the matrix products and attention that it did.
+        a JSON-able dict: "playing" (for each batch size environment steps per second, median and 95th percentile of a
+        step's milliseconds with decoding, passes per step), "training", "memory" (peak resident memory in MB) and
+        "machine". "share_of_float32_peak" and "share_of_bfloat16_peak" are the rates of matrix products and attention
+        relative to the machine's matrix peak, which is measured between playing and training.
     """
     world = world if isinstance(world, World) else World.from_pretrained(world, device=device)
     memory = {"peak_rss_mb_loaded": round(peak_memory_mb(), 1)}
@@ -62,15 +60,16 @@ def bench(
         "playing": playing,
         "training": training,
         "memory": memory,
-        "machine": _machine(world.device)
-        | {f"{name}_peak_gflop_per_second": round(peak, 1) for name, peak in peaks.items()},
+        "machine": _machine(world) | {f"{name}_peak_gflop_per_second": round(peak, 1) for name, peak in peaks.items()},
     }
 
 
-def _machine(device: torch.device) -> dict[str, Any]:
+def _machine(world: World) -> dict[str, Any]:
+    device = world.device
     gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
     return gpu | {
         "device": str(device),
+        "dtype": str(world.model.compute_dtype).removeprefix("torch."),
         "processor": platform.processor() or platform.machine(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),

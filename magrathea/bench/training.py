@@ -1,4 +1,4 @@
-"""How fast a world of this size learns: a short loop of the training step, on a fresh model of the world's own size."""
+"""The speed of training: the update of an untrained model of the world's own shape."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from magrathea.bench.peak import count_flops, synchronize
 from magrathea.memory import NUM_FEATURES, MemoryReadout, memory_class
 from magrathea.memory.episodic_buffer import NUM_RECALLED
 from magrathea.model.transformer import MaskedTransformer
+from magrathea.train.batches import BatchConfig
 from magrathea.world import World
 
-NUM_SEGMENTS, NUM_STEPS, NUM_EARLIER = 16, 12, 36  # an update's, as `magrathea train` has them unless told otherwise
+BATCH = BatchConfig()  # the default segments of an update
+NUM_SEGMENTS, NUM_STEPS, NUM_EARLIER = BATCH.num_segments, BATCH.num_steps, BATCH.num_earlier
 
 
 def measure_training(world: World, seconds: float, seed: int = 0) -> dict[str, float | int]:
-    """Updates on segments of the world's own stored steps, for so many seconds; tokens are of steps with holes."""
+    """Rates of updates on the world's stored steps, measured for `seconds`; the rates count steps with holes only."""
     torch.manual_seed(seed)
     model = MaskedTransformer(world.layout, world.config.model, memory_class(world.config.model.memory)).to(
         world.device
@@ -57,7 +59,7 @@ def measure_training(world: World, seconds: float, seed: int = 0) -> dict[str, f
 
 
 def _readout(world: World, tokens: Tensor) -> tuple[MemoryReadout, Tensor]:
-    """What a memory of the world's kind would give to the steps (B, T, N) but the first, and the steps before them."""
+    """A readout of the shape of the world's memory for all steps (B, T, N) but the first, and the earlier steps."""
     outputs = memory_class(world.config.model.memory).outputs(world.layout)
     predicted = {name: tokens[:, 1:, world.layout.span(name)] for name in outputs.slots}
     steps = tokens[:, :-1, None].expand(-1, -1, NUM_RECALLED, -1) if outputs.steps else None
@@ -66,7 +68,7 @@ def _readout(world: World, tokens: Tensor) -> tuple[MemoryReadout, Tensor]:
 
 
 def _segments(world: World) -> Tensor:
-    """(NUM_SEGMENTS, NUM_STEPS, N) stored real steps, end to end; what they say does not matter to the clock."""
+    """(NUM_SEGMENTS, NUM_STEPS, N) stored steps; their content does not change the time of an update."""
     steps = world.starts.reshape(-1, world.layout.num_tokens)
-    places = torch.arange(NUM_SEGMENTS * NUM_STEPS) % len(steps)
-    return steps[places].reshape(NUM_SEGMENTS, NUM_STEPS, -1).to(world.device)
+    index = torch.arange(NUM_SEGMENTS * NUM_STEPS) % len(steps)
+    return steps[index].reshape(NUM_SEGMENTS, NUM_STEPS, -1).to(world.device)

@@ -1,4 +1,4 @@
-"""What the model is shown in an update: segments with holes, a slightly spoiled past, and prompts."""
+"""The batches of an update: segments with holes, an augmented context, and prompts."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from magrathea.layout import Layout
 from magrathea.memory import MemoryReadout
 from magrathea.settings import Range, Share, check
 from magrathea.train.cache import RETURN_STEPS, Segments, TokenCache
+
+UNREWARDED_PROB = 0.1  # probability that a segment's context has no rewards and endings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +59,18 @@ class BatchConfig:
 
 @dataclass(frozen=True)
 class Batch:
-    """past_tokens (B, T, N) as shown, tokens (B, T - first, N) as they were, hole_mask (B, T - first, N), prompt
-    (B, N), readout (B, T - first, ...), earlier (B, E, N) the steps before, dreamt (B, T - first): the seed of the
-    dice of a step that the model is to dream itself before it stands in the past, 0 of one that stays as it was."""
+    """Segments of B episodes, with holes in every step from `first` on.
+
+    Attributes:
+        past_tokens: (B, T, N) the context that the model is shown.
+        tokens: (B, T - first, N) the recorded steps, which are the targets at the holes.
+        hole_mask: (B, T - first, N).
+        first: number of steps at the beginning that are only context.
+        prompt: (B, N) a step with absent tokens, or None.
+        readout: (B, T - first, ...) of the memory.
+        earlier: (B, E, N) the steps before the segment, for a recurrent memory.
+        sample_seeds: (B, T - first) seeds of the steps whose context the model samples itself; 0 for all others.
+    """
 
     past_tokens: Tensor
     tokens: Tensor
@@ -68,49 +79,55 @@ class Batch:
     prompt: Tensor | None = None
     readout: MemoryReadout = MemoryReadout()  # noqa: RUF009 (it never changes)
     earlier: Tensor | None = None
-    dreamt: Tensor | None = None
+    sample_seeds: Tensor | None = None
 
-    def part(self, rank: int, num_parts: int, device: torch.device) -> Batch:
-        """The rows of one of several processes, on its device."""
-        rows = slice(rank, None, num_parts)
-        parts = {name: x[rows].to(device) for name, x in vars(self).items() if isinstance(x, Tensor)}
-        return replace(self, readout=self.readout.map(lambda part: part[rows].to(device)), **parts)
+    def shard(self, rank: int, num_processes: int, device: torch.device) -> Batch:
+        """The segments of one of several processes, on its device."""
+        own = slice(rank, None, num_processes)
+        parts = {name: x[own].to(device) for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(self, readout=self.readout.map(lambda part: part[own].to(device)), **parts)
 
 
 def draw_batch(cache: TokenCache, config: BatchConfig, generator: Generator) -> Batch:
-    """Random segments, every step but the first with holes of one use of the world."""
+    """Random segments; every step but the first has the holes of one use of the world."""
+    layout = cache.layout
     segments = cache.segments(config.num_segments, config.num_steps, config.num_earlier, generator)
     shape = (config.num_segments, config.num_steps - 1)
-    holes = masks.mixture(cache.layout, shape, generator, masks.weights_of(config.uses))
-    past = corrupt_context(segments.tokens, cache.layout, config, generator)
-    readout, earlier = read_memory(segments, holes, 1, cache.layout, config, generator)
-    past = resample_slots(past, cache, config, generator)
-    dreamt = choose_dreamt(holes, cache.layout, config, generator)
-    return Batch(past, segments.tokens[:, 1:], holes, first=1, readout=readout, earlier=earlier, dreamt=dreamt)
+    hole_mask = masks.mixture(layout, shape, generator, masks.weights_of(config.uses))
+    context = corrupt_context(segments.tokens, layout, config, generator)
+    readout, earlier = read_memory(segments, hole_mask, 1, layout, config, generator)
+    context = resample_slots(context, cache, config, generator)
+    seeds = draw_sample_seeds(hole_mask, layout, config, generator)
+    return Batch(
+        context, segments.tokens[:, 1:], hole_mask, first=1, readout=readout, earlier=earlier, sample_seeds=seeds
+    )
 
 
 def draw_prompted_batch(cache: TokenCache, config: BatchConfig, generator: Generator) -> Batch:
-    """Segments whose actions are to be found, given what is seen 1…RETURN_STEPS / 2 steps after one of them, or the
-    return to be had from the first on. What comes after a goal was seen does not lead there, and is not learned."""
+    """Segments whose actions are predicted given a prompt: a goal, which is the observation of a later step within
+    RETURN_STEPS / 2 of the segment's end, or the return from the first step on. Actions after a goal was reached are no
+    targets."""
     layout, num = cache.layout, config.num_prompted
-    segments, goals, when = cache.toward(num, config.num_steps, config.num_earlier, RETURN_STEPS // 2, generator)
-    wants_return = torch.rand(num, 1, generator=generator) < 0.5
+    segments, goals, goal_index = cache.segments_with_goals(
+        num, config.num_steps, config.num_earlier, RETURN_STEPS // 2, generator
+    )
+    has_return = torch.rand(num, 1, generator=generator) < 0.5
     prompt = goals.clone()
     prompt[:, layout.role_span("reward")] = segments.returns[:, :1]
-    hidden = torch.where(wants_return, masks.return_prompt(layout), masks.goal_prompt(layout))
+    hidden = torch.where(has_return, masks.return_prompt(layout), masks.goal_prompt(layout))
     prompt = torch.where(hidden, layout.absent_tokens, prompt)
-    leads = wants_return | (torch.arange(1, config.num_steps) <= when[:, None])
-    holes = leads[..., None] & masks.behaviour_cloning(layout)
-    past = corrupt_context(segments.tokens, layout, config, generator)
-    readout, earlier = read_memory(segments, holes, 1, layout, config, generator)
-    return Batch(past, segments.tokens[:, 1:], holes, 1, prompt, readout, earlier)
+    is_target = has_return | (torch.arange(1, config.num_steps) <= goal_index[:, None])
+    hole_mask = is_target[..., None] & masks.behaviour_cloning(layout)
+    context = corrupt_context(segments.tokens, layout, config, generator)
+    readout, earlier = read_memory(segments, hole_mask, 1, layout, config, generator)
+    return Batch(context, segments.tokens[:, 1:], hole_mask, 1, prompt, readout, earlier)
 
 
 def read_memory(
     segments: Segments, hole_mask: Tensor, first: int, layout: Layout, config: BatchConfig, generator: Generator
 ) -> tuple[MemoryReadout, Tensor]:
     """The memory's readout (B, T - first, ...) for steps with holes (B, T - first, N), with the action where it is
-    known, and the earlier steps (B, S, N). Both are dropped in some segments, so that the world can be run without its
+    known, and the earlier steps (B, E, N). Both are absent in some segments, so that the world can be run without its
     memory."""
     readout = segments.readout.map(lambda part: part[:, first:]).select_known_action(hole_mask, layout)
     dropped = torch.rand(len(hole_mask), 1, 1, generator=generator) < config.memory_dropout
@@ -124,51 +141,51 @@ def read_memory(
     return MemoryReadout(predicted, steps, features=features), torch.where(dropped, absent, segments.earlier)
 
 
-def _knows_action(holes: Tensor, layout: Layout) -> Tensor:
-    """(B, T) for holes (B, T, N)"""
-    return ~holes[..., layout.role_span("action")].any(-1)
-
-
-def choose_dreamt(holes: Tensor, layout: Layout, config: BatchConfig, generator: Generator) -> Tensor | None:
-    """Which steps of the past the model is to dream, by the seeds of their dice (B, T), for steps with holes (B, T, N):
-    in some segments any share of those whose action is known, for the memory tells where it leads."""
+def draw_sample_seeds(hole_mask: Tensor, layout: Layout, config: BatchConfig, generator: Generator) -> Tensor | None:
+    """Seeds (B, T) of the steps of the context that the model samples itself (0 for all others), for steps with holes
+    (B, T, N): in some segments a random fraction of the steps whose action is known."""
     if not config.self_forcing_prob:
         return None
-    batch_size, num_steps = holes.shape[:2]
+    batch_size, num_steps = hole_mask.shape[:2]
     chosen = torch.rand(batch_size, 1, generator=generator) < config.self_forcing_prob
-    share = torch.rand(batch_size, 1, generator=generator) * chosen
-    dreamt = torch.rand(batch_size, num_steps, generator=generator) < share
+    fraction = torch.rand(batch_size, 1, generator=generator) * chosen
+    is_sampled = torch.rand(batch_size, num_steps, generator=generator) < fraction
     seeds = torch.randint(1, 2**62, (batch_size, num_steps), generator=generator)
-    return seeds * (dreamt & _knows_action(holes, layout))
+    knows_action = ~hole_mask[..., layout.role_span("action")].any(-1)
+    return seeds * (is_sampled & knows_action)
 
 
-def resample_slots(past: Tensor, cache: TokenCache, config: BatchConfig, generator: Generator) -> Tensor:
-    """The past (B, T, N) in which single tokens that the memory predicts are, in some segments, those of another
-    segment's step. So the model learns to trust the memory there: a slot that changes rarely would otherwise be copied
-    from the past, and stay wrong once a dream has got it wrong."""
+def resample_slots(context: Tensor, cache: TokenCache, config: BatchConfig, generator: Generator) -> Tensor:
+    """The context (B, T, N) with the first step of another segment, in some segments, in the slots that consist of one
+    token and that the memory predicts.
+
+    So the model learns to trust the memory there: a slot that changes rarely would otherwise be copied from the
+    context, and stay wrong once a dream has got it wrong.
+    """
     layout = cache.layout
-    resampled = torch.rand(len(past), 1, 1, generator=generator) < config.slot_resample_prob
-    others = past[torch.randperm(len(past), generator=generator), 0][:, None]
-    result = past.clone()
+    resampled = torch.rand(len(context), 1, 1, generator=generator) < config.slot_resample_prob
+    others = context[torch.randperm(len(context), generator=generator), 0][:, None]
+    result = context.clone()
     for slot in layout.slots:
         if slot.name in cache.predicted and slot.num_tokens == 1:
             span = layout.span(slot.name)
-            result[..., span] = torch.where(resampled, others[..., span], past[..., span])
+            result[..., span] = torch.where(resampled, others[..., span], context[..., span])
     return result
 
 
 def corrupt_context(tokens: Tensor, layout: Layout, config: BatchConfig, generator: Generator) -> Tensor:
-    """Replace some observation tokens (B, T, N) by what stands at the same place in another step of the batch, and
-    leave out the rewards and endings of some segments, as recordings without them do."""
+    """The context (B, T, N) with two corruptions, each of some segments: a fraction of the observation tokens is
+    replaced by those at the same index in other steps of the batch; and rewards and endings are absent, as they are in
+    recordings without them."""
     batch_size, _, num_tokens = tokens.shape
-    spoiled = torch.rand(batch_size, 1, 1, generator=generator) < config.corrupt_prob
-    rate = torch.rand(batch_size, 1, 1, generator=generator) * config.max_corrupt_rate * spoiled
+    corrupted = torch.rand(batch_size, 1, 1, generator=generator) < config.corrupt_prob
+    rate = torch.rand(batch_size, 1, 1, generator=generator) * config.max_corrupt_rate * corrupted
     flat = tokens.reshape(-1, num_tokens)
     others = flat[torch.randperm(len(flat), generator=generator)].reshape_as(tokens)
-    seen = masks.forward_dynamics(layout) & ~masks.judge(layout)
-    replace = seen & (torch.rand(tokens.shape, generator=generator) < rate)
-    result = torch.where(replace, others, tokens)
-    silent = torch.rand(batch_size, generator=generator) < 0.1
+    is_observed = masks.forward_dynamics(layout) & ~masks.judge(layout)
+    replaced = is_observed & (torch.rand(tokens.shape, generator=generator) < rate)
+    result = torch.where(replaced, others, tokens)
+    unrewarded = torch.rand(batch_size, generator=generator) < UNREWARDED_PROB
     for slot in layout.of_role("reward", "terminated"):
-        result[silent, :, layout.span(slot.name)] = slot.absent
+        result[unrewarded, :, layout.span(slot.name)] = slot.absent
     return result

@@ -1,4 +1,4 @@
-"""A dataset as tokens: made once, then read as memory-mapped files, so that the disk never holds training back."""
+"""The token cache: a dataset as tokens and memory readouts, made once and read as memory-mapped files."""
 
 from __future__ import annotations
 
@@ -20,13 +20,19 @@ from magrathea.progress import Stages
 from magrathea.world import World
 
 EPISODES_FILE = "episodes.json"
-RETURN_STEPS = 64  # a prompt's return is the reward of so many steps to come
+RETURN_STEPS = 64  # number of steps that a return sums the rewards of
 
 
 @dataclass(frozen=True)
 class Segments:
-    """tokens (B, T, N) int64, absent past an episode's end; earlier (B, E, N), the steps before, absent before its
-    beginning; returns (B, T); readout (B, T, 2, ...) of the memory, without and with the action."""
+    """Segments of B episodes.
+
+    Attributes:
+        tokens: (B, T, N) int64, absent past an episode's end.
+        earlier: (B, E, N) the steps before, absent before an episode's beginning.
+        returns: (B, T) tokens of the return after each step.
+        readout: (B, T, 2, ...) of the memory, without and with each step's action.
+    """
 
     tokens: Tensor
     earlier: Tensor
@@ -34,23 +40,23 @@ class Segments:
     readout: MemoryReadout
 
     def first(self, num_steps: int) -> Segments:
-        """Only the first steps of each."""
+        """The first steps of every segment."""
         readout = self.readout.map(lambda part: part[:, :num_steps])
         return Segments(self.tokens[:, :num_steps], self.earlier, self.returns[:, :num_steps], readout)
 
 
 @dataclass(frozen=True)
 class TokenCache:
-    """The tokens of some episodes, end to end.
+    """The tokens of some episodes, concatenated.
 
     Attributes:
         tokens: (S, N) uint16, memory-mapped.
-        returns: (S,) uint16, the token of the reward still to come within RETURN_STEPS after each step.
+        returns: (S,) uint16, token of the return after each step: the sum of the next RETURN_STEPS rewards.
         ends: (E,) index just past the last step of each episode.
-        predicted: by slot name (S, 2, tokens of the slot) uint16, memory-mapped, what the world's memory predicts of
-            each step without and with its action.
-        sources: (S, 2, K) int64, which steps it gives to attend to, -1 for none; or None.
-        features: (S, 2, F) float32 that it gives; or None.
+        predicted: by slot name (S, 2, tokens of the slot) uint16, memory-mapped, the memory's prediction of each step
+            without and with its action.
+        sources: (S, 2, K) int64, indices of the past steps that the memory gives to attend to, -1 for none; or None.
+        features: (S, 2, F) float32 of the memory; or None.
         layout: of the N tokens.
     """
 
@@ -64,6 +70,7 @@ class TokenCache:
 
     @classmethod
     def open(cls, folder: Path, layout: Layout) -> TokenCache:
+        """Map the files of a cache that `build` wrote."""
         tokens = np.load(folder / "tokens.npy", mmap_mode="r")
         ends = np.array(json.loads((folder / EPISODES_FILE).read_text())["ends"])
         predicted = {
@@ -79,12 +86,12 @@ class TokenCache:
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
-        """Whether a cache was built in the folder, to its end."""
+        """Whether the folder holds a complete cache."""
         return (folder / EPISODES_FILE).exists()
 
     @classmethod
     def build(cls, encoded: Iterable[tuple[Tensor, np.ndarray]], world: World, folder: Path) -> TokenCache:
-        """Of episodes of tokens (T + 1, N) and rewards (T,), with what the world's memory recalls of them."""
+        """Write the cache of episodes of tokens (T + 1, N) and rewards (T,), with the readouts of the memory."""
         folder.mkdir(parents=True, exist_ok=True)
         tokens, returns = [], []
         arrays: dict[Path, list[np.ndarray]] = defaultdict(list)
@@ -110,47 +117,47 @@ class TokenCache:
         return cls.open(folder, world.layout)
 
     def segments(self, num: int, num_steps: int, num_earlier: int, generator: Generator) -> Segments:
-        """Random segments of num_steps, and so many steps before each."""
-        starts_of = np.concatenate([[0], self.ends[:-1]])
-        lengths = self.ends - starts_of
-        places = torch.randint(int((lengths - 1).sum()), (num,), generator=generator).numpy()
-        episode = np.searchsorted(np.cumsum(lengths - 1), places, side="right")
-        first = places + episode  # each episode before has one step that is no place to start
+        """Random segments of num_steps, and num_earlier steps before each."""
+        begins = np.concatenate([[0], self.ends[:-1]])
+        lengths = self.ends - begins
+        drawn = torch.randint(int((lengths - 1).sum()), (num,), generator=generator).numpy()
+        episode = np.searchsorted(np.cumsum(lengths - 1), drawn, side="right")
+        first = drawn + episode  # no segment starts at the last step of an episode
         index = first[:, None] + np.arange(num_steps)
         inside = np.minimum(index, self.ends[episode][:, None] - 1)
         before = first[:, None] - np.arange(num_earlier, 0, -1)
         return Segments(
             self._steps(index, index == inside),
-            self._steps(before, before >= starts_of[episode][:, None]),
+            self._steps(before, before >= begins[episode][:, None]),
             torch.from_numpy(self.returns[inside].astype(np.int64)),
             self._readout(inside),
         )
 
-    def _steps(self, index: np.ndarray, there: np.ndarray) -> Tensor:
-        """Tokens (..., N) of steps (...), absent where there are none."""
-        tokens = torch.from_numpy(self.tokens[np.where(there, index, 0)].astype(np.int64))
-        return torch.where(torch.from_numpy(there)[..., None], tokens, self.layout.absent_tokens)
+    def _steps(self, index: np.ndarray, exists: np.ndarray) -> Tensor:
+        """Tokens (..., N) of the steps at indices (...), absent tokens where no step exists."""
+        tokens = torch.from_numpy(self.tokens[np.where(exists, index, 0)].astype(np.int64))
+        return torch.where(torch.from_numpy(exists)[..., None], tokens, self.layout.absent_tokens)
 
     def _readout(self, index: np.ndarray) -> MemoryReadout:
-        """What the memory gives at steps (...): (..., 2, ...)."""
+        """The memory's readout (..., 2, ...) at the steps with indices (...)."""
         predicted = {name: torch.from_numpy(array[index].astype(np.int64)) for name, array in self.predicted.items()}
         features = None if self.features is None else torch.from_numpy(self.features[index])
         sources = None if self.sources is None else self.sources[index]
         steps = None if sources is None else self._steps(sources, sources >= 0)
         return MemoryReadout(predicted, steps, features=features)
 
-    def toward(
-        self, num: int, num_steps: int, num_earlier: int, most_ahead: int, generator: Generator
+    def segments_with_goals(
+        self, num: int, num_steps: int, num_earlier: int, max_ahead: int, generator: Generator
     ) -> tuple[Segments, Tensor, Tensor]:
-        """Segments, for each a step (num, N) that came in it (in half of them) or at most `most_ahead` steps after it,
-        but before its episode's end, and which one that is, counted from the segment's first (num,)."""
-        longer = self.segments(num, num_steps + most_ahead, num_earlier, generator)
-        num_there = (longer.tokens != self.layout.absent_tokens).any(-1).sum(-1)
-        near = torch.rand(num, generator=generator) < 0.5
-        share = torch.rand(num, generator=generator)
-        when = 1 + (share * torch.where(near, num_steps - 1, num_steps + most_ahead - 1)).long()
-        when = when.minimum(num_there - 1)
-        return longer.first(num_steps), longer.tokens[torch.arange(num), when], when
+        """Random segments, a later step of each one's episode (num, N), and that step's index from the segment's first
+        (num,): in half of them within the segment, in the others at most `max_ahead` steps after its end."""
+        longer = self.segments(num, num_steps + max_ahead, num_earlier, generator)
+        lengths = (longer.tokens != self.layout.absent_tokens).any(-1).sum(-1)
+        is_within = torch.rand(num, generator=generator) < 0.5
+        fraction = torch.rand(num, generator=generator)
+        index = 1 + (fraction * torch.where(is_within, num_steps - 1, num_steps + max_ahead - 1)).long()
+        index = index.minimum(lengths - 1)
+        return longer.first(num_steps), longer.tokens[torch.arange(num), index], index
 
 
 def _predicted_file(folder: Path, slot: str) -> Path:
@@ -165,7 +172,7 @@ def encode_episode(episode: Episode, world: World) -> Tensor:
 def encode_dataset(
     dataset: Dataset, episodes: Sequence[int], world: World, stages: Stages
 ) -> list[tuple[Tensor, np.ndarray]]:
-    """Of each of these episodes the tokens (T + 1, N) and the rewards (T,)."""
+    """The tokens (T + 1, N) and the rewards (T,) of every given episode."""
     stages.begin("encoding")
     encoded = []
     for number, index in enumerate(episodes, start=1):
@@ -176,7 +183,7 @@ def encode_dataset(
 
 
 def _return_tokens(reward: np.ndarray, world: World) -> np.ndarray:
-    """(T,) rewards -> (T + 1,) tokens of the reward still to come at each step, the episode's first included."""
+    """(T,) rewards -> (T + 1,) tokens of the return after each step, the episode's first included."""
     sums = np.concatenate([[0.0], np.cumsum(reward, dtype=np.float64)])
     last = np.minimum(np.arange(len(sums)) + RETURN_STEPS, len(reward))
     return world.tokenizers["reward"].encode((sums[last] - sums).astype(np.float32))[:, 0].astype(np.uint16)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optree
 from torch.utils.tensorboard import SummaryWriter
 
 from magrathea.data import Dataset
@@ -40,8 +41,9 @@ class TrainReport:
         """Reconstruction of a held-out episode: for each image slot PSNR in dB and the codebook's usage."""
         observations = source.episode(held_out[0]).observation
         result = {}
-        for key, leaf in world.tokenizers["observation"].leaves.items():
-            values = np.asarray(_leaf_of(observations, key))
+        leaves = world.tokenizers["observation"].leaves
+        for (key, leaf), leaf_values in zip(leaves.items(), optree.tree_leaves(observations), strict=True):
+            values = np.asarray(leaf_values)
             if values.dtype == np.uint8 and values.ndim == 4:
                 result[key or "observation"] = reconstruction_report(leaf, values[:2000])
         return result
@@ -50,9 +52,3 @@ class TrainReport:
         self.stages.close()
         if self.writer is not None:
             self.writer.close()
-
-
-def _leaf_of(values: Any, key: str) -> Any:
-    for part in key.split("/") if key else []:
-        values = values[int(part)] if isinstance(values, tuple) else values[part]
-    return values

@@ -21,38 +21,44 @@ ONE_PASS = FillSettings(order="one_shot")
 
 
 @torch.no_grad()
-def dream_context(model: MaskedTransformer, batch: Batch, num_rounds: int = 1) -> Batch:
-    """The batch, with its `dreamt` steps of the past replaced by the model's fills; each round is one pass.
+def sample_context(model: MaskedTransformer, batch: Batch, num_rounds: int = 1) -> Batch:
+    """The batch, in whose context the steps with sample seeds are replaced by the model's own samples.
 
-    Known tokens stay: actions, rewards, endings, and what is absent.
+    Only observations are replaced; actions, rewards, endings and absent tokens stay.
+
+    Args:
+        model: samples each step in one pass, given its action and the context before it.
+        num_rounds: in each further round the samples are conditioned on those of the round before.
     """
-    if batch.dreamt is None or not batch.dreamt.any():
+    if batch.sample_seeds is None or not batch.sample_seeds.any():
         return batch
     device, layout, first = batch.tokens.device, model.layout, batch.first
-    rows = batch.dreamt.any(1).nonzero().squeeze(-1)
-    seen = (masks.forward_dynamics(layout) & ~masks.judge(layout)).to(device)
-    there = batch.tokens[rows] != layout.absent_tokens.to(device)
-    own = (batch.dreamt[rows] > 0)[..., None] & seen & there
+    indices = batch.sample_seeds.any(1).nonzero().squeeze(-1)
+    is_observed = (masks.forward_dynamics(layout) & ~masks.judge(layout)).to(device)
+    is_present = batch.tokens[indices] != layout.absent_tokens.to(device)
+    replaced = (batch.sample_seeds[indices] > 0)[..., None] & is_observed & is_present
     past_tokens = batch.past_tokens.clone()
     for _ in range(num_rounds):
-        shown = past_tokens[rows]
-        past_tokens[rows, first:] = torch.where(own, _imagine(model, shown, batch, rows), shown[:, first:])
+        context = past_tokens[indices]
+        samples = _sample_steps(model, context, batch, indices)
+        past_tokens[indices, first:] = torch.where(replaced, samples, context[:, first:])
     return replace(batch, past_tokens=past_tokens)
 
 
-def _imagine(model: MaskedTransformer, shown: Tensor, batch: Batch, rows: Tensor) -> Tensor:
-    """Every step (R, T - first, N) of some rows, each given its action and the steps before it of `shown` (R, T, N)."""
-    assert batch.dreamt is not None
-    steps, readout = batch.tokens[rows], batch.readout.map(lambda part: part[rows])
-    earlier = None if batch.earlier is None else batch.earlier[rows]
-    time = torch.arange(shown.shape[1], device=shown.device).expand(shown.shape[:2])
-    kv_cache = model.segment_cache(shown, batch.first, readout=readout, earlier=earlier)
-    holes = masks.forward_dynamics(model.layout).to(steps.device).expand_as(steps)
+def _sample_steps(model: MaskedTransformer, context: Tensor, batch: Batch, indices: Tensor) -> Tensor:
+    """Samples (R, T - first, N) of every step of the segments with batch indices (R,), each given its action and the
+    steps of the context (R, T, N) before it."""
+    assert batch.sample_seeds is not None
+    steps, readout = batch.tokens[indices], batch.readout.map(lambda part: part[indices])
+    earlier = None if batch.earlier is None else batch.earlier[indices]
+    time = torch.arange(context.shape[1], device=context.device).expand(context.shape[:2])
+    kv_cache = model.segment_cache(context, batch.first, readout=readout, earlier=earlier)
+    hole_mask = masks.forward_dynamics(model.layout).to(steps.device).expand_as(steps)
 
-    def predict(now: Tensor, open_holes: Tensor, chosen: Tensor | None) -> dict[str, Tensor]:
-        logits = model.predict(now.view_as(steps), open_holes.view_as(steps), time[:, batch.first :], kv_cache)
+    def predict(tokens: Tensor, holes: Tensor, _: Tensor | None) -> dict[str, Tensor]:
+        logits = model.predict(tokens.view_as(steps), holes.view_as(steps), time[:, batch.first :], kv_cache)
         return {name: slot_logits.flatten(0, 1) for name, slot_logits in logits.items()}
 
-    dice = [Generator().manual_seed(seed) for seed in batch.dreamt[rows].flatten().tolist()]
-    filled = fill(predict, steps.flatten(0, 1), holes.flatten(0, 1), model.layout, ONE_PASS, dice)
+    rngs = [Generator().manual_seed(seed) for seed in batch.sample_seeds[indices].flatten().tolist()]
+    filled = fill(predict, steps.flatten(0, 1), hole_mask.flatten(0, 1), model.layout, ONE_PASS, rngs)
     return filled.tokens.view_as(steps)

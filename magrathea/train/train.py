@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optree
 import torch
 
 from magrathea.data import Dataset
@@ -15,6 +16,7 @@ from magrathea.errors import MagratheaError
 from magrathea.files import atomic_write
 from magrathea.layout import Role
 from magrathea.memory import memory_class
+from magrathea.spaces import index_batch
 from magrathea.tokenizers import RewardTokenizer, TerminatedTokenizer, Tokenizer, tokenizer_for
 from magrathea.train import distributed
 from magrathea.train.cache import TokenCache, encode_dataset, encode_episode
@@ -128,34 +130,23 @@ def _fit_tokenizers(source: Dataset, episodes: Any, settings: TrainSettings) -> 
     """Tokenizers fitted to at most NUM_FITTING_FRAMES evenly spaced steps of the training episodes, and to all
     rewards."""
     total = sum(len(source.episode(index).reward) + 1 for index in episodes)
-    stride = max(1, -(-total // NUM_FITTING_FRAMES))
+    every = slice(None, None, max(1, -(-total // NUM_FITTING_FRAMES)))
     frames, actions, rewards = [], [], []
     for index in episodes:
         episode = source.episode(index)
-        frames.append(_every(episode.observation, stride))
-        actions.append(_every(episode.action, stride))
+        frames.append(index_batch(episode.observation, every))
+        actions.append(index_batch(episode.action, every))
         rewards.append(episode.reward)
     observation = tokenizer_for(source.observation_space, **settings.tokenizer)
-    observation.fit(_joined(frames), seed=settings.seed)
-    action = tokenizer_for(source.action_space).fit(_joined(actions), seed=settings.seed)
+    observation.fit(_concatenate(frames), seed=settings.seed)
+    action = tokenizer_for(source.action_space).fit(_concatenate(actions), seed=settings.seed)
     reward = RewardTokenizer().fit(np.concatenate(rewards))
     return {"action": action, "observation": observation, "reward": reward, "terminated": TerminatedTokenizer()}
 
 
-def _every(values: Any, stride: int) -> Any:
-    if isinstance(values, dict):
-        return {key: _every(part, stride) for key, part in values.items()}
-    if isinstance(values, tuple):
-        return tuple(_every(part, stride) for part in values)
-    return values[::stride]
-
-
-def _joined(parts: list[Any]) -> Any:
-    if isinstance(parts[0], dict):
-        return {key: _joined([part[key] for part in parts]) for key in parts[0]}
-    if isinstance(parts[0], tuple):
-        return tuple(_joined(list(part)) for part in zip(*parts, strict=True))
-    return np.concatenate(parts)
+def _concatenate(parts: list[Any]) -> Any:
+    """Values (T, ...) of several episodes as one; arrays, or dicts or tuples of such."""
+    return optree.tree_map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def _no_starts(tokenizers: dict[Role, Tokenizer]) -> torch.Tensor:

@@ -17,7 +17,7 @@ from magrathea.train import distributed
 from magrathea.train.batches import Batch, BatchConfig, draw_batch, draw_prompted_batch
 from magrathea.train.cache import TokenCache
 from magrathea.train.checkpoint import load_checkpoint, save_checkpoint
-from magrathea.train.self_forcing import dream_context
+from magrathea.train.self_forcing import sample_context
 
 LOGIT_SCALE_RATE = 6.0  # learning rate of the logit scales, relative to that of all other parameters
 
@@ -132,8 +132,8 @@ def train_model(
         for group in optimizer.param_groups:
             group["lr"] = group["scale"] * learning_rate(fraction, config)
         batches = draw_update(cache, config, progress.step)
-        own = [batch.part(distributed.rank(), distributed.num_processes(), model.device) for batch in batches]
-        own = [dream_context(model, batch, config.batch.self_forcing_rounds) for batch in own]
+        own = [batch.shard(distributed.rank(), distributed.num_processes(), model.device) for batch in batches]
+        own = [sample_context(model, batch, config.batch.self_forcing_rounds) for batch in own]
         loss = update_loss(parallel_model, own)
         optimizer.zero_grad()
         loss.backward()
