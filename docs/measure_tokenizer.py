@@ -77,7 +77,7 @@ def main() -> None:
         right = 100 * (error[:, 49:].max(axis=(1, 2, 3)) <= NEARLY**2).mean()
         figures = " | ".join(f"{figure:.1f}" for figure in [seconds, *psnr, *kept, right])
         name = " ".join([image, *(f"{value} lights" for value in options.values())])
-        print(f"| {name} | {tokenizer.parts[''].vocab_size} | {figures} |", flush=True)
+        print(f"| {name} | {tokenizer.slot_specs[''].vocab_size} | {figures} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,28 @@ def space_tree(space: spaces.Space) -> Any:
     if isinstance(space, spaces.Tuple):
         return tuple(space_tree(part) for part in space.spaces)
     return space
+
+
+def map_leaves(function: Callable[[Any, Any], Any], space: spaces.Space, value: Any, what: str = "The value") -> Any:
+    """Apply a function (leaf space, part of the value) at every leaf of a space.
+
+    Returns:
+        The results as a tree of dicts and tuples; for a space without parts, the one result.
+
+    Raises:
+        MagratheaError: which begins with `what`, where the value is no dict or tuple of the space's parts.
+    """
+    if isinstance(space, spaces.Dict):
+        if not isinstance(value, Mapping) or set(value) != set(space.spaces):
+            raise MagratheaError(
+                f"{what} is no dict of {sorted(space.spaces)}, as its space says; correct one of them."
+            )
+        return {key: map_leaves(function, part, value[key], what) for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        if not isinstance(value, tuple | list) or len(value) != len(space.spaces):
+            raise MagratheaError(f"{what} is no tuple of {len(space.spaces)}, as its space says; correct it.")
+        return tuple(map_leaves(function, part, each, what) for part, each in zip(space.spaces, value, strict=True))
+    return function(space, value)
 
 
 def index_batch(values: Any, index: int | slice) -> Any:

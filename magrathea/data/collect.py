@@ -1,7 +1,7 @@
-"""Recording a dataset: several processes play, each episode becomes a file, and all of them become a Minari dataset.
+"""Recording a dataset: several processes play episodes into a file each, which are merged into a Minari dataset.
 
-Episode i is played with seed + i by whichever process comes to it, so that the dataset does not depend on their number,
-and an interrupted recording goes on where it was.
+Episode i is played with seed + i by whichever process is free, so the dataset does not depend on their number, and an
+interrupted recording is resumed.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def collect(
     max_episode_steps: int | None = None,
     env_kwargs: dict[str, Any] | None = None,
 ) -> Dataset:
-    """Record an environment into a dataset; goes on where an interrupted recording was.
+    """Record an environment into a dataset, or resume an interrupted recording.
 
     Args:
         env_id: Gymnasium id, or "module:id".
@@ -86,7 +86,7 @@ def collect(
             not in their spaces or not finite, and a folder that holds something else.
     """
     check_value("num_processes", num_processes, Count)
-    _need_minari()
+    _require_minari()
     out = Path(out).resolve()
     recording = Recording(
         env_id=env_id,
@@ -96,10 +96,10 @@ def collect(
         max_episode_steps=max_episode_steps,
         env_kwargs=dict(env_kwargs or {}),
     )
-    metadata = _describe(recording)
+    metadata = _metadata_of(recording)
     work = out / WORK_FOLDER
     if not _is_done(out, metadata):
-        _claim(work, metadata)
+        _begin(work, metadata)
         num_episodes = _play_all(recording, work, num_processes)
         _write(out, work, num_episodes, metadata)
     shutil.rmtree(work, ignore_errors=True)
@@ -111,8 +111,8 @@ def _episode_path(work: Path, index: int) -> Path:
     return work / f"episode_{index:06d}.hdf5"
 
 
-def _lengths(work: Path) -> dict[int, int]:
-    """Lengths of the episodes that are recorded already; damaged ones are played again."""
+def _recorded_lengths(work: Path) -> dict[int, int]:
+    """Lengths of the recorded episodes by index; deletes damaged files, whose episodes are played again."""
     lengths = {}
     for path in sorted(work.glob("episode_*.hdf5")):
         length = episode_length(path)
@@ -124,7 +124,7 @@ def _lengths(work: Path) -> dict[int, int]:
 
 
 def _num_needed(lengths: dict[int, int], steps: int) -> int | None:
-    """How many episodes from the first on make up the steps, or None if some are still missing."""
+    """How many episodes, counted from the first, hold the steps; None while some of them are missing."""
     total = 0
     for index in itertools.count():
         if total >= steps:
@@ -136,21 +136,23 @@ def _num_needed(lengths: dict[int, int], steps: int) -> int | None:
 
 
 def _play_all(recording: Recording, work: Path, num_processes: int) -> int:
-    """Play until the steps are there; returns the number of episodes."""
-    lengths = _lengths(work)
+    """Play until enough steps are recorded; returns the number of episodes."""
+    lengths = _recorded_lengths(work)
     with Stages() as stages:
         stages.begin("collecting")
-        for index, length in _played(recording, work, lengths, num_processes):
+        for index, length in _play_missing(recording, work, lengths, num_processes):
             lengths[index] = length
-            there = min(sum(lengths.values()), recording.steps)
-            stages.update(there / recording.steps, f"{there:,} of {recording.steps:,} steps")
+            num_steps = min(sum(lengths.values()), recording.steps)
+            stages.update(num_steps / recording.steps, f"{num_steps:,} of {recording.steps:,} steps")
     needed = _num_needed(lengths, recording.steps)
     assert needed is not None
     return needed
 
 
-def _played(recording: Recording, work: Path, lengths: dict[int, int], num_processes: int) -> Iterator[tuple[int, int]]:
-    """Yields (index, length) of each episode, until they suffice; the caller puts them in `lengths`."""
+def _play_missing(
+    recording: Recording, work: Path, lengths: dict[int, int], num_processes: int
+) -> Iterator[tuple[int, int]]:
+    """Play the episodes that are missing; yields (index, length), which the caller adds to `lengths`."""
     missing = (index for index in itertools.count() if index not in lengths)
     if _num_needed(lengths, recording.steps) is not None:
         return
@@ -163,12 +165,12 @@ def _played(recording: Recording, work: Path, lengths: dict[int, int], num_proce
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_processes, context, _start_worker, (recording, work)) as pool:
         try:
-            playing = {pool.submit(_work, next(missing)) for _ in range(num_processes)}
+            playing = {pool.submit(_play_in_worker, next(missing)) for _ in range(num_processes)}
             while _num_needed(lengths, recording.steps) is None:
                 finished, playing = wait(playing, return_when=FIRST_COMPLETED)
                 for future in finished:
                     yield future.result()
-                    playing.add(pool.submit(_work, next(missing)))
+                    playing.add(pool.submit(_play_in_worker, next(missing)))
         except BrokenProcessPool as error:
             raise MagratheaError(
                 f"A process that played '{recording.env_id}' was ended from outside, perhaps for want of memory; "
@@ -182,11 +184,11 @@ _worker: dict[str, Any] = {}
 
 
 def _start_worker(recording: Recording, work: Path) -> None:
-    """Prepare a process that plays: it leaves Ctrl-C to its parent, and ends when its parent is gone."""
+    """Prepare a worker process: it ignores Ctrl-C, which its parent handles, and exits with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker.update(recording=recording, work=work, env=_recorded_env(recording))
-    multiprocessing.util.Finalize(None, _worker["env"].close, exitpriority=10)  # or a game of its own outlives it
+    multiprocessing.util.Finalize(None, _worker["env"].close, exitpriority=10)  # ViZDoom's game is a process of its own
 
 
 def _end_with_parent() -> None:
@@ -196,7 +198,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(index: int) -> tuple[int, int]:
+def _play_in_worker(index: int) -> tuple[int, int]:
     return _play_one(_worker["env"], _worker["recording"], _worker["work"], index)
 
 
@@ -213,7 +215,7 @@ def _play_one(env: gymnasium.Env, recording: Recording, work: Path, index: int) 
 
 
 # -- folders ----------------------------------------------------------------------------------------------------------
-def _need_minari() -> None:
+def _require_minari() -> None:
     try:
         import h5py  # noqa: F401
         import minari  # noqa: F401
@@ -223,15 +225,17 @@ def _need_minari() -> None:
         ) from error
 
 
-def _describe(recording: Recording) -> dict[str, Any]:
-    """The dataset's own metadata; makes the environment once, so that a mistake is told at once."""
+def _metadata_of(recording: Recording) -> dict[str, Any]:
+    """The dataset's metadata; makes the environment once, to raise errors before anything is recorded."""
     policy_named(recording.policy, recording.env_id)
     with contextlib.closing(_recorded_env(recording)) as env:
         for name, space in (("observation", env.observation_space), ("action", env.action_space)):
             try:
                 space_to_config(space)
             except MagratheaError as error:
-                raise MagratheaError(f"'{recording.env_id}', {name}: {error} {_way_out(recording.env_id)}") from error
+                raise MagratheaError(
+                    f"'{recording.env_id}', {name}: {error} {_unsupported_hint(recording.env_id)}"
+                ) from error
         described = environment_metadata(env)
     try:
         return json.loads(json.dumps(described | asdict(recording)))
@@ -239,7 +243,7 @@ def _describe(recording: Recording) -> dict[str, Any]:
         raise MagratheaError(f"env_kwargs can only hold what JSON can ({error}); give plain values.") from error
 
 
-def _way_out(env_id: str) -> str:
+def _unsupported_hint(env_id: str) -> str:
     plugin = environment_plugin(env_id)
     hint = plugin.unsupported_hint if plugin is not None and env_id not in plugin.env_ids else ""
     return hint.format(env_id=env_id) or "Wrap the environment to leave that part out."
@@ -248,35 +252,35 @@ def _way_out(env_id: str) -> str:
 def _is_done(out: Path, metadata: dict[str, Any]) -> bool:
     if not (out / "data" / METADATA_FILE_NAME).exists():
         if out.exists() and (not out.is_dir() or any(path.name != WORK_FOLDER for path in out.iterdir())):
-            raise MagratheaError(f"'{out}' exists and is no dataset; give another --out.")
+            raise MagratheaError(f"'{out}' exists and is not a dataset; give another --out.")
         return False
-    _compare(Dataset.open(out).metadata, metadata, f"'{out}' holds a dataset")
+    _require_same(Dataset.open(out).metadata, metadata, f"'{out}' holds a dataset")
     return True
 
 
-def _claim(work: Path, metadata: dict[str, Any]) -> None:
-    """Refuse to go on with a recording that was begun with other settings."""
+def _begin(work: Path, metadata: dict[str, Any]) -> None:
+    """Write down the settings of a recording; refuses to resume one of other settings."""
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MagratheaError(f"'{work.parent}' cannot be made ({error.strerror}); give another --out.") from error
     claim = work / "recording.json"
     if claim.exists():
-        _compare(json.loads(claim.read_text()), metadata, f"'{work.parent}' holds an unfinished recording")
+        _require_same(json.loads(claim.read_text()), metadata, f"'{work.parent}' holds an unfinished recording")
     with atomic_write(claim) as file:
         file.write_text(json.dumps(metadata, indent=1))
 
 
-def _compare(there: dict[str, Any], asked: dict[str, Any], what: str) -> None:
-    there = there | {"policy": current_policy_name(str(there.get("policy")))}
-    keys = [each.name for each in fields(Recording) if there.get(each.name) != asked.get(each.name)]
+def _require_same(stored: dict[str, Any], requested: dict[str, Any], what: str) -> None:
+    stored = stored | {"policy": current_policy_name(str(stored.get("policy")))}
+    keys = [each.name for each in fields(Recording) if stored.get(each.name) != requested.get(each.name)]
     if keys:
-        differences = ", ".join(f"{key} {there.get(key)!r} and not {asked.get(key)!r}" for key in keys)
+        differences = ", ".join(f"{key} {stored.get(key)!r} and not {requested.get(key)!r}" for key in keys)
         raise MagratheaError(f"{what} of other settings ({differences}); give another --out, or remove it.")
 
 
 def _write(out: Path, work: Path, num_episodes: int, metadata: dict[str, Any]) -> None:
-    """Make a Minari dataset of the recorded episodes, in one step."""
+    """Merge the recorded episodes into a Minari dataset, atomically."""
     import minari
     from minari.dataset.minari_storage import MinariStorage
 

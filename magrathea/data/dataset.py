@@ -14,7 +14,7 @@ from magrathea.data.episode import Episode
 from magrathea.errors import MagratheaError
 
 if TYPE_CHECKING:
-    from minari import MinariDataset  # imported when a dataset is opened: playing beside reality needs none
+    from minari import MinariDataset  # optional; imported when a dataset is opened
 
 METADATA_FILE_NAME = "metadata.json"  # of Minari, in the folder of the data
 OWN_METADATA = "magrathea"  # key of ours in Minari's metadata: env_id, env_kwargs, fps, action_names, key_map, …

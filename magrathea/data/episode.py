@@ -1,4 +1,4 @@
-"""An episode: what was seen, done and given, as arrays; and its place in a file of Minari's HDF5 format."""
+"""An episode as arrays, and its file in Minari's HDF5 format."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import optree
 
 from magrathea.files import atomic_write
 
 if TYPE_CHECKING:
-    import h5py  # imported when a file is written: playing beside reality needs none
+    import h5py  # optional; imported when a file is written
 
 CHUNK_BYTES = 1 << 18
 FEW_BYTES = 1 << 14  # arrays of less are not worth compressing
@@ -44,17 +45,12 @@ class Episode:
 
 
 def stack(values: list[Any]) -> Any:
-    """A list of values of a space -> arrays with the list as their first dimension."""
-    first = values[0]
-    if isinstance(first, Mapping):
-        return {key: stack([value[key] for value in values]) for key in first}
-    if isinstance(first, tuple):
-        return tuple(stack([value[place] for value in values]) for place in range(len(first)))
-    return np.stack([np.asarray(value) for value in values])
+    """Stack values of a space, arrays or dicts or tuples of such, along a new first dimension."""
+    return optree.tree_map(lambda *parts: np.stack([np.asarray(part) for part in parts]), *values)
 
 
 def save_episode(episode: Episode, path: Path) -> None:
-    """Write an episode's own file in one step, so that it is either whole or not there."""
+    """Write one episode into a file, atomically."""
     import h5py
 
     with atomic_write(path) as fresh, h5py.File(fresh, "w") as file:
@@ -69,7 +65,7 @@ def save_episode(episode: Episode, path: Path) -> None:
 
 
 def episode_length(path: Path) -> int | None:
-    """The number of steps in an episode's own file; None if it is damaged."""
+    """The number of steps in the file of one episode; None if it is damaged."""
     import h5py
 
     try:
@@ -80,7 +76,7 @@ def episode_length(path: Path) -> int | None:
 
 
 def merge_episodes(paths: list[Path], target: Path) -> int:
-    """Copy episodes' own files, compressed as they are, into one file of Minari's; returns the number of steps."""
+    """Copy the files of single episodes, still compressed, into one of Minari's; returns the number of steps."""
     import h5py
 
     num_steps = 0
@@ -95,19 +91,20 @@ def merge_episodes(paths: list[Path], target: Path) -> int:
 
 
 def _write(group: h5py.Group, name: str, values: Any) -> None:
-    """Nested arrays -> groups and compressed arrays, named as Minari names them; lossless."""
-    if isinstance(values, Mapping):
-        parts = values.items()
-    elif isinstance(values, tuple):
-        parts = ((f"_index_{place}", value) for place, value in enumerate(values))
-    elif values.nbytes < FEW_BYTES:
-        group.create_dataset(name, data=values)
+    """Write arrays, or dicts and tuples of such, without loss, under the names that Minari gives them."""
+    if isinstance(values, Mapping | tuple):
+        group.create_group(name)
+    tree: Any = values
+    paths, arrays, _ = optree.tree_flatten_with_path(tree)
+    for path, array in zip(paths, arrays, strict=True):
+        parts = [f"_index_{key}" if isinstance(key, int) else str(key) for key in path]
+        _write_array(group, "/".join([name, *parts]), array)
+
+
+def _write_array(group: h5py.Group, name: str, array: np.ndarray) -> None:
+    if array.nbytes < FEW_BYTES:
+        group.create_dataset(name, data=array)
         return
-    else:
-        num_rows = max(1, min(len(values), CHUNK_BYTES * len(values) // values.nbytes))
-        chunks = (num_rows, *values.shape[1:])
-        group.create_dataset(name, data=values, chunks=chunks, compression="gzip", compression_opts=1)
-        return
-    subgroup = group.create_group(name)
-    for key, value in parts:
-        _write(subgroup, key, value)
+    num_steps = max(1, min(len(array), CHUNK_BYTES * len(array) // array.nbytes))
+    chunks = (num_steps, *array.shape[1:])
+    group.create_dataset(name, data=array, chunks=chunks, compression="gzip", compression_opts=1)

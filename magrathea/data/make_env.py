@@ -1,4 +1,4 @@
-"""Making environments: by their Gymnasium id, by what a dataset or a world remembers of them."""
+"""Making environments by their Gymnasium id, or by the metadata of a dataset or a world."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from magrathea.data.resize import ResizeImages
 from magrathea.errors import MagratheaError
 from magrathea.plugins import EnvironmentPlugin, environment_plugin, environment_plugins, load_reference
 
-# Keys, and the names of the actions that they stand for, the first that there is.
+# Keys -> names of actions, of which the first that the environment has is taken.
 _KEYS = {
     "ArrowUp": ("up", "forward", "move_forward"),
     "ArrowDown": ("down", "backward", "move_backward"),
@@ -76,12 +76,12 @@ def make_env_from_metadata(metadata: dict[str, Any]) -> gymnasium.Env:
     """The environment that a dataset or a world comes from."""
     env_id, kwargs = metadata.get("env_id"), dict(metadata.get("env_kwargs") or {})
     if not env_id:
-        raise MagratheaError("Nothing is known of the environment that this comes from; its metadata has no env_id.")
+        raise MagratheaError("The metadata has no env_id to make an environment of; use 'magrathea collect'.")
     return make_env(env_id, **kwargs)
 
 
 def environment_metadata(env: gymnasium.Env) -> dict[str, Any]:
-    """What an environment says of itself: fps, action_names and key_map; the names and keys are made up if missing."""
+    """fps, action_names and key_map of an environment, from its own metadata; missing names and keys are generated."""
     own = env.unwrapped.metadata or {}
     names = [str(name) for name in own.get("action_names") or _action_names(env)]
     keys = own.get("key_map") or _key_map(names)
@@ -114,7 +114,7 @@ def _action_names(env: gymnasium.Env) -> list[str]:
 
 
 def _key_map(names: list[str]) -> dict[str, int]:
-    """Arrows and WASD for names of directions, space for what fires, and digits and letters for what is left."""
+    """Keys for actions: arrows and WASD for directions, space for fire or use, digits and letters for the others."""
     keys: dict[str, int] = {}
     for key, wanted in _KEYS.items():
         found = [name for name in wanted if name in names]

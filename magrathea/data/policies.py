@@ -29,7 +29,7 @@ def random(env: gymnasium.Env, rng: np.random.Generator) -> Policy:
 
 
 def sticky(env: gymnasium.Env, rng: np.random.Generator) -> Policy:
-    """Draws an action and holds it for 1 to 8 steps, so that it travels."""
+    """Repeats each action for 1 to 8 steps, so that it gets farther than single random actions."""
     sample = _sampler(env, rng)
     left, action = 0, None
 

@@ -1,9 +1,9 @@
 """Crafter as a Gymnasium environment: the same game and the same random draws, drawn several times faster.
 
-The `crafter` package has the old API and draws its picture cell by cell. Here the dynamics are the package's own; the
-picture is put together by table look-up and is equal to the package's, pixel for pixel. One thing differs on purpose:
-the package keeps the creatures of a chunk in a `set`, whose order depends on memory addresses, so that the same seed
-could play out differently in another process. Here they keep the order in which they came.
+The `crafter` package has the old Gym API and draws its picture cell by cell. Here the dynamics are the package's, and
+the picture is composed from tables of tiles; it is equal to the package's, pixel for pixel. One thing differs on
+purpose: the package keeps the creatures of a chunk in a `set`, whose order depends on memory addresses, so a seed could
+give different episodes in different processes. Here they keep their order of insertion.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ KEYS = {
 
 
 class _OrderedSet(dict):
-    """A set that iterates in the order of insertion, so that a run does not depend on memory addresses."""
+    """A set that iterates in the order of insertion."""
 
     def add(self, item: Any) -> None:
         self[item] = None
@@ -68,7 +68,7 @@ class _World(engine.World):
 
 
 class _LocalView(engine.LocalView):
-    """The package's local view by table look-up: (columns * unit, rows * unit, 3), before the transposition."""
+    """The package's local view, composed from tables: (columns * unit, rows * unit, 3), before the transposition."""
 
     def __init__(self, world: engine.World, textures: engine.Textures, grid: list[int]) -> None:
         super().__init__(world, textures, grid)
@@ -76,7 +76,7 @@ class _LocalView(engine.LocalView):
         self._blended: dict[tuple, np.ndarray] = {}
 
     def _table(self, unit: tuple[int, int]) -> np.ndarray:
-        """Textures of all materials: (materials + 1, unit, unit, 3) uint8; the last is the void outside the area."""
+        """Textures of all materials: (materials + 1, unit, unit, 3) uint8; the last is drawn outside of the area."""
         if unit not in self._tables:
             names = [self._world._mat_names[index] for index in range(len(self._world._mat_names))]
             textures = [self._textures.get(name, unit)[..., :3] for name in names]
@@ -119,7 +119,7 @@ def crop(values: np.ndarray, left: int, top: int, columns: int, rows: int, outsi
 
 
 class _ItemView(engine.ItemView):
-    """The package's inventory view, with the picture of every inventory remembered."""
+    """The package's inventory view, with a cache of pictures by inventory."""
 
     def __init__(self, textures: engine.Textures, grid: list[int]) -> None:
         super().__init__(textures, grid)
@@ -146,16 +146,16 @@ class _Simulator(crafter.Env):
         self._sem_view = lambda: None
 
     def start(self, seed: int) -> np.ndarray:
-        """Begin the world that the seed names and return its first picture."""
+        """Start the world of a seed and return its first picture."""
         self._seed, self._episode = seed, 0
         return self.reset()
 
 
 class CrafterEnv(gymnasium.Env):
-    """Crafter: a 64x64 island of survival seen through a 9x7 window of tiles with the inventory below it.
+    """Crafter: survival on an island of 64x64 tiles, seen through a window of 9x7 tiles with the inventory below it.
 
     Observation: (height, width, 3) uint8; at the default 63x63 a tile is exactly 7x7 pixels. Action: Discrete(17).
-    Where it is not `mortal`, a body that would have died is whole again, for lives as long as one likes.
+    If not `mortal`, a player that would have died has full health again, so that episodes may be of any length.
     `info` holds the privileged state, for evaluation only: see `CrafterEnv.info`.
     """
 
@@ -203,7 +203,7 @@ class CrafterEnv(gymnasium.Env):
         return self._simulator._step
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin a new world; the same seed gives the same world on every machine."""
+        """Start a new world; the same seed gives the same world on every machine."""
         super().reset(seed=seed, options=options)
         self._frame = self._simulator.start(int(self.np_random.integers(2**31 - 1)))
         return self._frame, self.info()
@@ -222,7 +222,7 @@ class CrafterEnv(gymnasium.Env):
         self.world.random.seed(seed)
 
     def render(self) -> np.ndarray:
-        """The last picture again; drawing anew would draw new noise at night and change what comes."""
+        """The last picture; rendering again would draw other noise at night and change the random state."""
         return self._frame
 
     def info(self) -> dict[str, Any]:

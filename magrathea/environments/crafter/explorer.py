@@ -1,8 +1,8 @@
 """A scripted Crafter player that shows every mechanic of the game, for collecting data.
 
 It reads the privileged state. About half of the time it pursues goals (drink, eat, gather, build, craft, fight, sleep,
-travel), the other half it holds random actions, and one action in ten is drawn uniformly at any time, so that the data
-hold what every action does, also where it fails and where it does nothing.
+travel), otherwise it repeats random actions, and at any time one action in ten is drawn uniformly: the data show what
+every action does, including where it fails or does nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from magrathea.environments.crafter.env import ACTION_NAMES, CrafterEnv
 ACTIONS = {name: index for index, name in enumerate(ACTION_NAMES)}
 MOVES = {(-1, 0): "move_left", (1, 0): "move_right", (0, -1): "move_up", (0, 1): "move_down"}
 UNIFORM_SHARE = 0.1
-RANDOM_SLEEP_SHARE = 0.3  # a sleeper in the open is mostly killed
+RANDOM_SLEEP_SHARE = 0.3  # of the sleep actions that are drawn: a player that sleeps in the open is mostly killed
 DEFENCE_SHARE = 0.95
 NIGHT_GOAL_SHARE = 0.9
 GOAL_SHARE = 0.45  # of segments; they are longer than the random ones
@@ -104,7 +104,7 @@ class Explorer:
         return list(MOVES.values())[self.rng.integers(4)]
 
     def _defend(self) -> str | None:
-        """Mostly strike at a zombie or a skeleton that stands beside the player, after turning to it."""
+        """Mostly attack an adjacent zombie or skeleton, after turning to it; None if there is none."""
         if self.env.player.sleeping or self.rng.random() > DEFENCE_SHARE:
             return None
         for direction, move in MOVES.items():
@@ -116,7 +116,7 @@ class Explorer:
     # --- choosing what to do
 
     def _goal(self) -> Plan:
-        """The most urgent need, else mostly the next step of the technology, else one of the other pastimes."""
+        """A plan for the most urgent need, else mostly for the next tool, else one of the other activities."""
         rng = self.rng
         if self._have("drink") < 4:
             return self._collect("water", times=int(rng.integers(2, 7)))
@@ -128,7 +128,7 @@ class Explorer:
             return self._shelter() if self._have("energy") < 9 else self._tunnel()
         if rng.random() < (0.9 if self._num_steps < 150 else 0.7):
             return self._technology()
-        pastimes: list[Callable[[], Plan]] = [
+        activities: list[Callable[[], Plan]] = [
             self._travel,
             self._travel,
             self._bump,
@@ -142,10 +142,10 @@ class Explorer:
             lambda: self._collect("tree", times=2),
             self._craft_anything,
         ]
-        return pastimes[rng.integers(len(pastimes))]()
+        return activities[rng.integers(len(activities))]()
 
     def _technology(self) -> Plan:
-        """Whatever is missing for the next tool, from the wood to the diamond."""
+        """Gather or build what is missing for the next tool, and then diamonds."""
         missing = [tool for tool in TOOLS if self._have(tool) == 0]
         if not missing:
             if self.rng.random() < 0.6:
@@ -162,7 +162,7 @@ class Explorer:
         return self._repeat(f"make_{tool}", 1)
 
     def _approach_station(self, station: str) -> Plan:
-        """Go to a station that stands near, or build one, or gather what building it takes."""
+        """Go to a nearby table or furnace, or place one, or gather the materials for it."""
         where = self._where(station)
         x, y = self.env.player.pos
         if where[max(x - 12, 0) : x + 13, max(y - 12, 0) : y + 13].any() and self.rng.random() < 0.9:
@@ -172,7 +172,7 @@ class Explorer:
                 return self._collect("tree" if item == "wood" else item, times=amount - self._have(item) + 1)
         return self._place(station)
 
-    # --- plans: generators of action names; they end when done or hopeless
+    # --- plans: generators of action names, which end when done or impossible
 
     def _sticky(self) -> Plan:
         while True:
@@ -233,7 +233,7 @@ class Explorer:
             yield self._random_move()
 
     def _build(self) -> Plan:
-        """Lay stones while walking, on land and water, and now and then take them up again."""
+        """Place stones while walking, on land and water, and collect half of them again."""
         for _ in range(int(self.rng.integers(2, 8))):
             if self._have("stone") == 0:
                 yield from self._collect("stone", times=2)
@@ -244,7 +244,7 @@ class Explorer:
                 yield self._random_move()
 
     def _shelter(self) -> Plan:
-        """Dig into stone, close the way behind, and sleep there; without a pickaxe, mostly stay awake."""
+        """Dig into stone, close the tunnel, and sleep there; without a pickaxe, mostly stay awake."""
         if not self._can_collect("stone"):
             if self._have("energy") > 1 and self.rng.random() < 0.85:
                 yield from self._technology()
@@ -268,7 +268,7 @@ class Explorer:
             yield ACTION_NAMES[self.rng.integers(ACTIONS["place_stone"], len(ACTION_NAMES))]
 
     def _bump(self) -> Plan:
-        """Walk into something that stands in the way, several times."""
+        """Walk against an obstacle, several times."""
         yield from self._go(self._where("water", "tree", "stone", "table", "coal"))
         move = MOVES[tuple(int(v) for v in self.env.player.facing)]  # type: ignore[index]
         yield from [move] * int(self.rng.integers(1, 5))
@@ -291,10 +291,10 @@ class Explorer:
                 yield from self._go(where)
                 return
 
-    # --- finding the way
+    # --- path finding
 
     def _go(self, targets: np.ndarray, most: int = 120) -> Plan:
-        """Walk, dig and bridge to the cheapest target and face it, looking for the way anew every few steps."""
+        """Walk, dig and bridge to the cheapest target and face it; the path is planned again every 12 steps."""
         path: list[tuple[int, int]] = []
         for count in range(most):
             player = self.env.player
@@ -322,7 +322,7 @@ class Explorer:
         return 0 <= cell[0] < self.env.world.area[0] and 0 <= cell[1] < self.env.world.area[1]
 
     def _costs(self) -> list[list[float]]:
-        """What entering a cell costs, in steps: [column][row]."""
+        """Cost of entering each cell, in steps: [column][row]."""
         world = self.env.world
         table = np.full(len(world._mat_names), IMPASSABLE)
         for material, index in world._mat_ids.items():
@@ -338,7 +338,7 @@ class Explorer:
         return costs.tolist()
 
     def _path(self, start: tuple[int, int], targets: np.ndarray) -> list[tuple[int, int]]:
-        """The cheapest way from `start` to a target cell, both included; empty when there is none."""
+        """The cheapest path from `start` to a target cell, both included, by Dijkstra; empty when there is none."""
         if not targets.any():
             return []
         costs, wanted = self._costs(), targets.tolist()

@@ -1,4 +1,4 @@
-"""MiniGrid seen through the eyes of its agent: several rooms, doors, a key, a ball behind a locked door."""
+"""MiniGrid as the agent's own view in pixels: rooms, doors, a key, a ball behind a locked door."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ KEYS = {
 TILE = 9  # pixels
 NUM_COLORS, NUM_STATES = len(COLOR_TO_IDX), 4
 NUM_CODES = len(OBJECT_TO_IDX) * NUM_COLORS * NUM_STATES
-UP = 3  # how the agent looks in its own picture
+UP = 3  # the agent's direction in its own view
 
 
 class TilePicture(gymnasium.ObservationWrapper):
-    """The picture that MiniGrid's RGBImgPartialObsWrapper draws, put together by table look-up: equal, and much faster.
+    """The picture of MiniGrid's RGBImgPartialObsWrapper, composed from a table of tiles: equal, and much faster.
 
-    Observation: (rows * tile_size, columns * tile_size, 3) uint8. The codes of the tiles in view say all that is drawn.
+    Observation: (rows * tile_size, columns * tile_size, 3) uint8. It depends only on the codes of the tiles in view.
     """
 
     def __init__(self, env: gymnasium.Env, tile_size: int) -> None:
@@ -38,7 +38,7 @@ class TilePicture(gymnasium.ObservationWrapper):
         self.tile_size = tile_size
         self.observation_space = spaces.Box(0, 255, (rows * tile_size, columns * tile_size, 3), np.uint8)
         self._agent_place = (rows - 1, columns // 2)
-        self._tiles = np.zeros((2 * NUM_CODES, tile_size, tile_size, 3), np.uint8)  # then the same under the agent
+        self._tiles = np.zeros((2 * NUM_CODES, tile_size, tile_size, 3), np.uint8)  # of codes, then with the agent
         self._drawn = np.zeros(2 * NUM_CODES, bool)
 
     def observation(self, observation: dict[str, Any]) -> np.ndarray:
@@ -51,12 +51,12 @@ class TilePicture(gymnasium.ObservationWrapper):
         return self._tiles[codes].transpose(0, 2, 1, 3, 4).reshape(rows * size, columns * size, 3)
 
     def _draw(self, code: int) -> None:
-        """Have MiniGrid draw a tile into the table; it shades the tiles that are not in sight."""
+        """Draw a tile into the table with MiniGrid, which shades tiles that are not visible."""
         direction, (rest, state) = UP if code >= NUM_CODES else None, divmod(code % NUM_CODES, NUM_STATES)
         kind, color = divmod(rest, NUM_COLORS)
         content = WorldObj.decode(kind, color, state)
-        in_sight = kind != OBJECT_TO_IDX["unseen"]
-        self._tiles[code] = Grid.render_tile(content, direction, in_sight, self.tile_size)
+        is_visible = kind != OBJECT_TO_IDX["unseen"]
+        self._tiles[code] = Grid.render_tile(content, direction, is_visible, self.tile_size)
         self._drawn[code] = True
 
 

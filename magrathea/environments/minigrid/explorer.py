@@ -10,18 +10,18 @@ from minigrid.utils.baby_ai_bot import BabyAIBot
 
 from magrathea.environments.minigrid.env import DROP, FORWARD, PICK_UP, TOGGLE, TURN_LEFT
 
-# How an episode is played: the share of time that follows the expert, and the share of its advice that is not taken.
+# Drawn for each episode: the share of time that follows the expert, and how often its advice is replaced.
 STYLES = ((1.0, 0.04), (0.7, 0.1), (0.3, 0.1))
-MOVES = (0.22, 0.22, 0.44, 0.03, 0.03, 0.04, 0.02)  # chances of the actions where nothing is at hand
-USEFUL = 0.4  # chance of the action that does something to what is at hand
-DROPS = 0.5  # chance of that to be laying down what one carries
+MOVES = (0.22, 0.22, 0.44, 0.03, 0.03, 0.04, 0.02)  # probabilities of random actions
+USEFUL = 0.4  # probability of an action on the object ahead
+DROPS = 0.5  # probability of dropping what is carried, where nothing is ahead
 
 
 class Explorer:
-    """Follows BabyAI's expert for a while, then moves at random for a while, and so on.
+    """Policy that alternates between BabyAI's expert and random actions.
 
-    Some episodes are mostly the expert's, so that the mission is accomplished often enough; in others the agent strays,
-    and handles whatever it meets.
+    A third of the episodes is the expert's, so that missions are accomplished often enough; in the others it also
+    explores the rooms and uses the objects in them.
     """
 
     def __init__(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
@@ -38,19 +38,19 @@ class Explorer:
         if self._left == 0:
             self._left, self._follows = int(self.rng.integers(5, 30)), bool(self.rng.random() < self._share)
             if self._share < 1:
-                self._forget()
+                self._drop_expert()
         self._left -= 1
         advice = self._advice() if self._follows else None
         self._last = self._random() if advice is None or self.rng.random() < self._noise else advice
         return self._last
 
-    def _forget(self) -> None:
-        """Dismiss the expert, whose plan does not survive what it did not do; the next one knows what this one saw."""
+    def _drop_expert(self) -> None:
+        """Drop the expert, whose plan is invalid after other actions; the next one is given what it has seen."""
         if self._bot is not None:
             self._seen, self._bot = self._bot.vis_mask, None
 
     def _advice(self) -> int | None:
-        """What the expert would do now; None where it is lost, as it may be after random actions."""
+        """The expert's action; None where it fails, as it may after random actions."""
         if not hasattr(self.env, "instrs"):
             return None
         self._frees_hands = self._frees_hands and self.env.carrying is not None
@@ -62,8 +62,8 @@ class Explorer:
                 if self._seen is not None:
                     self._bot.vis_mask = self._seen
             return int(self._bot.replan(self._last))
-        except Exception:  # the expert's code asserts what random actions break; a new expert begins from here
-            self._forget()
+        except Exception:  # its assertions may fail after random actions; a new expert starts from here
+            self._drop_expert()
             self._frees_hands = True
             return None
 
@@ -88,7 +88,7 @@ class Explorer:
         return self._ahead() is None or self._ahead().can_overlap()
 
     def _useful(self) -> int | None:
-        """The action that does something to the thing ahead, or now and then to the thing in hand."""
+        """The action that uses the object ahead, or sometimes drops what is carried; None if there is none."""
         ahead = self._ahead()
         if ahead is None:
             return DROP if self.env.carrying is not None and self.rng.random() < DROPS else None

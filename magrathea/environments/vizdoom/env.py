@@ -1,7 +1,7 @@
-"""ViZDoom's `my_way_home` as a world to remember: nine rooms seen through one's own eyes, furnished anew each time.
+"""ViZDoom's `my_way_home` as a test of memory: nine rooms in first person, with other objects in every episode.
 
-The map is always the same, so that a model could know it by heart. What cannot be known by heart are the things that
-stand in its rooms: which ones, and in which corners, the seed decides.
+The map is always the same, so a model can store it in its weights. Which objects stand in which corners depends on the
+seed, and must be remembered.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from magrathea.data.resize import resize
 
 TICS_PER_SECOND = 35  # of the game
 TICS = 4  # in a step
-TURN = 15.0  # degrees of a step that turns: all headings are multiples of it
+TURN = 15.0  # degrees of a turning step; all headings are multiples of it
 ACTIONS = {
     "noop": (0, 0.0), "forward": (1, 0.0), "turn left": (0, -TURN), "turn right": (0, TURN),
     "forward left": (1, -TURN), "forward right": (1, TURN),
@@ -39,8 +39,8 @@ ROOMS = {
 DOORS = ("AB", "BC", "AE", "BF", "DE", "EF", "EH", "CG")
 FURNISHED = "ABCDEFGH"
 THINGS = ("TallGreenColumn", "TallRedColumn", "ShortGreenColumn", "TorchTree", "BigTree", "HeadOnAStick", "Stalagtite")
-CORNER = 54.0  # from a room's middle, both ways
-REACH = 47.4  # how far ahead of the player the game puts a thing
+CORNER = 54.0  # distance from a room's centre, along both axes
+REACH = 47.4  # distance at which the game summons an object ahead of the player
 
 
 class ViZDoomEnv(gymnasium.Env):
@@ -69,7 +69,7 @@ class ViZDoomEnv(gymnasium.Env):
         self._game = _start_game()
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """Furnish the rooms anew and stand in one of them; the same seed gives the same world."""
+        """Place objects in the rooms and the player in one of them; the same seed gives the same episode."""
         super().reset(seed=seed, options=options)
         self._game.set_seed(int(self.np_random.integers(2**31 - 1)))
         self._game.new_episode()
@@ -83,7 +83,7 @@ class ViZDoomEnv(gymnasium.Env):
         return self._frame, {"pose": self._pose}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Take one action of four tics; `terminated` means that the vest was found, `truncated` that time is up."""
+        """Take one action of four tics; `terminated` means that the vest was found, `truncated` that time ran out."""
         walk, turn = tuple(ACTIONS.values())[int(action)]
         reward = self._game.make_action([walk, turn / TICS], TICS)
         done = self._game.is_episode_finished()
@@ -105,7 +105,7 @@ class ViZDoomEnv(gymnasium.Env):
         self._pose = np.array(state.game_variables, np.float32)
 
     def _furnish(self, x: float, y: float) -> None:
-        """Put a thing, or nothing, into a corner of the room around (x, y)."""
+        """Put an object, or none, into a corner of the room around (x, y)."""
         right, up = self.np_random.integers(2, size=2) * 2 - 1
         kind = int(self.np_random.integers(len(THINGS) + 1))
         if kind < len(THINGS):
@@ -115,7 +115,7 @@ class ViZDoomEnv(gymnasium.Env):
             self._game.make_action([0, 0.0], 1)
 
     def _stand(self, x: float, y: float, angle: float) -> None:
-        """Have the player stand there and look that way."""
+        """Move the player to (x, y), facing an angle in degrees."""
         self._game.send_game_command(f"warp {x:.0f} {y:.0f}")
         now = self._game.get_game_variable(vizdoom.GameVariable.ANGLE)
         self._game.make_action([0, (now - angle + 180) % 360 - 180], 1)
