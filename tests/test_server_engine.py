@@ -152,7 +152,7 @@ def test_a_slot_opens_and_closes_while_others_step() -> None:
             guest = await engine.open(SquareSession(world, start=1))
             output = await guest.step(4)
             assert output.result.tokens[output.index].tolist()[:3] == [4, 4, 3]
-            fork = await guest.fork()
+            fork = await engine.call(guest.batch.fork, guest)
             assert fork.batch_size == 1 and fork.tokens[0].tolist()[:3] == [4, 4, 3]
             await guest.close()
             await guest.close()

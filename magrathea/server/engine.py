@@ -55,10 +55,6 @@ class BatchSlot:
         self.batch.engine.wake()
         return await future
 
-    async def fork(self) -> Any:
-        """A fork of the session, of batch size 1."""
-        return await self.batch.engine.call(self.batch.fork, self)
-
     async def close(self) -> None:
         """Leave the batch."""
         self.batch.withdraw(self)
@@ -100,6 +96,7 @@ class _WorldBatch:
             self.session = None
 
     def fork(self, slot: BatchSlot) -> Any:
+        """A fork of the slot's session, of batch size 1."""
         return self.session.fork_batch([self.slots.index(slot)])
 
     def last_record(self, slot: BatchSlot) -> np.ndarray:

@@ -6,11 +6,11 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 import numpy as np
+import optree
 
 from magrathea.server.catalog import noop_action
 from magrathea.server.frame import Renderer
@@ -23,14 +23,9 @@ MAX_TRIES = 20  # resets, until an episode is long enough for the warm-up
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class Recording:
-    """Real steps that a dream starts from: T+1 observations, and T actions, rewards and terminations between them."""
-
-    observation: Any
-    action: np.ndarray
-    reward: np.ndarray
-    terminated: np.ndarray
+Steps = tuple[
+    Any, np.ndarray, np.ndarray, np.ndarray
+]  # T+1 observations; T actions, rewards, terminations between them
 
 
 def make_environment(world: Any) -> gymnasium.Env:
@@ -57,7 +52,7 @@ class RealEnv:
         self.env = make(world)
         self.renderer = Renderer(self.env.observation_space)
 
-    def reset(self, seed: int, num_steps: int) -> Recording:
+    def reset(self, seed: int, num_steps: int) -> Steps:
         """Reset and take `num_steps` warm-up steps: no-ops, or seeded random actions in a world without a no-op.
 
         Raises RuntimeError if the episode ends before that, `MAX_TRIES` times.
@@ -75,27 +70,15 @@ class RealEnv:
                 rewards.append(reward)
                 ended = bool(terminated or truncated)
             if not ended:
-                return Recording(
-                    observation=_stack(observations),
-                    action=np.asarray(actions, dtype=np.int64),
-                    reward=np.asarray(rewards, dtype=np.float32),
-                    terminated=np.zeros(len(actions), dtype=bool),
-                )
+                observation = optree.tree_map(lambda *parts: np.stack(parts), *observations)
+                terminated = np.zeros(len(actions), dtype=bool)
+                return observation, np.array(actions, np.int64), np.array(rewards, np.float32), terminated
         raise RuntimeError(f"the environment ended within {num_steps} steps, {MAX_TRIES} times")
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool]:
         """Take an action of the action space: the picture uint8 (H, W, 3), the reward, whether the episode ended."""
         observation, reward, terminated, truncated, _ = self.env.step(action)
         return self.renderer.render(observation), float(reward), bool(terminated or truncated)
-
-
-def _stack(observations: list[Any]) -> Any:
-    first = observations[0]
-    if isinstance(first, dict):
-        return {name: _stack([observation[name] for observation in observations]) for name in first}
-    if isinstance(first, tuple):
-        return tuple(_stack([observation[index] for observation in observations]) for index in range(len(first)))
-    return np.stack([np.asarray(observation) for observation in observations])
 
 
 class EnvMirror:
@@ -134,19 +117,18 @@ class EnvMirror:
         self.state, self.num_steps, self.total_reward = "starting", 0, 0.0
         loop = asyncio.get_running_loop()
         try:
-            recording = await loop.run_in_executor(self._thread, self._reset, seed)
+            steps = await loop.run_in_executor(self._thread, self._reset, seed)
         except Exception as error:  # whatever the environment raises
             log.warning("real environment cannot be started: %s", error)
             self.state, self.reason = "failed", _reason(error)
             return None
         self.state, self.reason = "on", ""
         assert self._real is not None
-        self._show(self._real.renderer.render(index_batch(recording.observation, -1)), 0.0, False)
+        self._show(self._real.renderer.render(index_batch(steps[0], -1)), 0.0, False)
         self._task = loop.create_task(self._follow())
-        steps = (recording.observation, recording.action, recording.reward, recording.terminated)
         return await asyncio.to_thread(self.world.encode_episode, *steps)
 
-    def _reset(self, seed: int) -> Recording:
+    def _reset(self, seed: int) -> Steps:
         if self._real is None:
             self._real = RealEnv(self.world, self._make)
         return self._real.reset(seed, num_steps=int(self.world.starts.shape[1]) - 1)

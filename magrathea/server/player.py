@@ -11,13 +11,14 @@ from dataclasses import replace
 from typing import Any
 
 import gymnasium
+import msgspec
 
 from magrathea.errors import MagratheaError
 from magrathea.server import protocol
 from magrathea.server.catalog import frames_per_second, noop_action, num_actions
 from magrathea.server.controls import Controls
 from magrathea.server.env_mirror import EnvMirror, make_environment
-from magrathea.server.frame import Renderer, StepFrame, restored_frame, step_frame
+from magrathea.server.frame import Renderer, restored_frame, step_frame
 from magrathea.server.live_session import LiveSession
 from magrathea.server.protocol import AnyClientMessage, DreamHeader, Frame, MessageDecoder, ProtocolError
 from magrathea.server.rate_limiter import StepMeter
@@ -55,7 +56,7 @@ class Player:
         self.seed, self.start = seed, start
         self.failure = ""
         self._renderer, self._meter = Renderer(world.observation_space), StepMeter()
-        self._frame: StepFrame | None = None
+        self._frame: Frame | None = None
         self._changed = asyncio.Event()
         self._restore: Restore | None = self._start if is_new else live.resume
         self._mirrored = False
@@ -72,7 +73,7 @@ class Player:
             return "failed"
         if self._frame is None or self._restore:
             return "starting"
-        if self._frame.terminated:
+        if self._frame.header.terminated:
             return "ended"
         if self.controls.paused:
             return "paused"
@@ -168,7 +169,7 @@ class Player:
         output = await self.live.step(in_space)
         self._meter.add(output.seconds)
         self._frame = step_frame(output, action, self._renderer)
-        if self._frame.terminated and not self._restore:
+        if self._frame.header.terminated and not self._restore:
             self.controls.clear()
 
     async def _run_restore(self, restore: Restore) -> None:
@@ -190,18 +191,15 @@ class Player:
 
     # -- frames -------------------------------------------------------------------------------------------------------
     def _show(self) -> None:
-        frame, controls = self._frame or StepFrame(), self.controls
-        header = DreamHeader(
+        frame, controls = self._frame or Frame(DreamHeader(), {}), self.controls
+        header = msgspec.structs.replace(
+            frame.header,
             state=self.state,
             reason=self.failure,
             branch=self.live.branch,
             step=self.num_steps,
-            action=frame.action,
             next_action=controls.next_action,
-            reward=round(frame.reward, 4),
             total_reward=round(self.live.total_reward, 4),
-            terminated=frame.terminated,
-            num_passes=frame.num_passes,
             rate=round(self._meter.rate, 2),
             model_ms=round(1000 * self._meter.model_seconds, 2),
             seed=self.seed,

@@ -233,7 +233,7 @@ class Header(Struct, kw_only=True, tag_field="kind"):
 class DreamHeader(Header, kw_only=True, tag="dream"):
     """A frame of the dream. `rate` is in steps per second; `next_action` is the one chosen for a single step."""
 
-    state: str
+    state: str = "starting"
     reason: str = ""
     branch: int = 0
     action: int | None = None

@@ -57,12 +57,6 @@ class ForkBody(Named):
     step: Number | None = None
 
 
-class ListQuery(Struct):
-    """The world whose sessions are listed; None lists those of all worlds."""
-
-    world: str | None = None
-
-
 class PlayQuery(Struct):
     """The session to play; without one, the seed and start state of a new one."""
 
@@ -98,9 +92,9 @@ class Routes:
         session = "/api/sessions/{session}"
         return [
             Route("/", self.home),
-            Route("/play/{world}", self.play_page),
-            Route("/card/{world}", self.card_page),
-            Route("/sessions", self.sessions_page),
+            Route("/play/{world}", self.page),
+            Route("/card/{world}", self.page),
+            Route("/sessions", self.page),
             Route("/health", self.health),
             Route("/api/worlds", self.worlds),
             Route("/api/worlds/{world}", self.world),
@@ -122,16 +116,11 @@ class Routes:
     async def home(self, _: Request) -> Response:
         return RedirectResponse(f"/play/{self.only}") if self.only else FileResponse(STATIC / "index.html")
 
-    async def play_page(self, request: Request) -> Response:
-        self._world_id(request)
-        return FileResponse(STATIC / "play.html")
-
-    async def sessions_page(self, _: Request) -> Response:
-        return FileResponse(STATIC / "sessions.html")
-
-    async def card_page(self, request: Request) -> Response:
-        self._world_id(request)
-        return FileResponse(STATIC / "card.html")
+    async def page(self, request: Request) -> Response:
+        """The page that is named by the first part of the path."""
+        if "world" in request.path_params:
+            self._world_id(request)
+        return FileResponse(STATIC / f"{request.url.path.split('/')[1]}.html")
 
     async def health(self, _: Request) -> Response:
         return JSONResponse({"status": "ok", "active_sessions": len(self.pool), "worlds": list(self.catalog)})
@@ -176,8 +165,8 @@ class Routes:
 
     # -- sessions -----------------------------------------------------------------------------------------------------
     async def sessions(self, request: Request) -> Response:
-        """The sessions that have steps, several branches or a name."""
-        found = await self.manager.store.run(Store.sessions, _query(request, ListQuery).world)
+        """The sessions (of one world) that have steps, several branches or a name."""
+        found = await self.manager.store.run(Store.sessions, request.query_params.get("world"))
         return JSONResponse([self._with_activity(session) for session in found if not session.untouched])
 
     async def session(self, request: Request) -> Response:

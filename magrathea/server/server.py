@@ -51,8 +51,10 @@ def create_app(
         session_class: by default `magrathea.session.Session`.
         make_env: makes the real environment of a world.
     """
+    if session_class is None:
+        from magrathea.session import Session as session_class
     limits = limits or Limits()
-    manager = SessionManager(store or StoreThread(), session_class or _session_class(), limits)
+    manager = SessionManager(store or StoreThread(), session_class, limits)
     pool = SessionPool(limits.active)
 
     @asynccontextmanager
@@ -68,12 +70,6 @@ def create_app(
         Mount("/static", StaticFiles(directory=STATIC), name="static"),
     ]
     return Starlette(routes=routes, lifespan=lifespan, middleware=[Middleware(Auth, token=token)])
-
-
-def _session_class() -> Any:
-    from magrathea.session import Session
-
-    return Session
 
 
 async def _clean_up(pool: SessionPool, store: StoreThread) -> None:
