@@ -101,7 +101,7 @@ class SquareSession:
         session.rows = [(seed, num_start, list(steps)) for seed, num_start, steps in rows]
         return session
 
-    def join(self, other: SquareSession) -> None:
+    def append(self, other: SquareSession) -> None:
         self.rows.extend(other.rows)
 
     def prepare(self) -> None:

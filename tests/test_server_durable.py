@@ -65,7 +65,7 @@ class Client:
         self.session: str | None = None
         self.shown: dict[int, Frame] = {}
         self.actions: list[int] = []
-        self.dice = random.Random(seed)
+        self.rng = random.Random(seed)
         self.connection = ExitStack()
         self.socket: Any = None
 
@@ -106,7 +106,7 @@ class Client:
 
     def step(self) -> None:
         """One step; it is acknowledged when its frame is here."""
-        action = self.dice.randrange(4)
+        action = self.rng.randrange(4)
         step = len(self.actions) + 1
         self.actions.append(action)
         self.socket.send(json.dumps({"type": "step", "action": action}))
@@ -129,16 +129,16 @@ def server(folder: Path, tmp_path: Path) -> Iterator[Server]:
 
 
 def test_sigkill_at_random_moments_loses_no_step_and_changes_none(server: Server, folder: Path) -> None:
-    client, dice = Client(server.port, seed=3), random.Random(0)
+    client, rng = Client(server.port, seed=3), random.Random(0)
     client.connect()
     for _ in range(NUM_KILLS):
-        killed_at = time.monotonic() + dice.uniform(0.0, 0.6)
+        killed_at = time.monotonic() + rng.uniform(0.0, 0.6)
         try:
             while time.monotonic() < killed_at:
                 client.step()
             client.socket.send(json.dumps({"type": "step", "action": 1}))  # so that the kill falls into a step
             client.actions.append(1)
-            time.sleep(dice.uniform(0.0, 0.02))
+            time.sleep(rng.uniform(0.0, 0.02))
         finally:
             server.kill()
         server.start()
@@ -158,11 +158,11 @@ def test_sigkill_at_random_moments_loses_no_step_and_changes_none(server: Server
 
 
 def test_two_clients_of_a_killed_server_find_all_their_steps(server: Server) -> None:
-    clients, dice = [Client(server.port, seed) for seed in (5, 6)], random.Random(1)
+    clients, rng = [Client(server.port, seed) for seed in (5, 6)], random.Random(1)
     for client in clients:
         client.connect()
     for _ in range(4):
-        for _ in range(dice.randrange(1, 6)):
+        for _ in range(rng.randrange(1, 6)):
             for client in clients:
                 client.step()
         server.kill()

@@ -40,34 +40,34 @@ def test_sessions_that_step_join_and_leave_a_batch_equal_sessions_alone(events: 
     alone = [Session(WORLD, seed=0)]
     batch, next_seed = Session(WORLD, seed=0), 1
     for kind, number in events:
-        dice = random.Random(number)
+        rng = random.Random(number)
         if kind == "join":
             alone.append(Session(WORLD, seed=next_seed))
             batch.append(Session(WORLD, seed=next_seed))
             next_seed += 1
         elif kind == "keep" and len(alone) > 1:
-            rows = sorted(dice.sample(range(len(alone)), len(alone) - 1))
-            alone = [alone[row] for row in rows]
-            batch.keep(rows)
+            indices = sorted(rng.sample(range(len(alone)), len(alone) - 1))
+            alone = [alone[index] for index in indices]
+            batch.keep(indices)
         else:
-            rows = dice.sample(range(len(alone)), dice.randint(1, len(alone)))
-            actions = [dice.randrange(2) for _ in rows]
-            result = batch.step(np.array(actions), batch_indices=rows)
-            for index, (row, action) in enumerate(zip(rows, actions, strict=True)):
-                lone = alone[row].step(np.array([action]))
-                assert (result.tokens[index] == lone.tokens[0]).all()
+            indices = rng.sample(range(len(alone)), rng.randint(1, len(alone)))
+            actions = [rng.randrange(2) for _ in indices]
+            result = batch.step(np.array(actions), batch_indices=indices)
+            for place, (index, action) in enumerate(zip(indices, actions, strict=True)):
+                lone = alone[index].step(np.array([action]))
+                assert (result.tokens[place] == lone.tokens[0]).all()
                 for name, unsure in lone.uncertainty.items():
-                    np.testing.assert_allclose(result.uncertainty[name][index], unsure[0], atol=1e-4)
+                    np.testing.assert_allclose(result.uncertainty[name][place], unsure[0], atol=1e-4)
     assert batch.batch_size == len(alone)
-    for row, lone in enumerate(alone):
-        assert (batch.history_of(row) == lone.history_of(0)).all()
+    for index, lone in enumerate(alone):
+        assert (batch.history_of(index) == lone.history_of(0)).all()
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_joining_and_leaving_a_batch_keeps_each_memory_and_writes_no_other(
     memory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world, dice = wild_world(memory), random.Random(0)
+    world, rng = wild_world(memory), random.Random(0)
     seen, actions, rewards, ends = play_board(60, seed=2)
 
     def observe(session: Session, numbers: list[int]) -> None:
@@ -78,30 +78,30 @@ def test_joining_and_leaving_a_batch_keeps_each_memory_and_writes_no_other(
     alone = [Session(world, seed=seed, start=seed) for seed in range(6)]
     ages = [0] * len(alone)
     batch, inside = Session(world, seed=0, start=0), [0]
-    loaded: list[int] = []  # rows of the batch's memory, as they were set
+    loaded: list[int] = []  # batch indices whose memory state was set
     kind = type(batch.memory)
     load = kind.load_state_dict
 
-    def noted(memory: Any, row: int, state: dict[str, torch.Tensor]) -> None:
+    def noted(memory: Any, index: int, state: dict[str, torch.Tensor]) -> None:
         if memory is vars(batch._context).get("memory"):
-            loaded.append(row)
-        load(memory, row, state)
+            loaded.append(index)
+        load(memory, index, state)
 
     monkeypatch.setattr(kind, "load_state_dict", noted)
     for _ in range(30):
         absent = [number for number in range(len(alone)) if number not in inside]
         loaded.clear()
-        if absent and (dice.random() < 0.5 or len(inside) == 1):
-            number, room = dice.choice(absent), batch._context._room
+        if absent and (rng.random() < 0.5 or len(inside) == 1):
+            number, capacity = rng.choice(absent), batch._context._capacity
             batch.append(alone[number].fork())
             inside.append(number)
-            assert len(inside) > room or set(loaded) <= {len(inside) - 1}
+            assert len(inside) > capacity or set(loaded) <= {len(inside) - 1}
         else:
-            place = dice.randrange(len(inside))
+            place = rng.randrange(len(inside))
             inside[place] = inside[-1]
             inside.pop()
             batch.keep([*range(place), *[len(inside)] * (place < len(inside)), *range(place + 1, len(inside))])
-            assert 4 * len(inside) < batch._rows.remembered._room or set(loaded) <= {place}
+            assert 4 * len(inside) < batch._context._capacity or set(loaded) <= {place}
         observe(batch, [ages[number] for number in inside])
         for number in inside:
             observe(alone[number], [ages[number]])

@@ -21,18 +21,18 @@ def read(path: Path) -> tuple[bytes, bytes]:
     return path.read_bytes(), path.with_name(f"{path.name}-wal").read_bytes()
 
 
-def torn(before: bytes, after: bytes, dice: random.Random) -> bytes:
+def torn(before: bytes, after: bytes, rng: random.Random) -> bytes:
     """Some sectors are written and some not, and perhaps the end is missing; what never was written is anything."""
-    share, state = dice.choice((0.0, 0.1, 0.5, 0.9, 1.0)), bytearray(before)
-    state += dice.randbytes(max(0, len(after) - len(before)))
+    share, state = rng.choice((0.0, 0.1, 0.5, 0.9, 1.0)), bytearray(before)
+    state += rng.randbytes(max(0, len(after) - len(before)))
     for start in range(0, len(after), SECTOR):
-        if dice.random() < share:
+        if rng.random() < share:
             state[start : start + SECTOR] = after[start : start + SECTOR]
-    return bytes(state[: dice.randint(len(before), len(state))]) if dice.random() < 0.5 else bytes(state)
+    return bytes(state[: rng.randint(len(before), len(state))]) if rng.random() < 0.5 else bytes(state)
 
 
 def test_no_acknowledged_step_is_lost_when_the_power_fails(tmp_path: Path) -> None:
-    dice = random.Random(0)
+    rng = random.Random(0)
     store = Store(tmp_path / "live" / "sessions.db")
     store._db.execute("PRAGMA wal_autocheckpoint = 12")  # so that the log is often written into the file
     branches = [store.add_root(store.add_session("square"), b"first", b"file") for _ in range(3)]
@@ -40,15 +40,15 @@ def test_no_acknowledged_step_is_lost_when_the_power_fails(tmp_path: Path) -> No
     num_checkpoints = num_arrived = 0
     before = read(store.path)
     for number in range(1, NUM_APPENDS + 1):
-        records.append(dice.randbytes(dice.choice((100, 1000, 6000))))
+        records.append(rng.randbytes(rng.choice((100, 1000, 6000))))
         store.append([StoredStep(branch, number, records[-1], float(number)) for branch in branches])
         after = read(store.path)
         num_checkpoints += after[0] != before[0]
         for state in range(STATES_EACH):
             if after[0] == before[0] or state % 2:
-                crash = before[0], torn(before[1], after[1], dice)
+                crash = before[0], torn(before[1], after[1], rng)
             else:
-                crash = torn(before[0], after[0], dice), after[1]
+                crash = torn(before[0], after[0], rng), after[1]
             num_arrived += opened(tmp_path / f"{number}-{state}.db", crash, branches, records)
         before = after
     store.close()

@@ -42,16 +42,16 @@ async def run(events: list[tuple[str, int]]) -> None:
     await live.start(0, None)
     taken: dict[int, tuple[int, list[int]]] = {live.branch: (0, [])}  # branch -> seed, actions
     for kind, number in events:
-        dice = random.Random(number)
+        rng = random.Random(number)
         if kind == "step":
-            for _ in range(dice.randint(1, 7)):
-                action = dice.randrange(2)
+            for _ in range(rng.randint(1, 7)):
+                action = rng.randrange(2)
                 await live.step(action)
                 taken[live.branch][1].append(action)
         elif kind == "go_to":
-            branch = dice.choice([found.id for found in await manager.store.run(Store.branches, session)])
+            branch = rng.choice([found.id for found in await manager.store.run(Store.branches, session)])
             seed, actions = taken[branch]
-            step = dice.randint(0, len(actions))
+            step = rng.randint(0, len(actions))
             await live.go_to(branch, step)
             if live.branch != branch:  # a new one, which may have the id of an empty one that was dropped
                 taken[live.branch] = (seed, actions[:step])

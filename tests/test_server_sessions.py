@@ -29,7 +29,7 @@ def url() -> Iterator[str]:
 @pytest.fixture
 def short_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     """Idle sessions are suspended after a fifth of a second."""
-    for module in ("live_session", "server"):
+    for module in ("session_pool", "server"):
         monkeypatch.setattr(f"magrathea.server.{module}.IDLE_SECONDS", 0.2)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -23,11 +24,12 @@ from magrathea.server.auth import STATIC
 from magrathea.server.catalog import Catalog
 from magrathea.server.env_mirror import why_unavailable
 from magrathea.server.frame import Renderer
-from magrathea.server.live_session import LiveSession, SessionPool
+from magrathea.server.live_session import LiveSession
 from magrathea.server.player import Player
 from magrathea.server.protocol import ErrorMessage, Number, ProtocolError, Seed, WorldMessage
 from magrathea.server.rate_limiter import RateLimiter
 from magrathea.server.session_manager import SessionManager
+from magrathea.server.session_pool import SessionPool
 from magrathea.server.store import MissingSession, Store, StoredSession
 from magrathea.server.viewers import Viewer
 
@@ -212,7 +214,7 @@ class Routes:
     async def download(self, request: Request) -> Response:
         found = await self.manager.store.run(Store.session, request.path_params["session"])
         file = await self.manager.download(await self._load(found.world), found.id)
-        name = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in found.name or found.world)
+        name = re.sub("[^A-Za-z0-9]", "-", found.name or found.world)
         headers = {"content-disposition": f'attachment; filename="{name}.mwsession"'}
         return Response(file, media_type="application/octet-stream", headers=headers)
 

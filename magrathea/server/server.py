@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import socket
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import platformdirs
 import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -24,10 +26,10 @@ from magrathea.errors import MagratheaError
 from magrathea.server.auth import STATIC, Auth, is_loopback
 from magrathea.server.catalog import Catalog
 from magrathea.server.env_mirror import make_environment
-from magrathea.server.live_session import IDLE_SECONDS, SessionPool
 from magrathea.server.routes import Routes
 from magrathea.server.session_manager import Limits, SessionManager
-from magrathea.server.store import Store, StoreThread, data_folder
+from magrathea.server.session_pool import IDLE_SECONDS, SessionPool
+from magrathea.server.store import Store, StoreThread
 
 KEEP_UNTOUCHED_SECONDS = 86400.0  # that a session without steps, branches and a name is kept
 
@@ -77,6 +79,12 @@ async def _clean_up(pool: SessionPool, store: StoreThread) -> None:
         await store.run(Store.delete_untouched, time.time() - KEEP_UNTOUCHED_SECONDS)
         await asyncio.sleep(IDLE_SECONDS / 4)
         pool.suspend_idle()
+
+
+def data_folder() -> Path:
+    """Where this user's data is kept: $MAGRATHEA_HOME, or the platform's own folder for data."""
+    home = os.environ.get("MAGRATHEA_HOME")
+    return Path(home) if home else platformdirs.user_data_path("magrathea", appauthor=False)
 
 
 def open_catalog(world: str | None, *, device: str = "auto") -> tuple[Catalog, str | None]:

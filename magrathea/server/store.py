@@ -11,7 +11,6 @@ the machine. The steps of a batch are committed together, at the cost of one syn
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import sqlite3
 import time
@@ -21,8 +20,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
-
-import platformdirs
 
 from magrathea.errors import MagratheaError
 
@@ -40,18 +37,11 @@ CREATE TABLE snapshot (branch INTEGER NOT NULL REFERENCES branch, number INTEGER
     PRIMARY KEY (branch, number));
 CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
-PAGE_BYTES = 4096
-MAX_BYTES = 8 << 30
+PAGE_BYTES, MAX_BYTES = 4096, 8 << 30  # of SQLite, and of the file by default
 NUM_STEPS = "coalesce((SELECT max(number) FROM step WHERE step.branch = branch.id), branch.forked_at)"
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-def data_folder() -> Path:
-    """Where this user's data is kept: $MAGRATHEA_HOME, or the platform's own folder for data."""
-    home = os.environ.get("MAGRATHEA_HOME")
-    return Path(home) if home else platformdirs.user_data_path("magrathea", appauthor=False)
 
 
 class MissingSession(MagratheaError):
@@ -386,11 +376,8 @@ class Store:
 
 
 class StoreThread:
-    """A store in a thread of its own, so that no event loop waits for the disk. Calls run in the order in which they
-    were made; what one function does with the store is not interrupted by another.
-
-    Args: those of `Store`.
-    """
+    """A store in a thread of its own, so that no event loop waits for the disk; arguments as of `Store`. Calls run one
+    at a time, in the order in which they were made."""
 
     def __init__(self, path: str | Path = ":memory:", max_bytes: int = MAX_BYTES) -> None:
         self.path = path
