@@ -114,6 +114,7 @@ class EpisodeReadout:
     features: Tensor | None = None
 
 
+@runtime_checkable
 class Recurrence(Protocol):
     """A module that learns with the model: a state of one tensor, which final steps change and which steps to be filled
     read. The model holds it, so its weights are the world's."""
@@ -136,6 +137,7 @@ class Recurrence(Protocol):
         ...
 
 
+@runtime_checkable
 class MemorySpec(Protocol):
     """A kind of memory, fitted to a world: what it knows before anything has happened there. A plug-in, registered
     under the entry point group `magrathea.memories`."""

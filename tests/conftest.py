@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import gymnasium
 import pytest
 import torch
 
-from magrathea.data import Dataset, collect
-from magrathea.train import load_settings, train
-from magrathea.world import World
+SHAPED = ("interfaces", "layout", "masks", "sampler", "model", "memory", "session", "world")
+if os.environ.get("CHECK_SHAPES"):  # see test_shapes.py; before the modules are imported
+    from jaxtyping import install_import_hook
+
+    install_import_hook([f"magrathea.{name}" for name in SHAPED], "typecheck.checked")
+
+from magrathea.data import Dataset, collect  # noqa: E402
+from magrathea.train import load_settings, train  # noqa: E402
+from magrathea.world import World  # noqa: E402
 
 torch.set_num_threads(1)  # the tests' models are so small that threads only wait for each other
 BOARD = "test/Board-v0"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -87,6 +87,7 @@ class Conditioning:
 NO_CONDITIONING = Conditioning()
 
 
+@runtime_checkable
 class KVCache(Protocol):
     """The past that steps with holes may attend to, in each of the model's layers, and what conditions them."""
 
