@@ -87,11 +87,12 @@ def map_leaves(function: Callable[[Any, Any], Any], space: spaces.Space, value: 
             raise MagratheaError(
                 f"{what} is no dict of {sorted(space.spaces)}, as its space says; correct one of them."
             )
-        return {key: map_leaves(function, part, value[key], what) for key, part in space.spaces.items()}
+        return {key: map_leaves(function, part, value[key], f"{what}['{key}']") for key, part in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
         if not isinstance(value, tuple | list) or len(value) != len(space.spaces):
             raise MagratheaError(f"{what} is no tuple of {len(space.spaces)}, as its space says; correct it.")
-        return tuple(map_leaves(function, part, each, what) for part, each in zip(space.spaces, value, strict=True))
+        parts = enumerate(zip(space.spaces, value, strict=True))
+        return tuple(map_leaves(function, part, each, f"{what}[{index}]") for index, (part, each) in parts)
     return function(space, value)
 
 

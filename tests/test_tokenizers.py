@@ -243,7 +243,7 @@ def test_order_of_keys_is_that_of_their_names() -> None:
 
 def test_values_of_composites_that_do_not_fit() -> None:
     tokenizer, values = fitted(SPACES["dict"]), draw(SPACES["dict"])
-    with pytest.raises(MagratheaError, match="give a dict of"):
+    with pytest.raises(MagratheaError, match="no dict of"):
         tokenizer.encode({"image": values["image"]})
     with pytest.raises(MagratheaError, match="different leading shapes"):
         tokenizer.encode({**values, "direction": values["direction"][:3]})

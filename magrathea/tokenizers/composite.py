@@ -7,10 +7,11 @@ from typing import Any, Self
 
 import gymnasium
 import numpy as np
+import optree
 import torch
-from gymnasium import spaces
 
 from magrathea.errors import MagratheaError
+from magrathea.spaces import map_leaves, space_tree
 from magrathea.tokenizers.base import SlotSpec, Tokenizer
 
 ReadTokenizer = Callable[[dict[str, Any], dict[str, torch.Tensor], gymnasium.Space], Tokenizer]
@@ -31,6 +32,7 @@ class CompositeTokenizer(Tokenizer):
             raise MagratheaError(f"CompositeTokenizer got {space}, which holds nothing; give it at least one space")
         self.space = space
         self._leaves = dict(leaves)
+        self._tree = optree.tree_structure(space_tree(space))
 
     @property
     def leaves(self) -> dict[str, Tokenizer]:
@@ -72,10 +74,11 @@ class CompositeTokenizer(Tokenizer):
             _named(key, lambda key=key, part=part: self._leaves[key].decode(part))
             for key, part in zip(self._leaves, parts, strict=True)
         ]
-        return _build(self.space, iter(decoded))
+        return optree.tree_unflatten(self._tree, decoded)
 
     def _flatten(self, values: Any) -> list[Any]:
-        return list(_pick(self.space, values, ""))
+        parts = map_leaves(lambda leaf, part: part, self.space, values, "The value to tokenize")
+        return self._tree.flatten_up_to(parts)
 
     def _encode(self, values: np.ndarray) -> np.ndarray:
         raise NotImplementedError("a composite encodes leaf by leaf")
@@ -102,7 +105,7 @@ class CompositeTokenizer(Tokenizer):
         """The inverse of `to_config` and `tensors`; `read_leaf(config, tensors, space)` makes the leaves."""
         leaf_spaces = dict(leaf_spaces_of(space))
         if set(leaf_spaces) != set(config["leaves"]):
-            raise MagratheaError(f"The saved tokenizer has leaves {sorted(config['leaves'])}, space {space} has others")
+            raise MagratheaError(f"The saved tokenizer has leaves {sorted(config['leaves'])}, which do not fit {space}")
         leaves = {
             key: read_leaf(config["leaves"][key], _below(tensors, key), leaf_space)
             for key, leaf_space in leaf_spaces.items()
@@ -110,52 +113,17 @@ class CompositeTokenizer(Tokenizer):
         return cls(space, leaves)
 
 
-def leaf_spaces_of(space: gymnasium.Space, prefix: str = "") -> Iterator[tuple[str, gymnasium.Space]]:
-    """(key, space) of every leaf of nested Dict and Tuple spaces, Dicts by sorted keys; nested keys join with "/"."""
-    for key, child in _children(space):
-        if not isinstance(key, int) and (not isinstance(key, str) or "/" in key or not key):
-            raise MagratheaError(f"Key {key!r} of {space} is no text, is empty or has '/', which joins keys; rename it")
-        path = f"{prefix}{key}"
-        if isinstance(child, spaces.Dict | spaces.Tuple):
-            yield from leaf_spaces_of(child, f"{path}/")
-        else:
-            yield path, child
-
-
-def _children(space: gymnasium.Space) -> list[tuple[str | int, gymnasium.Space]]:
-    """A Dict's children by sorted key, so that a space read from a file, whose keys may be reordered, is the same."""
-    if isinstance(space, spaces.Dict):
-        return sorted(space.spaces.items(), key=lambda item: str(item[0]))
-    assert isinstance(space, spaces.Tuple)
-    return list(enumerate(space.spaces))
-
-
-def _pick(space: gymnasium.Space, values: Any, where: str) -> Iterator[Any]:
-    """The leaves of values in the order of `leaf_spaces_of`."""
-    if isinstance(space, spaces.Dict):
-        if not isinstance(values, dict) or set(values) != set(space.spaces):
-            seen = sorted(map(str, values)) if isinstance(values, dict) else type(values).__name__
-            raise MagratheaError(f"CompositeTokenizer got {seen}{where}; give a dict of {list(space.spaces)}")
-    elif isinstance(space, spaces.Tuple):
-        if not isinstance(values, tuple | list) or len(values) != len(space.spaces):
-            raise MagratheaError(
-                f"CompositeTokenizer got {type(values).__name__}{where}; give a tuple of {len(space.spaces)} arrays"
-            )
-    else:
-        yield values
-        return
-    parts: Any = values
-    for key, child in _children(space):
-        yield from _pick(child, parts[key], f" at '{key}'")
-
-
-def _build(space: gymnasium.Space, parts: Iterator[Any]) -> Any:
-    """The inverse of `_pick`."""
-    if isinstance(space, spaces.Dict):
-        return {key: _build(child, parts) for key, child in _children(space)}
-    if isinstance(space, spaces.Tuple):
-        return tuple(_build(child, parts) for child in space.spaces)
-    return next(parts)
+def leaf_spaces_of(space: gymnasium.Space) -> Iterator[tuple[str, gymnasium.Space]]:
+    """(key, space) of every leaf of nested Dict and Tuple spaces, Dicts by sorted keys, so that a space read from a
+    file, whose keys may be reordered, is the same; nested keys join with "/"."""
+    paths, leaves, _ = optree.tree_flatten_with_path(space_tree(space))
+    for path, leaf in zip(paths, leaves, strict=True):
+        for key in path:
+            if not isinstance(key, int) and (not isinstance(key, str) or "/" in key or not key):
+                raise MagratheaError(
+                    f"Key {key!r} of {space} is no text, is empty or has '/', which joins keys; rename it"
+                )
+        yield "/".join(map(str, path)), leaf
 
 
 def _named(key: str, call: Callable[[], Any]) -> Any:
