@@ -8,6 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import pytest
 from session_worlds import wild_world
 
 import magrathea
@@ -37,8 +38,9 @@ def files_of_a_step(env: DreamEnv) -> set[str]:
     return files
 
 
-def test_a_step_passes_through_few_files_that_the_page_names() -> None:
-    env = DreamEnv(wild_world())
+@pytest.mark.parametrize("world", ["debug", "crafter", "minigrid"])
+def test_a_step_passes_through_few_files_that_the_page_names(world: str) -> None:
+    env = DreamEnv(wild_world() if world == "debug" else world)
     env.reset(seed=0)
     env.step(env.action_space.sample())  # the first one also writes the start
     followed = {name for name in files_of_a_step(env) if not name.startswith(PLUGINS)}
