@@ -21,7 +21,7 @@ from magrathea.server.live_session import LiveSession
 from magrathea.server.load_test import _play, measure_players
 
 
-def test_flops_of_a_product_and_of_attention() -> None:
+def test_count_flops_of_a_product_and_of_attention() -> None:
     left, right = torch.zeros(3, 5), torch.zeros(5, 7)
     assert count_flops(lambda: left @ right) == 2 * 3 * 5 * 7
     queries = torch.zeros(1, 2, 4, 8)
@@ -30,12 +30,12 @@ def test_flops_of_a_product_and_of_attention() -> None:
         assert count_flops(lambda: attend(queries, queries, queries)) == 2 * 2 * (2 * 4 * 4 * 8)
 
 
-def test_the_machine_has_a_peak() -> None:
+def test_peak_rate_and_memory_of_the_machine() -> None:
     rate = matrix_peak(torch.float32, torch.device("cpu"), [(128, 128, 128)])
     assert 1e8 < rate < 1e15 and peak_memory_mb() > 50
 
 
-def test_actions_are_held_as_the_starts_hold_them() -> None:
+def test_actions_are_held_as_long_as_in_the_starts() -> None:
     world = lights_world()
     steps = torch.zeros(40, 6, world.layout.num_tokens, dtype=torch.long)
     steps[20:, :, 0] = 1
@@ -59,7 +59,7 @@ def test_playing_counts_steps_passes_and_flops() -> None:
     assert measured["p50_ms"] <= measured["p95_ms"]
 
 
-def test_bench_is_json_and_shares_are_shares() -> None:
+def test_bench_result_is_json_with_shares_between_0_and_1() -> None:
     result = json.loads(json.dumps(bench(lights_world(), (1, 4), seconds=0.05)))
     assert set(result["playing"]) == {"1", "4"}
     for measured in (*result["playing"].values(), result["training"]):
@@ -68,7 +68,7 @@ def test_bench_is_json_and_shares_are_shares() -> None:
     assert result["machine"]["bfloat16_peak_gflop_per_second"] > 0
 
 
-def test_players_share_one_server() -> None:
+def test_measure_players_reports_rates_and_fairness() -> None:
     result = json.loads(json.dumps(measure_players(lights_world(), (1, 4), seconds=0.3)))
     assert set(result["players"]) == {"1", "4"} and result["players"]["1"]["ratio"] == 1
     for measured in result["players"].values():
@@ -76,7 +76,7 @@ def test_players_share_one_server() -> None:
         assert 0 < measured["fairness"] <= 1
 
 
-def test_no_player_is_ever_a_step_ahead_of_another_by_more_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_players_without_pauses_differ_by_at_most_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow the machine is: who plays without a pause has a place in every batch."""
     world = lights_world()
     monkeypatch.setattr(world, "decode_terminated", lambda tokens: np.zeros(len(tokens), bool))  # begins take time
@@ -96,7 +96,7 @@ def test_no_player_is_ever_a_step_ahead_of_another_by_more_than_one(monkeypatch:
 
 
 @pytest.mark.parametrize("memory", ["recurrent", "retrieval:40"])
-def test_a_memory_of_one_size_takes_ever_less_of_a_longer_history(memory: str) -> None:
+def test_memory_of_fixed_size_takes_fewer_bytes_per_step_of_a_longer_history(memory: str) -> None:
     world = wild_world(memory)
     measured = measure_history(world, (50, 500))
     for cost in measured.values():
@@ -108,7 +108,7 @@ def test_profile_names_operations() -> None:
     assert "aten::" in profile_steps(lights_world(), num_steps=2)
 
 
-def test_a_world_without_starts_cannot_be_benched() -> None:
+def test_world_without_starts_is_refused() -> None:
     world = lights_world()
     world.starts = world.starts[:0]
     with pytest.raises(MagratheaError, match="no stored starts"):

@@ -50,7 +50,7 @@ assert not heavy, heavy
     assert "collect" in done.stdout
 
 
-def test_runs_as_a_module_and_reports_a_mistake_in_one_line() -> None:
+def test_runs_as_a_module_and_reports_an_error_in_one_line() -> None:
     command = [sys.executable, "-m", "magrathea", "play", "no-such-world"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
@@ -72,7 +72,7 @@ def test_runs_as_a_module_and_reports_a_mistake_in_one_line() -> None:
         (["make", "No-Such-Env-v0", "--out", "x"], "No-Such-Env"),
     ],
 )
-def test_mistakes_are_one_line(
+def test_errors_are_one_line(
     arguments: list[str],
     message: str,
     capsys: pytest.CaptureFixture[str],
@@ -128,7 +128,7 @@ def test_every_numeric_option_has_a_range(
         (["play", "crafter", "--port", "65536"], "--port is 65536; give a whole number from 0 to 65535."),
     ],
 )
-def test_a_refused_option_says_what_is_allowed(
+def test_invalid_option_says_what_is_allowed(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(arguments) == 2
@@ -168,7 +168,7 @@ def test_make_fails_when_recording_took_all_the_time(
     assert "give more --minutes" in capsys.readouterr().err
 
 
-def test_from_environment_to_world(
+def test_collect_train_eval_and_bench(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The verbs one after the other, on the tutorial's environment, from the folder that holds it."""

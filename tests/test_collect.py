@@ -46,7 +46,7 @@ def assert_same(one: Dataset, other: Dataset) -> None:
             np.testing.assert_array_equal(array, expected)
 
 
-def test_processes_change_nothing(tmp_path: Path) -> None:
+def test_dataset_does_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
     one = collect(BOARD, 120, tmp_path / "one", num_processes=1, max_episode_steps=12)
     two = collect(BOARD, 120, tmp_path / "two", num_processes=2, max_episode_steps=12)
     assert_same(one, two)
@@ -55,7 +55,7 @@ def test_processes_change_nothing(tmp_path: Path) -> None:
     assert one.metadata["key_map"]["ArrowUp"] == 1 and one.metadata["fps"] == 20
 
 
-def test_a_kill_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_recording_resumes_without_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = f"""if __name__ == "__main__":
         from magrathea.data import collect
         collect({SLOW!r}, 400, {str(tmp_path / "killed")!r}, num_processes=2, max_episode_steps=10, seed=7)"""
@@ -85,7 +85,7 @@ def test_a_kill_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert not work.exists()
 
 
-def test_minari_reads_it(tmp_path: Path) -> None:
+def test_minari_reads_a_recorded_dataset(tmp_path: Path) -> None:
     ours = collect(BOARD, 30, tmp_path / "board", num_processes=1, max_episode_steps=8, policy="random")
     theirs = MinariDataset(tmp_path / "board" / "data")
     assert theirs.total_episodes == len(ours) and theirs.total_steps == ours.num_steps
@@ -94,7 +94,7 @@ def test_minari_reads_it(tmp_path: Path) -> None:
         assert episode.infos is not None and "place" in episode.infos
 
 
-def test_policies(tmp_path: Path) -> None:
+def test_built_in_and_imported_policies(tmp_path: Path) -> None:
     def actions(policy: str) -> np.ndarray:
         name = policy.replace(":", "-")
         data = collect(BOARD, 60, tmp_path / name, policy=policy, num_processes=1, max_episode_steps=20)
@@ -106,7 +106,7 @@ def test_policies(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("space", ["dict", "tuple"])
-def test_composite_spaces(tmp_path: Path, space: str) -> None:
+def test_composite_spaces_are_recorded(tmp_path: Path, space: str) -> None:
     data = collect(ODD, 10, tmp_path / space, num_processes=1, env_kwargs={"space": space})
     episode = data.episode(0)
     env: Any = gymnasium.make(ODD, space=space, disable_env_checker=True)
@@ -139,14 +139,14 @@ def test_split_is_by_episode(tmp_path: Path) -> None:
         ({"env_id": ODD, "env_kwargs": {"space": "sequence"}}, "Sequence"),
     ],
 )
-def test_mistakes_are_told_in_a_line(tmp_path: Path, asked: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_refused_in_one_line(tmp_path: Path, asked: dict[str, Any], message: str) -> None:
     arguments: dict[str, Any] = {"env_id": BOARD, "steps": 20, "out": tmp_path / "out", "num_processes": 1} | asked
     with pytest.raises(MagratheaError, match=message) as raised:
         collect(**arguments)
     assert "\n" not in str(raised.value)
 
 
-def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
+def test_folders_that_hold_something_else_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "letter.txt").write_text("dear")
     with pytest.raises(MagratheaError, match="is no dataset"):
@@ -158,7 +158,7 @@ def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
         Dataset.open(tmp_path / "nowhere")
 
 
-def test_damaged_data(tmp_path: Path) -> None:
+def test_damaged_dataset_is_refused(tmp_path: Path) -> None:
     collect(BOARD, 20, tmp_path / "board", num_processes=1, max_episode_steps=5)
     shutil.copytree(tmp_path / "board", tmp_path / "other")
     file = tmp_path / "board" / "data" / "main_data.hdf5"
@@ -170,7 +170,7 @@ def test_damaged_data(tmp_path: Path) -> None:
         Dataset.open(tmp_path / "other")
 
 
-def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ale_py", None)
     with pytest.raises(MagratheaError, match="pip install ale-py"):
         collect("ALE/Breakout-v5", 20, tmp_path / "out", num_processes=1)

@@ -14,7 +14,7 @@ from magrathea.train import TrainSettings
 FIGURE = {"value": 0.5, "low": 0.4, "high": 0.6, "count": 10}
 
 
-def test_seeds_are_pooled_figure_by_figure() -> None:
+def test_results_of_seeds_are_averaged() -> None:
     one = {"recall": {"curve": [{"from": 1, "model": FIGURE}]}, "memory": "places", "bytes": 100, "only here": 1}
     other = {"recall": {"curve": [{"from": 1, "model": FIGURE | {"value": 0.75}}]}, "memory": "places", "bytes": 200}
     both = pooled([one, other])
@@ -25,7 +25,7 @@ def test_seeds_are_pooled_figure_by_figure() -> None:
     assert pooled([nothing, nothing])["value"] is None and pooled([nothing, FIGURE])["value"] == 0.5
 
 
-def test_memories_and_seeds_are_read() -> None:
+def test_parse_memories_and_seeds() -> None:
     assert parse_memories("window, retrieval:256", "3") == {"window": 3, "retrieval:256": 3}
     given = parse_memories("window,places,retrieval:256", "window:3,retrieval:256:2")
     assert given == {"window": 3, "places": 1, "retrieval:256": 2}
@@ -34,7 +34,7 @@ def test_memories_and_seeds_are_read() -> None:
             parse_memories(names, seeds)
 
 
-def test_an_interrupted_comparison_is_resumed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_interrupted_comparison_is_resumed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     trained: list[tuple[str, int]] = []
 
     def train(dataset: str, folder: Path, settings: TrainSettings, *, device: str) -> tuple[str, int]:

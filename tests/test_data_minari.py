@@ -26,7 +26,7 @@ def buffer(seed: int, num_steps: int) -> EpisodeBuffer:
 
 
 @pytest.mark.filterwarnings("ignore:.*is set to None")  # Minari's advice on what to say of a dataset
-def test_reads_what_minari_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_a_dataset_written_by_minari(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     theirs = minari.create_dataset_from_buffers(
         "cart/pole-v0",

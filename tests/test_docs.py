@@ -31,15 +31,15 @@ def code_blocks(page: Path, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_to_files(page: Path) -> None:
+def test_linked_files_exist(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}, which does not exist"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_files_that_a_page_names_exist(page: Path) -> None:
-    """Paths in backticks such as `magrathea/layout.py` and `tests/test_fill.py`; only the changelog names old ones."""
+def test_named_files_exist(page: Path) -> None:
+    """Paths in backticks, such as `magrathea/layout.py`; only the changelog names files that no longer exist."""
     if page.name == "CHANGELOG.md":
         return
     for named in NAMED_FILE.findall(page.read_text(encoding="utf-8")):
@@ -73,7 +73,7 @@ def _recording(function: Any, called: list[str]) -> Any:
     return record
 
 
-def test_file_map_names_what_exists() -> None:
+def test_file_map_is_complete() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     named = re.findall(r"^\| `(magrathea/[^`]*|docs/)`", text, re.MULTILINE)
     assert len(named) > 15
@@ -91,14 +91,14 @@ def test_file_map_names_what_exists() -> None:
     assert not missing, f"The README's file map has no line for {missing}"
 
 
-def test_ci_finds_its_commands_in_the_readme() -> None:
+def test_readme_has_the_commands_that_ci_runs() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for name in ("play", "test"):
         block = text.split(f"<!-- command:{name} -->\n")[1].split(f"<!-- /command:{name} -->")[0]
         assert re.fullmatch(r"```bash\npip install .+ && (magrathea play|pytest).*\n```\n", block)
 
 
-def test_version_is_one_of_the_changelog_and_the_citation() -> None:
+def test_version_agrees_with_the_changelog_and_the_citation() -> None:
     changelog, citation = ((ROOT / name).read_text(encoding="utf-8") for name in ("CHANGELOG.md", "CITATION.cff"))
     release = re.match(r"\d+\.\d+\.\d+", magrathea.__version__)
     newest = re.search(r"^## \[(.+)\]", changelog, re.MULTILINE)
@@ -106,7 +106,7 @@ def test_version_is_one_of_the_changelog_and_the_citation() -> None:
     assert re.search(rf"^version: {re.escape(magrathea.__version__)}$", citation, re.MULTILINE)
 
 
-def test_tokenizer_of_the_guide_round_trips() -> None:
+def test_example_tokenizer_round_trip() -> None:
     (source,) = code_blocks(ROOT / "docs" / "tokenizers.md", "python")
     names: dict[str, Any] = {"__name__": "guide"}
     exec(source, names)
@@ -132,7 +132,7 @@ def test_code_of_the_sessions_page_runs(
     assert "first=None" in compared and int(parted) == 4
 
 
-def test_every_test_that_the_sessions_page_names_exists() -> None:
+def test_tests_named_by_the_sessions_page_exist() -> None:
     text = (ROOT / "docs" / "sessions.md").read_text(encoding="utf-8")
     tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_session_*.py"))
     names = re.findall(r"`(test_\w+)`", text)

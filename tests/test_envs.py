@@ -44,7 +44,7 @@ def test_conforms_with_a_loaded_world(untrained: World) -> None:
     check_env(gymnasium.make(DREAM_ID, world=untrained).unwrapped)
 
 
-def test_spaces_metadata_and_session_are_the_world_s(untrained: World) -> None:
+def test_env_has_the_spaces_and_metadata_of_its_world(untrained: World) -> None:
     env = gymnasium.make(DREAM_ID, world=untrained)
     assert env.observation_space == IMAGE and env.action_space == spaces.Discrete(2)
     assert env.metadata["render_fps"] == 5
@@ -53,7 +53,7 @@ def test_spaces_metadata_and_session_are_the_world_s(untrained: World) -> None:
     assert isinstance(dream, DreamEnv) and isinstance(dream.session, Session)
 
 
-def test_the_seed_decides_the_dream(untrained: World) -> None:
+def test_seed_determines_the_dream(untrained: World) -> None:
     first, second = (gymnasium.make(DREAM_ID, world=untrained) for _ in range(2))
     for seed in (3, 4):
         assert np.array_equal(first.reset(seed=seed)[0], second.reset(seed=seed)[0])
@@ -102,7 +102,7 @@ def test_refuses_wrong_options_in_one_line(untrained: World, options: dict, mess
     assert "\n" not in str(error.value)
 
 
-def test_refuses_what_does_not_fit(untrained: World) -> None:
+def test_refuses_invalid_arguments(untrained: World) -> None:
     with pytest.raises(MagratheaError, match="call reset first"):
         DreamEnv(untrained).step(0)
     with pytest.raises(MagratheaError, match="Render mode 'human' is unknown"):
@@ -124,7 +124,7 @@ def test_fill_settings_reach_the_session(untrained: World) -> None:
     assert env.step(0)[4]["num_passes"] == 1
 
 
-def test_vector_rows_dream_what_single_environments_dream(trained: World) -> None:
+def test_vector_env_equals_single_environments(trained: World) -> None:
     vector = gymnasium.make_vec(DREAM_ID, num_envs=3, world=trained, max_episode_steps=4)
     assert isinstance(vector, DreamVectorEnv)
     assert vector.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
@@ -153,7 +153,7 @@ def test_same_step_autoreset_gives_the_final_observation(untrained: World) -> No
         assert np.array_equal(vector.session.num_steps == 0, ended)
 
 
-def test_disabled_autoreset_leaves_it_to_the_caller(untrained: World) -> None:
+def test_disabled_autoreset_needs_a_reset_by_the_caller(untrained: World) -> None:
     vector = DreamVectorEnv(untrained, 2, max_episode_steps=1, autoreset_mode="Disabled")
     vector.reset(seed=[4, None])
     vector.step(np.array([0, 0]))
@@ -213,7 +213,7 @@ def _composite_world() -> World:
     return World(tokenizers, WorldConfig(model_size("debug")), torch.zeros(2, 3, num_tokens))
 
 
-def test_stable_baselines_learns_in_a_dream(trained: World) -> None:
+def test_stable_baselines_agent_learns_in_a_dream(trained: World) -> None:
     env = gymnasium.make(DREAM_ID, world=trained, max_episode_steps=16)
     agent = PPO("MlpPolicy", env, n_steps=128, batch_size=32, learning_rate=5e-3, gamma=0.0, seed=0, device="cpu")
     before, after = _mean_reward(agent, trained), _mean_reward(agent.learn(512), trained)

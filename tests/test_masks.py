@@ -42,12 +42,12 @@ def grid(mask: torch.Tensor) -> str:
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_mask_is_as_drawn(name: str) -> None:
+def test_fixed_mask_equals_its_drawing(name: str) -> None:
     assert grid(getattr(masks, name)(LAYOUT)) == DRAWN[name]
 
 
 @pytest.mark.parametrize("name", MAY_HOLD)
-def test_random_mask_keeps_to_its_places(name: str) -> None:
+def test_random_mask_stays_within_its_slots(name: str) -> None:
     use = getattr(masks, name)
     drawn = use(LAYOUT, (400,), Generator().manual_seed(0), 0.25)
     places = torch.tensor([sign == "?" for sign in MAY_HOLD[name].replace(" ", "")])
@@ -57,12 +57,12 @@ def test_random_mask_keeps_to_its_places(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MAY_HOLD)
-def test_random_mask_draws_its_own_ratio(name: str) -> None:
+def test_random_mask_draws_its_ratio_if_not_given(name: str) -> None:
     shares = getattr(masks, name)(LAYOUT, (500,), Generator().manual_seed(0)).float().mean(-1)
     assert shares.min() < 0.1 and shares.std() > 0.1
 
 
-def test_mixture_has_every_use_in_its_share() -> None:
+def test_mixture_draws_each_use_as_often_as_its_weight() -> None:
     drawn = masks.mixture(LAYOUT, (50, 40), Generator().manual_seed(1))
     assert drawn.shape == (50, 40, 10)
     judged = (drawn == masks.judge(LAYOUT)).all(-1).float().mean().item()
@@ -72,7 +72,7 @@ def test_mixture_has_every_use_in_its_share() -> None:
     assert sum(masks.MIXTURE.values()) == pytest.approx(1)
 
 
-def test_a_use_may_weigh_more() -> None:
+def test_weight_of_a_use_can_be_changed() -> None:
     weights = masks.weights_of({"judge": 9.0})
     assert weights == masks.MIXTURE | {"judge": 9.0}
     drawn = masks.mixture(LAYOUT, (50, 40), Generator().manual_seed(1), weights)
@@ -82,7 +82,7 @@ def test_a_use_may_weigh_more() -> None:
         masks.weights_of(dict.fromkeys(masks.MIXTURE, 0))
 
 
-def test_mixture_is_the_generators() -> None:
+def test_mixture_depends_on_the_generator_only() -> None:
     first, again, other = (masks.mixture(LAYOUT, (8, 8), Generator().manual_seed(seed)) for seed in (3, 3, 4))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
@@ -96,7 +96,7 @@ def test_layout_spans_and_config() -> None:
         Layout((LAYOUT.slots[0], LAYOUT.slots[0]))
 
 
-def test_groups_of_a_grid() -> None:
+def test_token_groups_of_a_grid() -> None:
     assert group_for((9, 9)) == (1, 3) and group_for((8, 8)) == (1, 2) and group_for((4, 4)) == (1, 1)
     assert group_for((7, 7)) == (1, 3) and group_for((16, 16)) == (2, 2)
     slot = Slot(name="x", role="observation", vocab_size=2, grid=(7, 7), group=(1, 3))

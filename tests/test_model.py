@@ -58,7 +58,7 @@ def logits_of(model: MaskedTransformer, tokens: torch.Tensor, holes: torch.Tenso
 
 
 @torch.inference_mode()
-def test_nothing_sees_the_future_or_beyond_the_window(model: MaskedTransformer) -> None:
+def test_attention_is_causal_and_limited_to_the_window(model: MaskedTransformer) -> None:
     tokens, holes = steps(1, 6), masks.forward_dynamics(LAYOUT)
     before = logits_of(model, tokens, holes)
     for changed in range(6):
@@ -71,7 +71,7 @@ def test_nothing_sees_the_future_or_beyond_the_window(model: MaskedTransformer) 
 
 
 @torch.inference_mode()
-def test_holes_hide_what_they_cover(model: MaskedTransformer) -> None:
+def test_logits_do_not_depend_on_tokens_under_holes(model: MaskedTransformer) -> None:
     tokens, other = steps(1, 1), steps(1, 1, seed=1)
     holes = masks.judge(LAYOUT)
     hidden = torch.where(holes, other, tokens)
@@ -81,7 +81,7 @@ def test_holes_hide_what_they_cover(model: MaskedTransformer) -> None:
 
 
 @torch.inference_mode()
-def test_the_ring_agrees_with_training(model: MaskedTransformer) -> None:
+def test_ring_kv_cache_gives_the_logits_of_training(model: MaskedTransformer) -> None:
     """The logits of cached sampling are those of training, also after the ring has gone round, at any time."""
     tokens, holes = steps(2, 9), masks.forward_dynamics(LAYOUT)
     trained = logits_of(model, tokens, holes, first=1)
@@ -98,7 +98,7 @@ def test_the_ring_agrees_with_training(model: MaskedTransformer) -> None:
 
 
 @torch.inference_mode()
-def test_rows_of_different_histories_do_not_mix(model: MaskedTransformer) -> None:
+def test_histories_of_different_lengths_do_not_mix_in_the_kv_cache(model: MaskedTransformer) -> None:
     tokens, holes = steps(2, 4), masks.forward_dynamics(LAYOUT)
     ring = RingKVCache(model.config, 2, LAYOUT, model.past_kv_proj.weight)
     for step in range(3):
@@ -114,7 +114,7 @@ def test_rows_of_different_histories_do_not_mix(model: MaskedTransformer) -> Non
 
 
 @torch.inference_mode()
-def test_a_prompt_is_seen_and_the_past_is_not_changed_by_it(model: MaskedTransformer) -> None:
+def test_prompt_changes_the_action_logits(model: MaskedTransformer) -> None:
     tokens, time = steps(1, 3), torch.arange(3)[None]
     past = model.encode_past(tokens, time)
     holes = masks.behaviour_cloning(LAYOUT).expand(1, 1, -1)
@@ -126,14 +126,14 @@ def test_a_prompt_is_seen_and_the_past_is_not_changed_by_it(model: MaskedTransfo
     assert not torch.allclose(logits[0], logits[1], atol=1e-4)
 
 
-def test_groups_are_undone(model: MaskedTransformer) -> None:
+def test_ungroup_tokens_inverts_group_tokens(model: MaskedTransformer) -> None:
     slot, values = LAYOUT.slots[1], torch.arange(24).expand(2, 24)
     grouped = group_tokens(values, slot)
     assert grouped[0, 0].tolist() == [0, 1, 2, 6, 7, 8]  # two rows of three
     assert torch.equal(ungroup_tokens(grouped.unsqueeze(-1), slot).squeeze(-1), values)
 
 
-def test_loss_counts_holes_only_and_leaves_absent_ones_out(model: MaskedTransformer) -> None:
+def test_loss_counts_only_holes_that_are_not_absent(model: MaskedTransformer) -> None:
     tokens = steps(1, 2)
     holes = masks.judge(LAYOUT).expand(1, 1, -1).clone()
     loss, weight = model(tokens, tokens[:, 1:], holes, first=1)
@@ -142,14 +142,14 @@ def test_loss_counts_holes_only_and_leaves_absent_ones_out(model: MaskedTransfor
     assert weight == 2 * weight_less and less < loss
 
 
-def test_bad_sizes_say_what_to_do() -> None:
+def test_invalid_sizes_say_what_to_do() -> None:
     with pytest.raises(MagratheaError, match="multiple of 48"):
         ModelConfig(width=100)
     with pytest.raises(MagratheaError, match="choose one of debug"):
         model_size("enormous")
 
 
-def test_bf16_learns_what_float32_does(model: MaskedTransformer) -> None:
+def test_training_in_bf16_follows_float32(model: MaskedTransformer) -> None:
     """As on GPUs, and on some CPUs."""
     losses = {}
     tokens, holes = steps(4, 6), masks.forward_dynamics(LAYOUT).expand(4, 6, -1)
@@ -183,7 +183,7 @@ def test_bf16_learns_what_float32_does(model: MaskedTransformer) -> None:
         (False, False, True, torch.float32),
     ],
 )
-def test_the_device_says_the_type(
+def test_compute_dtype_of_a_device(
     monkeypatch: pytest.MonkeyPatch, tiles: bool, avx512_bf16: bool, amd: bool, expected: torch.dtype
 ) -> None:
     assert resolve_device(torch.device("cuda"))[1] is torch.bfloat16
@@ -193,7 +193,7 @@ def test_the_device_says_the_type(
     assert resolve_device("cpu") == (torch.device("cpu"), expected)
 
 
-def test_a_device_that_is_not_here_is_refused() -> None:
+def test_missing_device_is_refused() -> None:
     with pytest.raises(MagratheaError, match="has no device 'cuda:77'"):
         resolve_device("cuda:77")
     with pytest.raises(MagratheaError, match="device is 'gpu'; give auto, cpu, cuda or cuda:N"):
@@ -201,7 +201,7 @@ def test_a_device_that_is_not_here_is_refused() -> None:
 
 
 @torch.no_grad()
-def test_tokens_that_look_alike_begin_alike(model: MaskedTransformer) -> None:
+def test_similar_token_features_give_similar_initial_weights(model: MaskedTransformer) -> None:
     slot = LAYOUT.picture
     token_features = torch.randn(slot.vocab_size, 20, generator=torch.Generator().manual_seed(1))
     token_features[1] = token_features[0]
@@ -213,7 +213,7 @@ def test_tokens_that_look_alike_begin_alike(model: MaskedTransformer) -> None:
         assert 0.5 < table.norm(dim=1)[: slot.vocab_size].max() / table.norm(dim=1).median() < 2
 
 
-def test_a_place_takes_over_what_another_showed() -> None:
+def test_prev_frame_attention_learns_to_copy_from_another_position() -> None:
     torch.manual_seed(0)
     look, features = PrevFrameAttention(LAYOUT.picture, 16), torch.randn(24, 16).expand(32, -1, -1)
     optimizer = torch.optim.AdamW(look.parameters(), lr=1e-2)

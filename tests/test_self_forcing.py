@@ -45,7 +45,7 @@ def untrained(debug_world: World) -> MaskedTransformer:
     return model
 
 
-def test_only_observations_of_the_chosen_steps_are_replaced(untrained: MaskedTransformer, batch: Batch) -> None:
+def test_only_observations_of_the_chosen_steps_are_sampled(untrained: MaskedTransformer, batch: Batch) -> None:
     layout, result = untrained.layout, sample_context(untrained, batch)
     assert batch.sample_seeds is not None
     chosen = batch.sample_seeds > 0

@@ -26,7 +26,9 @@ def started(world: World, dataset: Dataset, batch_size: int = 1, **options) -> S
     return Session(world, batch_size, start=tokens, **options)
 
 
-def test_rows_may_start_from_pasts_of_different_lengths(debug_world: World, debug_dataset: Dataset) -> None:
+def test_dreams_of_a_batch_may_start_from_histories_of_different_lengths(
+    debug_world: World, debug_dataset: Dataset
+) -> None:
     episode = debug_dataset.episode(0)
     tokens = debug_world.encode_episode(episode.observation[:6], episode.action[:5])
     session = Session(debug_world, 2, start=[tokens[:2], tokens])
@@ -37,7 +39,7 @@ def test_rows_may_start_from_pasts_of_different_lengths(debug_world: World, debu
         Session(debug_world, 2, start=[tokens])
 
 
-def test_the_dream_obeys_the_boards_rules(debug_world: World, debug_dataset: Dataset) -> None:
+def test_dream_follows_the_rules_of_the_board(debug_world: World, debug_dataset: Dataset) -> None:
     session = started(debug_world, debug_dataset, seed=1)
     dice, right, moves = np.random.default_rng(0), 0, 0
     before = place(session.observation[0])
@@ -54,7 +56,7 @@ def test_the_dream_obeys_the_boards_rules(debug_world: World, debug_dataset: Dat
     assert right / moves > 0.9
 
 
-def test_cached_and_naive_dreams_are_the_same(debug_world: World, debug_dataset: Dataset) -> None:
+def test_cached_and_naive_inference_give_the_same_dream(debug_world: World, debug_dataset: Dataset) -> None:
     dreams = []
     for inference in ("cached", "naive"):
         session = started(debug_world, debug_dataset, 3, seed=5, inference=inference)
@@ -63,7 +65,7 @@ def test_cached_and_naive_dreams_are_the_same(debug_world: World, debug_dataset:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_same_seed_same_dream(debug_world: World, order: str) -> None:
+def test_same_seed_gives_the_same_dream(debug_world: World, order: str) -> None:
     def dream(seed: int) -> torch.Tensor:
         session = Session(debug_world, 2, seed=seed, settings=FillSettings(order=order))  # type: ignore[arg-type]
         return torch.stack([session.step(np.array([4, 2])).tokens for _ in range(4)])
@@ -71,14 +73,14 @@ def test_same_seed_same_dream(debug_world: World, order: str) -> None:
     assert torch.equal(dream(3), dream(3))
 
 
-def test_a_row_does_not_depend_on_its_neighbours(debug_world: World) -> None:
+def test_dreams_of_a_batch_are_independent(debug_world: World) -> None:
     many, one = Session(debug_world, 3, seed=10), Session(debug_world, 1, seed=11)
     for step in range(6):
         together = many.step(np.array([1, step % 5, 3]))
         assert torch.equal(together.tokens[1], one.step(np.array([step % 5])).tokens[0])
 
 
-def test_reset_of_some_rows_leaves_the_others(debug_world: World) -> None:
+def test_reset_of_one_dream_leaves_the_others_unchanged(debug_world: World) -> None:
     session, other = (Session(debug_world, 2, seed=4, start=0) for _ in range(2))
     for _ in range(3):
         session.step(np.array([1, 2])), other.step(np.array([1, 2]))
@@ -88,7 +90,7 @@ def test_reset_of_some_rows_leaves_the_others(debug_world: World) -> None:
         assert torch.equal(session.step(np.array([4, 4])).tokens[1], other.step(np.array([4, 4])).tokens[1])
 
 
-def test_uses_of_a_world(debug_world: World, debug_dataset: Dataset) -> None:
+def test_observe_infer_action_and_act(debug_world: World, debug_dataset: Dataset) -> None:
     """Observing, inferring the action, acting like the data, toward a goal, toward a return."""
     session, dice, env = started(debug_world, debug_dataset, seed=2), np.random.default_rng(1), Board()
     observation, _ = env.reset(seed=0)
@@ -105,7 +107,7 @@ def test_uses_of_a_world(debug_world: World, debug_dataset: Dataset) -> None:
         assert act.shape == (1,) and 0 <= act[0] < 5
 
 
-def test_a_dream_never_ends_and_never_grows(debug_world: World) -> None:
+def test_kv_cache_does_not_grow_with_the_number_of_steps(debug_world: World) -> None:
     session = Session(debug_world, 1, seed=0)
     session.step(np.array([0]))
     size = session._context._ring.keys.numel()
@@ -114,7 +116,7 @@ def test_a_dream_never_ends_and_never_grows(debug_world: World) -> None:
     assert session.num_steps.tolist() == [150] and session._context._ring.keys.numel() == size
 
 
-def test_bad_input_says_what_to_do(debug_world: World, debug_dataset: Dataset) -> None:
+def test_invalid_input_says_what_to_do(debug_world: World, debug_dataset: Dataset) -> None:
     session = Session(debug_world, 2, seed=0)
     before = session.tokens
     for action in (np.array([9, 0]), np.array([0]), np.array([0.5, 1.0]), np.array([np.nan, 0])):

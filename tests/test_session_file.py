@@ -46,7 +46,7 @@ def refusal(data: bytes, world: str = "echo") -> str:
     return str(error.value)
 
 
-def test_what_is_in_a_file(file: bytes) -> None:
+def test_contents_of_a_session_file(file: bytes) -> None:
     """The format that docs/sessions.md describes."""
     tensors, metadata = load(file), session_file._metadata(file)
     world, header = wild_world("echo"), json.loads(metadata["header"])
@@ -64,7 +64,7 @@ def test_what_is_in_a_file(file: bytes) -> None:
     assert places == {"memory/0", "memory/1", "checkpoint/0/64", "checkpoint/1/64"}
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_save_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, session = tmp_path / "new" / "a.mwsession", Session(wild_world())
     session.save(path)
     before = path.read_bytes()
@@ -84,7 +84,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
 
 @given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 @settings(max_examples=150, deadline=None)
-def test_no_damaged_byte_is_overlooked(file: bytes, place: float, flip: int) -> None:
+def test_every_damaged_byte_is_detected(file: bytes, place: float, flip: int) -> None:
     damaged = bytearray(file)
     damaged[int(place * len(file))] ^= flip
     assert refusal(bytes(damaged)).startswith("This session is ")
@@ -92,7 +92,7 @@ def test_no_damaged_byte_is_overlooked(file: bytes, place: float, flip: int) -> 
 
 @given(share=st.floats(0, 1, exclude_max=True))
 @settings(max_examples=60, deadline=None)
-def test_no_missing_end_is_overlooked(file: bytes, share: float) -> None:
+def test_every_truncation_is_detected(file: bytes, share: float) -> None:
     assert refusal(file[: int(share * len(file))]).startswith("This session is ")
     assert "damaged" in refusal(file + b"more")
 
@@ -107,7 +107,7 @@ class Bomb:
         return Path.touch, (self.path,)
 
 
-def test_foreign_files_are_refused_and_never_executed(tmp_path: Path) -> None:
+def test_other_files_are_refused_and_never_unpickled(tmp_path: Path) -> None:
     bomb = pickle.dumps(Bomb(tmp_path / "exploded"))
     model = save({"weight": torch.zeros(3)})
     for data in (b"", b"hello", b"\x00" * 100, b"[" * 100_000, bomb, model, save({}, {"magrathea_session": "one"})):
@@ -119,7 +119,7 @@ def test_foreign_files_are_refused_and_never_executed(tmp_path: Path) -> None:
     assert not (tmp_path / "exploded").exists()
 
 
-def test_newer_files_ask_for_a_newer_magrathea(file: bytes) -> None:
+def test_files_of_a_newer_version_are_refused(file: bytes) -> None:
     metadata = session_file._metadata(file) | {"magrathea_session": "3"}
     assert "version 3" in refusal(save(load(file), metadata)) and "newer Magrathea" in refusal(save({}, metadata))
 
@@ -139,7 +139,7 @@ def test_a_session_of_another_world_is_refused(file: bytes) -> None:
         Session.from_bytes(file, other)
 
 
-def test_a_shipped_world_need_not_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_finds_a_shipped_world_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World.from_pretrained(wild_world("places").save_pretrained(tmp_path / "wild"))
     session = Session(world, seed=3)
     session.step([1])
@@ -187,7 +187,7 @@ NONSENSE: dict[str, Callable[[Header, Tensors], Any]] = {
 
 
 @pytest.mark.parametrize("nonsense", NONSENSE)
-def test_a_file_that_contradicts_itself_is_refused(file: bytes, nonsense: str) -> None:
+def test_inconsistent_contents_are_refused(file: bytes, nonsense: str) -> None:
     """Even where somebody made its checksum right."""
     tensors, header = load(file), json.loads(session_file._metadata(file)["header"])
     assert read(_written(header, tensors)).num_steps.tolist() == [70, 70]

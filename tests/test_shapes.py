@@ -15,7 +15,7 @@ import pytest
 TESTS = (
     "test_masks.py",
     "test_model.py",
-    "test_fill.py",
+    "test_sampler.py",
     "test_memories.py::test_sampling_agrees_with_training",
 )
 REFUSALS = "not says_what_to_do and not say_what_to_do"  # these pass values of other types on purpose

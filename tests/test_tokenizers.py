@@ -97,7 +97,7 @@ def test_round_trip(kind: str) -> None:
     assert_same(tokenizer.decode(tokens), values)
 
 
-def test_tokens_are_the_leaves_one_after_another(kind: str) -> None:
+def test_tokens_of_leaves_are_concatenated(kind: str) -> None:
     tokenizer = fitted(SPACES[kind])
     assert tokenizer.tokens_per_step == sum(leaf.tokens_per_step for leaf in tokenizer.leaves.values())
     assert tokenizer.vocab_size == max(leaf.vocab_size for leaf in tokenizer.leaves.values())
@@ -121,7 +121,7 @@ def test_one_value_without_leading_dimensions(kind: str) -> None:
     assert tokenizer.decode(tokens[None, None]) is not None
 
 
-def test_files(kind: str, tmp_path: Path) -> None:
+def test_config_and_tensors_round_trip(kind: str, tmp_path: Path) -> None:
     """Through JSON and safetensors, space and all: the same tokens and the same values."""
     space = SPACES[kind]
     tokenizer, values = fitted(space), draw(space, seed=2)
@@ -136,7 +136,7 @@ def test_files(kind: str, tmp_path: Path) -> None:
     assert_same(read.decode(tokens), tokenizer.decode(tokens))
 
 
-def test_tokens_out_of_range(kind: str) -> None:
+def test_tokens_out_of_range_are_refused(kind: str) -> None:
     tokenizer = fitted(SPACES[kind])
     tokens = np.zeros((2, tokenizer.tokens_per_step), np.int64)
     for wrong in (-1, tokenizer.vocab_size):
@@ -148,7 +148,7 @@ def test_tokens_out_of_range(kind: str) -> None:
         tokenizer.decode(tokens[:, :0])
 
 
-def test_options_of_other_kinds_do_not_matter(kind: str) -> None:
+def test_options_of_other_tokenizers_are_ignored(kind: str) -> None:
     tokenizer = fitted(SPACES[kind], patch=(4, 4), num_codes=300, num_bins=32)
     for leaf in tokenizer.leaves.values():
         assert leaf.to_config().get("num_bins", 32) == 32
@@ -157,7 +157,7 @@ def test_options_of_other_kinds_do_not_matter(kind: str) -> None:
 
 # -- bad input --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("kind", [kind for kind, space in SPACES.items() if space.shape is not None])
-def test_wrong_shape(kind: str) -> None:
+def test_wrong_shape_is_refused(kind: str) -> None:
     tokenizer = fitted(SPACES[kind])
     shape = tokenizer.value_shape
     wrong = np.zeros((2, *shape[:-1], shape[-1] + 1), tokenizer.value_dtype) if shape else [[1, 2], [3]]
@@ -166,7 +166,7 @@ def test_wrong_shape(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["image", "discrete", "multi-discrete", "multi-binary", "integer box"])
-def test_wrong_dtype(kind: str) -> None:
+def test_wrong_dtype_is_refused(kind: str) -> None:
     space = SPACES[kind]
     with pytest.raises(MagratheaError, match="dtype float64"):
         fitted(space).encode(draw(space).astype(np.float64))
@@ -175,13 +175,13 @@ def test_wrong_dtype(kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "value"), [("discrete", 5), ("discrete with start", 0), ("multi-discrete", 4), ("integer box", 41)]
 )
-def test_value_outside_the_space(kind: str, value: int) -> None:
+def test_value_outside_the_space_is_refused(kind: str, value: int) -> None:
     tokenizer = fitted(SPACES[kind])
     with pytest.raises(MagratheaError, match="outside"):
         tokenizer.encode(np.full((2, *tokenizer.value_shape), value))
 
 
-def test_not_a_number() -> None:
+def test_nan_is_refused() -> None:
     for tokenizer in (fitted(NUMBERS), RewardTokenizer()):
         with pytest.raises(MagratheaError, match="NaN"):
             tokenizer.encode(np.full(tokenizer.value_shape, np.nan, np.float32))
@@ -189,14 +189,14 @@ def test_not_a_number() -> None:
         fitted(SPACES["tuple"]).encode((np.zeros(1, np.int64), np.full((1, 3), np.nan, np.float32)))
 
 
-def test_unfitted() -> None:
+def test_unfitted_tokenizer_is_refused() -> None:
     for kind in ("image", "unbounded box", "dict"):
         space = SPACES[kind]
         with pytest.raises(MagratheaError, match=r"call fit\("):
             tokenizer_for(space).encode(draw(space))
 
 
-def test_spaces_and_options_that_no_tokenizer_knows() -> None:
+def test_unknown_spaces_and_options_are_refused() -> None:
     with pytest.raises(MagratheaError, match="No tokenizer for"):
         tokenizer_for(spaces.Dict({"mission": spaces.Text(10)}))
     with pytest.raises(MagratheaError, match="Unknown option 'nmu_codes'"):
@@ -215,7 +215,7 @@ def test_spaces_and_options_that_no_tokenizer_knows() -> None:
         tokenizer_for(IMAGE, patch=(2, 2, 3))
 
 
-def test_damaged_files() -> None:
+def test_damaged_files_are_refused() -> None:
     for kind in ("image", "bounded box", "nested"):
         tokenizer = fitted(SPACES[kind])
         with pytest.raises(MagratheaError, match="has no tensor"):
@@ -233,7 +233,7 @@ def test_keys_of_composites() -> None:
     assert list(fitted(SPACES["nested"]).leaves) == ["action", "sight/0", "sight/1/depth", "sight/1/hit"]
 
 
-def test_order_of_keys_is_that_of_their_names() -> None:
+def test_keys_of_a_dict_are_sorted() -> None:
     """Spaces read from a file may hold their keys in another order; the tokens do not move for that."""
     parts = {"a": spaces.Discrete(2), "b": spaces.Discrete(3)}
     forth, back = spaces.Dict(list(parts.items())), spaces.Dict(list(reversed(parts.items())))
@@ -241,7 +241,7 @@ def test_order_of_keys_is_that_of_their_names() -> None:
     assert tokenizer_for(forth).encode(values).tolist() == tokenizer_for(back).encode(values).tolist() == [[1, 2]]
 
 
-def test_values_of_composites_that_do_not_fit() -> None:
+def test_values_that_do_not_fit_a_composite_are_refused() -> None:
     tokenizer, values = fitted(SPACES["dict"]), draw(SPACES["dict"])
     with pytest.raises(MagratheaError, match="no dict of"):
         tokenizer.encode({"image": values["image"]})
@@ -261,7 +261,7 @@ def test_bounded_box_needs_no_fit() -> None:
     assert tokenizer.decode(tokenizer.encode(np.array([-1.0, 0.0, 1.0]))) == pytest.approx([-1, 0, 1])
 
 
-def test_bins_follow_the_data() -> None:
+def test_bins_are_fitted_to_the_data() -> None:
     """More values than bins: the bins err less than even ones do where the data are heavy-tailed."""
     space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
     values = np.random.default_rng(0).standard_normal((4000, 2)) ** 5 * [1.0, 1000.0]

@@ -39,7 +39,7 @@ def _tokenizer() -> MaskedAutoencoderTokenizer:
 
 # -- the codes --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("levels", [(8, 5, 5, 5), (2,), (3, 2, 7), (4, 4)])
-def test_every_code_is_one_latent(levels: tuple[int, ...]) -> None:
+def test_codes_and_latents_are_one_to_one(levels: tuple[int, ...]) -> None:
     quantizer = ScalarQuantizer(levels)
     codes = torch.arange(quantizer.num_codes)
     values = quantizer.values(codes)
@@ -48,7 +48,7 @@ def test_every_code_is_one_latent(levels: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("levels", [(8, 5, 5, 5), (3, 2, 7)])
-def test_latents_reach_every_level_and_no_other(levels: tuple[int, ...]) -> None:
+def test_latents_are_rounded_to_every_level(levels: tuple[int, ...]) -> None:
     quantizer = ScalarQuantizer(levels)
     latents = torch.linspace(-9, 9, 2001)[:, None].expand(-1, len(levels))
     quantized = quantizer(latents)
@@ -56,14 +56,14 @@ def test_latents_reach_every_level_and_no_other(levels: tuple[int, ...]) -> None
     torch.testing.assert_close(quantizer.values(quantizer.codes(quantized)), quantized)
 
 
-def test_gradients_pass_the_rounding() -> None:
+def test_gradients_pass_straight_through_the_rounding() -> None:
     latents = torch.zeros(4, requires_grad=True)
     ScalarQuantizer((8, 5, 5, 5))(latents).sum().backward()
     assert latents.grad is not None and (latents.grad > 0.5).all()
 
 
 # -- the fit ----------------------------------------------------------------------------------------------------------
-def test_a_short_fit_beats_the_mean_image(tokenizer: MaskedAutoencoderTokenizer) -> None:
+def test_short_fit_reconstructs_better_than_the_mean_image(tokenizer: MaskedAutoencoderTokenizer) -> None:
     train, held_out = moving_shapes(600, seed=0), moving_shapes(60, seed=1)
     report = reconstruction_report(tokenizer, held_out)
     of_mean = 10 * np.log10(255**2 / np.square(train.mean(0) - held_out).mean())
@@ -71,7 +71,7 @@ def test_a_short_fit_beats_the_mean_image(tokenizer: MaskedAutoencoderTokenizer)
     assert report["codebook_used"] > 0.05 and report["codebook_perplexity"] > 10, report
 
 
-def test_hidden_patches_are_drawn_from_the_others() -> None:
+def test_masked_patches_are_reconstructed_from_the_others() -> None:
     """Frames of one colour each, half of it hidden: far less wrong than by a tokenizer whose training hid none."""
     colours = np.random.default_rng(0).integers(0, 256, (300, 1, 1, 3), np.uint8)
     frames = np.broadcast_to(colours, (300, SIZE, SIZE, 3))
@@ -88,7 +88,7 @@ def test_hidden_patches_are_drawn_from_the_others() -> None:
     assert error < 0.5 * unmasked_error, (error, unmasked_error)
 
 
-def test_a_fit_begins_with_principal_components() -> None:
+def test_weights_are_initialized_from_principal_components() -> None:
     """Before it has learned anything it draws the patches blurred, better than their mean, and always alike."""
     frames = moving_shapes(40, seed=0)
     begun, again = (MaskedAutoencoderTokenizer(SPACE, **SMALL, steps=1).fit(frames) for _ in range(2))
@@ -101,13 +101,13 @@ def test_a_fit_begins_with_principal_components() -> None:
 
 
 @pytest.mark.parametrize(("ratio", "used"), [(0.6, True), (0.0, False)])
-def test_training_hides_patches(ratio: float, used: bool) -> None:
+def test_training_masks_patches(ratio: float, used: bool) -> None:
     """The token of hidden patches begins at nothing and only learns where patches are hidden."""
     small = MaskedAutoencoderTokenizer(SPACE, **SMALL, max_mask_ratio=ratio, steps=3).fit(moving_shapes(8, seed=0))
     assert bool(small.model.mask_token.any()) is used
 
 
-def test_same_seed_same_tokenizer() -> None:
+def test_same_seed_gives_the_same_tokenizer() -> None:
     frames = moving_shapes(8, seed=0)
     torch.manual_seed(5)
     expected_draw = torch.rand(1)
@@ -120,7 +120,7 @@ def test_same_seed_same_tokenizer() -> None:
     assert not torch.equal(first["embed.weight"], other["embed.weight"])
 
 
-def test_length_of_the_fit() -> None:
+def test_fit_takes_its_length_from_the_call_or_the_constructor() -> None:
     """From the constructor, or from the call, which comes first."""
     frames = moving_shapes(4, seed=0)
     one = MaskedAutoencoderTokenizer(SPACE, **SMALL, steps=1).fit(frames)
@@ -143,7 +143,7 @@ def test_tokens_are_deterministic_and_batched(tokenizer: MaskedAutoencoderTokeni
 
 
 @pytest.mark.parametrize(("shape", "patch", "grid"), [((63, 63, 3), 8, (8, 8)), ((20, 30), (8, 10), (3, 3))])
-def test_any_size_of_image(shape: tuple[int, ...], patch: Any, grid: tuple[int, int]) -> None:
+def test_images_of_any_size(shape: tuple[int, ...], patch: Any, grid: tuple[int, int]) -> None:
     """Images that patches do not tile are continued, and cut again."""
     space = spaces.Box(0, 255, shape, np.uint8)
     tokenizer = MaskedAutoencoderTokenizer(space, **SMALL, patch=patch, steps=1)
@@ -153,7 +153,7 @@ def test_any_size_of_image(shape: tuple[int, ...], patch: Any, grid: tuple[int, 
     assert tokenizer.fit(frames).decode(tokenizer.encode(frames)).shape == frames.shape
 
 
-def test_files(tokenizer: MaskedAutoencoderTokenizer, tmp_path: Path) -> None:
+def test_config_and_tensors_round_trip(tokenizer: MaskedAutoencoderTokenizer, tmp_path: Path) -> None:
     frames = moving_shapes(10, seed=3)
     save_file(tokenizer.tensors(), tmp_path / "tokenizer.safetensors")
     config = json.loads(json.dumps(tokenizer.to_config()))
@@ -167,7 +167,7 @@ def test_files(tokenizer: MaskedAutoencoderTokenizer, tmp_path: Path) -> None:
         tokenizer_from(config, {}, SPACE)
 
 
-def test_chosen_by_name_also_within_a_dict() -> None:
+def test_tokenizer_is_chosen_by_name_also_within_a_dict() -> None:
     space = spaces.Dict({"image": SPACE, "direction": spaces.Discrete(4)})
     options = {"patch": 16, "levels": [4, 4], "width": 32, "num_layers": 1, "steps": 1, "num_bins": 9}
     tokenizer = tokenizer_for(space, image="autoencoder", **options)
@@ -205,6 +205,6 @@ def test_errors_say_what_to_do(tokenizer: MaskedAutoencoderTokenizer) -> None:
         ({"steps": 0}, "more than 0"),
     ],
 )
-def test_wrong_options(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(MagratheaError, match=message):
         tokenizer_for(SPACE, image="autoencoder", **options)

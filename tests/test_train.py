@@ -60,7 +60,7 @@ def losses(work: Path, name: str, stop_at: int | None = None) -> list[float]:
     return seen
 
 
-def test_a_killed_training_resumes_exactly(work: Path) -> None:
+def test_interrupted_training_resumes_exactly(work: Path) -> None:
     whole = losses(work, "whole")
     with pytest.raises(Killed):
         losses(work, "parts", stop_at=4)
@@ -70,7 +70,7 @@ def test_a_killed_training_resumes_exactly(work: Path) -> None:
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_two_processes_train_as_one_does(debug_dataset: Dataset, tmp_path: Path) -> None:
+def test_two_processes_train_as_one(debug_dataset: Dataset, tmp_path: Path) -> None:
     """Under torchrun, from the command line, with a memory of every kind."""
     recipe = tmp_path / "two.toml"
     recipe.write_text(
@@ -94,7 +94,7 @@ def _progress(out: Path) -> dict[str, float]:
         return json.loads(file.metadata()["progress"])
 
 
-def test_the_world_has_learned(debug_world: World, debug_dataset: Dataset) -> None:
+def test_trained_world_predicts_the_next_step(debug_world: World, debug_dataset: Dataset) -> None:
     right = total = 0
     for index in debug_dataset.split(0.1)[1]:
         episode = debug_dataset.episode(index)
@@ -107,7 +107,7 @@ def test_the_world_has_learned(debug_world: World, debug_dataset: Dataset) -> No
     assert right / total > 0.99
 
 
-def test_segments_stay_within_their_episodes(work: Path, debug_world: World) -> None:
+def test_segments_do_not_cross_episodes(work: Path, debug_world: World) -> None:
     cache = TokenCache.open(work / "tokens", debug_world.layout)
     tokens = cache.segments(300, 8, 3, torch.Generator().manual_seed(0)).tokens
     starts = tokens[:, :, 0] == debug_world.layout.slots[0].absent  # the action of a reset, or past the end
@@ -116,7 +116,7 @@ def test_segments_stay_within_their_episodes(work: Path, debug_world: World) -> 
     assert past_end.any() and not past_end[:, 1].any()
 
 
-def test_prompts_show_only_the_goal_or_the_return(work: Path, debug_world: World) -> None:
+def test_prompts_hold_only_the_goal_or_the_return(work: Path, debug_world: World) -> None:
     layout = debug_world.layout
     cache = TokenCache.open(work / "tokens", layout)
     config = BatchConfig(num_prompted=60, num_steps=8, corrupt_prob=0)
@@ -164,7 +164,7 @@ def test_only_the_context_is_corrupted(work: Path, debug_world: World) -> None:
     assert not torch.equal(batch.past_tokens[:, 1:], batch.tokens)
 
 
-def test_only_predicted_single_tokens_of_the_past_are_resampled() -> None:
+def test_resample_slots_replaces_only_predicted_single_tokens() -> None:
     slots = (
         Slot(name="action", role="action", vocab_size=4),
         Slot(name="observation", role="observation", vocab_size=90, grid=(3, 3)),
@@ -218,7 +218,7 @@ BAD_SETTINGS = {
 
 
 @pytest.mark.parametrize(("text", "message"), BAD_SETTINGS.items())
-def test_a_bad_recipe_is_refused_in_one_line(text: str, message: str, tmp_path: Path) -> None:
+def test_invalid_recipe_is_refused_in_one_line(text: str, message: str, tmp_path: Path) -> None:
     recipe = tmp_path / "bad.toml"
     recipe.write_text(text)
     with pytest.raises(MagratheaError) as raised:
@@ -241,12 +241,12 @@ def test_options_override_the_recipe(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", sorted(shipped_recipes()))
-def test_shipped_recipes_can_be_used(recipe: str) -> None:
+def test_shipped_recipes_are_valid(recipe: str) -> None:
     settings = load_settings(recipe)
     assert settings.collect is not None and settings.collect.steps > 1000
 
 
-def test_training_refuses_what_does_not_fit(debug_dataset: Dataset, tmp_path: Path) -> None:
+def test_training_refuses_missing_or_mismatched_data(debug_dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(MagratheaError, match="No dataset in"):
         train(tmp_path / "nothing", tmp_path / "world")
     with pytest.raises(MagratheaError, match="No recipe 'nonesuch'"):

@@ -11,7 +11,7 @@ from magrathea.data import collect
 pytest.importorskip("ale_py")
 
 
-def test_breakout(tmp_path: Path) -> None:
+def test_breakout_pictures_and_metadata(tmp_path: Path) -> None:
     data = collect(
         "ALE/Breakout-v5", 60, tmp_path / "out", num_processes=1, max_episode_steps=60, env_kwargs={"size": [84, 84]}
     )

@@ -13,7 +13,7 @@ from magrathea.data import collect, make_env
 crafter = pytest.importorskip("crafter")
 
 
-def test_crafter(tmp_path: Path) -> None:
+def test_crafter_recording_is_reproducible(tmp_path: Path) -> None:
     kwargs = {"steps": 20, "num_processes": 1, "max_episode_steps": 20}
     data, again = (collect("magrathea/Crafter-v0", out=tmp_path / name, **kwargs) for name in ("one", "two"))
     episode, same = data.episode(0), again.episode(0)
@@ -36,7 +36,7 @@ def test_crafter_draws_what_the_package_draws() -> None:
         np.testing.assert_array_equal(env.step(action)[0], theirs.step(action)[0])
 
 
-def test_a_crafter_body_may_live_as_long_as_one_likes() -> None:
+def test_immortal_crafter_episode_ends_by_its_length_only() -> None:
     env: Any = make_env("magrathea/Crafter-v0", mortal=False, length=3)
     env.reset(seed=3)
     ends = []

@@ -53,7 +53,7 @@ def test_tiles_have_one_code_under_all_illuminations(tokenizer: IlluminatedPatch
     assert (meaning[shown] == tiles[:, :, EDGE:]).mean() > 0.995
 
 
-def test_hidden_cells_have_a_code_of_their_own(tokenizer: IlluminatedPatchTokenizer) -> None:
+def test_hidden_cells_have_their_own_code(tokenizer: IlluminatedPatchTokenizer) -> None:
     pictures, _, bright = illuminated_pictures(300, 2)
     codes = tokenizer.encode(pictures)[:, :-1].reshape(-1, ROWS, COLUMNS)
     hidden = codes == NUM_TILES
@@ -77,7 +77,7 @@ def test_decoded_pictures_have_no_noise(tokenizer: IlluminatedPatchTokenizer) ->
     assert np.sqrt((clear**2).mean()) < 6
 
 
-def test_a_saved_tokenizer_encodes_and_decodes_the_same(tokenizer: IlluminatedPatchTokenizer, tmp_path: Path) -> None:
+def test_config_and_tensors_round_trip(tokenizer: IlluminatedPatchTokenizer, tmp_path: Path) -> None:
     pictures = illuminated_pictures(40, 5)[0]
     save_file(tokenizer.tensors(), tmp_path / "lit.safetensors")
     loaded = tokenizer_from(tokenizer.to_config(), load_file(tmp_path / "lit.safetensors"), SPACE)
@@ -87,7 +87,7 @@ def test_a_saved_tokenizer_encodes_and_decodes_the_same(tokenizer: IlluminatedPa
     assert np.array_equal(loaded.decode(tokens), tokenizer.decode(tokens))
 
 
-def test_a_layout_has_a_slot_for_the_illumination(tokenizer: IlluminatedPatchTokenizer) -> None:
+def test_layout_has_a_slot_for_the_illumination(tokenizer: IlluminatedPatchTokenizer) -> None:
     others = {"reward": RewardTokenizer().fit(np.zeros(3)), "terminated": TerminatedTokenizer()}
     action = tokenizer_for(spaces.Discrete(3))
     layout = layout_for({"action": action, "observation": tokenizer, **others})
@@ -102,7 +102,7 @@ def test_a_layout_has_a_slot_for_the_illumination(tokenizer: IlluminatedPatchTok
     assert layout.num_tokens == 1 + both.tokens_per_step + 2
 
 
-def test_bad_input_is_refused(tokenizer: IlluminatedPatchTokenizer) -> None:
+def test_invalid_input_is_refused(tokenizer: IlluminatedPatchTokenizer) -> None:
     tokens = tokenizer.encode(illuminated_pictures(1, 0)[0])
     tokens[0, 0] = NUM_TILES + 1  # the last light's number, and no code's
     with pytest.raises(MagratheaError, match="got code 10"):

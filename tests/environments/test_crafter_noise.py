@@ -33,32 +33,30 @@ def tokenizer(frames: np.ndarray) -> NoisyPatchTokenizer:
     return NoisyPatchTokenizer(SPACE, patch=(7, 7), num_codes=128).fit(days_and_nights)
 
 
-def test_pictures_stay_exact_beside_noise(tokenizer: NoisyPatchTokenizer, frames: np.ndarray) -> None:
+def test_pictures_without_noise_stay_exact(tokenizer: NoisyPatchTokenizer, frames: np.ndarray) -> None:
     assert (tokenizer.decode(tokenizer.encode(frames)) == frames).all()
 
 
-def test_noise_drawn_anew_leaves_the_codes(tokenizer: NoisyPatchTokenizer, frames: np.ndarray) -> None:
+def test_codes_do_not_depend_on_the_noise(tokenizer: NoisyPatchTokenizer, frames: np.ndarray) -> None:
     one, other = tokenizer.encode(night(frames, 2)), tokenizer.encode(night(frames, 3))
     assert (one == other).mean() > 0.99
     assert tokenizer.vocab_size <= 40
 
 
-def test_noise_is_averaged_away(tokenizer: NoisyPatchTokenizer, frames: np.ndarray) -> None:
+def test_decoded_pictures_average_the_noise(tokenizer: NoisyPatchTokenizer, frames: np.ndarray) -> None:
     still = 0.25 * frames + 0.25 * (32 + 127) / 2
     decoded = tokenizer.decode(tokenizer.encode(night(frames, 4)))
     assert np.sqrt(np.square(decoded - still).mean()) < 3
 
 
-def test_the_patch_tokenizer_keeps_pictures_exact_and_spends_more_codes(
-    tokenizer: NoisyPatchTokenizer, frames: np.ndarray
-) -> None:
+def test_patch_tokenizer_needs_more_codes(tokenizer: NoisyPatchTokenizer, frames: np.ndarray) -> None:
     days_and_nights = np.concatenate([frames, night(frames, 1)])
     plain = PatchTokenizer(SPACE, patch=(7, 7), num_codes=128).fit(days_and_nights)
     assert (plain.decode(plain.encode(frames)) == frames).all()
     assert tokenizer.vocab_size < plain.vocab_size <= 128
 
 
-def test_noise_is_told_from_texture() -> None:
+def test_noise_size_distinguishes_noise_from_texture() -> None:
     random = np.random.default_rng(0)
     grain = random.normal(100, 8, (3000, 147)).clip(0, 255).astype(np.uint8)
     assert noise_size(grain, 0) == pytest.approx(8, rel=0.15)
@@ -68,7 +66,7 @@ def test_noise_is_told_from_texture() -> None:
     assert noise_size(grain[:20], 0) == 0
 
 
-def test_noisy_codes_keep_to_their_limit() -> None:
+def test_number_of_noisy_codes_is_limited() -> None:
     random = np.random.default_rng(0)
     patches = (random.integers(0, 200, (40, 1)) + random.normal(0, 4, (50, 40, 27))).clip(0, 255).reshape(-1, 27)
     codes = noisy_codes(patches.astype(np.uint8), np.zeros((1, 27), np.float32), 4.0, 3, 10, 0)

@@ -49,7 +49,7 @@ sys.exit(pytest.main([*options, f"{tests}/environments/test_{other}.py"]))
 
 @pytest.mark.slow  # 40 seconds
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_the_package_works_without_an_environment(folder: str, tmp_path: Path) -> None:
+def test_package_works_without_the_folder_of_an_environment(folder: str, tmp_path: Path) -> None:
     """A `debug` world is recorded, trained and dreamed, and another environment draws its pictures, without it."""
     shutil.copytree(PACKAGE, tmp_path / "magrathea", ignore=shutil.ignore_patterns("__pycache__", "worlds"))
     shutil.rmtree(tmp_path / "magrathea" / "environments" / folder)

@@ -32,7 +32,7 @@ def test_minigrid_draws_what_the_package_draws() -> None:
                 break
 
 
-def test_minigrid_says_which_cells_are_in_view() -> None:
+def test_minigrid_info_has_the_cells_in_view() -> None:
     env: Any = make_env("magrathea/MiniGrid-v0")
     _, info = env.reset(seed=5)
     rng, num_seen = np.random.default_rng(1), 0
@@ -51,13 +51,13 @@ def test_minigrid_says_which_cells_are_in_view() -> None:
     assert num_seen > 500
 
 
-def test_minigrid_explorer_does_everything(tmp_path: Path) -> None:
+def test_minigrid_explorer_takes_every_action_and_reaches_goals(tmp_path: Path) -> None:
     data = collect("magrathea/MiniGrid-v0", 1500, tmp_path / "out", policy="explorer", num_processes=1)
     episodes = [data.episode(index) for index in range(len(data))]
     assert set(np.concatenate([episode.action for episode in episodes]).tolist()) == set(range(7))
     assert sum(bool(episode.terminated[-1] and episode.reward[-1] > 0) for episode in episodes) >= len(episodes) / 2
 
 
-def test_bare_minigrid_has_text_and_is_refused(tmp_path: Path) -> None:
+def test_minigrid_with_text_observations_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MagratheaError, match="magrathea/MiniGrid-v0"):
         collect("MiniGrid-Empty-5x5-v0", 20, tmp_path / "out", num_processes=1)

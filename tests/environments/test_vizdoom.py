@@ -16,7 +16,7 @@ from magrathea.data import collect, make_env
 pytest.importorskip("vizdoom")
 
 
-def test_vizdoom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vizdoom_recording_is_reproducible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -33,7 +33,7 @@ def test_vizdoom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "out"], "the game wrote into our folder"
 
 
-def test_vizdoom_tells_its_pose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vizdoom_info_has_the_pose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     arguments: dict[str, Any] = {"policy": "explorer", "num_processes": 1}
     data = collect("magrathea/ViZDoom-v0", 300, "out", max_episode_steps=150, **arguments)
@@ -51,7 +51,7 @@ def test_vizdoom_tells_its_pose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert data.metadata["fps"] == 8.75 and data.metadata["key_map"]["ArrowUp"] == 1
 
 
-def test_vizdoom_is_furnished_anew() -> None:
+def test_vizdoom_furniture_depends_on_the_seed() -> None:
     env: Any = make_env("magrathea/ViZDoom-v0")
     bare: Any = make_env("magrathea/ViZDoom-v0", furnished=False)
     with contextlib.closing(env), contextlib.closing(bare):
@@ -68,7 +68,7 @@ def _look_around(env: Any, seed: int) -> np.ndarray:
     return np.stack([env.step(2)[0] for _ in range(24)])
 
 
-def test_vizdoom_games_end_with_the_recording(tmp_path: Path) -> None:
+def test_vizdoom_processes_end_with_the_recording(tmp_path: Path) -> None:
 
     def games() -> set[str]:
         paths = Path("/proc").glob("[0-9]*/comm")

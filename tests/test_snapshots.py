@@ -43,7 +43,7 @@ def same(one: MemoryState, other: MemoryState) -> bool:
 
 @given(seed=st.integers(0, 999), num_kept=st.integers(1, 40), cut=st.integers(0, 40), more=st.integers(0, 20))
 @settings(max_examples=25, deadline=None)
-def test_every_state_that_stays_is_what_it_was(seed: int, num_kept: int, cut: int, more: int) -> None:
+def test_every_kept_snapshot_is_restored_exactly(seed: int, num_kept: int, cut: int, more: int) -> None:
     dice, kept = np.random.default_rng(seed), Snapshots()
     whole: dict[int, MemoryState] = {}
 
@@ -84,7 +84,7 @@ def contents(session: Session) -> str:
 
 
 @pytest.mark.parametrize("memory", [*MEMORIES, "retrieval-pose"])
-def test_a_file_gives_back_all_states(memory: str) -> None:
+def test_file_restores_all_snapshots(memory: str) -> None:
     """Gone back to any of them, and from there on, a loaded session is what the one that was saved is."""
     session = long_life(memory)
     again = Session.from_bytes(session.to_bytes(), session.world)
@@ -114,7 +114,7 @@ def test_files_of_version_1_are_read() -> None:
 
 
 @pytest.mark.parametrize("rows", [[-1], [10_000], [2**31 - 1]])
-def test_rows_that_are_not_there_are_refused(rows: list[int]) -> None:
+def test_changes_of_rows_that_do_not_exist_are_refused(rows: list[int]) -> None:
     data = long_life("retrieval").to_bytes()
     tensors, header = session_file.load(data), session_file._metadata(data)["header"]
     name = next(name for name in tensors if "/rows:" in name)
@@ -123,7 +123,7 @@ def test_rows_that_are_not_there_are_refused(rows: list[int]) -> None:
     assert "makes no sense" in refusal(session_file.save(tensors, metadata), "retrieval")
 
 
-def test_what_hardly_changes_is_kept_once() -> None:
+def test_change_stores_only_the_rows_that_differ() -> None:
     before = torch.arange(1000)
     after = torch.cat([before, torch.tensor([5])])
     after[3] = 0
@@ -132,7 +132,7 @@ def test_what_hardly_changes_is_kept_once() -> None:
 
 
 @pytest.mark.parametrize("memory", ALL)
-def test_a_step_on_disk_takes_2_kilobytes_at_most(memory: str) -> None:
+def test_file_size_is_at_most_2_kilobytes_per_step(memory: str) -> None:
     """With all that there is to go back to, of steps of which no two are alike; and no more in a longer life."""
     world = wild_world(memory)
     steps = distinct_steps(world, 1000, seed=0)

@@ -68,14 +68,14 @@ def test_known_tokens_never_change(order: str, seed: int, share: float, certaint
 
 
 @pytest.mark.parametrize(("order", "passes"), [("one_shot", 1), ("maskgit", 4), ("autoregressive", 8), ("adaptive", 4)])
-def test_passes_of_an_unsure_step(order: str, passes: int) -> None:
+def test_number_of_passes_of_each_order_with_uniform_logits(order: str, passes: int) -> None:
     holes = torch.ones(2, 8, dtype=torch.bool)
     how = FillSettings(order=order, max_passes=4)  # type: ignore[arg-type]
     filled = fill(Oracle(0.0), torch.zeros(2, 8, dtype=torch.long), holes, LAYOUT, how, generators(2))
     assert filled.num_passes.tolist() == [passes, passes]
 
 
-def test_a_sure_step_takes_one_pass_and_rows_that_are_done_are_not_asked_again() -> None:
+def test_confident_step_takes_one_pass_and_is_not_predicted_again() -> None:
     def one_is_sure(tokens: Tensor, holes: Tensor, rows: Tensor | None) -> dict[str, Tensor]:
         asked.append(None if rows is None else rows.tolist())
         numbers = torch.arange(2) if rows is None else rows
@@ -92,14 +92,14 @@ def test_a_sure_step_takes_one_pass_and_rows_that_are_done_are_not_asked_again()
     assert filled.tokens[0].tolist() == [0] * 8
 
 
-def test_a_row_does_not_depend_on_its_neighbours() -> None:
+def test_steps_of_a_batch_are_filled_independently() -> None:
     holes = torch.ones(3, 8, dtype=torch.bool)
     together = fill(Oracle(1.0), torch.zeros(3, 8, dtype=torch.long), holes, LAYOUT, FillSettings(), generators(3, 7))
     alone = fill(Oracle(1.0), torch.zeros(1, 8, dtype=torch.long), holes[:1], LAYOUT, FillSettings(), generators(1, 8))
     assert torch.equal(together.tokens[1], alone.tokens[0])
 
 
-def test_draws_follow_the_chances_and_never_the_banned() -> None:
+def test_samples_follow_the_probabilities_above_min_probability() -> None:
     layout = Layout((Slot(name="action", role="action", vocab_size=4),))
     chances = torch.tensor([0.6, 0.3, 0.08, 0.02])
 
@@ -113,7 +113,7 @@ def test_draws_follow_the_chances_and_never_the_banned() -> None:
     assert counts[:3].tolist() == pytest.approx((chances[:3] / 0.98).tolist(), abs=0.03)
 
 
-def test_bad_settings_say_what_to_do() -> None:
+def test_invalid_settings_say_what_to_do() -> None:
     with pytest.raises(MagratheaError, match="order is 'backwards'; give one of adaptive"):
         FillSettings(order="backwards")  # type: ignore[arg-type]
     with pytest.raises(MagratheaError, match="max_passes"):

@@ -25,11 +25,11 @@ SPACES = [
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
-def test_spaces_come_back(space: spaces.Space) -> None:
+def test_space_config_round_trip(space: spaces.Space) -> None:
     assert space_from_config(json.loads(json.dumps(space_to_config(space)))) == space
 
 
-def test_a_space_without_tokenizer_is_refused() -> None:
+def test_space_without_tokenizer_is_refused() -> None:
     with pytest.raises(MagratheaError, match="has no tokenizer"):
         space_to_config(spaces.Graph(spaces.Discrete(2), spaces.Discrete(2)))
 
@@ -39,7 +39,7 @@ def folder(debug_world: World, tmp_path: Path) -> Path:
     return debug_world.save_pretrained(tmp_path / "world")
 
 
-def test_a_saved_world_dreams_the_same(debug_world: World, folder: Path, tmp_path: Path) -> None:
+def test_saved_world_gives_the_same_dreams(debug_world: World, folder: Path, tmp_path: Path) -> None:
     loaded = World.from_pretrained(folder)
     again = World.from_pretrained(loaded.save_pretrained(tmp_path / "again"))
 
@@ -51,7 +51,7 @@ def test_a_saved_world_dreams_the_same(debug_world: World, folder: Path, tmp_pat
     assert again.metadata == debug_world.metadata and again.num_starts == debug_world.num_starts
 
 
-def test_saving_keeps_the_card_and_leaves_nothing_behind(debug_world: World, folder: Path) -> None:
+def test_save_keeps_the_card_and_leaves_no_temporary_files(debug_world: World, folder: Path) -> None:
     (folder / "README.md").write_text("# A card")
     debug_world.save_pretrained(folder)
     assert (folder / "README.md").read_text() == "# A card"
@@ -92,13 +92,13 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("message", DAMAGE)
-def test_damage_is_told(folder: Path, message: str) -> None:
+def test_damaged_folders_are_refused(folder: Path, message: str) -> None:
     DAMAGE[message](folder)
     with pytest.raises(MagratheaError, match=message) as error:
         World.from_pretrained(folder)
     assert "\n" not in str(error.value)
 
 
-def test_an_unknown_name_is_told() -> None:
+def test_unknown_world_name_is_refused() -> None:
     with pytest.raises(MagratheaError, match="No world 'nonesuch'"):
         World.from_pretrained("nonesuch")

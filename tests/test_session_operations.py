@@ -69,7 +69,7 @@ def assert_same(one: Session, other: Session) -> None:
 @pytest.mark.parametrize("memory", MEMORIES)
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(life=lives, seed=st.integers(0, 5))
-def test_any_life_is_the_same_as_one_without_detours(tmp_path: Path, memory: str, life: list, seed: int) -> None:
+def test_any_sequence_of_operations_equals_its_steps_alone(tmp_path: Path, memory: str, life: list, seed: int) -> None:
     """Whatever is done in between, a session is what one is that took the remaining steps and never stopped."""
     world = wild_world(memory)
     session, plain = Session(world, ROWS, seed=seed), []  # the steps that count, each with the seeds of its dice
@@ -127,7 +127,7 @@ session.save(sys.argv[1])
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
-def test_another_process_goes_on_bit_for_bit(tmp_path: Path, memory: str) -> None:
+def test_another_process_continues_bit_for_bit(tmp_path: Path, memory: str) -> None:
     world, file = wild_world(memory), tmp_path / "a.mwsession"
     session = Session(world, ROWS, seed=3)
     for number in range(75):
@@ -143,7 +143,7 @@ def test_another_process_goes_on_bit_for_bit(tmp_path: Path, memory: str) -> Non
     assert_same(session, Session.load(file, world))
 
 
-def test_peek_brings_what_step_brings() -> None:
+def test_peek_returns_what_step_returns() -> None:
     session = Session(wild_world("echo"), ROWS, seed=1)
     for number in range(5):
         action = np.array([number, 1])
@@ -152,7 +152,7 @@ def test_peek_brings_what_step_brings() -> None:
 
 
 # -- going back -------------------------------------------------------------------------------------------------------
-def test_each_row_goes_back_its_own_way() -> None:
+def test_each_dream_rewinds_by_its_own_number_of_steps() -> None:
     session, other = (Session(wild_world("echo"), ROWS, seed=1) for _ in range(2))
     for number in range(9):
         session.step(np.array([number % 5, 1]))
@@ -164,7 +164,7 @@ def test_each_row_goes_back_its_own_way() -> None:
     assert torch.equal(session.peek(np.array([1, 1])).tokens[0], other.peek(np.array([1, 1])).tokens[0])
 
 
-def test_going_back_says_how_far_it_can() -> None:
+def test_rewind_beyond_the_start_is_refused() -> None:
     session = Session(wild_world(), ROWS)
     session.step(np.array([1, 2]))
     for number in (2, -1, [0, 2], [1]):
@@ -173,7 +173,7 @@ def test_going_back_says_how_far_it_can() -> None:
     assert session.num_steps.tolist() == [1, 1]
 
 
-def test_going_back_does_not_write_the_whole_life_again() -> None:
+def test_rewind_writes_only_the_steps_since_a_snapshot() -> None:
     """The memory's states are kept along the way, more densely near the end."""
     session = Session(wild_world("echo"), 1, start=0)
     _observe_many(session, 1_000)
@@ -196,7 +196,7 @@ def _observe_many(session: Session, num_steps: int) -> None:
 
 # -- forks ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("num_steps", [1_000, 100_000])
-def test_a_fork_of_a_long_life_costs_kilobytes(num_steps: int) -> None:
+def test_fork_of_a_long_history_takes_kilobytes(num_steps: int) -> None:
     session = Session(wild_world("places"), 1, start=0)
     _observe_many(session, num_steps)
     tracemalloc.start()
@@ -210,7 +210,7 @@ def test_a_fork_of_a_long_life_costs_kilobytes(num_steps: int) -> None:
     assert not np.shares_memory(mine._tail, theirs._tail) and torch.equal(session.history, fork.history)
 
 
-def test_forks_part_when_their_seeds_or_actions_differ() -> None:
+def test_forks_diverge_when_seeds_or_actions_differ() -> None:
     session = Session(wild_world(), 1, seed=4)
     session.step([1])
     forks = [session.fork(), session.fork(), session.fork(seed=9)]
@@ -220,7 +220,7 @@ def test_forks_part_when_their_seeds_or_actions_differ() -> None:
     assert [fork.diff(forks[0])[0].first for fork in forks[1:]] == [3 + 1 + 3, 3 + 1]
 
 
-def test_a_batch_of_forks() -> None:
+def test_fork_batch() -> None:
     session = Session(wild_world("echo"), 3, seed=0)
     for step in range(4):
         session.step(np.array([0, 1, step]))
@@ -238,7 +238,7 @@ def test_a_batch_of_forks() -> None:
 
 
 # -- logs -------------------------------------------------------------------------------------------------------------
-def test_the_log_says_where_every_step_came_from() -> None:
+def test_log_holds_the_kind_and_seed_of_every_step() -> None:
     session = Session(wild_world(), ROWS, seed=5, start=2)
     live(session, ("observe", [1, 2], 4))
     session.step(np.array([3, 3]))
@@ -256,7 +256,7 @@ def test_the_log_says_where_every_step_came_from() -> None:
 
 @given(num_steps=st.integers(0, 300), first=st.integers(-310, 310), last=st.one_of(st.none(), st.integers(-310, 310)))
 @settings(deadline=None)
-def test_any_part_of_a_log_can_be_read(num_steps: int, first: int, last: int | None) -> None:
+def test_history_reads_any_slice_of_its_log(num_steps: int, first: int, last: int | None) -> None:
     history, numbers = History(wild_world().layout), np.arange(num_steps)
     log = np.zeros(num_steps, record_of(wild_world().layout))
     log["seed"] = numbers
@@ -268,7 +268,7 @@ def test_any_part_of_a_log_can_be_read(num_steps: int, first: int, last: int | N
         assert np.array_equal(history.read()["seed"], numbers[:length]) and len(other) >= len(history)
 
 
-def test_a_log_can_be_taken_in_again() -> None:
+def test_extend_restores_a_session_from_its_log() -> None:
     """A store that has an early file and the log since has the session."""
     session = Session(wild_world("echo"), ROWS, seed=5)
     early = session.to_bytes()
@@ -286,7 +286,7 @@ def test_a_log_can_be_taken_in_again() -> None:
 
 
 # -- living again, and comparing --------------------------------------------------------------------------------------
-def test_a_replay_is_the_same_session() -> None:
+def test_replay_gives_the_same_session() -> None:
     session = Session(wild_world("echo"), ROWS, seed=2)
     for number in range(12):
         live(session, ("observe", [1, 2], number) if number % 4 == 1 else ("step", [number % 5, 3]))
@@ -301,7 +301,7 @@ def test_a_replay_is_the_same_session() -> None:
     assert (other.log_of(0)["kind"] == session.log_of(0)["kind"]).all() and not other.diff(session)[0].same
 
 
-def test_a_difference_is_counted_from_where_two_sessions_part() -> None:
+def test_diff_counts_from_the_first_different_step() -> None:
     session = Session(wild_world(), ROWS, seed=2)
     for _ in range(2 * CHUNK):
         session.step(np.array([1, 1]))
@@ -327,7 +327,7 @@ def test_a_difference_is_counted_from_where_two_sessions_part() -> None:
 
 
 # -- rows that come and go --------------------------------------------------------------------------------------------
-def test_sessions_that_step_together_dream_what_they_dream_alone() -> None:
+def test_appended_sessions_step_as_they_do_alone() -> None:
     world = wild_world("echo")
     alone = [Session(world, seed=seed, start=seed) for seed in range(3)]
     batch = alone[0].fork()
@@ -347,12 +347,12 @@ def test_sessions_that_step_together_dream_what_they_dream_alone() -> None:
 
 
 # -- dice -------------------------------------------------------------------------------------------------------------
-def test_dice_never_change() -> None:
+def test_derived_seeds_never_change() -> None:
     """Saved sessions and shared seeds rely on these very numbers."""
     assert derive_seed(0, "step", 0) == 7316601067076945981 and derive_seed(-3, "episode") == 2926550447205943039
 
 
-def test_every_step_has_dice_of_its_own() -> None:
+def test_every_step_has_its_own_random_numbers() -> None:
     """Steps of a wild world that rolled the same would nearly all be the same."""
     session = Session(wild_world(), 1, seed=1)
     for _ in range(40):
@@ -361,7 +361,7 @@ def test_every_step_has_dice_of_its_own() -> None:
     assert (steps[1:] == steps[:-1]).float().mean() < 0.6
 
 
-def test_without_a_seed_another_episode_follows() -> None:
+def test_reset_without_a_seed_derives_the_next_seed() -> None:
     session, other = (Session(wild_world(), ROWS, seed=1) for _ in range(2))
     other.step(np.array([1, 1]))
     session.reset(), other.reset()
