@@ -87,61 +87,61 @@ class SquareWorld:
 
 
 class SquareSession:
-    """Has of `Session` what the server uses. A row is a seed, a number of start steps, and the tokens of all steps."""
+    """Has of `Session` what the server uses. A state is a seed, a number of start steps, and all tokens."""
 
     def __init__(self, world: SquareWorld, batch_size: int = 1, seed: int = 0, start: Any = None) -> None:
         if start is None:
             start = int(np.random.default_rng(seed).integers(world.num_starts))
         first = world.starts[start] if isinstance(start, int) else np.asarray(start)
-        self.world, self.rows = world, [(seed, 1, [first[-1]])]
+        self.world, self.states = world, [(seed, 1, [first[-1]])]
 
     @classmethod
-    def of(cls, world: SquareWorld, rows: list) -> SquareSession:
+    def of(cls, world: SquareWorld, states: list) -> SquareSession:
         session = cls(world)
-        session.rows = [(seed, num_start, list(steps)) for seed, num_start, steps in rows]
+        session.states = [(seed, num_start, list(steps)) for seed, num_start, steps in states]
         return session
 
     def append(self, other: SquareSession) -> None:
-        self.rows.extend(other.rows)
+        self.states.extend(other.states)
 
     def prepare(self) -> None:
         pass
 
-    def keep(self, rows: list[int]) -> None:
-        self.rows = [self.rows[row] for row in rows]
+    def keep(self, batch_indices: list[int]) -> None:
+        self.states = [self.states[index] for index in batch_indices]
 
-    def fork_batch(self, rows: list[int]) -> SquareSession:
-        return self.of(self.world, [self.rows[row] for row in rows])
+    def fork_batch(self, batch_indices: list[int]) -> SquareSession:
+        return self.of(self.world, [self.states[index] for index in batch_indices])
 
     @property
     def batch_size(self) -> int:
-        return len(self.rows)
+        return len(self.states)
 
     @property
     def tokens(self) -> torch.Tensor:
-        return torch.tensor(np.stack([steps[-1] for _, _, steps in self.rows]))
+        return torch.tensor(np.stack([steps[-1] for _, _, steps in self.states]))
 
-    def log_of(self, row: int, first: int = 0) -> np.ndarray:
-        seed, num_start, steps = self.rows[row]
+    def log_of(self, batch_index: int, first: int = 0) -> np.ndarray:
+        seed, num_start, steps = self.states[batch_index]
         log = np.zeros(len(steps), record_of(self.world.layout))
         log["tokens"], log["kind"], log["seed"] = np.stack(steps), 1, seed
         log["kind"][:num_start] = 0
         return log[first:]
 
-    def num_start_of(self, row: int) -> int:
-        return self.rows[row][1]
+    def num_start_of(self, batch_index: int) -> int:
+        return self.states[batch_index][1]
 
     def rewind(self, num_steps: int) -> None:
-        for _, _, steps in self.rows:
+        for _, _, steps in self.states:
             del steps[len(steps) - num_steps :]
 
     def extend(self, logs: list[np.ndarray]) -> None:
-        for (_, _, steps), log in zip(self.rows, logs, strict=True):
+        for (_, _, steps), log in zip(self.states, logs, strict=True):
             steps.extend(log["tokens"].astype(int))
 
     def to_bytes(self) -> bytes:
-        rows = [(seed, num_start, np.array(steps).tolist()) for seed, num_start, steps in self.rows]
-        return json.dumps({"fingerprint": self.world.fingerprint, "rows": rows}).encode()
+        states = [(seed, num_start, np.array(steps).tolist()) for seed, num_start, steps in self.states]
+        return json.dumps({"fingerprint": self.world.fingerprint, "states": states}).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes, world: SquareWorld, source: str = "This session") -> SquareSession:
@@ -151,25 +151,25 @@ class SquareSession:
             raise MagratheaError(f"{source} is not a session.") from error
         if saved["fingerprint"] != world.fingerprint:
             raise MagratheaError(f"{source} is of another world.")
-        return cls.of(world, [(seed, num_start, map(np.array, steps)) for seed, num_start, steps in saved["rows"]])
+        return cls.of(world, [(seed, num_start, map(np.array, steps)) for seed, num_start, steps in saved["states"]])
 
-    def step(self, action: np.ndarray, rows: list[int] | None = None) -> SimpleNamespace:
-        rows = list(range(self.batch_size)) if rows is None else rows
-        assert action.shape == (len(rows),)
+    def step(self, action: np.ndarray, batch_indices: list[int] | None = None) -> SimpleNamespace:
+        batch_indices = list(range(self.batch_size)) if batch_indices is None else batch_indices
+        assert action.shape == (len(batch_indices),)
         time.sleep(self.world.step_seconds)
-        uncertainty = np.zeros((len(rows), GRID, GRID), np.float32)
-        for index, row in enumerate(rows):
-            seed, _, steps = self.rows[row]
-            steps.append(move(steps[-1], int(action[index])))
-            uncertainty[index, steps[-1][1], steps[-1][2]] = np.random.default_rng([seed, len(steps)]).random()
-        tokens = self.tokens[rows]
+        uncertainty = np.zeros((len(batch_indices), GRID, GRID), np.float32)
+        for place, index in enumerate(batch_indices):
+            seed, _, steps = self.states[index]
+            steps.append(move(steps[-1], int(action[place])))
+            uncertainty[place, steps[-1][1], steps[-1][2]] = np.random.default_rng([seed, len(steps)]).random()
+        tokens = self.tokens[batch_indices]
         return SimpleNamespace(
             observation=self.world.decode_observation(tokens),
             reward=self.world.decode_reward(tokens),
             terminated=self.world.decode_terminated(tokens),
             tokens=tokens,
-            uncertainty={"observation": uncertainty, "reward": np.zeros((len(rows), 1, 1))},
-            num_passes=np.full(len(rows), 2),
+            uncertainty={"observation": uncertainty, "reward": np.zeros((len(batch_indices), 1, 1))},
+            num_passes=np.full(len(batch_indices), 2),
         )
 
 

@@ -188,10 +188,10 @@ def test_no_slot_starves_beside_many_that_never_pause() -> None:
 
 def test_a_failing_session_does_not_affect_others(caplog: pytest.LogCaptureFixture) -> None:
     class Fragile(SquareSession):
-        def step(self, action: np.ndarray, rows: Any = None) -> Any:
+        def step(self, action: np.ndarray, batch_indices: Any = None) -> Any:
             if 6 in action:
                 raise RuntimeError("broke")
-            return super().step(action, rows)
+            return super().step(action, batch_indices)
 
     async def scene(engine: Engine) -> None:
         world = SquareWorld()

@@ -204,10 +204,10 @@ def test_a_failed_step_is_reported_and_a_reset_recovers(caplog: pytest.LogCaptur
     broken = [True]
 
     class Breaks(SquareSession):
-        def step(self, action: np.ndarray, rows: list[int] | None = None) -> Any:
+        def step(self, action: np.ndarray, batch_indices: list[int] | None = None) -> Any:
             if broken[0]:
                 raise RuntimeError("NaN in the logits\nand more")
-            return super().step(action, rows)
+            return super().step(action, batch_indices)
 
     async def scene(player: Player, viewer: Viewer) -> None:
         say(player, viewer, "press", action=1)
