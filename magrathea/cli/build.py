@@ -17,6 +17,7 @@ from magrathea.cli.options import (
     OptionalSize,
     OptionalText,
     json_object,
+    name_environment,
 )
 from magrathea.errors import MagratheaError
 from magrathea.settings import Count, Positive, Range, Seed
@@ -80,6 +81,7 @@ def train(
     init_from: OptionalText = None,
     report: bool = True,
     report_minutes: OptionalFloat = None,
+    env_id: OptionalText = None,
 ) -> None:
     """Train a world on a dataset and measure it on held-out episodes. Run it again to resume after an interruption.
 
@@ -97,7 +99,10 @@ def train(
         init_from: a world whose tokenizers and weights to start from.
         report: evaluate the world when it is trained.
         report_minutes: approximate time of the evaluation; without it, everything is measured in full.
+        env_id: the id of the dataset's environment, where no installed package offers it: "module:id" imports the
+            module. A world or a dataset alone never does.
     """
+    name_environment(env_id)
     from magrathea.train import load_settings
     from magrathea.train import train as run_training
     from magrathea.train.distributed import process_group

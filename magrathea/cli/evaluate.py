@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from magrathea.cli.options import DatasetFolder, Device, Folder, OptionalFloat, WorldName, WorldNames
+from magrathea.cli.options import (
+    DatasetFolder,
+    Device,
+    Folder,
+    OptionalFloat,
+    OptionalText,
+    WorldName,
+    WorldNames,
+    name_environment,
+)
 from magrathea.settings import Count, Range, Seed
 
 MemorySize = Annotated[int, Range(1, 10_000_000)]
@@ -26,6 +35,7 @@ def evaluate(
     beside: WorldNames = (),
     device: Device = "auto",
     seed: Seed = 0,
+    env_id: OptionalText = None,
 ) -> None:
     """Measure a world on held-out episodes: JSON, plots, videos and a page that shows them.
 
@@ -44,7 +54,10 @@ def evaluate(
         beside: further worlds, whose memories are compared with this one's.
         device: "auto", "cpu" or "cuda".
         seed: seed of the choice of episodes and of the dreams.
+        env_id: the id of the world's environment, where no installed package offers it: "module:id" imports the
+            module. A world or a dataset alone never does.
     """
+    name_environment(env_id)
     from magrathea.evaluate import compare_orders, drift_report, memory_report
     from magrathea.evaluate import evaluate as measure
 

@@ -32,6 +32,14 @@ OptionalSize = Annotated[Size | None, arg(metavar="{debug,tiny,small,base}")]
 _registry = ConstructorRegistry()
 
 
+def name_environment(env_id: str | None) -> None:
+    """Allow the environment that a world or a dataset comes from, where the user named it with --env-id."""
+    if env_id is not None:
+        from magrathea.data import name_environment as allow  # imports packages that a player may not have
+
+        allow(env_id)
+
+
 def run_command(command: Callable[..., None], arguments: Sequence[str], prog: str) -> None:
     """Run a command with options given as text; raises MagratheaError for a value that its type does not allow."""
     tyro.cli(_checked(command), prog=prog, args=arguments, registry=_registry)

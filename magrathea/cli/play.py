@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from magrathea.cli.options import Device, OptionalText
+from magrathea.cli.options import Device, OptionalText, name_environment
 from magrathea.settings import Range
 
 Port = Annotated[int, Range(0, 65535)]
@@ -23,6 +23,7 @@ def play(
     open_browser: bool = True,
     store: Annotated[Path | None, arg(metavar="FILE")] = None,
     token: OptionalText = None,
+    env_id: OptionalText = None,
 ) -> None:
     """Play a world in the browser. Without a world, a start page lists the shipped ones. Every session is stored.
 
@@ -36,7 +37,10 @@ def play(
             MAGRATHEA_HOME names, or in the user's own folder for data.
         token: access token that visitors must give; where other machines are let in, the server makes one if none is
             given.
+        env_id: the id of the world's environment, where no installed package offers it: "module:id" imports the
+            module. A world or a dataset alone never does.
     """
+    name_environment(env_id)
     from magrathea.server import play as serve
 
     open_browser = open_browser and not os.environ.get("CI")

@@ -3,7 +3,7 @@
 from magrathea.data.collect import collect
 from magrathea.data.dataset import Dataset
 from magrathea.data.episode import Episode
-from magrathea.data.make_env import make_env, make_env_from_metadata, register_environments
+from magrathea.data.make_env import make_env, make_env_from_metadata, name_environment, register_environments
 from magrathea.data.recorder import play_episode
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "collect",
     "make_env",
     "make_env_from_metadata",
+    "name_environment",
     "play_episode",
     "register_environments",
 ]

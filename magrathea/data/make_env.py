@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import re
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
@@ -25,6 +27,8 @@ _KEYS = {
     " ": ("fire", "do", "attack", "use", "toggle", "jump"),
 }
 _SPARE_KEYS = "1234567890qertyuiopfghjklzxcvbnm"
+_PLAIN_TEXT = re.compile(r"[\w .+-]{0,100}")  # of an argument that a file gives: names no module and no path
+_named: set[str] = set()  # ids that the user of this process has named
 
 
 def register_environments() -> None:
@@ -49,6 +53,7 @@ def make_env(env_id: str, *, size: tuple[int, int] | None = None, **env_kwargs: 
     Raises:
         MagratheaError: for an id that is unknown, or whose package is not installed.
     """
+    name_environment(env_id)
     plugin = environment_plugin(env_id)
     try:
         env = _make(plugin, env_id, env_kwargs)
@@ -73,11 +78,47 @@ def make_env(env_id: str, *, size: tuple[int, int] | None = None, **env_kwargs: 
 
 
 def make_env_from_metadata(metadata: dict[str, Any]) -> gymnasium.Env:
-    """The environment that a dataset or a world comes from."""
-    env_id, kwargs = metadata.get("env_id"), dict(metadata.get("env_kwargs") or {})
-    if not env_id:
+    """The environment that a dataset or a world comes from.
+
+    A file cannot name code to run: its id must be one that is registered, that a plug-in offers, or that the user has
+    named (`name_environment`), and text among its arguments can be no module and no path.
+
+    Raises:
+        MagratheaError: for other ids and arguments, and whatever `make_env` refuses.
+    """
+    env_id, kwargs = metadata.get("env_id"), metadata.get("env_kwargs") or {}
+    if not env_id or not isinstance(env_id, str):
         raise MagratheaError("The metadata has no env_id to make an environment of; use 'magrathea collect'.")
+    is_offered = ":" not in env_id and (env_id in gymnasium.registry or environment_plugin(env_id) is not None)
+    if not is_offered and env_id not in _named:
+        raise MagratheaError(
+            f"Environment {env_id[:100]!r} is named by a file, and no installed package offers it, so it is not made; "
+            f"if you trust it, name it yourself: --env-id {env_id[:100]}"
+        )
+    if not isinstance(kwargs, dict) or not all(isinstance(key, str) and key.isidentifier() for key in kwargs):
+        raise MagratheaError(f"The env_kwargs of '{env_id}' in the file are no table of arguments; use make_env.")
+    for text in _texts(kwargs):
+        if not _PLAIN_TEXT.fullmatch(text):
+            raise MagratheaError(
+                f"The file gives environment '{env_id}' the argument {text[:100]!r}, which may name a module or "
+                "a path; make the environment yourself, with make_env."
+            )
     return make_env(env_id, **kwargs)
+
+
+def name_environment(env_id: str) -> None:
+    """Allow worlds and datasets to make an environment of this id, "module:id" included, in this process. For ids that
+    the user gave; `make_env` and `collect` do it for theirs."""
+    _named.add(env_id)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text within a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)
 
 
 def environment_metadata(env: gymnasium.Env) -> dict[str, Any]:

@@ -33,7 +33,8 @@ def resampled_replay(
     """
     try:
         env = make_env_from_metadata(source.metadata)
-    except MagratheaError:
+    except MagratheaError as error:
+        print(f"Not measured against reality again: {error}", flush=True)
         return None
     dream, valid = rollouts.dream.copy(), np.zeros_like(rollouts.valid)
     try:

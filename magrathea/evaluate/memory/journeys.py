@@ -74,7 +74,8 @@ def real_journeys(
     environment is not installed. A body whose episode is over sees its last picture for ever."""
     try:
         envs = [make_env_from_metadata(source.metadata) for _ in range(num_rows)]
-    except MagratheaError:
+    except MagratheaError as error:
+        print(f"Not measured in the real environment: {error}", flush=True)
         yield None
         return
     span = world.layout.span(slot.name)
