@@ -10,82 +10,87 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import BoolTensor, Generator, Tensor
+from jaxtyping import Bool
+from torch import Generator, Tensor
 
 from magrathea.errors import MagratheaError
 from magrathea.layout import Layout, Role
 
 
-def _holes(layout: Layout, *roles: Role) -> BoolTensor:
-    """(N,) True on the slots of these roles."""
-    mask = torch.zeros(layout.num_tokens, dtype=torch.bool)
+def _holes(layout: Layout, *roles: Role) -> Bool[Tensor, " N"]:
+    """True on the slots of these roles."""
+    hole_mask = torch.zeros(layout.num_tokens, dtype=torch.bool)
     for slot in layout.of_role(*roles):
-        mask[layout.span(slot.name)] = True
-    return mask  # type: ignore[return-value]
+        hole_mask[layout.span(slot.name)] = True
+    return hole_mask
 
 
-def _sprinkle(mask: Tensor, shape: tuple[int, ...], generator: Generator, ratio: float | None) -> BoolTensor:
-    """(*shape, N) each True of `mask` stays a hole with probability `ratio`, drawn anew for each mask if not given."""
+def _keep_some(
+    hole_mask: Bool[Tensor, " N"], shape: tuple[int, ...], generator: Generator, ratio: float | None
+) -> Bool[Tensor, "*steps N"]:
+    """Each hole of `hole_mask` stays a hole with probability `ratio`, drawn anew for each step if not given."""
     share = torch.rand(*shape, 1, generator=generator) if ratio is None else torch.full((*shape, 1), ratio)
-    return mask & (torch.rand(*shape, mask.shape[-1], generator=generator) < share)  # type: ignore[return-value]
+    return hole_mask & (torch.rand(*shape, hole_mask.shape[-1], generator=generator) < share)
 
 
-def forward_dynamics(layout: Layout) -> BoolTensor:
-    """Imagine the next step: the action is known; what comes back is not. (N,)"""
+def forward_dynamics(layout: Layout) -> Bool[Tensor, " N"]:
+    """Imagine the next step: the action is known; what comes back is not."""
     return _holes(layout, "observation", "reward", "terminated")
 
 
 def forward_in_progress(
     layout: Layout, shape: tuple[int, ...], generator: Generator, ratio: float | None = None
-) -> BoolTensor:
-    """Forward dynamics half-way through its filling: some of the holes are filled already. (*shape, N)"""
-    return _sprinkle(forward_dynamics(layout), shape, generator, ratio)
+) -> Bool[Tensor, "*steps N"]:
+    """Forward dynamics half-way through its filling: some of the holes are filled already."""
+    return _keep_some(forward_dynamics(layout), shape, generator, ratio)
 
 
-def inverse_dynamics(layout: Layout) -> BoolTensor:
-    """Infer the action from what was seen before and after it; reward and ending are not shown. (N,)"""
+def inverse_dynamics(layout: Layout) -> Bool[Tensor, " N"]:
+    """Infer the action from what was seen before and after it; reward and ending are not shown."""
     return _holes(layout, "action", "reward", "terminated")
 
 
-def behaviour_cloning(layout: Layout) -> BoolTensor:
-    """Act like the data: nothing of the step is known; the action is the slot to fill. (N,)"""
+def behaviour_cloning(layout: Layout) -> Bool[Tensor, " N"]:
+    """Act like the data: nothing of the step is known; the action is the slot to fill."""
     return _holes(layout, "action", "observation", "reward", "terminated")
 
 
-def judge(layout: Layout) -> BoolTensor:
-    """Reward model: what was done and seen is known; its reward and whether it was the end are not. (N,)"""
+def judge(layout: Layout) -> Bool[Tensor, " N"]:
+    """Reward model: what was done and seen is known; its reward and whether it was the end are not."""
     return _holes(layout, "reward", "terminated")
 
 
-def inpaint(layout: Layout, shape: tuple[int, ...], generator: Generator, ratio: float | None = None) -> BoolTensor:
-    """Repair a sensor: part of the observation is missing, the rest of the step is known. (*shape, N)"""
-    return _sprinkle(_holes(layout, "observation"), shape, generator, ratio)
+def inpaint(
+    layout: Layout, shape: tuple[int, ...], generator: Generator, ratio: float | None = None
+) -> Bool[Tensor, "*steps N"]:
+    """Repair a sensor: part of the observation is missing, the rest of the step is known."""
+    return _keep_some(_holes(layout, "observation"), shape, generator, ratio)
 
 
 def random_holes(
     layout: Layout, shape: tuple[int, ...], generator: Generator, ratio: float | None = None
-) -> BoolTensor:
-    """Mask-model pre-training: any token may be a hole. (*shape, N)"""
-    return _sprinkle(behaviour_cloning(layout), shape, generator, ratio)
+) -> Bool[Tensor, "*steps N"]:
+    """Masked-model pre-training: any token may be a hole."""
+    return _keep_some(behaviour_cloning(layout), shape, generator, ratio)
 
 
-def goal_prompt(layout: Layout) -> BoolTensor:
-    """What is absent from the prompt when one acts toward a goal: all of a step but its observation. (N,)"""
-    return ~_holes(layout, "observation")  # type: ignore[return-value]
+def goal_prompt(layout: Layout) -> Bool[Tensor, " N"]:
+    """What is absent from the prompt when one acts toward a goal: all of a step but its observation."""
+    return ~_holes(layout, "observation")
 
 
-def return_prompt(layout: Layout) -> BoolTensor:
-    """What is absent from the prompt when one acts toward a return: all of a step but its reward. (N,)"""
-    return ~_holes(layout, "reward")  # type: ignore[return-value]
+def return_prompt(layout: Layout) -> Bool[Tensor, " N"]:
+    """What is absent from the prompt when one acts toward a return: all of a step but its reward."""
+    return ~_holes(layout, "reward")
 
 
-FIXED: dict[str, Callable[[Layout], BoolTensor]] = {
+FIXED: dict[str, Callable[[Layout], Tensor]] = {
     "forward_dynamics": forward_dynamics,
     "inverse_dynamics": inverse_dynamics,
     "behaviour_cloning": behaviour_cloning,
     "judge": judge,
 }
-RANDOM: dict[str, Callable[..., BoolTensor]] = {
+RANDOM: dict[str, Callable[..., Tensor]] = {
     "forward_in_progress": forward_in_progress,
     "inpaint": inpaint,
     "random_holes": random_holes,
@@ -117,14 +122,14 @@ def weights_of(uses: Mapping[str, float]) -> dict[str, float]:
 
 def mixture(
     layout: Layout, shape: tuple[int, ...], generator: Generator, weights: Mapping[str, float] = MIXTURE
-) -> BoolTensor:
-    """Training's holes: for each step one use, drawn with the weights. (*shape, N)"""
+) -> Bool[Tensor, "*steps N"]:
+    """Training's holes: for each step one use, drawn with the weights."""
     names = list(weights)
     chances = torch.tensor([weights[name] for name in names])
     num_masks = int(torch.tensor(shape).prod())
     choice = torch.multinomial(chances, num_masks, replacement=True, generator=generator).reshape(*shape, 1)
-    mask = torch.zeros(*shape, layout.num_tokens, dtype=torch.bool)
+    hole_mask = torch.zeros(*shape, layout.num_tokens, dtype=torch.bool)
     for index, name in enumerate(names):
         use = FIXED[name](layout) if name in FIXED else RANDOM[name](layout, shape, generator)
-        mask = torch.where(choice == index, use, mask)
-    return mask  # type: ignore[return-value]
+        hole_mask = torch.where(choice == index, use, hole_mask)
+    return hole_mask
