@@ -15,12 +15,21 @@ if os.environ.get("CHECK_SHAPES"):  # see test_shapes.py; before the modules are
 
     install_import_hook([f"magrathea.{name}" for name in SHAPED], "typecheck.checked")
 
+from magrathea.cli.allocator import keep_memory  # noqa: E402
 from magrathea.data import Dataset, collect  # noqa: E402
 from magrathea.train import load_settings, train  # noqa: E402
 from magrathea.world import World  # noqa: E402
 
+keep_memory()
 torch.set_num_threads(1)  # the tests' models are so small that threads only wait for each other
 BOARD = "test/Board-v0"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What trains the debug world, or drives a browser, is slow."""
+    for item in items:
+        if "debug_world" in getattr(item, "fixturenames", ()) or item.get_closest_marker("browser"):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
