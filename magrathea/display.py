@@ -6,16 +6,12 @@ import base64
 import html
 import io
 import math
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from magrathea.spaces import find_picture, index_batch, picture_of
-
-if TYPE_CHECKING:
-    from magrathea.session import Session
-    from magrathea.world import World
 
 MAX_PICTURES = 64  # of a batch that are shown
 MIN_HEIGHT = 126  # pixels of each, by repeating its own
@@ -42,7 +38,7 @@ def picture_grid(pictures: np.ndarray, gap: int = 4) -> np.ndarray:
     return grid
 
 
-def session_png(session: Session) -> bytes | None:
+def session_png(session: Any) -> bytes | None:
     """The current pictures of a session's first `MAX_PICTURES` dreams as a PNG file; None where there is no picture."""
     space, observation = session.world.observation_space, session.observation
     if find_picture(space) is None:
@@ -52,7 +48,7 @@ def session_png(session: Session) -> bytes | None:
     return png_bytes(picture_grid(np.stack(pictures)))
 
 
-def world_html(world: World) -> str:
+def world_html(world: Any) -> str:
     """A table of what a world is, beside the picture of its first start state. All text is escaped."""
     model = world.config.model
     facts = {
@@ -71,7 +67,7 @@ def world_html(world: World) -> str:
     return f"<table><caption>{title}</caption>{rows}{_start_picture(world)}</table>"
 
 
-def _start_picture(world: World) -> str:
+def _start_picture(world: Any) -> str:
     """The table row with the first start state's picture, "" where there is none."""
     space = world.observation_space
     if not world.num_starts or find_picture(space) is None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from magrathea.layout import Layout
@@ -66,7 +67,7 @@ class MemoryReadout:
         rest = (self.steps, self.state, self.features)
         return MemoryReadout(predicted, *(None if part is None else function(part) for part in rest))
 
-    def select_known_action(self, hole_mask: Tensor, layout: Layout) -> MemoryReadout:
+    def select_known_action(self, hole_mask: Bool[Tensor, "B T N"], layout: Layout) -> MemoryReadout:
         """Of readouts without and with the step's action (B, T, 2, ...), the one that fits each of the steps with holes
         (B, T, N): (B, T, ...)."""
         unknown = hole_mask[..., layout.role_span("action")].any(-1)
@@ -119,12 +120,12 @@ class Recurrence(Protocol):
     """A module that learns with the model: a state of one tensor, which final steps change and which steps to be filled
     read. The model holds it, so its weights are the world's."""
 
-    def states(self, encodings: Tensor, is_step: Tensor) -> Tensor:
+    def states(self, encodings: Float[Tensor, "B T P D"], is_step: Bool[Tensor, "B T"]) -> Float[Tensor, "B T ..."]:
         """The states (B, T, *S) before each of the steps (B, T, P, D), from an empty one; with gradients. Where is_step
         (B, T) is False the state stays as it is."""
         ...
 
-    def write(self, state: Tensor, encodings: Tensor) -> Tensor:
+    def write(self, state: Tensor, encodings: Float[Tensor, "B P D"]) -> Tensor:
         """The states (B, *S) after one step (B, P, D)."""
         ...
 
@@ -132,7 +133,7 @@ class Recurrence(Protocol):
         """(*S)"""
         ...
 
-    def read(self, state: Tensor, positions: Tensor) -> Tensor:
+    def read(self, state: Float[Tensor, "B T ..."], positions: Float[Tensor, "B T P D"]) -> Float[Tensor, "B T P D"]:
         """What is added to positions (B, T, P, D) of steps that are filled, from states (B, T, *S)."""
         ...
 
@@ -171,7 +172,7 @@ class MemorySpec(Protocol):
         """The empty memories of B worlds, whose model has a `config` and a `recurrence`."""
         ...
 
-    def read_episode(self, tokens: Tensor, window: int) -> EpisodeReadout:
+    def read_episode(self, tokens: Int[Tensor, "T N"], window: int) -> EpisodeReadout:
         """What is read before each step of a recorded episode (T, N) by a model that attends to a window of steps."""
         ...
 
@@ -183,15 +184,19 @@ class Memory(Protocol):
     I batch indices, N tokens of a step, P positions, D width.
     """
 
-    def write(self, tokens: Tensor, encodings: Tensor, batch_indices: Sequence[int]) -> None:
+    def write(
+        self, tokens: Int[Tensor, "I N"], encodings: Float[Tensor, "I P D"], batch_indices: Sequence[int]
+    ) -> None:
         """Take in final steps: their tokens (I, N) and encodings (I, P, D)."""
         ...
 
-    def read(self, tokens: Tensor, hole_mask: Tensor, batch_indices: Sequence[int]) -> MemoryReadout:
+    def read(
+        self, tokens: Int[Tensor, "I N"], hole_mask: Bool[Tensor, "I N"], batch_indices: Sequence[int]
+    ) -> MemoryReadout:
         """The readout (I, ...) for the steps (I, N) with holes that come next."""
         ...
 
-    def reset(self, env_mask: Tensor | None = None) -> None:
+    def reset(self, env_mask: Bool[Tensor, " B"] | None = None) -> None:
         """Empty the memories where env_mask (B,) is True, or all."""
         ...
 

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from magrathea.errors import MagratheaError
@@ -105,8 +106,8 @@ class Layout:
         return slice(spans[0].start, spans[-1].stop)
 
     @cached_property
-    def absent_tokens(self) -> Tensor:
-        """(N,) int64 a step of which every slot is absent."""
+    def absent_tokens(self) -> Int[Tensor, " N"]:
+        """A step of which every slot is absent."""
         return torch.cat([torch.full((slot.num_tokens,), slot.absent) for slot in self.slots])
 
     def of_role(self, *roles: Role) -> tuple[Slot, ...]:
