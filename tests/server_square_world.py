@@ -95,6 +95,10 @@ class SquareSession:
         first = world.starts[start] if isinstance(start, int) else np.asarray(start)
         self.world, self.states = world, [(seed, 1, [first[-1]])]
 
+    @property
+    def batch_key(self) -> tuple:
+        return (self.world,)
+
     @classmethod
     def of(cls, world: SquareWorld, states: list) -> SquareSession:
         session = cls(world)

@@ -16,6 +16,7 @@ from lights import lights_world
 from server_square_world import SquareSession, SquareWorld
 from session_worlds import MEMORIES, play_board, wild_world
 
+from magrathea.sampler import FillSettings
 from magrathea.server.engine import BatchSlot, Engine
 from magrathea.session import Session
 
@@ -132,6 +133,32 @@ def test_slots_that_are_due_together_step_as_one_batch() -> None:
         assert np.mean(sizes) > 4
 
     run(scene, commit=lambda outputs: sizes.append(len(outputs)))
+
+
+def test_sessions_of_other_settings_of_one_world_play_at_the_same_time() -> None:
+    """Each as it would be alone, whichever came first, and without a trace when they have left."""
+    kinds = [
+        {},
+        {"settings": FillSettings(order="maskgit", max_passes=3)},
+        {"settings": FillSettings(temperature=0.5)},
+        {"inference": "naive"},
+    ]
+
+    async def scene(engine: Engine) -> None:
+        slots = [await engine.open(Session(WORLD, seed=7, **kind)) for kind in (*kinds, *kinds)]
+        for step in range(4):
+            outputs = await asyncio.gather(*(slot.step(step % 2) for slot in slots))
+        for index, (slot, output) in enumerate(zip(slots, outputs, strict=True)):
+            lone = Session(WORLD, seed=7, **kinds[index % len(kinds)])
+            for step in range(4):
+                lone.step(np.array([step % 2]))
+            assert (output.result.tokens[output.index] == lone.tokens[0]).all()
+            await slot.close()
+        assert engine.num_slots == 0 and not engine._batches
+        slot = await engine.open(Session(WORLD))
+        await slot.step(1)
+
+    run(scene)
 
 
 def test_a_slot_opens_and_closes_while_others_step() -> None:

@@ -2,8 +2,8 @@
 
 A `BatchSlot` is one session's place. All slots of a world that have asked for a step when the model becomes free run
 together, first come first served, so that none waits longer than the batch under way and the one after it. Sessions of
-one world share its weights and one batched `Session`, whose batch indices are the slots: joining and leaving copies the
-state of one session, stepping copies none where all are due.
+one world with the same settings share one batched `Session`, whose batch indices are the slots: joining and leaving
+copies the state of one session, stepping copies none where all are due. Sessions of other settings have other batches.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,7 +41,7 @@ Commit = Callable[[Sequence[tuple["BatchSlot", StepOutput]]], None]
 class BatchSlot:
     """One session's place in a batch. `owner` is what the engine's `commit` needs to know the session by."""
 
-    batch: _WorldBatch
+    batch: _SessionBatch
     owner: Any
     request: tuple[int, asyncio.Future[StepOutput]] | None = None
     closed: bool = False
@@ -58,14 +58,15 @@ class BatchSlot:
     async def close(self) -> None:
         """Leave the batch."""
         self.batch.withdraw(self)
-        await self.batch.engine.call(self.batch.leave, self)
+        await self.batch.engine.call(self.batch.engine.leave, self)
 
 
 @dataclass(eq=False)
-class _WorldBatch:
-    """The slots of one world and their batched session. `session` and `slots` are used in the engine's thread only."""
+class _SessionBatch:
+    """The slots of one batched session. `session` and `slots` are used in the engine's thread only."""
 
     engine: Engine
+    key: Hashable
     session: Any = None
     slots: list[BatchSlot] = field(default_factory=list)
     waiting: deque[BatchSlot] = field(default_factory=deque)
@@ -138,7 +139,7 @@ class Engine:
     def __init__(self, commit: Commit = lambda outputs: None) -> None:
         self._commit = commit
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._batches: dict[int, _WorldBatch] = {}
+        self._batches: dict[Hashable, _SessionBatch] = {}  # by `Session.batch_key`; changed in the thread only
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -154,13 +155,12 @@ class Engine:
 
     async def open(self, session: Any, owner: Any = None) -> BatchSlot:
         """A slot for a session of batch size 1, which the engine owns from now on."""
-        batch = self._batches.setdefault(id(session.world), _WorldBatch(self))
-        return await self.call(batch.join, session, owner)
+        return await self.call(self._join, session, owner)
 
     @property
     def num_slots(self) -> int:
-        """Open slots of all worlds."""
-        return sum(len(batch.slots) for batch in self._batches.values())
+        """Open slots of all batches."""
+        return sum(len(batch.slots) for batch in list(self._batches.values()))
 
     async def close(self) -> None:
         """Stop after the steps under way."""
@@ -172,7 +172,7 @@ class Engine:
     async def _run(self) -> None:
         while True:
             self._wake.clear()
-            due = [batch for batch in self._batches.values() if batch.waiting]
+            due = [batch for batch in list(self._batches.values()) if batch.waiting]
             if not due:
                 await self._wake.wait()
                 continue
@@ -188,7 +188,7 @@ class Engine:
                 if batch.gather_seconds(time.monotonic()) <= 0:
                     await self._run_batch(batch)
 
-    async def _run_batch(self, batch: _WorldBatch) -> None:
+    async def _run_batch(self, batch: _SessionBatch) -> None:
         slots = [batch.waiting.popleft() for _ in range(min(len(batch.waiting), MAX_BATCH))]
         requests = [slot.request for slot in slots if slot.request is not None]
         for slot in slots:
@@ -206,8 +206,22 @@ class Engine:
             else:
                 future.set_result(outcome)
 
-    def _step(self, batch: _WorldBatch, slots: list[BatchSlot], actions: list[int]) -> list[StepOutput | Exception]:
-        """In the engine's thread: step and commit a batch. If the model fails, each slot is stepped by itself, so that
+    # -- in the engine's thread ---------------------------------------------------------------------------------------
+    def _join(self, session: Any, owner: Any) -> BatchSlot:
+        batch = self._batches.get(session.batch_key)
+        if batch is None:
+            batch = self._batches[session.batch_key] = _SessionBatch(self, session.batch_key)
+        return batch.join(session, owner)
+
+    def leave(self, slot: BatchSlot) -> None:
+        """Take a slot out of its batch; a batch without slots is dropped."""
+        batch = slot.batch
+        batch.leave(slot)
+        if not batch.slots:
+            self._batches.pop(batch.key, None)
+
+    def _step(self, batch: _SessionBatch, slots: list[BatchSlot], actions: list[int]) -> list[StepOutput | Exception]:
+        """Step and commit a batch. If the model fails, each slot is stepped by itself, so that
         only the one that failed gets the error."""
         try:
             outputs = batch.step(slots, actions)
@@ -222,6 +236,6 @@ class Engine:
         except Exception as error:
             log.exception("steps were not committed")
             for slot in slots:
-                batch.leave(slot)  # its state is ahead of the store
+                self.leave(slot)  # its state is ahead of the store
             return [error for _ in slots]
         return list(outputs)

@@ -90,6 +90,11 @@ class Session:
         return self._context.inference
 
     @property
+    def batch_key(self) -> tuple[World, FillSettings, Inference]:
+        """What sessions must have in common to be joined into one batch (`append`)."""
+        return self.world, self.settings, self.inference
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         """(B,) seeds of the random numbers from here on."""
         return tuple(self._seeds)
@@ -336,8 +341,7 @@ class Session:
     def append(self, other: Session) -> None:
         """Take in the worlds of another session of this world, behind the own ones; the other must not be used any
         more."""
-        same = (other.world, other.settings, other.inference) == (self.world, self.settings, self.inference)
-        if not same:
+        if other.batch_key != self.batch_key:
             raise MagratheaError("Sessions can be joined only where world, settings and inference are the same.")
         self._seeds += other._seeds
         self._histories += other._histories
