@@ -36,24 +36,24 @@ MAY_HOLD = {  # '?' may be a hole
 }
 
 
-def grid(mask: torch.Tensor) -> str:
-    row = "".join("o" if hole else "." for hole in mask.tolist())
-    return " ".join((row[0], row[1:7], row[7], row[8], row[9]))
+def drawing_of(hole_mask: torch.Tensor) -> str:
+    signs = "".join("o" if hole else "." for hole in hole_mask.tolist())
+    return " ".join((signs[0], signs[1:7], signs[7], signs[8], signs[9]))
 
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_fixed_mask_equals_its_drawing(name: str) -> None:
-    assert grid(getattr(masks, name)(LAYOUT)) == DRAWN[name]
+    assert drawing_of(getattr(masks, name)(LAYOUT)) == DRAWN[name]
 
 
 @pytest.mark.parametrize("name", MAY_HOLD)
 def test_random_mask_stays_within_its_slots(name: str) -> None:
     use = getattr(masks, name)
     drawn = use(LAYOUT, (400,), Generator().manual_seed(0), 0.25)
-    places = torch.tensor([sign == "?" for sign in MAY_HOLD[name].replace(" ", "")])
-    assert not drawn[:, ~places].any()
-    assert drawn[:, places].float().mean().item() == pytest.approx(0.25, abs=0.03)
-    assert grid(use(LAYOUT, (1,), Generator(), 1.0)[0]) == MAY_HOLD[name].replace("?", "o")
+    may_be_hole = torch.tensor([sign == "?" for sign in MAY_HOLD[name].replace(" ", "")])
+    assert not drawn[:, ~may_be_hole].any()
+    assert drawn[:, may_be_hole].float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert drawing_of(use(LAYOUT, (1,), Generator(), 1.0)[0]) == MAY_HOLD[name].replace("?", "o")
 
 
 @pytest.mark.parametrize("name", MAY_HOLD)

@@ -50,10 +50,10 @@ def steps(batch_size: int, num_steps: int, seed: int = 0) -> torch.Tensor:
     return torch.cat(parts, dim=-1)
 
 
-def logits_of(model: MaskedTransformer, tokens: torch.Tensor, holes: torch.Tensor, first: int = 0) -> torch.Tensor:
+def logits_of(model: MaskedTransformer, tokens: torch.Tensor, hole_mask: torch.Tensor, first: int = 0) -> torch.Tensor:
     time = torch.arange(tokens.shape[1]).expand(tokens.shape[:2])
     kv_cache = SegmentKVCache(model.encode_past(tokens, time), model.config.window, first)
-    logits = model.predict(tokens[:, first:], holes.expand(tokens[:, first:].shape), time[:, first:], kv_cache)
+    logits = model.predict(tokens[:, first:], hole_mask.expand(tokens[:, first:].shape), time[:, first:], kv_cache)
     return torch.cat([part.flatten(2) for part in logits.values()], dim=-1)
 
 
@@ -67,7 +67,7 @@ def test_attention_is_causal_and_limited_to_the_window(model: MaskedTransformer)
         other[:, changed, 0] = (tokens[:, changed, 0] + 1) % 5
         differs = (logits_of(model, other, holes) - before).abs().amax(dim=(0, 2)) > 1e-5
         seen_from = [changed <= step <= changed + model.config.window for step in range(6)]
-        assert differs.tolist() == seen_from  # the changed step's own action is known to it
+        assert differs.tolist() == seen_from  # the changed step knows its own action
 
 
 @torch.inference_mode()
@@ -82,7 +82,7 @@ def test_logits_do_not_depend_on_tokens_under_holes(model: MaskedTransformer) ->
 
 @torch.inference_mode()
 def test_ring_kv_cache_gives_the_logits_of_training(model: MaskedTransformer) -> None:
-    """The logits of cached sampling are those of training, also after the ring has gone round, at any time."""
+    """The logits of cached sampling are those of training, also after the ring has wrapped around, at any time."""
     tokens, holes = steps(2, 9), masks.forward_dynamics(LAYOUT)
     trained = logits_of(model, tokens, holes, first=1)
     for begin in (0, 61):
@@ -102,15 +102,15 @@ def test_histories_of_different_lengths_do_not_mix_in_the_kv_cache(model: Masked
     tokens, holes = steps(2, 4), masks.forward_dynamics(LAYOUT)
     ring = RingKVCache(model.config, 2, LAYOUT, model.past_kv_proj.weight)
     for step in range(3):
-        rows = [0, 1] if step == 0 else [1]
-        now = tokens[rows, step, None]
-        ring.write(model.encode_past(now, torch.full((len(rows), 1), step)), rows)
+        batch_indices = [0, 1] if step == 0 else [1]
+        now = tokens[batch_indices, step, None]
+        ring.write(model.encode_past(now, torch.full((len(batch_indices), 1), step)), batch_indices)
     time = torch.tensor([[1], [3]])
     logits = model.predict(tokens[:, 3, None], holes.expand(2, 1, -1), time, ring)["observation"]
-    for row, history in ((0, 1), (1, 3)):
-        alone = torch.cat([tokens[row, :history], tokens[row, 3:4]])[None]
+    for index, history in ((0, 1), (1, 3)):
+        alone = torch.cat([tokens[index, :history], tokens[index, 3:4]])[None]
         expected = logits_of(model, alone, holes, first=history)
-        assert torch.allclose(logits[row, 0], expected[0, 0, 5 : 5 + 24 * 9].reshape(24, 9), atol=2e-4)
+        assert torch.allclose(logits[index, 0], expected[0, 0, 5 : 5 + 24 * 9].reshape(24, 9), atol=2e-4)
 
 
 @torch.inference_mode()
@@ -150,7 +150,7 @@ def test_invalid_sizes_say_what_to_do() -> None:
 
 
 def test_training_in_bf16_follows_float32(model: MaskedTransformer) -> None:
-    """As on GPUs, and on some CPUs."""
+    """bf16 is the compute type on GPUs and on some CPUs."""
     losses = {}
     tokens, holes = steps(4, 6), masks.forward_dynamics(LAYOUT).expand(4, 6, -1)
     for dtype in (torch.float32, torch.bfloat16):
@@ -215,12 +215,12 @@ def test_similar_token_features_give_similar_initial_weights(model: MaskedTransf
 
 def test_prev_frame_attention_learns_to_copy_from_another_position() -> None:
     torch.manual_seed(0)
-    look, features = PrevFrameAttention(LAYOUT.picture, 16), torch.randn(24, 16).expand(32, -1, -1)
-    optimizer = torch.optim.AdamW(look.parameters(), lr=1e-2)
-    assert not look(features, torch.randn(32, 24, 16)).any()  # its gates begin closed
+    attention, features = PrevFrameAttention(LAYOUT.picture, 16), torch.randn(24, 16).expand(32, -1, -1)
+    optimizer = torch.optim.AdamW(attention.parameters(), lr=1e-2)
+    assert not attention(features, torch.randn(32, 24, 16)).any()  # its gates are initialized to 0
     for _ in range(300):
-        shown = torch.randn(32, 24, 16)
-        loss = (look(features, shown)[:, 3] - shown[:, 10]).square().mean()
+        previous = torch.randn(32, 24, 16)
+        loss = (attention(features, previous)[:, 3] - previous[:, 10]).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -1,4 +1,4 @@
-"""Worlds as folders: what is written is read again; what is damaged is refused with a reason."""
+"""World folders: what is saved is loaded again; damaged folders are refused with a message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sampler: known tokens stay, the order decides the passes, the dice decide the rest."""
+"""The sampler: known tokens stay, the order determines the passes, and samples follow the generators."""
 
 from __future__ import annotations
 
@@ -22,22 +22,24 @@ LAYOUT = Layout(
 
 
 def generators(num: int, seed: int = 0) -> list[Generator]:
-    return [Generator().manual_seed(seed + row) for row in range(num)]
+    return [Generator().manual_seed(seed + index) for index in range(num)]
 
 
-class Oracle:
-    """Logits that depend on what is known; counts how many rows each pass asked for."""
+class CountingPredictor:
+    """Logits that depend on the known tokens; records the batch size of each pass."""
 
     def __init__(self, certainty: float) -> None:
-        self.certainty, self.rows = certainty, []
+        self.certainty, self.batch_sizes = certainty, []
 
-    def __call__(self, tokens: Tensor, holes: Tensor, rows: Tensor | None) -> dict[str, Tensor]:
-        self.rows.append(len(tokens))
-        known = (tokens * ~holes).sum(-1)
+    def __call__(self, tokens: Tensor, hole_mask: Tensor, chosen: Tensor | None) -> dict[str, Tensor]:
+        self.batch_sizes.append(len(tokens))
+        known = (tokens * ~hole_mask).sum(-1)
         logits = {}
         for slot in LAYOUT.slots:
-            place = torch.arange(slot.num_tokens)[None, :] + known[:, None]
-            logits[slot.name] = self.certainty * torch.nn.functional.one_hot(place % slot.vocab_size, slot.vocab_size)
+            likeliest = torch.arange(slot.num_tokens)[None, :] + known[:, None]
+            logits[slot.name] = self.certainty * torch.nn.functional.one_hot(
+                likeliest % slot.vocab_size, slot.vocab_size
+            )
         return {name: values.float() for name, values in logits.items()}
 
 
@@ -50,67 +52,87 @@ class Oracle:
 )
 @settings(max_examples=80, deadline=None)
 def test_known_tokens_never_change(order: str, seed: int, share: float, certainty: float, temperature: float) -> None:
-    dice = Generator().manual_seed(seed)
+    generator = Generator().manual_seed(seed)
     tokens = torch.stack(
-        [torch.randint(slot.vocab_size, (5,), generator=dice) for slot in LAYOUT.slots for _ in range(slot.num_tokens)],
+        [
+            torch.randint(slot.vocab_size, (5,), generator=generator)
+            for slot in LAYOUT.slots
+            for _ in range(slot.num_tokens)
+        ],
         dim=-1,
     )
-    holes = torch.rand(tokens.shape, generator=dice) < share
-    how = FillSettings(order=order, temperature=temperature)  # type: ignore[arg-type]
-    filled = fill(Oracle(certainty), tokens, holes, LAYOUT, how, generators(5, seed))
-    assert torch.equal(filled.tokens[~holes], tokens[~holes])
-    assert (filled.confidence[~holes] == 1).all() and (filled.confidence > 0).all()
+    hole_mask = torch.rand(tokens.shape, generator=generator) < share
+    fill_settings = FillSettings(order=order, temperature=temperature)  # type: ignore[arg-type]
+    filled = fill(CountingPredictor(certainty), tokens, hole_mask, LAYOUT, fill_settings, generators(5, seed))
+    assert torch.equal(filled.tokens[~hole_mask], tokens[~hole_mask])
+    assert (filled.confidence[~hole_mask] == 1).all() and (filled.confidence > 0).all()
     for slot in LAYOUT.slots:
         assert (filled.tokens[:, LAYOUT.span(slot.name)] < slot.vocab_size).all()
-    assert ((filled.num_passes > 0) == holes.any(-1)).all()
-    again = fill(Oracle(certainty), tokens, holes, LAYOUT, how, generators(5, seed))
+    assert ((filled.num_passes > 0) == hole_mask.any(-1)).all()
+    again = fill(CountingPredictor(certainty), tokens, hole_mask, LAYOUT, fill_settings, generators(5, seed))
     assert torch.equal(again.tokens, filled.tokens)
 
 
 @pytest.mark.parametrize(("order", "passes"), [("one_shot", 1), ("maskgit", 4), ("autoregressive", 8), ("adaptive", 4)])
 def test_number_of_passes_of_each_order_with_uniform_logits(order: str, passes: int) -> None:
-    holes = torch.ones(2, 8, dtype=torch.bool)
-    how = FillSettings(order=order, max_passes=4)  # type: ignore[arg-type]
-    filled = fill(Oracle(0.0), torch.zeros(2, 8, dtype=torch.long), holes, LAYOUT, how, generators(2))
+    hole_mask = torch.ones(2, 8, dtype=torch.bool)
+    fill_settings = FillSettings(order=order, max_passes=4)  # type: ignore[arg-type]
+    filled = fill(
+        CountingPredictor(0.0), torch.zeros(2, 8, dtype=torch.long), hole_mask, LAYOUT, fill_settings, generators(2)
+    )
     assert filled.num_passes.tolist() == [passes, passes]
 
 
 def test_confident_step_takes_one_pass_and_is_not_predicted_again() -> None:
-    def one_is_sure(tokens: Tensor, holes: Tensor, rows: Tensor | None) -> dict[str, Tensor]:
-        asked.append(None if rows is None else rows.tolist())
-        numbers = torch.arange(2) if rows is None else rows
-        scale = torch.where(numbers == 0, 30.0, 0.0)[:, None, None]
+    def confident_in_the_first(tokens: Tensor, hole_mask: Tensor, chosen: Tensor | None) -> dict[str, Tensor]:
+        predicted.append(None if chosen is None else chosen.tolist())
+        batch_indices = torch.arange(2) if chosen is None else chosen
+        scale = torch.where(batch_indices == 0, 30.0, 0.0)[:, None, None]
         return {
             slot.name: scale * torch.eye(slot.vocab_size)[:1].expand(len(tokens), slot.num_tokens, -1)
             for slot in LAYOUT.slots
         }
 
-    asked: list[list[int] | None] = []
-    holes, patient = torch.ones(2, 8, dtype=torch.bool), FillSettings(max_passes=3, threshold=0.9)
-    filled = fill(one_is_sure, torch.zeros(2, 8, dtype=torch.long), holes, LAYOUT, patient, generators(2))
-    assert filled.num_passes.tolist() == [1, 3] and asked == [None, [1], [1]]
+    predicted: list[list[int] | None] = []
+    hole_mask, fill_settings = torch.ones(2, 8, dtype=torch.bool), FillSettings(max_passes=3, threshold=0.9)
+    filled = fill(
+        confident_in_the_first, torch.zeros(2, 8, dtype=torch.long), hole_mask, LAYOUT, fill_settings, generators(2)
+    )
+    assert filled.num_passes.tolist() == [1, 3] and predicted == [None, [1], [1]]
     assert filled.tokens[0].tolist() == [0] * 8
 
 
 def test_steps_of_a_batch_are_filled_independently() -> None:
-    holes = torch.ones(3, 8, dtype=torch.bool)
-    together = fill(Oracle(1.0), torch.zeros(3, 8, dtype=torch.long), holes, LAYOUT, FillSettings(), generators(3, 7))
-    alone = fill(Oracle(1.0), torch.zeros(1, 8, dtype=torch.long), holes[:1], LAYOUT, FillSettings(), generators(1, 8))
-    assert torch.equal(together.tokens[1], alone.tokens[0])
+    hole_mask = torch.ones(3, 8, dtype=torch.bool)
+    batch = fill(
+        CountingPredictor(1.0), torch.zeros(3, 8, dtype=torch.long), hole_mask, LAYOUT, FillSettings(), generators(3, 7)
+    )
+    alone = fill(
+        CountingPredictor(1.0),
+        torch.zeros(1, 8, dtype=torch.long),
+        hole_mask[:1],
+        LAYOUT,
+        FillSettings(),
+        generators(1, 8),
+    )
+    assert torch.equal(batch.tokens[1], alone.tokens[0])
 
 
 def test_samples_follow_the_probabilities_above_min_probability() -> None:
     layout = Layout((Slot(name="action", role="action", vocab_size=4),))
-    chances = torch.tensor([0.6, 0.3, 0.08, 0.02])
+    probabilities = torch.tensor([0.6, 0.3, 0.08, 0.02])
 
-    def predict(tokens: Tensor, holes: Tensor, rows: Tensor | None) -> dict[str, Tensor]:
-        return {"action": chances.log().expand(len(tokens), 1, 4)}
+    def predict(tokens: Tensor, hole_mask: Tensor, chosen: Tensor | None) -> dict[str, Tensor]:
+        return {"action": probabilities.log().expand(len(tokens), 1, 4)}
 
-    holes, how = torch.ones(4000, 1, dtype=torch.bool), FillSettings(order="one_shot", min_probability=0.1)
-    filled = fill(predict, torch.zeros(4000, 1, dtype=torch.long), holes, layout, how, generators(4000))
+    hole_mask, fill_settings = (
+        torch.ones(4000, 1, dtype=torch.bool),
+        FillSettings(order="one_shot", min_probability=0.1),
+    )
+    filled = fill(predict, torch.zeros(4000, 1, dtype=torch.long), hole_mask, layout, fill_settings, generators(4000))
     counts = torch.bincount(filled.tokens[:, 0], minlength=4) / 4000
     assert counts[3] == 0
-    assert counts[:3].tolist() == pytest.approx((chances[:3] / 0.98).tolist(), abs=0.03)
+    assert counts[:3].tolist() == pytest.approx((probabilities[:3] / 0.98).tolist(), abs=0.03)
 
 
 def test_invalid_settings_say_what_to_do() -> None:

@@ -1,4 +1,4 @@
-"""Dreams of a world that has learned the board's rules."""
+"""Sessions of a world that was trained on the board: steps, resets, actions, and refused input."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from magrathea.session import Session
 from magrathea.world import World
 
 
-def place(observation: np.ndarray) -> tuple[int, int]:
-    """Where the square is in a picture of the board."""
-    where = np.argwhere((observation[::4, ::4] == (240, 90, 90)).all(-1))
-    return tuple(where[0]) if len(where) == 1 else (-1, -1)
+def square_position(observation: np.ndarray) -> tuple[int, int]:
+    """Row and column of the square in a picture of the board; (-1, -1) where there is not exactly one."""
+    positions = np.argwhere((observation[::4, ::4] == (240, 90, 90)).all(-1))
+    return tuple(positions[0]) if len(positions) == 1 else (-1, -1)
 
 
-def started(world: World, dataset: Dataset, batch_size: int = 1, **options) -> Session:
+def session_from_episode(world: World, dataset: Dataset, batch_size: int = 1, **options) -> Session:
     episode = dataset.episode(0)
     tokens = world.encode_episode(episode.observation[:2], episode.action[:1])
     return Session(world, batch_size, start=tokens, **options)
@@ -32,7 +32,7 @@ def test_dreams_of_a_batch_may_start_from_histories_of_different_lengths(
     episode = debug_dataset.episode(0)
     tokens = debug_world.encode_episode(episode.observation[:6], episode.action[:5])
     session = Session(debug_world, 2, start=[tokens[:2], tokens])
-    assert [session.num_start_of(row) for row in range(2)] == [2, 6]
+    assert [session.num_start_of(index) for index in range(2)] == [2, 6]
     alone = Session(debug_world, 1, start=tokens)
     assert torch.equal(session.history_of(1), alone.history_of(0))
     with pytest.raises(MagratheaError, match="list of B"):
@@ -40,26 +40,26 @@ def test_dreams_of_a_batch_may_start_from_histories_of_different_lengths(
 
 
 def test_dream_follows_the_rules_of_the_board(debug_world: World, debug_dataset: Dataset) -> None:
-    session = started(debug_world, debug_dataset, seed=1)
-    dice, right, moves = np.random.default_rng(0), 0, 0
-    before = place(session.observation[0])
+    session = session_from_episode(debug_world, debug_dataset, seed=1)
+    rng, num_correct, num_moves = np.random.default_rng(0), 0, 0
+    before = square_position(session.observation[0])
     for _ in range(60):
-        action = int(dice.integers(5))
+        action = int(rng.integers(5))
         result = session.step(np.array([action]))
-        after = place(result.observation[0])
+        after = square_position(result.observation[0])
         expected = tuple(np.clip(np.array(before) + MOVES[action], 0, SIZE - 1))
-        moves, right = moves + 1, right + (after == expected)
+        num_moves, num_correct = num_moves + 1, num_correct + (after == expected)
         if after == (-1, -1) or result.terminated[0]:
-            session.reset(start=1 + moves % (debug_world.num_starts - 1))
-            after = place(session.observation[0])
+            session.reset(start=1 + num_moves % (debug_world.num_starts - 1))
+            after = square_position(session.observation[0])
         before = after
-    assert right / moves > 0.9
+    assert num_correct / num_moves > 0.9
 
 
 def test_cached_and_naive_inference_give_the_same_dream(debug_world: World, debug_dataset: Dataset) -> None:
     dreams = []
     for inference in ("cached", "naive"):
-        session = started(debug_world, debug_dataset, 3, seed=5, inference=inference)
+        session = session_from_episode(debug_world, debug_dataset, 3, seed=5, inference=inference)
         dreams.append(torch.stack([session.step(np.array([step % 5, 1, 4])).tokens for step in range(12)]))
     assert torch.equal(*dreams)
 
@@ -74,10 +74,10 @@ def test_same_seed_gives_the_same_dream(debug_world: World, order: str) -> None:
 
 
 def test_dreams_of_a_batch_are_independent(debug_world: World) -> None:
-    many, one = Session(debug_world, 3, seed=10), Session(debug_world, 1, seed=11)
+    batch, alone = Session(debug_world, 3, seed=10), Session(debug_world, 1, seed=11)
     for step in range(6):
-        together = many.step(np.array([1, step % 5, 3]))
-        assert torch.equal(together.tokens[1], one.step(np.array([step % 5])).tokens[0])
+        result = batch.step(np.array([1, step % 5, 3]))
+        assert torch.equal(result.tokens[1], alone.step(np.array([step % 5])).tokens[0])
 
 
 def test_reset_of_one_dream_leaves_the_others_unchanged(debug_world: World) -> None:
@@ -91,12 +91,12 @@ def test_reset_of_one_dream_leaves_the_others_unchanged(debug_world: World) -> N
 
 
 def test_observe_infer_action_and_act(debug_world: World, debug_dataset: Dataset) -> None:
-    """Observing, inferring the action, acting like the data, toward a goal, toward a return."""
-    session, dice, env = started(debug_world, debug_dataset, seed=2), np.random.default_rng(1), Board()
+    """Actions are inferred from observations, and chosen like the data, toward a goal and toward a return."""
+    session, rng, env = session_from_episode(debug_world, debug_dataset, seed=2), np.random.default_rng(1), Board()
     observation, _ = env.reset(seed=0)
     session.observe(np.array([0]), observation[None], np.zeros(1, np.float32), np.zeros(1, bool))
     for _ in range(10):
-        observation, reward, terminated, _, _ = env.step(action := int(dice.integers(1, 5)))
+        observation, reward, terminated, _, _ = env.step(action := int(rng.integers(1, 5)))
         assert 0 <= session.infer_action(observation[None])[0] < 5
         result = session.observe([action], observation[None], np.array([reward], np.float32), np.array([terminated]))
         assert np.array_equal(result.observation[0], observation) and result.num_passes.tolist() == [0]

@@ -1,4 +1,4 @@
-"""A session's file: what is in it, and what is refused with a reason."""
+"""Session files: their contents, and what is refused with a message."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def test_contents_of_a_session_file(file: bytes) -> None:
         "kind": (torch.uint8, 146),
         "seed": (torch.int64, 146),
     }
-    places = {name.partition(":")[0] for name in tensors if ":" in name}
-    assert places == {"memory/0", "memory/1", "checkpoint/0/64", "checkpoint/1/64"}
+    prefixes = {name.partition(":")[0] for name in tensors if ":" in name}
+    assert prefixes == {"memory/0", "memory/1", "checkpoint/0/64", "checkpoint/1/64"}
 
 
 def test_save_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,11 +82,11 @@ def test_save_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert Session.load(path, session.world).num_steps.tolist() == [1]
 
 
-@given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+@given(position=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 @settings(max_examples=150, deadline=None)
-def test_every_damaged_byte_is_detected(file: bytes, place: float, flip: int) -> None:
+def test_every_damaged_byte_is_detected(file: bytes, position: float, flip: int) -> None:
     damaged = bytearray(file)
-    damaged[int(place * len(file))] ^= flip
+    damaged[int(position * len(file))] ^= flip
     assert refusal(bytes(damaged)).startswith("This session is ")
 
 
@@ -97,8 +97,8 @@ def test_every_truncation_is_detected(file: bytes, share: float) -> None:
     assert "damaged" in refusal(file + b"more")
 
 
-class Bomb:
-    """Leaves a file behind when it is unpickled."""
+class TouchOnUnpickle:
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -108,15 +108,15 @@ class Bomb:
 
 
 def test_other_files_are_refused_and_never_unpickled(tmp_path: Path) -> None:
-    bomb = pickle.dumps(Bomb(tmp_path / "exploded"))
+    pickled = pickle.dumps(TouchOnUnpickle(tmp_path / "unpickled"))
     model = save({"weight": torch.zeros(3)})
-    for data in (b"", b"hello", b"\x00" * 100, b"[" * 100_000, bomb, model, save({}, {"magrathea_session": "one"})):
+    for data in (b"", b"hello", b"\x00" * 100, b"[" * 100_000, pickled, model, save({}, {"magrathea_session": "one"})):
         assert "is not a session" in refusal(data)
-    torch.save(Bomb(tmp_path / "exploded"), tmp_path / "saved.pt")
+    torch.save(TouchOnUnpickle(tmp_path / "unpickled"), tmp_path / "saved.pt")
     for path in (tmp_path / "saved.pt", tmp_path, tmp_path / "none"):
         with pytest.raises(MagratheaError, match=r"is not a session|cannot be read"):
             Session.load(path, wild_world())
-    assert not (tmp_path / "exploded").exists()
+    assert not (tmp_path / "unpickled").exists()
 
 
 def test_files_of_a_newer_version_are_refused(file: bytes) -> None:
@@ -149,49 +149,49 @@ def test_load_finds_a_shipped_world_by_itself(tmp_path: Path, monkeypatch: pytes
     assert torch.equal(again.step([2]).tokens, session.step([2]).tokens) and again.world is not world
 
 
-def _row(**changes: Any) -> Callable[[Header, Tensors], None]:
+def _change_row(**changes: Any) -> Callable[[Header, Tensors], None]:
     return lambda header, tensors: header["rows"][1].update(changes)
 
 
-def _tensor(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[Header, Tensors], None]:
+def _change_tensor(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[Header, Tensors], None]:
     return lambda header, tensors: tensors.update({name: change(tensors[name])})
 
 
-NONSENSE: dict[str, Callable[[Header, Tensors], Any]] = {
-    "rows that are longer than the log": _row(length=74),
-    "rows that are shorter": _row(length=72),
-    "no row": lambda header, tensors: header.update(rows=[]),
-    "rows that are no rows": lambda header, tensors: header.update(rows=[1, 2]),
-    "no start": _row(num_start=0),
-    "a start beyond the end": _row(num_start=80),
-    "half a step": _row(num_start=1.5),
-    "a negative length": _row(length=-73),
-    "a memory of the future": _row(num_remembered=99),
-    "a seed beyond 64 bits": _row(seed=2**64),
-    "a seed that is a word": _row(seed="one"),
-    "a state that is not there": _row(checkpoints=[64, 128]),
-    "states in no order": _row(checkpoints=[64, 64]),
-    "no header of the world": lambda header, tensors: header.pop("world"),
+INCONSISTENT: dict[str, Callable[[Header, Tensors], Any]] = {
+    "lengths beyond the log": _change_row(length=74),
+    "lengths short of the log": _change_row(length=72),
+    "no rows": lambda header, tensors: header.update(rows=[]),
+    "rows that are numbers": lambda header, tensors: header.update(rows=[1, 2]),
+    "no start": _change_row(num_start=0),
+    "a start beyond the end": _change_row(num_start=80),
+    "a fractional start": _change_row(num_start=1.5),
+    "a negative length": _change_row(length=-73),
+    "more steps in memory than in the log": _change_row(num_remembered=99),
+    "a seed beyond 64 bits": _change_row(seed=2**64),
+    "a seed that is a string": _change_row(seed="one"),
+    "a snapshot that is missing": _change_row(checkpoints=[64, 128]),
+    "snapshots out of order": _change_row(checkpoints=[64, 64]),
+    "no world in the header": lambda header, tensors: header.pop("world"),
     "an unknown inference": lambda header, tensors: header.update(inference="guess"),
     "an unknown order of filling": lambda header, tensors: header["fill"].update(order="backwards"),
     "an unknown setting": lambda header, tensors: header["fill"].update(speed=3),
-    "tokens that the world does not have": _tensor("tokens", lambda tokens: tokens + 100),
-    "tokens of another type": _tensor("tokens", lambda tokens: tokens.int()),
-    "steps of another width": _tensor("tokens", lambda tokens: tokens[:, 1:].clone()),
-    "an unknown kind of step": _tensor("kind", lambda kind: kind + 5),
-    "too few kinds": _tensor("kind", lambda kind: kind[1:].clone()),
+    "tokens that the world does not have": _change_tensor("tokens", lambda tokens: tokens + 100),
+    "tokens of another type": _change_tensor("tokens", lambda tokens: tokens.int()),
+    "steps of another width": _change_tensor("tokens", lambda tokens: tokens[:, 1:].clone()),
+    "an unknown kind of step": _change_tensor("kind", lambda kind: kind + 5),
+    "too few kinds": _change_tensor("kind", lambda kind: kind[1:].clone()),
     "no tokens": lambda header, tensors: tensors.pop("tokens"),
-    "no state of the memory": lambda header, tensors: tensors.pop("memory/1:sum"),
-    "a state of another shape": _tensor("checkpoint/0/64:pictures", lambda pictures: pictures[:, :2].clone()),
+    "no memory state": lambda header, tensors: tensors.pop("memory/1:sum"),
+    "a snapshot of another shape": _change_tensor("checkpoint/0/64:pictures", lambda pictures: pictures[:, :2].clone()),
 }
 
 
-@pytest.mark.parametrize("nonsense", NONSENSE)
-def test_inconsistent_contents_are_refused(file: bytes, nonsense: str) -> None:
-    """Even where somebody made its checksum right."""
+@pytest.mark.parametrize("case", INCONSISTENT)
+def test_inconsistent_contents_are_refused(file: bytes, case: str) -> None:
+    """Also with a valid checksum."""
     tensors, header = load(file), json.loads(session_file._metadata(file)["header"])
     assert read(_written(header, tensors)).num_steps.tolist() == [70, 70]
-    NONSENSE[nonsense](header, tensors)
+    INCONSISTENT[case](header, tensors)
     message = refusal(_written(header, tensors))
     assert message.startswith("This session ") and ("makes no sense" in message or "is damaged" in message)
 

@@ -1,4 +1,4 @@
-"""Sessions that are saved, loaded, forked and rewound go on as if nothing had happened, bit for bit."""
+"""Sessions that are saved, loaded, forked and rewound equal sessions that only took the steps, bit for bit."""
 
 from __future__ import annotations
 
@@ -23,94 +23,98 @@ from magrathea.session.history import CHUNK, History, StepKind, record_of
 from magrathea.world import StepResult
 
 OBSERVATIONS = play_board(30, seed=1)[0]
-ROWS = 2
+BATCH_SIZE = 2
 
-actions = st.lists(st.integers(0, NUM_ACTIONS - 1), min_size=ROWS, max_size=ROWS)
+actions = st.lists(st.integers(0, NUM_ACTIONS - 1), min_size=BATCH_SIZE, max_size=BATCH_SIZE)
 steps = st.one_of(
     st.tuples(st.just("step"), actions),
-    st.tuples(st.just("observe"), actions, st.integers(0, len(OBSERVATIONS) - ROWS)),
+    st.tuples(st.just("observe"), actions, st.integers(0, len(OBSERVATIONS) - BATCH_SIZE)),
 )
-detours = st.one_of(
+other_operations = st.one_of(
     st.tuples(st.sampled_from(["save and load", "fork", "peek", "act"])),
     st.tuples(st.just("fork with a seed"), st.integers(0, 3)),
     st.tuples(st.just("reset"), st.sampled_from([(True, True), (True, False), (False, True)])),
     st.tuples(st.just("rewind"), st.integers(1, 12)),
 )
-lives = st.lists(st.one_of(steps, steps, detours), max_size=25)
+operation_lists = st.lists(st.one_of(steps, steps, other_operations), max_size=25)
 
 
-def live(session: Session, step: Sequence[Any]) -> None:
-    """A step of either kind."""
+def take_step(session: Session, step: Sequence[Any]) -> None:
+    """Step or observe, as `steps` draws them."""
     if step[0] == "step":
         session.step(np.array(step[1]))
     else:
-        seen = OBSERVATIONS[step[2] : step[2] + ROWS]
-        session.observe(np.array(step[1]), seen, np.zeros(ROWS, np.float32), np.zeros(ROWS, bool))
+        observations = OBSERVATIONS[step[2] : step[2] + BATCH_SIZE]
+        session.observe(np.array(step[1]), observations, np.zeros(BATCH_SIZE, np.float32), np.zeros(BATCH_SIZE, bool))
 
 
 def same(one: StepResult, other: StepResult) -> bool:
-    """Bit for bit, and how sure the model was too."""
-    unsure = all(np.array_equal(one.uncertainty[name], other.uncertainty[name]) for name in one.uncertainty)
-    return unsure and torch.equal(one.tokens, other.tokens) and np.array_equal(one.num_passes, other.num_passes)
+    """Whether two results have the same tokens, uncertainties and numbers of passes, bit for bit."""
+    same_uncertainty = all(np.array_equal(one.uncertainty[name], other.uncertainty[name]) for name in one.uncertainty)
+    return (
+        same_uncertainty and torch.equal(one.tokens, other.tokens) and np.array_equal(one.num_passes, other.num_passes)
+    )
 
 
 def assert_same(one: Session, other: Session) -> None:
-    """Two sessions are the same, and will be."""
-    action = np.ones(ROWS, np.int64)
+    """Two sessions have the same histories, memories and seeds, and their next steps are the same."""
+    action = np.ones(BATCH_SIZE, np.int64)
     assert same(one.peek(action), other.peek(action))
-    assert [difference.first for difference in one.diff(other)] == [None] * ROWS
-    for row in range(ROWS):
-        assert np.array_equal(one.log_of(row), other.log_of(row))
-        states = one.memory.state_dict(row), other.memory.state_dict(row)
+    assert [difference.first for difference in one.diff(other)] == [None] * BATCH_SIZE
+    for index in range(BATCH_SIZE):
+        assert np.array_equal(one.log_of(index), other.log_of(index))
+        states = one.memory.state_dict(index), other.memory.state_dict(index)
         assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
     assert one.seeds == other.seeds
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(life=lives, seed=st.integers(0, 5))
-def test_any_sequence_of_operations_equals_its_steps_alone(tmp_path: Path, memory: str, life: list, seed: int) -> None:
-    """Whatever is done in between, a session is what one is that took the remaining steps and never stopped."""
+@given(operations=operation_lists, seed=st.integers(0, 5))
+def test_any_sequence_of_operations_equals_its_steps_alone(
+    tmp_path: Path, memory: str, operations: list, seed: int
+) -> None:
+    """Saving, forking, peeking, acting and undone steps change nothing: only the remaining steps count."""
     world = wild_world(memory)
-    session, plain = Session(world, ROWS, seed=seed), []  # the steps that count, each with the seeds of its dice
-    for event in life:
-        name = event[0]
+    session, taken = Session(world, BATCH_SIZE, seed=seed), []  # the steps that remain, each with the seeds before it
+    for operation in operations:
+        name = operation[0]
         if name in ("step", "observe"):
-            plain.append((session.seeds, event))
-            live(session, event)
+            taken.append((session.seeds, operation))
+            take_step(session, operation)
         elif name == "save and load":
             session = Session.load(session.save(tmp_path / "a.mwsession"), world)
         elif name == "fork":
             session, other = session.fork(), session
-            live(other, ("step", [4] * ROWS))  # the one that is left behind lives on
+            take_step(other, ("step", [4] * BATCH_SIZE))  # the original goes on apart from its fork
         elif name == "fork with a seed":
-            session = session.fork(seed=event[1])
+            session = session.fork(seed=operation[1])
         elif name == "reset":
-            plain.append((session.seeds, event))
-            session.reset(np.array(event[1]))
+            taken.append((session.seeds, operation))
+            session.reset(np.array(operation[1]))
         elif name == "rewind":
-            number = min(event[1], int(session.num_steps.min()))
+            number = min(operation[1], int(session.num_steps.min()))
             session.rewind(number)
             if number:
-                cut = len(plain) - number
-                assert session.seeds == plain[cut][0]
-                plain = plain[:cut]
+                cut = len(taken) - number
+                assert session.seeds == taken[cut][0]
+                taken = taken[:cut]
         elif name == "peek":
-            session.peek(np.zeros(ROWS, np.int64))
+            session.peek(np.zeros(BATCH_SIZE, np.int64))
         else:
             session.act()
-    never_stopped = Session(world, ROWS, seed=seed)
-    for seeds, event in plain:
-        never_stopped._seeds[:] = seeds
-        if event[0] == "reset":
-            never_stopped.reset(np.array(event[1]))
+    expected = Session(world, BATCH_SIZE, seed=seed)
+    for seeds, operation in taken:
+        expected._seeds[:] = seeds
+        if operation[0] == "reset":
+            expected.reset(np.array(operation[1]))
         else:
-            live(never_stopped, event)
-    never_stopped._seeds[:] = session.seeds
-    assert_same(session, never_stopped)
+            take_step(expected, operation)
+    expected._seeds[:] = session.seeds
+    assert_same(session, expected)
 
 
-ELSEWHERE = """
+CONTINUE = """
 import sys
 import numpy as np, torch
 torch.set_num_threads(1)
@@ -121,7 +125,7 @@ session = Session.load(sys.argv[1], wild_world(sys.argv[2]))
 results = [session.step(np.array([number % 5, 3])) for number in range(70)]
 session.rewind(5)
 result = session.peek(np.array([1, 1]))
-np.savez(sys.argv[3], tokens=result.tokens.numpy(), **{name: unsure for name, unsure in result.uncertainty.items()})
+np.savez(sys.argv[3], tokens=result.tokens.numpy(), **{name: values for name, values in result.uncertainty.items()})
 session.save(sys.argv[1])
 """
 
@@ -129,31 +133,31 @@ session.save(sys.argv[1])
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_another_process_continues_bit_for_bit(tmp_path: Path, memory: str) -> None:
     world, file = wild_world(memory), tmp_path / "a.mwsession"
-    session = Session(world, ROWS, seed=3)
+    session = Session(world, BATCH_SIZE, seed=3)
     for number in range(75):
-        live(session, ("step", [number % 5, 2]) if number % 3 else ("observe", [0, 1], number % 20))
+        take_step(session, ("step", [number % 5, 2]) if number % 3 else ("observe", [0, 1], number % 20))
     session.save(file)
-    command = [sys.executable, "-c", ELSEWHERE, str(file), memory, str(tmp_path / "peeked.npz")]
+    command = [sys.executable, "-c", CONTINUE, str(file), memory, str(tmp_path / "peeked.npz")]
     subprocess.run(command, check=True, cwd=Path(__file__).parent)
     for number in range(65):
         session.step(np.array([number % 5, 3]))
     peeked, result = np.load(tmp_path / "peeked.npz"), session.peek(np.array([1, 1]))
     assert np.array_equal(peeked["tokens"], result.tokens)
-    assert all(np.array_equal(peeked[name], unsure) for name, unsure in result.uncertainty.items())
+    assert all(np.array_equal(peeked[name], values) for name, values in result.uncertainty.items())
     assert_same(session, Session.load(file, world))
 
 
 def test_peek_returns_what_step_returns() -> None:
-    session = Session(wild_world("echo"), ROWS, seed=1)
+    session = Session(wild_world("echo"), BATCH_SIZE, seed=1)
     for number in range(5):
         action = np.array([number, 1])
         assert same(session.peek(action), session.peek(action)) and same(session.peek(action), session.step(action))
     assert session.num_steps.tolist() == [5, 5]
 
 
-# -- going back -------------------------------------------------------------------------------------------------------
+# -- rewinding --------------------------------------------------------------------------------------------------------
 def test_each_dream_rewinds_by_its_own_number_of_steps() -> None:
-    session, other = (Session(wild_world("echo"), ROWS, seed=1) for _ in range(2))
+    session, other = (Session(wild_world("echo"), BATCH_SIZE, seed=1) for _ in range(2))
     for number in range(9):
         session.step(np.array([number % 5, 1]))
         if number < 7:
@@ -165,7 +169,7 @@ def test_each_dream_rewinds_by_its_own_number_of_steps() -> None:
 
 
 def test_rewind_beyond_the_start_is_refused() -> None:
-    session = Session(wild_world(), ROWS)
+    session = Session(wild_world(), BATCH_SIZE)
     session.step(np.array([1, 2]))
     for number in (2, -1, [0, 2], [1]):
         with pytest.raises(MagratheaError, match=r"it has \[1, 1\] to go back|give one each"):
@@ -174,7 +178,7 @@ def test_rewind_beyond_the_start_is_refused() -> None:
 
 
 def test_rewind_writes_only_the_steps_since_a_snapshot() -> None:
-    """The memory's states are kept along the way, more densely near the end."""
+    """Snapshots of the memory are kept, more densely near the end."""
     session = Session(wild_world("echo"), 1, start=0)
     _observe_many(session, 1_000)
     session.prepare()
@@ -187,7 +191,7 @@ def test_rewind_writes_only_the_steps_since_a_snapshot() -> None:
 
 
 def _observe_many(session: Session, num_steps: int) -> None:
-    """A long life, quickly."""
+    """Extend a session by random steps, without dreaming them."""
     log = np.repeat(session.log_of(0, -1), num_steps)
     log["kind"] = StepKind.OBSERVED
     log["tokens"] = np.random.default_rng(0).integers(2, size=log["tokens"].shape)
@@ -205,9 +209,9 @@ def test_fork_of_a_long_history_takes_kilobytes(num_steps: int) -> None:
     tracemalloc.stop()
     assert size < 16 * 1024
     assert fork._context._ring is None and "memory" not in fork._context.__dict__
-    mine, theirs = session._histories[0], fork._histories[0]
-    assert mine.shared_with(theirs) == len(mine) // CHUNK * CHUNK and mine._chunks is theirs._chunks
-    assert not np.shares_memory(mine._tail, theirs._tail) and torch.equal(session.history, fork.history)
+    own, forked = session._histories[0], fork._histories[0]
+    assert own.shared_with(forked) == len(own) // CHUNK * CHUNK and own._chunks is forked._chunks
+    assert not np.shares_memory(own._tail, forked._tail) and torch.equal(session.history, fork.history)
 
 
 def test_forks_diverge_when_seeds_or_actions_differ() -> None:
@@ -225,22 +229,22 @@ def test_fork_batch() -> None:
     for step in range(4):
         session.step(np.array([0, 1, step]))
     forks = session.fork_batch([2, 0, 2], seeds=[7, 8, 7])
-    assert [torch.equal(forks.history_of(row), session.history_of(own)) for row, own in enumerate((2, 0, 2))]
+    assert [torch.equal(forks.history_of(index), session.history_of(origin)) for index, origin in enumerate((2, 0, 2))]
     result = forks.step(np.array([1, 1, 1]))
     assert torch.equal(result.tokens[0], result.tokens[2]) and not torch.equal(result.tokens[0], result.tokens[1])
     many = session.fork_batch([1]).fork_batch(4, seeds=range(4))
     assert many.batch_size == 4 and len(many.step(np.full(4, 2)).tokens.unique(dim=0)) > 1
-    for rows in ([], [3], [-1], 2):
+    for batch_indices in ([], [3], [-1], 2):
         with pytest.raises(MagratheaError, match=r"fork_batch a list|not one or more"):
-            session.fork_batch(rows)
+            session.fork_batch(batch_indices)
     with pytest.raises(MagratheaError, match="give one each"):
         session.fork(seed=[1, 2])
 
 
 # -- logs -------------------------------------------------------------------------------------------------------------
 def test_log_holds_the_kind_and_seed_of_every_step() -> None:
-    session = Session(wild_world(), ROWS, seed=5, start=2)
-    live(session, ("observe", [1, 2], 4))
+    session = Session(wild_world(), BATCH_SIZE, seed=5, start=2)
+    take_step(session, ("observe", [1, 2], 4))
     session.step(np.array([3, 3]))
     session = session.fork(seed=[70, 80])
     session.step(np.array([3, 3]))
@@ -269,27 +273,27 @@ def test_history_reads_any_slice_of_its_log(num_steps: int, first: int, last: in
 
 
 def test_extend_restores_a_session_from_its_log() -> None:
-    """A store that has an early file and the log since has the session."""
-    session = Session(wild_world("echo"), ROWS, seed=5)
+    """An early file and the log since then are enough to restore a session."""
+    session = Session(wild_world("echo"), BATCH_SIZE, seed=5)
     early = session.to_bytes()
     for number in range(70):
-        live(session, ("step", [1, number % 5]) if number % 2 else ("observe", [1, 2], number % 9))
+        take_step(session, ("step", [1, number % 5]) if number % 2 else ("observe", [1, 2], number % 9))
     again = Session.from_bytes(early, session.world)
-    again.extend([session.log_of(row, 3) for row in range(ROWS)])
+    again.extend([session.log_of(index, 3) for index in range(BATCH_SIZE)])
     assert_same(session, again)
-    strange = session.log_of(0, -1)
-    strange["tokens"][:] = 200
-    for logs in ([strange] * ROWS, [session.log_of(0, -1)], [np.zeros(3)] * ROWS):
+    invalid = session.log_of(0, -1)
+    invalid["tokens"][:] = 200
+    for logs in ([invalid] * BATCH_SIZE, [session.log_of(0, -1)], [np.zeros(3)] * BATCH_SIZE):
         with pytest.raises(MagratheaError, match="log"):
             again.extend(logs)
     assert_same(session, again)
 
 
-# -- living again, and comparing --------------------------------------------------------------------------------------
+# -- replaying and comparing ------------------------------------------------------------------------------------------
 def test_replay_gives_the_same_session() -> None:
-    session = Session(wild_world("echo"), ROWS, seed=2)
+    session = Session(wild_world("echo"), BATCH_SIZE, seed=2)
     for number in range(12):
-        live(session, ("observe", [1, 2], number) if number % 4 == 1 else ("step", [number % 5, 3]))
+        take_step(session, ("observe", [1, 2], number) if number % 4 == 1 else ("step", [number % 5, 3]))
         if number == 5:
             session.reset(np.array([False, True]))
         if number == 8:
@@ -302,7 +306,7 @@ def test_replay_gives_the_same_session() -> None:
 
 
 def test_diff_counts_from_the_first_different_step() -> None:
-    session = Session(wild_world(), ROWS, seed=2)
+    session = Session(wild_world(), BATCH_SIZE, seed=2)
     for _ in range(2 * CHUNK):
         session.step(np.array([1, 1]))
     fork = session.fork()
@@ -326,7 +330,7 @@ def test_diff_counts_from_the_first_different_step() -> None:
         session.diff(fork.fork_batch([0]))
 
 
-# -- rows that come and go --------------------------------------------------------------------------------------------
+# -- joining and leaving a batch ---------------------------------------------------------------------------------------
 def test_appended_sessions_step_as_they_do_alone() -> None:
     world = wild_world("echo")
     alone = [Session(world, seed=seed, start=seed) for seed in range(3)]
@@ -334,10 +338,10 @@ def test_appended_sessions_step_as_they_do_alone() -> None:
     batch.step([4], batch_indices=[0]), alone[0].step([4])
     for session in alone[1:]:
         batch.append(session.fork())
-    for number, rows in enumerate([[0, 1, 2], [2], [2, 0], [0, 1], [1], [1, 2, 0], [0, 1, 2]]):
-        result = batch.step(np.full(len(rows), number % 5), batch_indices=rows)
-        for place, row in enumerate(rows):
-            assert torch.equal(result.tokens[place], alone[row].step([number % 5]).tokens[0])
+    for number, batch_indices in enumerate([[0, 1, 2], [2], [2, 0], [0, 1], [1], [1, 2, 0], [0, 1, 2]]):
+        result = batch.step(np.full(len(batch_indices), number % 5), batch_indices=batch_indices)
+        for position, index in enumerate(batch_indices):
+            assert torch.equal(result.tokens[position], alone[index].step([number % 5]).tokens[0])
     batch.keep([2, 0])
     assert batch.batch_size == 2 and batch.seeds == (2, 0)
     result = batch.step(np.array([1, 2]))
@@ -346,14 +350,14 @@ def test_appended_sessions_step_as_they_do_alone() -> None:
         batch.append(Session(wild_world("window")))
 
 
-# -- dice -------------------------------------------------------------------------------------------------------------
+# -- random numbers ---------------------------------------------------------------------------------------------------
 def test_derived_seeds_never_change() -> None:
-    """Saved sessions and shared seeds rely on these very numbers."""
+    """Saved sessions and published seeds depend on these numbers."""
     assert derive_seed(0, "step", 0) == 7316601067076945981 and derive_seed(-3, "episode") == 2926550447205943039
 
 
 def test_every_step_has_its_own_random_numbers() -> None:
-    """Steps of a wild world that rolled the same would nearly all be the same."""
+    """With the same random numbers nearly all steps of an untrained world would be the same."""
     session = Session(wild_world(), 1, seed=1)
     for _ in range(40):
         session.step([1])
@@ -362,7 +366,7 @@ def test_every_step_has_its_own_random_numbers() -> None:
 
 
 def test_reset_without_a_seed_derives_the_next_seed() -> None:
-    session, other = (Session(wild_world(), ROWS, seed=1) for _ in range(2))
+    session, other = (Session(wild_world(), BATCH_SIZE, seed=1) for _ in range(2))
     other.step(np.array([1, 1]))
     session.reset(), other.reset()
     assert session.seeds == other.seeds != (1, 2)
