@@ -1,4 +1,4 @@
-"""A tiny real environment for tests: a square walks on a board of 4 × 4 fields and looks for the corner."""
+"""A tiny real environment for tests: a square moves on a board of 4 × 4 fields towards a corner."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOVES = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # noop, up, down, left, righ
 
 
 class Board(gymnasium.Env[np.ndarray, np.int64]):
-    """Reaching the bottom right corner gives 1 and ends the episode; a wall stops the square."""
+    """Reaching the bottom right corner gives 1 and ends the episode; moves off the board are clipped."""
 
     metadata: dict[str, Any] = {
         "render_modes": ["rgb_array"],

@@ -1,4 +1,4 @@
-"""What many tests share: a small real dataset of the board, and a debug world learned from it."""
+"""Fixtures that many tests share: a small dataset of the board, and a debug world trained on it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def debug_dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dataset]:
-    """600 random steps on the board, in episodes of at most 25."""
+    """900 random steps on the board, in episodes of at most 25."""
     gymnasium.register(BOARD, entry_point="board:Board")
     folder = tmp_path_factory.mktemp("data") / "board"
     yield collect(BOARD, 900, folder, policy="random", num_processes=1, max_episode_steps=25)
@@ -43,7 +43,7 @@ def debug_dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dataset]
 
 @pytest.fixture(scope="session")
 def debug_world(debug_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A world that has learned the board's rules."""
+    """A world trained on the board until it predicts its rules."""
     folder = tmp_path_factory.mktemp("worlds")
     recipe = folder / "board.toml"
     recipe.write_text(

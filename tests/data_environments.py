@@ -1,4 +1,4 @@
-"""Environments that tests record, by "data_environments:NAME", also in other processes."""
+"""Environments that tests record; other processes make them by "data_environments:ID"."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 
 class SlowBoard(Board):
-    """A board on which a recording lasts long enough to be killed."""
+    """A board with slow steps, so that a recording can be killed half-way."""
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
         time.sleep(0.002)
@@ -20,7 +20,7 @@ class SlowBoard(Board):
 
 
 class Odd(gymnasium.Env):
-    """Five steps of whatever a space holds; `nan_at` makes one observation of them not a number."""
+    """Episodes of five random observations of a space; the one of step `nan_at` has a NaN."""
 
     def __init__(self, space: str = "dict", nan_at: int = -1) -> None:
         picture, number = spaces.Box(0, 255, (4, 4, 3), np.uint8), spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -52,9 +52,9 @@ def always_down(env: gymnasium.Env, rng: np.random.Generator) -> Any:
     return lambda observation, info: 2
 
 
-for name, place in (
+for name, entry_point in (
     ("Board", "board:Board"),
     ("Slow", "data_environments:SlowBoard"),
     ("Odd", "data_environments:Odd"),
 ):
-    gymnasium.register(f"recorded/{name}-v0", entry_point=place)
+    gymnasium.register(f"recorded/{name}-v0", entry_point=entry_point)

@@ -1,4 +1,4 @@
-"""A world small enough to learn in a test: an action mostly lights its one of two lights; the second is rewarded."""
+"""A world small enough to train in a test: the action usually selects which of two lights is on; 1 is rewarded."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def play_lights(num_steps: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, 
     """Observations (num_steps + 1, ...), actions, rewards and endings (num_steps) of random play that never ends."""
     random = np.random.default_rng(seed)
     action = random.integers(2, size=num_steps)
-    obeyed = random.random(num_steps) < 0.9
-    light = np.concatenate([[0], np.where(obeyed, action, 1 - action)])
+    works = random.random(num_steps) < 0.9
+    light = np.concatenate([[0], np.where(works, action, 1 - action)])
     reward = light[1:].astype(np.float32)
     return lights_picture(light), action, reward, np.zeros(num_steps, bool)
 
 
 def lights_world(num_updates: int = 0, seed: int = 0) -> World:
-    """A world of lights, trained for some updates."""
+    """A world of the two lights, trained for `num_updates` updates."""
     observation, action, reward, terminated = play_lights(2_000, seed)
     torch.manual_seed(seed)
     tokenizers = {

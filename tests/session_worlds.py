@@ -1,4 +1,4 @@
-"""Small worlds of the board whose dreams are wild, one for each memory, the same in every process."""
+"""Untrained worlds of the board, one for each memory, the same in every process: their dreams are mostly random."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Played = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 class Echo:
-    """A memory with a state of floats that everything it was told went into. Counts what is written."""
+    """A memory whose float state depends on every encoding written to it. Counts the steps that are written."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -65,29 +65,29 @@ class EchoMemory:
         self.sums = torch.zeros(batch_size)
         self.pictures = torch.zeros(batch_size, 7, num_tokens, dtype=torch.long)
 
-    def write(self, tokens: Tensor, encodings: Tensor, rows: Sequence[int]) -> None:
-        EchoMemory.num_written += len(rows)
-        rows = list(rows)
-        self.sums[rows] = 0.99 * self.sums[rows] + encodings[..., ::3].sum(dim=(1, 2))
-        self.pictures[rows] = torch.cat([self.pictures[rows][:, 1:], tokens[:, None, self.span]], dim=1)
+    def write(self, tokens: Tensor, encodings: Tensor, batch_indices: Sequence[int]) -> None:
+        EchoMemory.num_written += len(batch_indices)
+        indices = list(batch_indices)
+        self.sums[indices] = 0.99 * self.sums[indices] + encodings[..., ::3].sum(dim=(1, 2))
+        self.pictures[indices] = torch.cat([self.pictures[indices][:, 1:], tokens[:, None, self.span]], dim=1)
 
-    def read(self, tokens: Tensor, hole_mask: Tensor, rows: Sequence[int]) -> MemoryReadout:
-        which = self.sums[list(rows)].mul(100).long() % 7
-        return MemoryReadout({self.name: self.pictures[list(rows), which]})
+    def read(self, tokens: Tensor, hole_mask: Tensor, batch_indices: Sequence[int]) -> MemoryReadout:
+        ages = self.sums[list(batch_indices)].mul(100).long() % 7
+        return MemoryReadout({self.name: self.pictures[list(batch_indices), ages]})
 
     def reset(self, env_mask: Tensor | None = None) -> None:
         env_mask = torch.ones(len(self.sums), dtype=torch.bool) if env_mask is None else env_mask
         self.sums[env_mask], self.pictures[env_mask] = 0, 0
 
-    def state_dict(self, row: int) -> dict[str, Tensor]:
-        return {"sum": self.sums[row].clone(), "pictures": self.pictures[row].clone()}
+    def state_dict(self, batch_index: int) -> dict[str, Tensor]:
+        return {"sum": self.sums[batch_index].clone(), "pictures": self.pictures[batch_index].clone()}
 
-    def load_state_dict(self, row: int, state: dict[str, Tensor]) -> None:
-        self.sums[row], self.pictures[row] = state["sum"], state["pictures"]
+    def load_state_dict(self, batch_index: int, state: dict[str, Tensor]) -> None:
+        self.sums[batch_index], self.pictures[batch_index] = state["sum"], state["pictures"]
 
 
 memories.MEMORIES["echo"] = Echo
-BEGIN_AT_ZERO = (
+ZERO_INITIALIZED = (
     "prev_step_proj",
     "goal_proj",
     "memory_proj.",
@@ -115,7 +115,7 @@ def play_board(num_steps: int, seed: int = 0) -> Played:
 
 
 def nights(pictures: np.ndarray, length: int = 20) -> np.ndarray:
-    """Pictures (T, ...) of which the second half of every `length` is dark, no two quite alike."""
+    """Pictures (T, ...) of which the second half of every `length` is dark, no two equally."""
     dark = np.arange(len(pictures)) % length >= length / 2
     light = np.where(dark, np.random.default_rng(0).uniform(0.3, 0.5, len(pictures)), 1)
     return np.round(pictures * light.reshape(-1, *[1] * (pictures.ndim - 1))).astype(np.uint8)
@@ -123,7 +123,7 @@ def nights(pictures: np.ndarray, length: int = 20) -> np.ndarray:
 
 @cache
 def wild_world(memory: str = "window", seed: int = 0) -> World:
-    """A world of the board that was not trained: its rng decide nearly everything."""
+    """An untrained world of the board, so that random numbers determine nearly every token."""
     observation, action, reward, terminated = play_board(400)
     light = {"image": "lit_patch", "num_lights": 3} if memory == "clock" else {}
     if memory == "clock":
@@ -138,11 +138,11 @@ def wild_world(memory: str = "window", seed: int = 0) -> World:
     config = WorldConfig(replace(model_size("debug"), memory=memory), metadata={"name": "wild"})
     model = MaskedTransformer(layout_for(tokenizers), config.model, memory_class(memory)).eval()
     for name, weight in model.named_parameters():
-        if name.startswith(BEGIN_AT_ZERO):
+        if name.startswith(ZERO_INITIALIZED):
             torch.nn.init.normal_(weight, std=0.2)
     world = World(tokenizers, config, torch.zeros(0, 1, model.layout.num_tokens), model)
     tokens = world.encode_episode(observation, action, reward, terminated)
     world.starts = torch.stack([tokens[first : first + 3] for first in range(0, 40, 5)])
-    kind: type[MemorySpec] = memory_class(memory)
-    world.memory = kind.fit(world.layout, [tokens])
+    memory_spec: type[MemorySpec] = memory_class(memory)
+    world.memory = memory_spec.fit(world.layout, [tokens])
     return world

@@ -1,4 +1,4 @@
-"""The bench measures what it says, on a world that learns in a test."""
+"""The benchmarks: rates, FLOPs, memory, fairness between players, and refused worlds."""
 
 from __future__ import annotations
 
@@ -77,19 +77,19 @@ def test_measure_players_reports_rates_and_fairness() -> None:
 
 
 def test_players_without_pauses_differ_by_at_most_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However slow the machine is: who plays without a pause has a place in every batch."""
+    """At any speed of the machine, every player that sends actions without a pause is in every batch."""
     world = lights_world()
-    monkeypatch.setattr(world, "decode_terminated", lambda tokens: np.zeros(len(tokens), bool))  # begins take time
+    monkeypatch.setattr(world, "decode_terminated", lambda tokens: np.zeros(len(tokens), bool))  # resets take time
     taken: Counter[int] = Counter()
     step = LiveSession.step
 
-    async def noted(live: LiveSession, action: int) -> StepOutput:
+    async def counted(live: LiveSession, action: int) -> StepOutput:
         output = await step(live, action)
         taken[id(live)] += 1
         assert max(taken.values()) - min(taken.values()) <= 1
         return output
 
-    monkeypatch.setattr(LiveSession, "step", noted)
+    monkeypatch.setattr(LiveSession, "step", counted)
     waits = asyncio.run(_play(world, 5, 0.3, seed=0))
     numbers = [len(each) for each in waits]
     assert len(taken) == 5 and min(numbers) >= max(1, max(numbers) - 1)

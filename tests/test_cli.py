@@ -1,4 +1,4 @@
-"""The command line: help that is current and quick, and mistakes answered in one line."""
+"""The command line: help that is current and fast, and errors in one line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def load_make_help():
 def test_help_page_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     assert (DOCS / "help.md").read_text(encoding="utf-8") == load_make_help().help_page(), (
-        "docs/help.md is old; write it anew with: python docs/make_help.py"
+        "docs/help.md is out of date; regenerate it with: python docs/make_help.py"
     )
 
 
@@ -171,7 +171,7 @@ def test_make_fails_when_recording_took_all_the_time(
 def test_collect_train_eval_and_bench(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The verbs one after the other, on the tutorial's environment, from the folder that holds it."""
+    """Commands in sequence, on the tutorial's environment, from its folder."""
     monkeypatch.chdir(DOCS / "examples")
     data, world, report = str(tmp_path / "data"), str(tmp_path / "world"), str(tmp_path / "report")
     collected = ["--steps", "800", "--max-episode-steps", "80", "--num-processes", "1"]

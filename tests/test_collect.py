@@ -1,4 +1,4 @@
-"""Recording: reproducible in any number of processes, and nothing is lost by a kill."""
+"""Recording: reproducible in any number of processes, and resumed without loss after a kill."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def content(dataset: Dataset) -> list[list[np.ndarray]]:
 
 def assert_same(one: Dataset, other: Dataset) -> None:
     assert len(one) == len(other) and one.num_steps == other.num_steps
-    for ours, theirs in zip(content(one), content(other), strict=True):
-        for array, expected in zip(ours, theirs, strict=True):
+    for arrays_of_one, arrays_of_other in zip(content(one), content(other), strict=True):
+        for array, expected in zip(arrays_of_one, arrays_of_other, strict=True):
             assert array.dtype == expected.dtype
             np.testing.assert_array_equal(array, expected)
 
@@ -68,17 +68,17 @@ def test_killed_recording_resumes_without_loss(tmp_path: Path, monkeypatch: pyte
     assert process.poll() is None, "the recording ended before it could be killed"
     process.send_signal(signal.SIGKILL)
     process.wait()
-    time.sleep(0.5)  # its helpers notice that they are orphans
+    time.sleep(0.5)  # its workers exit when their parent is gone
     with pytest.raises(MagratheaError, match="other settings"):
         collect(SLOW, 400, tmp_path / "killed", num_processes=1, max_episode_steps=11, seed=7)
-    begun = {int(each.stem.split("_")[1]) for each in work.glob("episode_*") if "partial" not in each.name}
-    assert len(begun) >= 12
+    recorded = {int(each.stem.split("_")[1]) for each in work.glob("episode_*") if "partial" not in each.name}
+    assert len(recorded) >= 12
     played: list[int] = []
     module = importlib.import_module("magrathea.data.collect")
     play_one = module._play_one
     monkeypatch.setattr(module, "_play_one", lambda *given: (played.append(given[-1]), play_one(*given))[1])
     resumed = collect(SLOW, 400, tmp_path / "killed", num_processes=1, max_episode_steps=10, seed=7)
-    assert played and not begun & set(played)
+    assert played and not recorded & set(played)
     monkeypatch.undo()
     whole = collect(SLOW, 400, tmp_path / "whole", num_processes=1, max_episode_steps=10, seed=7)
     assert_same(resumed, whole)

@@ -1,4 +1,4 @@
-"""The comparison of memories: results are kept and averaged over seeds."""
+"""The comparison of memories: results are stored, resumed and averaged over seeds."""
 
 from __future__ import annotations
 

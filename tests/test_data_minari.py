@@ -1,4 +1,4 @@
-"""Datasets that Minari itself wrote are read like ours."""
+"""Datasets that Minari wrote are read like recorded ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def buffer(seed: int, num_steps: int) -> EpisodeBuffer:
     )
 
 
-@pytest.mark.filterwarnings("ignore:.*is set to None")  # Minari's advice on what to say of a dataset
+@pytest.mark.filterwarnings("ignore:.*is set to None")  # Minari warns about missing metadata
 def test_reads_a_dataset_written_by_minari(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     theirs = minari.create_dataset_from_buffers(

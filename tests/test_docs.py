@@ -1,4 +1,4 @@
-"""What the documents show is true: their code runs, their links lead somewhere, their commands parse."""
+"""The documentation: its code runs, its linked and named files exist, its commands parse."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_commands_parse(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _recording(function: Any, called: list[str]) -> Any:
-    """A command with the same options that only says that it was called."""
+    """A command with the same options that only records that it was called."""
     name = next(name for name, known in cli.COMMANDS.items() if known is function)
 
     def record(*arguments: Any, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Dreams as Gymnasium environments: they conform, they start where they are told to, and agents learn in them."""
+"""Dreams as Gymnasium environments: conformance, start options, autoreset, and an agent that learns in one."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def test_starts_from_a_stored_start(untrained: World) -> None:
 def test_starts_from_recorded_steps(untrained: World) -> None:
     observation, action, reward, _ = play_lights(6, seed=1)
     env = DreamEnv(untrained)
-    seen, _ = env.reset(seed=0, options={"observation": observation, "action": action})
-    assert np.array_equal(seen, observation[-1])
+    last, _ = env.reset(seed=0, options={"observation": observation, "action": action})
+    assert np.array_equal(last, observation[-1])
     recorded = untrained.encode_episode(observation, action)
     assert env.session.history.equal(recorded[None])
     env.reset(options={"observation": list(observation), "action": list(action), "reward": reward})
@@ -148,7 +148,7 @@ def test_same_step_autoreset_gives_the_final_observation(untrained: World) -> No
         ended = terminated | truncated
         if ended.any():
             assert np.array_equal(infos["_final_obs"], ended)
-            assert all(infos["final_obs"][row] in IMAGE for row in np.flatnonzero(ended))
+            assert all(infos["final_obs"][index] in IMAGE for index in np.flatnonzero(ended))
         assert observations in vector.observation_space
         assert np.array_equal(vector.session.num_steps == 0, ended)
 
@@ -187,8 +187,8 @@ def test_composite_spaces() -> None:
     assert observations in vector.observation_space
     recorded = [world.observation_space.sample() for _ in range(3)]
     actions = [world.action_space.sample() for _ in range(2)]
-    seen, _ = env.reset(options={"observation": recorded, "action": actions})
-    assert seen["direction"] == recorded[-1]["direction"] and env.render().shape == IMAGE.shape
+    last, _ = env.reset(options={"observation": recorded, "action": actions})
+    assert last["direction"] == recorded[-1]["direction"] and env.render().shape == IMAGE.shape
     stacked = {key: np.stack([step[key] for step in recorded]) for key in recorded[0]}
     pairs = tuple(np.array(part) for part in zip(*actions, strict=True))
     env.reset(seed=1, options={"observation": stacked, "action": pairs})

@@ -1,4 +1,4 @@
-"""Self-forcing: which steps of the context the model samples itself, and that nothing else changes."""
+"""Self-forcing: which steps of the context the model samples, and that nothing else changes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def batch(cache: TokenCache) -> Batch:
 
 @pytest.fixture(scope="module")
 def untrained(debug_world: World) -> MaskedTransformer:
-    """A model whose every fill is wrong somewhere, and that looks at the past."""
+    """A model with random weights, whose samples are all wrong somewhere and depend on the past."""
     torch.manual_seed(0)
     model = MaskedTransformer(debug_world.layout, debug_world.config.model, memory_class("window"))
     for weights in model.parameters():
@@ -53,23 +53,27 @@ def test_only_observations_of_the_chosen_steps_are_sampled(untrained: MaskedTran
     changed = result.past_tokens != batch.past_tokens
     assert not changed[:, 0].any() and not changed[:, 1:][~chosen].any()
     assert not changed[..., ~masks.forward_dynamics(layout)].any() and not changed[..., masks.judge(layout)].any()
-    there = (batch.tokens != layout.absent_tokens).all(-1)
-    assert changed[:, 1:].any(-1)[chosen & there].float().mean() > 0.9
-    assert not changed[:, 1:][chosen & ~there].any() and (chosen & ~there).any()
+    present = (batch.tokens != layout.absent_tokens).all(-1)
+    assert changed[:, 1:].any(-1)[chosen & present].float().mean() > 0.9
+    assert not changed[:, 1:][chosen & ~present].any() and (chosen & ~present).any()
     assert torch.equal(result.tokens, batch.tokens) and torch.equal(result.hole_mask, batch.hole_mask)
 
 
 def test_a_trained_model_samples_the_recorded_steps(debug_world: World, batch: Batch) -> None:
-    dreamt = sample_context(debug_world.model, batch, num_rounds=3).past_tokens
-    assert (dreamt == batch.past_tokens).float().mean() > 0.99
+    sampled = sample_context(debug_world.model, batch, num_rounds=3).past_tokens
+    assert (sampled == batch.past_tokens).float().mean() > 0.99
 
 
 def test_later_rounds_are_conditioned_on_earlier_samples(untrained: MaskedTransformer, batch: Batch) -> None:
     once, twice = (sample_context(untrained, batch, rounds).past_tokens for rounds in (1, 2))
     assert batch.sample_seeds is not None
-    begins = (batch.sample_seeds > 0).int().argmax(1)  # the first sampled step has a recorded context in every round
-    rows = torch.arange(len(begins))
-    assert torch.equal(once[rows, 1 + begins], twice[rows, 1 + begins]) and not torch.equal(once, twice)
+    first_sampled = (
+        (batch.sample_seeds > 0).int().argmax(1)
+    )  # the first sampled step has a recorded context in every round
+    segments = torch.arange(len(first_sampled))
+    assert torch.equal(once[segments, 1 + first_sampled], twice[segments, 1 + first_sampled]) and not torch.equal(
+        once, twice
+    )
 
 
 def test_samples_do_not_depend_on_other_segments(untrained: MaskedTransformer, batch: Batch) -> None:
@@ -81,11 +85,11 @@ def test_samples_do_not_depend_on_other_segments(untrained: MaskedTransformer, b
 
 
 def test_no_gradient_flows_through_the_sampled_context(untrained: MaskedTransformer, batch: Batch) -> None:
-    """The gradient is that of a past of plain tokens."""
-    dreamt = sample_context(untrained, batch)
+    """The gradient equals that of a context of constant tokens."""
+    sampled = sample_context(untrained, batch)
     assert not any(weights.grad is not None for weights in untrained.parameters())
     gradients = []
-    for each in (dreamt, replace(dreamt, past_tokens=dreamt.past_tokens.clone(), sample_seeds=None)):
+    for each in (sampled, replace(sampled, past_tokens=sampled.past_tokens.clone(), sample_seeds=None)):
         untrained.zero_grad()
         update_loss(untrained, [each]).backward()
         gradients.append([None if weights.grad is None else weights.grad.clone() for weights in untrained.parameters()])

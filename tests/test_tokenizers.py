@@ -1,4 +1,4 @@
-"""What every tokenizer must do, over every kind of space: round trips, determinism, files, and errors that say why."""
+"""Requirements on every tokenizer, over every kind of space: round trips, determinism, files, error messages."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def assert_same(found: Any, expected: Any) -> None:
 
 # -- all of them ------------------------------------------------------------------------------------------------------
 def test_round_trip(kind: str) -> None:
-    """Few values, all in the data that was fitted: they come back as they were, with the space's shape and dtype."""
+    """Values that were fitted are decoded exactly, with the space's shape and dtype."""
     space = SPACES[kind]
     values, tokenizer = draw(space), fitted(space)
     tokens = tokenizer.encode(values)
@@ -110,7 +110,7 @@ def test_fitting_and_encoding_are_deterministic(kind: str) -> None:
     values, fresh = draw(space), draw(space, seed=1)
     first, second = fitted(space), fitted(space)
     assert np.array_equal(first.encode(fresh), second.encode(fresh))
-    assert_same(draw(space), values)  # what was given was not changed
+    assert_same(draw(space), values)  # the input was not modified
 
 
 def test_one_value_without_leading_dimensions(kind: str) -> None:
@@ -122,7 +122,7 @@ def test_one_value_without_leading_dimensions(kind: str) -> None:
 
 
 def test_config_and_tensors_round_trip(kind: str, tmp_path: Path) -> None:
-    """Through JSON and safetensors, space and all: the same tokens and the same values."""
+    """Through JSON and safetensors, with the space: the same tokens and the same values."""
     space = SPACES[kind]
     tokenizer, values = fitted(space), draw(space, seed=2)
     save_file(tokenizer.tensors(), tmp_path / "tokenizer.safetensors")
@@ -234,11 +234,11 @@ def test_keys_of_composites() -> None:
 
 
 def test_keys_of_a_dict_are_sorted() -> None:
-    """Spaces read from a file may hold their keys in another order; the tokens do not move for that."""
+    """Spaces read from a file may have their keys in another order; the order of tokens is the same."""
     parts = {"a": spaces.Discrete(2), "b": spaces.Discrete(3)}
-    forth, back = spaces.Dict(list(parts.items())), spaces.Dict(list(reversed(parts.items())))
+    forward, backward = spaces.Dict(list(parts.items())), spaces.Dict(list(reversed(parts.items())))
     values = {"b": np.array([2]), "a": np.array([1])}
-    assert tokenizer_for(forth).encode(values).tolist() == tokenizer_for(back).encode(values).tolist() == [[1, 2]]
+    assert tokenizer_for(forward).encode(values).tolist() == tokenizer_for(backward).encode(values).tolist() == [[1, 2]]
 
 
 def test_values_that_do_not_fit_a_composite_are_refused() -> None:
@@ -262,7 +262,7 @@ def test_bounded_box_needs_no_fit() -> None:
 
 
 def test_bins_are_fitted_to_the_data() -> None:
-    """More values than bins: the bins err less than even ones do where the data are heavy-tailed."""
+    """For more values than bins, of a heavy-tailed distribution, the error is less than that of even bins."""
     space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
     values = np.random.default_rng(0).standard_normal((4000, 2)) ** 5 * [1.0, 1000.0]
     tokenizer = BoxTokenizer(space, num_bins=64).fit(values)

@@ -1,4 +1,4 @@
-"""The learned tokenizer of images: its codes, what a short fit gives, masks in training, files, and errors."""
+"""The autoencoder tokenizer: codes, reconstruction after a short fit, masking in training, files, and errors."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ SMALL: dict[str, Any] = {"width": 32, "num_layers": 1, "batch_size": 16, "learni
 
 
 def moving_shapes(num: int, seed: int) -> np.ndarray:
-    """Frames (num, 32, 32, 3): a disc and a square anywhere before a coloured slope."""
-    dice = np.random.default_rng(seed)
+    """Frames (num, 32, 32, 3): a disc and a square at random positions on a colour gradient."""
+    rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:SIZE, :SIZE]
     frames = np.repeat(np.stack([2 * columns, 2 * rows, rows + columns], -1)[None] + 20, num, axis=0)
-    for frame, (row, column, other_row, other_column) in zip(frames, dice.uniform(6, SIZE - 6, (num, 4)), strict=True):
+    for frame, (row, column, other_row, other_column) in zip(frames, rng.uniform(6, SIZE - 6, (num, 4)), strict=True):
         frame[(rows - row) ** 2 + (columns - column) ** 2 < 25] = (230, 60, 40)
         frame[(abs(rows - other_row) < 4) & (abs(columns - other_column) < 4)] = (40, 200, 240)
     return frames.astype(np.uint8)
@@ -72,7 +72,7 @@ def test_short_fit_reconstructs_better_than_the_mean_image(tokenizer: MaskedAuto
 
 
 def test_masked_patches_are_reconstructed_from_the_others() -> None:
-    """Frames of one colour each, half of it hidden: far less wrong than by a tokenizer whose training hid none."""
+    """Frames of one colour, half masked: the error is less than half of that of a tokenizer trained without masks."""
     colours = np.random.default_rng(0).integers(0, 256, (300, 1, 1, 3), np.uint8)
     frames = np.broadcast_to(colours, (300, SIZE, SIZE, 3))
     masked, unmasked = (
@@ -80,29 +80,30 @@ def test_masked_patches_are_reconstructed_from_the_others() -> None:
         for ratio in (0.6, 0.0)
     )
     patches = masked._patches(frames[240:])
-    mask = torch.rand(patches.shape[:2], generator=torch.Generator().manual_seed(0)) < 0.5
+    hidden_mask = torch.rand(patches.shape[:2], generator=torch.Generator().manual_seed(0)) < 0.5
     with torch.inference_mode():
         error, unmasked_error = (
-            (one.model(patches, mask) - patches).square()[mask].mean().item() for one in (masked, unmasked)
+            (one.model(patches, hidden_mask) - patches).square()[hidden_mask].mean().item()
+            for one in (masked, unmasked)
         )
     assert error < 0.5 * unmasked_error, (error, unmasked_error)
 
 
 def test_weights_are_initialized_from_principal_components() -> None:
-    """Before it has learned anything it draws the patches blurred, better than their mean, and always alike."""
+    """After one update it reconstructs better than the mean patch, and the same each time."""
     frames = moving_shapes(40, seed=0)
-    begun, again = (MaskedAutoencoderTokenizer(SPACE, **SMALL, steps=1).fit(frames) for _ in range(2))
-    patches = begun._patches(frames)
+    first, second = (MaskedAutoencoderTokenizer(SPACE, **SMALL, steps=1).fit(frames) for _ in range(2))
+    patches = first._patches(frames)
     of_mean = 10 * np.log10(4 / (patches - patches.mean((0, 1))).square().mean().item())
-    assert reconstruction_report(begun, frames)["psnr"] > of_mean + 2
-    assert torch.equal(begun.tensors()["to_patch.weight"], again.tensors()["to_patch.weight"])
+    assert reconstruction_report(first, frames)["psnr"] > of_mean + 2
+    assert torch.equal(first.tensors()["to_patch.weight"], second.tensors()["to_patch.weight"])
     grey = MaskedAutoencoderTokenizer(SPACE, **SMALL, steps=1).fit(np.full_like(frames[:1], 90))
     assert reconstruction_report(grey, np.full_like(frames[:1], 90))["psnr"] > 40
 
 
 @pytest.mark.parametrize(("ratio", "used"), [(0.6, True), (0.0, False)])
 def test_training_masks_patches(ratio: float, used: bool) -> None:
-    """The token of hidden patches begins at nothing and only learns where patches are hidden."""
+    """The mask token is initialized to 0 and only changes where patches are masked."""
     small = MaskedAutoencoderTokenizer(SPACE, **SMALL, max_mask_ratio=ratio, steps=3).fit(moving_shapes(8, seed=0))
     assert bool(small.model.mask_token.any()) is used
 
@@ -115,13 +116,13 @@ def test_same_seed_gives_the_same_tokenizer() -> None:
     first, second, other = (
         MaskedAutoencoderTokenizer(SPACE, **SMALL, steps=2).fit(frames, seed=seed).tensors() for seed in (0, 0, 1)
     )
-    assert torch.equal(torch.rand(1), expected_draw)  # the caller's random numbers are left alone
+    assert torch.equal(torch.rand(1), expected_draw)  # the global generator is not used
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["embed.weight"], other["embed.weight"])
 
 
 def test_fit_takes_its_length_from_the_call_or_the_constructor() -> None:
-    """From the constructor, or from the call, which comes first."""
+    """The arguments of `fit` take precedence over those of the constructor."""
     frames = moving_shapes(4, seed=0)
     one = MaskedAutoencoderTokenizer(SPACE, **SMALL, steps=1).fit(frames)
     two = MaskedAutoencoderTokenizer(SPACE, **SMALL, minutes=9.0).fit(frames, steps=1)
@@ -144,7 +145,7 @@ def test_tokens_are_deterministic_and_batched(tokenizer: MaskedAutoencoderTokeni
 
 @pytest.mark.parametrize(("shape", "patch", "grid"), [((63, 63, 3), 8, (8, 8)), ((20, 30), (8, 10), (3, 3))])
 def test_images_of_any_size(shape: tuple[int, ...], patch: Any, grid: tuple[int, int]) -> None:
-    """Images that patches do not tile are continued, and cut again."""
+    """Images whose size no multiple of the patch is are padded, and cropped again."""
     space = spaces.Box(0, 255, shape, np.uint8)
     tokenizer = MaskedAutoencoderTokenizer(space, **SMALL, patch=patch, steps=1)
     frames = np.random.default_rng(0).integers(0, 256, (3, *shape), np.uint8)

@@ -1,4 +1,4 @@
-"""Training: it learns, resumes exactly, gives the same on two processes as on one, and refuses bad settings."""
+"""Training: accuracy, exact resumption, equal results of one and two processes, and refused settings."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_interrupted_training_resumes_exactly(work: Path) -> None:
 
 
 def test_two_processes_train_as_one(debug_dataset: Dataset, tmp_path: Path) -> None:
-    """Under torchrun, from the command line, with a memory of every kind."""
+    """Under torchrun, from the command line, with a composite memory."""
     recipe = tmp_path / "two.toml"
     recipe.write_text(
         'size = "debug"\nsteps = 4\n[tokenizer]\npatch = [4, 4]\n[model]\nmemory = "places+recurrent:8+retrieval"\n'
@@ -95,7 +95,7 @@ def _progress(out: Path) -> dict[str, float]:
 
 
 def test_trained_world_predicts_the_next_step(debug_world: World, debug_dataset: Dataset) -> None:
-    right = total = 0
+    num_correct = num_total = 0
     for index in debug_dataset.split(0.1)[1]:
         episode = debug_dataset.episode(index)
         tokens = debug_world.encode_episode(episode.observation, episode.action, episode.reward, episode.terminated)
@@ -103,8 +103,8 @@ def test_trained_world_predicts_the_next_step(debug_world: World, debug_dataset:
         logits = debug_world.predict_segment(segments, masks.forward_dynamics(debug_world.layout), first=3)
         for name in ("observation", "reward", "terminated"):
             hits = logits[name][:, 0].argmax(-1) == segments[:, -1, debug_world.layout.span(name)]
-            right, total = right + int(hits.sum()), total + hits.numel()
-    assert right / total > 0.99
+            num_correct, num_total = num_correct + int(hits.sum()), num_total + hits.numel()
+    assert num_correct / num_total > 0.99
 
 
 def test_segments_do_not_cross_episodes(work: Path, debug_world: World) -> None:
@@ -122,24 +122,24 @@ def test_prompts_hold_only_the_goal_or_the_return(work: Path, debug_world: World
     config = BatchConfig(num_prompted=60, num_steps=8, corrupt_prob=0)
     batch = draw_prompted_batch(cache, config, torch.Generator().manual_seed(0))
     assert batch.prompt is not None and batch.tokens.shape[1] == 7 and batch.first == 1
-    observation, asked = layout.span("observation"), batch.hole_mask.any(-1)
-    assert torch.equal(batch.hole_mask, asked[..., None].expand_as(batch.hole_mask))  # nothing or all of a step
-    within = 0
-    for row, prompt in enumerate(batch.prompt):
+    observation, to_act = layout.span("observation"), batch.hole_mask.any(-1)
+    assert torch.equal(batch.hole_mask, to_act[..., None].expand_as(batch.hole_mask))  # none or all tokens of a step
+    num_within = 0
+    for index, prompt in enumerate(batch.prompt):
         shown = {slot.name for slot in layout.slots if (prompt[layout.span(slot.name)] < slot.vocab_size).any()}
         assert shown == {"observation"} or shown == {"reward"}
-        num_asked = int(asked[row].sum())
-        assert asked[row, :num_asked].all() and num_asked
-        if num_asked < 7:  # the goal was seen in the segment: what comes after it leads elsewhere
+        num_to_act = int(to_act[index].sum())
+        assert to_act[index, :num_to_act].all() and num_to_act
+        if num_to_act < 7:  # the goal is in the segment: later actions do not lead to it
             assert shown == {"observation"}
-            assert torch.equal(batch.tokens[row, num_asked - 1, observation], prompt[observation])
-            within += 1
-    assert within
+            assert torch.equal(batch.tokens[index, num_to_act - 1, observation], prompt[observation])
+            num_within += 1
+    assert num_within
     assert RETURN_STEPS == 64
 
 
 def test_only_trainable_parameters_change(debug_world: World, debug_dataset: Dataset, tmp_path: Path) -> None:
-    """As when acting toward a goal is learned by a world whose other parts stay as they are."""
+    """A trained world can learn to act toward goals while its other parameters are frozen."""
     begin, recipe = debug_world.save_pretrained(tmp_path / "begin"), tmp_path / "goals.toml"
     batch = "[batch]\nnum_segments = 0\nnum_steps = 5\nnum_prompted = 4\n"
     recipe.write_text(f'size = "debug"\nsteps = 3\ntrainable = ["goal_proj"]\n{batch}')
@@ -177,7 +177,7 @@ def test_resample_slots_replaces_only_predicted_single_tokens() -> None:
     changed = shown != past
     assert not changed[..., :-1].any() and 0.2 < changed[..., -1].any(-1).float().mean() < 0.5
     light = shown[..., -1]
-    assert (light == light[:, :1]).all()  # one value for all of a past
+    assert (light == light[:, :1]).all()  # one value for all steps of a context
     none = resample_slots(past, cache, BatchConfig(slot_resample_prob=0), torch.Generator().manual_seed(0))
     assert torch.equal(none, past)
 

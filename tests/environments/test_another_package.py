@@ -1,4 +1,4 @@
-"""The package of docs/environments.md, written to a folder as an installer would: recorded and trained by its names."""
+"""The example package of docs/environments.md, installed in a folder: its environment is recorded and trained on."""
 
 from __future__ import annotations
 

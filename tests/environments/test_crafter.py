@@ -1,4 +1,4 @@
-"""Crafter: the environment's pictures, episodes and ends."""
+"""Crafter: pictures, privileged state, and ends of episodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The illuminated patch tokenizer: a tile has the same code at noon and at dusk."""
+"""The illuminated patch tokenizer: a tile has the same code in any illumination."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from magrathea.world import layout_for
 
 SIDE, ROWS, COLUMNS, NUM_TILES = 5, 6, 7, 9
 SPACE = spaces.Box(0, 255, (ROWS * SIDE, COLUMNS * SIDE, 3), np.uint8)
-EDGE = 1  # columns at the left that are lost in the dark
+EDGE = 1  # columns at the left that show only noise in dark pictures
 
 
 def illuminated_pictures(num: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -83,7 +83,7 @@ def test_config_and_tensors_round_trip(tokenizer: IlluminatedPatchTokenizer, tmp
     loaded = tokenizer_from(tokenizer.to_config(), load_file(tmp_path / "lit.safetensors"), SPACE)
     tokens = tokenizer.encode(pictures)
     assert np.array_equal(loaded.encode(pictures), tokens)
-    assert np.array_equal(loaded.encode(pictures[7]), tokens[7])  # whatever stands beside it
+    assert np.array_equal(loaded.encode(pictures[7]), tokens[7])  # independent of the other pictures
     assert np.array_equal(loaded.decode(tokens), tokenizer.decode(tokens))
 
 
@@ -104,7 +104,7 @@ def test_layout_has_a_slot_for_the_illumination(tokenizer: IlluminatedPatchToken
 
 def test_invalid_input_is_refused(tokenizer: IlluminatedPatchTokenizer) -> None:
     tokens = tokenizer.encode(illuminated_pictures(1, 0)[0])
-    tokens[0, 0] = NUM_TILES + 1  # the last light's number, and no code's
+    tokens[0, 0] = NUM_TILES + 1  # a token of an illumination, not of a patch
     with pytest.raises(MagratheaError, match="got code 10"):
         tokenizer.decode(tokens)
     with pytest.raises(MagratheaError, match="num_lights"):

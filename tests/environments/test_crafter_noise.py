@@ -1,4 +1,4 @@
-"""A codebook for a world with noise and drifting light: codes follow neither, and rare pictures stay exact."""
+"""The noisy patch tokenizer: codes do not depend on noise, and pictures without noise stay exact."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SPACE = spaces.Box(0, 255, (28, 28, 3), np.uint8)
 
 
 def night(frames: np.ndarray, seed: int) -> np.ndarray:
-    """frames (M, H, W, 3) darkened, with grey noise drawn anew, as Crafter draws its nights."""
+    """frames (M, H, W, 3) darkened, with random grey noise, as Crafter draws its nights."""
     noise = np.random.default_rng(seed).uniform(32, 127, (*frames.shape[:3], 1))
     return (0.25 * frames + 0.25 * noise).astype(np.uint8)
 

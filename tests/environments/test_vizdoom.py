@@ -1,4 +1,4 @@
-"""ViZDoom: the rooms, the package's own levels, and their processes."""
+"""ViZDoom: pictures, pose and furniture of the rooms, the package's own levels, and the games' processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def test_vizdoom_recording_is_reproducible(tmp_path: Path, monkeypatch: pytest.M
     names, keys = data.metadata["action_names"], data.metadata["key_map"]
     assert sorted(names) == ["attack", "move_left", "move_right", "noop"]
     assert keys["ArrowLeft"] == names.index("move_left") and keys[" "] == names.index("attack")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "out"], "the game wrote into our folder"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "out"], (
+        "the game wrote into the working folder"
+    )
 
 
 def test_vizdoom_info_has_the_pose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,16 +40,18 @@ def test_vizdoom_info_has_the_pose(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     arguments: dict[str, Any] = {"policy": "explorer", "num_processes": 1}
     data = collect("magrathea/ViZDoom-v0", 300, "out", max_episode_steps=150, **arguments)
     again = collect("magrathea/ViZDoom-v0", 100, "again", max_episode_steps=100, **arguments)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "out"], "the game wrote into our folder"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "out"], (
+        "the game wrote into the working folder"
+    )
     episode = data.episode(0)
     assert episode.observation.shape == (151, 64, 64, 3) and episode.observation.std() > 5
     np.testing.assert_array_equal(episode.observation[:101], again.episode(0).observation)
     pose = episode.infos["pose"]
-    assert pose.shape == (151, 3) and np.ptp(pose[:, 0]) + np.ptp(pose[:, 1]) > 200, "the explorer travels"
+    assert pose.shape == (151, 3) and np.ptp(pose[:, 0]) + np.ptp(pose[:, 1]) > 200, "the explorer hardly moved"
     turns = {"noop": 0, "forward": 0, "turn left": 15, "turn right": -15, "forward left": 15, "forward right": -15}
     expected = np.array([turns[name] for name in data.metadata["action_names"]])[episode.action]
     assert np.abs((np.diff(pose[:, 2]) - expected + 180) % 360 - 180).max() < 0.1
-    assert np.abs((pose[:, 2] + 7.5) % 15 - 7.5).max() < 2, "headings come again"
+    assert np.abs((pose[:, 2] + 7.5) % 15 - 7.5).max() < 2, "headings are not multiples of 15 degrees"
     assert data.metadata["fps"] == 8.75 and data.metadata["key_map"]["ArrowUp"] == 1
 
 
@@ -62,7 +66,7 @@ def test_vizdoom_furniture_depends_on_the_seed() -> None:
 
 
 def _look_around(env: Any, seed: int) -> np.ndarray:
-    """All headings from the middle of the same room."""
+    """Pictures of all headings from the middle of the same room."""
     env.reset(seed=seed)
     env.unwrapped._stand(464, 48, 0)
     return np.stack([env.step(2)[0] for _ in range(24)])
