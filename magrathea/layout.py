@@ -45,7 +45,7 @@ class Slot:
 
     @property
     def is_grid(self) -> bool:
-        """Whether its tokens are a picture's, in which things may move from one place to another."""
+        """Whether its tokens are a picture's: a grid of 3x3 or more."""
         return min(self.grid) >= 3
 
     @property
@@ -62,7 +62,7 @@ class Slot:
 
     @property
     def absent(self) -> int:
-        """The token that says that this slot has no value, as the action of a reset has none."""
+        """The token of a slot without a value, such as the action of a reset."""
         return self.vocab_size
 
 
@@ -87,7 +87,7 @@ class Layout:
 
     @cached_property
     def spans(self) -> dict[str, slice]:
-        """Where each slot's tokens stand among the N tokens of a step."""
+        """The slice of each slot's tokens among the N tokens of a step."""
         spans, start = {}, 0
         for slot in self.slots:
             spans[slot.name] = slice(start, start + slot.num_tokens)
@@ -95,13 +95,13 @@ class Layout:
         return spans
 
     def span(self, name: str) -> slice:
-        """The place of one slot's tokens; raises MagratheaError for a name that the layout does not have."""
+        """The slice of one slot's tokens; raises MagratheaError for a name that the layout does not have."""
         if name not in self.spans:
             raise MagratheaError(f"Layout has no slot '{name}'; it has {', '.join(self.spans)}.")
         return self.spans[name]
 
     def role_span(self, role: Role) -> slice:
-        """Where the tokens of a role stand, which are side by side."""
+        """The slice of a role's tokens, which are contiguous."""
         spans = [self.spans[slot.name] for slot in self.of_role(role)]
         return slice(spans[0].start, spans[-1].stop)
 

@@ -1,4 +1,4 @@
-"""Every use of a world is a pattern of holes.
+"""Hole masks: each use of a world is a pattern of tokens to fill.
 
 Each function takes a layout and returns a hole mask: a boolean tensor whose last dimension is the N tokens of a step,
 True where a token is a hole to be filled. Past steps are always known. Functions of a random pattern also take the
@@ -34,36 +34,36 @@ def _keep_some(
 
 
 def forward_dynamics(layout: Layout) -> Bool[Tensor, " N"]:
-    """Imagine the next step: the action is known; what comes back is not."""
+    """Predict the next step: the action is known; observation, reward and ending are holes."""
     return _holes(layout, "observation", "reward", "terminated")
 
 
 def forward_in_progress(
     layout: Layout, shape: tuple[int, ...], generator: Generator, ratio: float | None = None
 ) -> Bool[Tensor, "*steps N"]:
-    """Forward dynamics half-way through its filling: some of the holes are filled already."""
+    """Forward dynamics between two passes: some of the holes are already filled."""
     return _keep_some(forward_dynamics(layout), shape, generator, ratio)
 
 
 def inverse_dynamics(layout: Layout) -> Bool[Tensor, " N"]:
-    """Infer the action from what was seen before and after it; reward and ending are not shown."""
+    """Infer the action from the observations before and after it; reward and ending are holes too."""
     return _holes(layout, "action", "reward", "terminated")
 
 
 def behaviour_cloning(layout: Layout) -> Bool[Tensor, " N"]:
-    """Act like the data: nothing of the step is known; the action is the slot to fill."""
+    """Act like the data: all tokens of the step are holes, of which the action is to be filled."""
     return _holes(layout, "action", "observation", "reward", "terminated")
 
 
 def judge(layout: Layout) -> Bool[Tensor, " N"]:
-    """Reward model: what was done and seen is known; its reward and whether it was the end are not."""
+    """Reward model: action and observation are known; reward and ending are holes."""
     return _holes(layout, "reward", "terminated")
 
 
 def inpaint(
     layout: Layout, shape: tuple[int, ...], generator: Generator, ratio: float | None = None
 ) -> Bool[Tensor, "*steps N"]:
-    """Repair a sensor: part of the observation is missing, the rest of the step is known."""
+    """Inpainting: part of the observation is missing, the rest of the step is known."""
     return _keep_some(_holes(layout, "observation"), shape, generator, ratio)
 
 
@@ -75,12 +75,12 @@ def random_holes(
 
 
 def goal_prompt(layout: Layout) -> Bool[Tensor, " N"]:
-    """What is absent from the prompt when one acts toward a goal: all of a step but its observation."""
+    """Absent tokens of a prompt toward a goal: all of a step but its observation."""
     return ~_holes(layout, "observation")
 
 
 def return_prompt(layout: Layout) -> Bool[Tensor, " N"]:
-    """What is absent from the prompt when one acts toward a return: all of a step but its reward."""
+    """Absent tokens of a prompt toward a return: all of a step but its reward."""
     return ~_holes(layout, "reward")
 
 
@@ -123,11 +123,11 @@ def weights_of(uses: Mapping[str, float]) -> dict[str, float]:
 def mixture(
     layout: Layout, shape: tuple[int, ...], generator: Generator, weights: Mapping[str, float] = MIXTURE
 ) -> Bool[Tensor, "*steps N"]:
-    """Training's holes: for each step one use, drawn with the weights."""
+    """Hole masks for training: each step gets one use, drawn by the weights."""
     names = list(weights)
-    chances = torch.tensor([weights[name] for name in names])
+    probabilities = torch.tensor([weights[name] for name in names])
     num_masks = int(torch.tensor(shape).prod())
-    choice = torch.multinomial(chances, num_masks, replacement=True, generator=generator).reshape(*shape, 1)
+    choice = torch.multinomial(probabilities, num_masks, replacement=True, generator=generator).reshape(*shape, 1)
     hole_mask = torch.zeros(*shape, layout.num_tokens, dtype=torch.bool)
     for index, name in enumerate(names):
         use = FIXED[name](layout) if name in FIXED else RANDOM[name](layout, shape, generator)

@@ -1,4 +1,4 @@
-"""The sizes of a world's heart."""
+"""Configuration of the masked transformer, and its presets of sizes."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class Session:
             num_in_memory,
         )
 
-    # -- what it is ---------------------------------------------------------------------------------------------------
+    # -- state --------------------------------------------------------------------------------------------------------
     @property
     def batch_size(self) -> int:
         return len(self._histories)
@@ -172,9 +172,9 @@ class Session:
         return self.world.decode_step(filled)
 
     def peek(self, action: Any) -> StepResult:
-        """What `step` would bring, without committing it."""
-        everyone = range(self.batch_size)
-        return self.world.decode_step(self._imagine(self._encode_action(action, self.batch_size), everyone))
+        """What `step` would return, without committing it."""
+        indices = range(self.batch_size)
+        return self.world.decode_step(self._imagine(self._encode_action(action, self.batch_size), indices))
 
     def observe(self, action: Any, observation: Any, reward: Any = None, terminated: Any = None) -> StepResult:
         """Commit a real step of every world instead of dreaming one."""
@@ -339,8 +339,7 @@ class Session:
         return forked
 
     def append(self, other: Session) -> None:
-        """Take in the worlds of another session of this world, behind the own ones; the other must not be used any
-        more."""
+        """Append the batch of another session of this world, which must not be used afterwards."""
         if other.batch_key != self.batch_key:
             raise MagratheaError("Sessions can be joined only where world, settings and inference are the same.")
         self._seeds += other._seeds

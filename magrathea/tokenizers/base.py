@@ -1,4 +1,4 @@
-"""What every tokenizer is: values of a Gymnasium space to a fixed number of discrete tokens, and back."""
+"""The base class of tokenizers: values of a Gymnasium space to a fixed number of discrete tokens, and back."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from magrathea.tokenizers.scalar_quantization import ScalarQuantizer
 
 HEAD_WIDTH = 32
-_LEAST_SCALE = 0.02  # of a principal component beside the first one's, below which there is nothing to see
+_LEAST_SCALE = 0.02  # smallest scale of a principal component that is used, relative to the first one's
 _LEAST_VARIANCE = 1e-6  # of a component; less is not a grey level
 
 

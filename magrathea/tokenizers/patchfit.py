@@ -9,7 +9,7 @@ from magrathea.tokenizers.patches import hash_rows, split
 
 MAX_FRAMES = 20_000
 _FRAMES_AT_A_TIME = 256
-_MAX_LONE = 60_000  # patches seen once that are kept: noise has no end of them
+_MAX_LONE = 60_000  # most patches with one occurrence that are kept; noise makes arbitrarily many
 
 
 def sample_frames(frames: np.ndarray, limit: int, seed: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How well a tokenizer keeps what it is given."""
+"""Reconstruction quality of a tokenizer."""
 
 from __future__ import annotations
 
