@@ -149,7 +149,7 @@ def test_invalid_arguments_are_refused_in_one_line(tmp_path: Path, asked: dict[s
 def test_folders_that_hold_something_else_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "letter.txt").write_text("dear")
-    with pytest.raises(MagratheaError, match="is no dataset"):
+    with pytest.raises(MagratheaError, match="is not a dataset"):
         collect(BOARD, 20, tmp_path / "letters", num_processes=1)
     collect(BOARD, 20, tmp_path / "board", num_processes=1, max_episode_steps=5)
     with pytest.raises(MagratheaError, match="other settings"):

@@ -188,7 +188,7 @@ def _start_worker(recording: Recording, work: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker.update(recording=recording, work=work, env=_recorded_env(recording))
-    multiprocessing.util.Finalize(None, _worker["env"].close, exitpriority=10)  # ViZDoom's game is a process of its own
+    multiprocessing.util.Finalize(None, _worker["env"].close, exitpriority=10)  # it may have processes of its own
 
 
 def _end_with_parent() -> None:

@@ -17,33 +17,32 @@ PACKAGE, TESTS = Path(magrathea.__file__).parent, Path(__file__).parents[1]
 FOLDERS = sorted(path.parent.name for path in (PACKAGE / "environments").glob("*/__init__.py"))
 TESTED_WITHOUT = {"atari": "minigrid", "crafter": "minigrid", "minigrid": "crafter", "vizdoom": "crafter"}
 
-SCRIPT = """
-import importlib.util, sys
+DEBUG_WORLD = """
+import importlib.util
 from pathlib import Path
 
-import data_environments
 import gymnasium
-import pytest
 
 import magrathea
 from magrathea.data import collect
 from magrathea.train import load_settings, train
 
-deleted, other, tests = sys.argv[1:]
-assert Path(magrathea.__file__).parents[1] == Path.cwd(), magrathea.__file__
-assert importlib.util.find_spec(f"magrathea.environments.{deleted}") is None
-assert importlib.util.find_spec(f"magrathea.environments.{other}") is not None
 
-collect("recorded/Board-v0", 120, "board", policy="random", num_processes=1, max_episode_steps=12)
-Path("recipe.toml").write_text('size = "debug"\\nsteps = 3\\n[tokenizer]\\npatch = [4, 4]\\n[batch]\\nnum_steps = 4\\n')
-world = train("board", "world", load_settings("recipe.toml"))
-env = gymnasium.make("magrathea/Dream-v0", world="world")
-assert env.observation_space.contains(env.reset(seed=0)[0])
-for action in range(3):
-    assert env.observation_space.contains(env.step(action)[0])
+def test_copy_has_one_environment_less():
+    assert Path(magrathea.__file__).parents[1] == Path.cwd()
+    assert importlib.util.find_spec("magrathea.environments.DELETED") is None
 
-options = ["-q", "-c", f"{tests}/../pyproject.toml", "-k", "draws"]
-sys.exit(pytest.main([*options, f"{tests}/environments/test_{other}.py"]))
+
+def test_debug_world_is_recorded_trained_and_dreamed():
+    gymnasium.register("deletion/Board-v0", entry_point="board:Board")
+    collect("deletion/Board-v0", 120, "board", policy="random", num_processes=1, max_episode_steps=12)
+    settings = 'size = "debug"\\nsteps = 3\\n[tokenizer]\\npatch = [4, 4]\\n[batch]\\nnum_steps = 4\\n'
+    Path("recipe.toml").write_text(settings)
+    train("board", "world", load_settings("recipe.toml"))
+    env = gymnasium.make("magrathea/Dream-v0", world="world")
+    assert env.observation_space.contains(env.reset(seed=0)[0])
+    for action in range(3):
+        assert env.observation_space.contains(env.step(action)[0])
 """
 
 
@@ -56,14 +55,17 @@ def test_package_works_without_the_folder_of_an_environment(folder: str, tmp_pat
     _write_metadata(tmp_path, without=folder)
     other = TESTED_WITHOUT[folder]
     pytest.importorskip(other)
+    (tmp_path / "test_debug_world.py").write_text(DEBUG_WORLD.replace("DELETED", folder))
+    files = ["test_debug_world.py", f"{TESTS}/environments/test_{other}.py"]
+    options = ["-q", "-c", f"{TESTS.parent}/pyproject.toml", "-p", "no:cacheprovider", "-k", "draws or debug_world"]
     result = subprocess.run(
-        [sys.executable, "-W", "error::RuntimeWarning", "-c", SCRIPT, folder, other, str(TESTS)],
+        [sys.executable, "-m", "pytest", *options, *files],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(TESTS)])},
         capture_output=True,
         text=True,
     )
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert result.returncode == 0 and "3 passed" in result.stdout, result.stdout[-3000:] + result.stderr[-3000:]
 
 
 def _write_metadata(folder: Path, without: str) -> None:
