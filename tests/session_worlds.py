@@ -97,8 +97,8 @@ ZERO_INITIALIZED = (
     "head.copy_gate",
     "head.prev_frame_attention",
 )
-COMBINED = "places+recurrent:8+retrieval-pose:20"
-MEMORIES = ("window", "places", "places:20", "echo", "clock", "recurrent", "retrieval", COMBINED)
+COMBINED = "spatial_map+recurrent:8+retrieval-pose:20"
+MEMORIES = ("window", "spatial_map", "spatial_map:20", "echo", "cycle_clock", "recurrent", "retrieval", COMBINED)
 
 
 def play_board(num_steps: int, seed: int = 0) -> Played:
@@ -125,8 +125,8 @@ def nights(pictures: np.ndarray, length: int = 20) -> np.ndarray:
 def wild_world(memory: str = "window", seed: int = 0) -> World:
     """An untrained world of the board, so that random numbers determine nearly every token."""
     observation, action, reward, terminated = play_board(400)
-    light = {"image": "lit_patch", "num_lights": 3} if memory == "clock" else {}
-    if memory == "clock":
+    light = {"image": "lit_patch", "num_lights": 3} if memory == "cycle_clock" else {}
+    if memory == "cycle_clock":
         observation = nights(observation)
     tokenizers = {
         "action": tokenizer_for(Board.action_space),

@@ -15,11 +15,15 @@ FIGURE = {"value": 0.5, "low": 0.4, "high": 0.6, "count": 10}
 
 
 def test_results_of_seeds_are_averaged() -> None:
-    one = {"recall": {"curve": [{"from": 1, "model": FIGURE}]}, "memory": "places", "bytes": 100, "only here": 1}
-    other = {"recall": {"curve": [{"from": 1, "model": FIGURE | {"value": 0.75}}]}, "memory": "places", "bytes": 200}
+    one = {"recall": {"curve": [{"from": 1, "model": FIGURE}]}, "memory": "spatial_map", "bytes": 100, "only here": 1}
+    other = {
+        "recall": {"curve": [{"from": 1, "model": FIGURE | {"value": 0.75}}]},
+        "memory": "spatial_map",
+        "bytes": 200,
+    }
     both = pooled([one, other])
     assert both["recall"]["curve"] == [{"from": 1, "model": {"value": 0.625, "low": 0.5, "high": 0.75, "count": 10}}]
-    assert (both["memory"], both["bytes"], "only here" in both) == ("places", 150, False)
+    assert (both["memory"], both["bytes"], "only here" in both) == ("spatial_map", 150, False)
     assert pooled([one]) == one
     nothing = FIGURE | {"value": None}
     assert pooled([nothing, nothing])["value"] is None and pooled([nothing, FIGURE])["value"] == 0.5
@@ -27,9 +31,9 @@ def test_results_of_seeds_are_averaged() -> None:
 
 def test_parse_memories_and_seeds() -> None:
     assert parse_memories("window, retrieval:256", "3") == {"window": 3, "retrieval:256": 3}
-    given = parse_memories("window,places,retrieval:256", "window:3,retrieval:256:2")
-    assert given == {"window": 3, "places": 1, "retrieval:256": 2}
-    for names, seeds in (("", "1"), ("window", "0"), ("window", "places:2"), ("window", "many")):
+    given = parse_memories("window,spatial_map,retrieval:256", "window:3,retrieval:256:2")
+    assert given == {"window": 3, "spatial_map": 1, "retrieval:256": 2}
+    for names, seeds in (("", "1"), ("window", "0"), ("window", "spatial_map:2"), ("window", "many")):
         with pytest.raises(MagratheaError, match="cannot be compared"):
             parse_memories(names, seeds)
 

@@ -348,7 +348,7 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
     collect("magrathea/MiniGrid-v0", 200, folder / "data", policy=policy, num_processes=1, max_episode_steps=40)
     recipe = folder / "rooms.toml"
     recipe.write_text('size = "debug"\nsteps = 3\nheld_out = 0.4\n[tokenizer]\npatch = [9, 9]\n')
-    for name, memory in {"one": "window", "two": "places"}.items():
+    for name, memory in {"one": "window", "two": "spatial_map"}.items():
         train(folder / "data", folder / name, load_settings(recipe, memory=memory))
     return folder / "data", [folder / "one", folder / "two"]
 
@@ -382,7 +382,7 @@ def test_a_smaller_memory_is_measured_without_learning_anew(
     dataset, worlds = rooms
     asked = ["--memory-sizes", "10", "1000", "--num-episodes", "2", "--out", str(tmp_path)]
     assert cli.main(["eval", str(worlds[1]), str(dataset), *asked]) == 0
-    assert "places:10 " in capsys.readouterr().out
+    assert "spatial_map:10 " in capsys.readouterr().out
     compared = json.loads((tmp_path / "comparison.json").read_text())
     few, many = compared["size 10"], compared["size 1000"]
     assert few["bytes"] < many["bytes"] and "dreams" not in many

@@ -1,4 +1,4 @@
-"""Every memory: what a running session computes with it is what training does, and each keeps what it promises."""
+"""Every memory: sampling agrees with training; and what the recurrence and retrieval promise."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import pytest
 import torch
 from rooms import LAYOUT, WINDOW, learn, seen_before, walk
 from session_worlds import play_board, wild_world
-from test_memory_places import MOVES, layout_of
-from test_memory_places import walk as scroll
+from test_memory_spatial_map import MOVES, layout_of
+from test_memory_spatial_map import walk as scroll
 
 from magrathea import masks
 from magrathea.errors import MagratheaError
 from magrathea.evaluate.recordings import Lived
-from magrathea.memory import RetrievalSpec, memory_class
-from magrathea.memory.episodic_buffer import NUM_RECALLED, EpisodicSpec
+from magrathea.memory import RetrievalSpec, memory_class, of_size
+from magrathea.memory.episodic_buffer import NUM_RETRIEVED, EpisodicSpec
 from magrathea.memory.recurrent import DeltaRule
 from magrathea.model.config import ModelConfig
-from magrathea.model.transformer import MaskedTransformer
+from magrathea.model.transformer import MqueriedTransformer
 from magrathea.session import Session
 
-COMBINED = "places+recurrent:8+retrieval:20"
-ALL = ("window", "places", "places:100", "clock", "recurrent", "retrieval", "retrieval-pose", COMBINED)
+COMBINED = "spatial_map+recurrent:8+retrieval:20"
+ALL = ("window", "spatial_map", "spatial_map:100", "cycle_clock", "recurrent", "retrieval", "retrieval-pose", COMBINED)
 
 
 @pytest.mark.parametrize("memory", ALL)
 @torch.inference_mode()
 def test_sampling_agrees_with_training(memory: str) -> None:
-    """With the ring and without, a step's logits are those that the model learns at the same step of the recording."""
+    """Cached and naive, a step's logits are those of training at the same step of the recording."""
     world, length, window = wild_world(memory), 40, 3
     observation, *rest = play_board(60)
     tokens = world.encode_episode(observation[: length + 1], *(part[:length] for part in rest))
@@ -54,31 +54,31 @@ def test_sampling_agrees_with_training(memory: str) -> None:
 def delta_rule() -> tuple[DeltaRule, torch.Tensor]:
     torch.manual_seed(0)
     rule, encodings = DeltaRule(96, 2, 8, 5), torch.randn(3, 7, 5, 96)
-    for part in (rule.out, rule.now, rule.next):
+    for part in (rule.out, rule.write_context_proj, rule.read_context_proj):
         torch.nn.init.normal_(part.weight)
     return rule, encodings
 
 
 @torch.inference_mode()
-def test_positions_replace_one_after_the_other() -> None:
+def test_a_write_replaces_values_position_by_position() -> None:
     rule, encodings = delta_rule()
     state, x = torch.randn(2, 8, 49), encodings[:1, 0]
-    fade = torch.exp(-torch.nn.functional.softplus(rule.fade(x.mean(1)) + rule.fade_bias))[0, :, None, None]
-    expected = fade * state[..., :48]
-    situation = state[..., 48] + rule.now(x.mean(1)).view(2, 8)
-    keys = torch.nn.functional.normalize(rule.places * situation[:, None], dim=-1).transpose(0, 1)
-    values, strength = rule.values(x).view(5, 2, 48), (rule.strength(x) + rule.strength_bias).sigmoid().view(5, 2)
+    decay = torch.exp(-torch.nn.functional.softplus(rule.decay_gate(x.mean(1)) + rule.decay_bias))[0, :, None, None]
+    expected = decay * state[..., :48]
+    context = state[..., 48] + rule.write_context_proj(x.mean(1)).view(2, 8)
+    keys = torch.nn.functional.normalize(rule.position_keys * context[:, None], dim=-1).transpose(0, 1)
+    values, strength = rule.values(x).view(5, 2, 48), (rule.write_gate(x) + rule.write_bias).sigmoid().view(5, 2)
     for key, value, share in zip(keys, values, strength, strict=True):
         for head in range(2):
             held = key[head] @ expected[head]
             expected[head] += share[head] * torch.outer(key[head], value[head] - held)
     written = rule.write(state[None], x)[0]
     assert torch.allclose(written[..., :48], expected, atol=1e-4)
-    assert torch.allclose(written[..., 48], rule.before(x.mean(1)).view(2, 8), atol=1e-5)
+    assert torch.allclose(written[..., 48], rule.prev_context_proj(x.mean(1)).view(2, 8), atol=1e-5)
 
 
 @torch.inference_mode()
-def test_states_of_a_segment_are_those_of_its_steps() -> None:
+def test_states_of_a_segment_equal_single_writes() -> None:
     rule, encodings = delta_rule()
     is_step = torch.ones(3, 7, dtype=torch.bool)
     is_step[1, :4] = False
@@ -90,24 +90,24 @@ def test_states_of_a_segment_are_those_of_its_steps() -> None:
 
 
 @torch.inference_mode()
-def test_what_followed_is_found_again_before_anything_is_learned() -> None:
-    """Of two steps that were followed by different ones, either brings back at each place what came there."""
+def test_what_followed_a_step_is_found_before_training() -> None:
+    """After either of two steps, the values at each position are nearer to the step that followed it."""
     torch.manual_seed(0)
     rule = DeltaRule(96, 2, 48, 5)
-    torch.nn.init.constant_(rule.strength_bias, 9.0)  # replaces all
+    torch.nn.init.constant_(rule.write_bias, 9.0)  # replaces all
     home, river, one, other = torch.randn(4, 1, 5, 96)
     states = rule.states(torch.stack([home, one, river, other, home], dim=1), torch.ones(1, 5, dtype=torch.bool))
     after_home, after_river = (rule.write(states[:, -1], step) for step in (home, river))
     for state, expected, wrong in ((after_home, one, other), (after_river, other, one)):
-        keys = rule._at_places(state[..., -1])
+        keys = rule._keys(state[..., -1])
         found = (keys @ state[..., :-1]).transpose(-2, -3).flatten(-2)
         near, far = ((found - rule.values(step)).square().mean() for step in (expected, wrong))
         assert near < 0.6 * far
 
 
-def test_learning_reaches_back_through_the_steps_before() -> None:
+def test_gradients_reach_all_earlier_steps() -> None:
     torch.manual_seed(0)
-    model = MaskedTransformer(
+    model = MqueriedTransformer(
         LAYOUT, ModelConfig(width=48, num_layers=2, window=WINDOW, memory="recurrent"), memory_class("recurrent")
     )
     torch.nn.init.normal_(model.recurrence.out.weight)
@@ -120,65 +120,65 @@ def test_learning_reaches_back_through_the_steps_before() -> None:
 
 # -- past steps -------------------------------------------------------------------------------------------------------
 @cache
-def kind_of(memory: str) -> EpisodicSpec:
-    """A memory of walks over maps."""
+def spec_of(memory: str) -> EpisodicSpec:
+    """A memory that is fitted to walks over maps."""
     return memory_class(memory).fit(layout_of(len(MOVES), 6), [scroll(np.random.default_rng(0), 1500)[0]])
 
 
 @pytest.mark.parametrize("memory", ["retrieval", "retrieval-pose"])
-def test_what_is_recalled_has_left_the_window_and_is_not_twice_the_same(memory: str) -> None:
+def test_retrieved_steps_have_left_the_window_and_differ(memory: str) -> None:
     steps, _ = scroll(np.random.default_rng(1), 300)
-    sources = kind_of(memory).read_episode(steps, 4).sources.numpy()
+    sources = spec_of(memory).read_episode(steps, 4).sources.numpy()
     now = np.arange(len(steps))[:, None, None]
-    assert sources.shape == (len(steps), 2, NUM_RECALLED)
+    assert sources.shape == (len(steps), 2, NUM_RETRIEVED)
     assert (sources < np.maximum(now - 4, 0)).all() and (sources[100:] >= 0).mean() > 0.7
     both = sources[(sources >= 0).all(-1)]
     assert (both[:, 0] != both[:, 1]).all()
 
 
-def test_a_pose_finds_the_step_that_was_made_there() -> None:
+def test_pose_retrieval_finds_the_step_from_the_nearest_pose() -> None:
     """What comes into view was mostly seen from the nearest pose before."""
     steps, where = scroll(np.random.default_rng(1), 400)
-    sources = kind_of("retrieval-pose").read_episode(steps, 4).sources[:, 1, 0].numpy()
+    sources = spec_of("retrieval-pose").read_episode(steps, 4).sources[:, 1, 0].numpy()
     nearest = [
         min((abs(where[now] - where[:begin]).sum(1)), default=99) for now, begin in enumerate(np.arange(401) - 4)
     ]
     found = [abs(where[now] - where[source]).sum() if source >= 0 else 99 for now, source in enumerate(sources)]
-    asked = [now for now in range(50, 401) if nearest[now] <= 4]
-    assert np.mean([found[now] <= nearest[now] + 1 for now in asked]) > 0.9
+    queried = [now for now in range(50, 401) if nearest[now] <= 4]
+    assert np.mean([found[now] <= nearest[now] + 1 for now in queried]) > 0.9
 
 
-def test_looks_find_the_rooms_beside() -> None:
-    """Of a ring of rooms that one has been round once, the next is one of the two that are read."""
+def test_content_retrieval_finds_the_next_room() -> None:
+    """In a ring of rooms that was gone round once, the next room is one of the two that are retrieved."""
     episodes = [walk(seed) for seed in range(8)]
     sources = RetrievalSpec.fit(LAYOUT, episodes).read_episode(episodes[0], WINDOW).sources[:, 1]
     rooms = episodes[0][:, 1]
-    asked = [now for now in torch.nonzero(seen_before(episodes[0]))[:, 0].tolist() if now > 20]
-    assert len(asked) > 3
-    assert np.mean([bool((rooms[sources[now]] == rooms[now]).any()) for now in asked]) > 0.9
+    queried = [now for now in torch.nonzero(seen_before(episodes[0]))[:, 0].tolist() if now > 20]
+    assert len(queried) > 3
+    assert np.mean([bool((rooms[sources[now]] == rooms[now]).any()) for now in queried]) > 0.9
 
 
 @pytest.mark.parametrize("memory", ["retrieval:16", "retrieval-pose:16"])
-def test_a_trail_is_no_longer_than_it_may_be(memory: str) -> None:
-    trail = kind_of(memory).trail(4)
+def test_a_buffer_keeps_at_most_its_size(memory: str) -> None:
+    buffer = spec_of(memory).new_buffer(4)
     for step in scroll(np.random.default_rng(1), 300)[0].numpy():
-        trail.see(step)
-    assert trail.num_entries == 16 == len(np.unique(trail.entries["number"]))
-    number = trail.entries["number"]
-    assert number.max() == 300 - 4 and len(trail.find(0)) <= NUM_RECALLED
-    state = trail.state_dict()
+        buffer.append(step)
+    assert buffer.num_entries == 16 == len(np.unique(buffer.entries["number"]))
+    number = buffer.entries["number"]
+    assert number.max() == 300 - 4 and len(buffer.retrieve(0)) <= NUM_RETRIEVED
+    state = buffer.state_dict()
     assert sum(tensor.nbytes for tensor in state.values()) <= 20 * 2048
-    again = kind_of(memory).trail(4)
+    again = spec_of(memory).new_buffer(4)
     again.load_state_dict(state)
-    assert again.find(1) == trail.find(1) and again.find(None) == trail.find(None)
+    assert again.retrieve(1) == buffer.retrieve(1) and again.retrieve(None) == buffer.retrieve(None)
 
 
 # -- names ------------------------------------------------------------------------------------------------------------
-def test_names_say_what_a_memory_is() -> None:
+def test_names_of_memories() -> None:
     assert memory_class("retrieval:16").size == 16 and RetrievalSpec.size > 16
-    assert memory_class("places+recurrent").outputs(LAYOUT).names() == ["observation", "state"]
+    assert memory_class("spatial_map+recurrent").outputs(LAYOUT).names() == ["observation", "state"]
     for name, message in {
-        "nothing+places": "Unknown memory 'nothing'",
+        "nothing+spatial_map": "Unknown memory 'nothing'",
         "window:3": "no such size",
         "retrieval:0": "no such size",
     }.items():
@@ -188,8 +188,27 @@ def test_names_say_what_a_memory_is() -> None:
         memory_class("retrieval+retrieval-pose").outputs(LAYOUT)
 
 
-# -- what it comes to -------------------------------------------------------------------------------------------------
+def test_first_names_are_still_read() -> None:
+    """The stored tensors of a combination are prefixed with the names as they are written."""
+    assert memory_class("places") is memory_class("spatial_map")
+    assert memory_class("clock") is memory_class("cycle_clock")
+    steps = [scroll(np.random.default_rng(0), 1500)[0]]
+    for name, prefix in {"places+retrieval": "places/", "spatial_map:9+retrieval": "spatial_map/"}.items():
+        kind, layout = memory_class(name), layout_of(len(MOVES), 6)
+        tensors = kind.fit(layout, steps).tensors()
+        assert {key.split("/")[0] + "/" for key in tensors} == {prefix, "retrieval/"}
+        loaded = kind.from_tensors(layout, tensors).tensors()
+        assert all(torch.equal(loaded[key], tensors[key]) for key in tensors)
+
+
+def test_only_sizes_that_are_not_learned_can_be_changed() -> None:
+    assert of_size("places:9+clock+recurrent:8", 100) == "places:100+clock+recurrent:8"
+    with pytest.raises(MagratheaError, match="no size that could be changed"):
+        of_size("window+recurrent", 100)
+
+
+# -- learning ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("memory", ["retrieval", "recurrent"])
-def test_a_world_learns_to_use_what_is_recalled(memory: str) -> None:
-    """In rooms that only a memory can tell, one guesses a quarter of the colours without one."""
+def test_a_model_learns_to_use_a_memory(memory: str) -> None:
+    """Of colours that only a memory can know, a model without one predicts a quarter."""
     assert learn(memory, 800, enough=0.5) > 0.45

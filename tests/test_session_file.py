@@ -140,7 +140,7 @@ def test_a_session_of_another_world_is_refused(file: bytes) -> None:
 
 
 def test_load_finds_a_shipped_world_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World.from_pretrained(wild_world("places").save_pretrained(tmp_path / "wild"))
+    world = World.from_pretrained(wild_world("spatial_map").save_pretrained(tmp_path / "wild"))
     session = Session(world, seed=3)
     session.step([1])
     session.save(tmp_path / "a.mwsession")

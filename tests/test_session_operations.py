@@ -201,7 +201,7 @@ def _observe_many(session: Session, num_steps: int) -> None:
 # -- forks ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("num_steps", [1_000, 100_000])
 def test_fork_of_a_long_history_takes_kilobytes(num_steps: int) -> None:
-    session = Session(wild_world("places"), 1, start=0)
+    session = Session(wild_world("spatial_map"), 1, start=0)
     _observe_many(session, num_steps)
     tracemalloc.start()
     fork = session.fork(seed=1)

@@ -74,7 +74,8 @@ def test_two_processes_train_as_one(debug_dataset: Dataset, tmp_path: Path) -> N
     """Under torchrun, from the command line, with a composite memory."""
     recipe = tmp_path / "two.toml"
     recipe.write_text(
-        'size = "debug"\nsteps = 4\n[tokenizer]\npatch = [4, 4]\n[model]\nmemory = "places+recurrent:8+retrieval"\n'
+        'size = "debug"\nsteps = 4\n[tokenizer]\npatch = [4, 4]\n'
+        '[model]\nmemory = "spatial_map+recurrent:8+retrieval"\n'
         "[batch]\nnum_segments = 4\nnum_steps = 5\nnum_prompted = 2\nself_forcing_prob = 0.5\n"
     )
     asked = ["train", str(debug_dataset.folder), "--recipe", str(recipe), "--no-report", "--device", "cpu"]

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from magrathea import masks
 from magrathea.bench.peak import count_flops, synchronize
 from magrathea.memory import NUM_FEATURES, MemoryReadout, memory_class
-from magrathea.memory.episodic_buffer import NUM_RECALLED
+from magrathea.memory.episodic_buffer import NUM_RETRIEVED
 from magrathea.model.transformer import MaskedTransformer
 from magrathea.train.batches import BatchConfig
 from magrathea.world import World
@@ -62,7 +62,7 @@ def _readout(world: World, tokens: Tensor) -> tuple[MemoryReadout, Tensor]:
     """A readout of the shape of the world's memory for all steps (B, T, N) but the first, and the earlier steps."""
     outputs = memory_class(world.config.model.memory).outputs(world.layout)
     predicted = {name: tokens[:, 1:, world.layout.span(name)] for name in outputs.slots}
-    steps = tokens[:, :-1, None].expand(-1, -1, NUM_RECALLED, -1) if outputs.steps else None
+    steps = tokens[:, :-1, None].expand(-1, -1, NUM_RETRIEVED, -1) if outputs.steps else None
     features = tokens.new_zeros(*tokens[:, 1:, 0].shape, NUM_FEATURES).float() if outputs.features else None
     return MemoryReadout(predicted, steps, features=features), tokens.repeat(1, NUM_EARLIER // NUM_STEPS, 1)
 

@@ -105,7 +105,7 @@ def bench_memories(
     dataset: DatasetFolder,
     *,
     out: Folder,
-    memories: str = "window,places,retrieval,recurrent,places+recurrent",
+    memories: str = "window,spatial_map,retrieval,recurrent,spatial_map+recurrent",
     seeds: str = "1",
     minutes: OptionalFloat = None,
     steps: OptionalCount = None,

@@ -1,8 +1,10 @@
-"""What memories that find past steps again have in common: a trail of steps, and a key for each.
+"""A buffer of past steps with a key each: what the memories have in common that retrieve past steps.
 
-The newest steps wait until they have left the window, for the model attends to them anyway; then they are entries,
-which a key finds. A step whose key is that of an entry takes its place, and there are at most `size` of them: the one
-that was written first gives way. So a step costs the same however many there were.
+The newest steps wait until they have left the model's window, for the model attends to them anyway; then they become
+entries, which are found by their keys. An entry is replaced by a new step with the same key, and the oldest entry by a
+new one where there are `size` of them. So a step costs the same however many there were.
+
+N tokens of a step, E numbers of a key, K retrieved steps, T steps of an episode, I batch indices.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from magrathea.interfaces import EpisodeReadout, MemoryOutputs, MemoryReadout
@@ -20,23 +23,24 @@ from magrathea.layout import Layout
 from magrathea.memory.base import reset_indices
 from magrathea.model.config import ModelConfig
 
-NUM_RECALLED = 2  # K
-FEWEST = 64  # entries that there is room for at first
+NUM_RETRIEVED = 2  # K
+MIN_CAPACITY = 64  # entries that there is room for at first
 
 
 class EpisodicBuffer(ABC):
-    """The steps of one world.
+    """The past steps of one world.
 
     Args:
         layout: of the steps.
         window: the number of newest steps that are no entries yet.
         size: most entries.
-        key: E and the type of a key's whole numbers.
+        key: E and the integer type of a key's numbers.
 
     Attributes:
-        entries: by name arrays (room, ...) of the tokens (N,), in the smallest type that holds them, the key (E,), the
-            number of steps before each, and which entries were written just before and after it, -1 for none.
-        num_entries: how many of them there are.
+        entries: arrays (capacity, ...) by name: "tokens" (N,) in the smallest type that holds them; "key" (E,);
+            "number", of steps before; "before" and "after", the entries that were made just before and after, -1 for
+            none.
+        num_entries: of them that are in use.
         newest: records of the same for the steps that wait, (at most window,).
     """
 
@@ -48,83 +52,83 @@ class EpisodicBuffer(ABC):
         self.newest = np.zeros(0, np.dtype(fields))
         self.entries = {name: np.ascontiguousarray(self.newest[name]) for name in self.newest.dtype.names or ()}
         self.num_entries = self.num_steps = 0
-        self._last = -1  # the entry that was written last
+        self._last_entry = -1
 
-    # -- what a kind of trail decides ---------------------------------------------------------------------------------
+    # -- what a subclass decides --------------------------------------------------------------------------------------
     @abstractmethod
-    def key_of(self, step: np.ndarray) -> np.ndarray:
-        """The key (E,) of the step (N,) that comes next."""
-
-    @abstractmethod
-    def query(self, action: int | None) -> np.ndarray:
-        """The key (E,) to look for before a step with this action, or with one that is not known."""
+    def key_of(self, step: Int[np.ndarray, " N"]) -> Int[np.ndarray, " E"]:
+        """The key of the next step."""
 
     @abstractmethod
-    def nearest(self, query: np.ndarray) -> list[int]:
-        """Up to NUM_RECALLED entries, the one that matters most first."""
+    def query_key(self, action: int | None) -> Int[np.ndarray, " E"]:
+        """The key to search for before a step with this action, or an unknown one."""
 
     @abstractmethod
-    def same(self, key: np.ndarray) -> int | None:
+    def search(self, query: Int[np.ndarray, " E"]) -> list[int]:
+        """Up to NUM_RETRIEVED entries, the most relevant first."""
+
+    @abstractmethod
+    def find_duplicate(self, key: Int[np.ndarray, " E"]) -> int | None:
         """The entry that a new one with this key replaces."""
 
     @abstractmethod
-    def indexed(self, entry: int, key: np.ndarray) -> None:
-        """An entry is about to get this key in place of the one it has."""
+    def index_key(self, entry: int, key: Int[np.ndarray, " E"]) -> None:
+        """Update the search index: an entry is about to get this key instead of the one it has."""
 
-    # -- living -------------------------------------------------------------------------------------------------------
-    def see(self, step: np.ndarray) -> None:
-        """Take in the tokens (N,) of a final step."""
+    # -- writing and reading ------------------------------------------------------------------------------------------
+    def append(self, step: Int[np.ndarray, " N"]) -> None:
+        """Take in a final step."""
         record = np.zeros(1, self.newest.dtype)
         record[0] = step, self.key_of(step), self.num_steps, -1, -1
         self.newest, self.num_steps = np.concatenate([self.newest, record]), self.num_steps + 1
         if len(self.newest) > self.window:
-            self._enter(self.newest[0])
+            self._insert(self.newest[0])
             self.newest = self.newest[1:]
 
-    def find(self, action: int | None) -> list[int]:
-        """Entries that matter to the step that comes next."""
-        return self.nearest(self.query(action)) if self.num_entries else []
+    def retrieve(self, action: int | None) -> list[int]:
+        """The entries that are relevant to the next step, which has this action or an unknown one."""
+        return self.search(self.query_key(action)) if self.num_entries else []
 
-    def _enter(self, record: np.void) -> None:
-        entry = self.same(record["key"])
+    def _insert(self, record: np.void) -> None:
+        entry = self.find_duplicate(record["key"])
         if entry is None and self.num_entries == self.size:
             entry = int(self.entries["number"].argmin())
             self._unlink(entry)
         elif entry is None:
             entry, self.num_entries = self.num_entries, self.num_entries + 1
             if entry == len(self.entries["number"]):
-                self._make_room(min(self.size, max(FEWEST, 2 * entry)))
-        self.indexed(entry, record["key"])
+                self._grow(min(self.size, max(MIN_CAPACITY, 2 * entry)))
+        self.index_key(entry, record["key"])
         for name, values in self.entries.items():
             values[entry] = record[name]
-        if self._last not in (-1, entry):
-            self.entries["after"][self._last], self.entries["before"][entry] = entry, self._last
-        self._last = entry
+        if self._last_entry not in (-1, entry):
+            self.entries["after"][self._last_entry], self.entries["before"][entry] = entry, self._last_entry
+        self._last_entry = entry
 
-    def _make_room(self, room: int) -> None:
+    def _grow(self, capacity: int) -> None:
         for name, values in self.entries.items():
-            self.entries[name] = np.zeros((room, *values.shape[1:]), values.dtype)
+            self.entries[name] = np.zeros((capacity, *values.shape[1:]), values.dtype)
             self.entries[name][: len(values)] = values
 
     def _unlink(self, entry: int) -> None:
-        """It is about to become another place, which is not beside those that this one was beside."""
+        """Remove the links of other entries to one that is about to be replaced by an unrelated step."""
         for own, other in (("before", "after"), ("after", "before")):
-            beside = self.entries[own][entry]
-            if beside >= 0 and self.entries[other][beside] == entry:
-                self.entries[other][beside] = -1
+            neighbour = self.entries[own][entry]
+            if neighbour >= 0 and self.entries[other][neighbour] == entry:
+                self.entries[other][neighbour] = -1
 
-    # -- keeping ------------------------------------------------------------------------------------------------------
+    # -- saving -------------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Tensor]:
-        """The tokens, keys and numbers of the entries and, behind them, of the steps that wait."""
-        state = {"num_steps": torch.tensor(self.num_steps), "last": torch.tensor(self._last)}
+        """The entries and, behind them, the steps that wait."""
+        state = {"num_steps": torch.tensor(self.num_steps), "last": torch.tensor(self._last_entry)}
         for name, values in self.entries.items():
             both = np.concatenate([values[: self.num_entries], self.newest[name]])
             state[name] = torch.from_numpy(both).clone(memory_format=torch.contiguous_format)
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Into a trail that is empty."""
-        self.num_steps, self._last = int(state["num_steps"]), int(state["last"])
+        """Set the state of an empty buffer."""
+        self.num_steps, self._last_entry = int(state["num_steps"]), int(state["last"])
         num_newest = min(self.window, self.num_steps)
         self.num_entries = len(state["number"]) - num_newest
         self.newest = np.zeros(num_newest, self.newest.dtype)
@@ -133,18 +137,18 @@ class EpisodicBuffer(ABC):
             self.newest[name] = values[self.num_entries :]
             self.entries[name] = values[: self.num_entries].astype(self.entries[name].dtype)
         for entry, key in enumerate(self.entries["key"]):
-            self.indexed(entry, key)
+            self.index_key(entry, key)
 
 
 class EpisodicSpec(ABC):
-    """A kind of memory whose worlds have trails."""
+    """The memory spec of episodic buffers."""
 
     size: ClassVar[int] = 16384  # most entries
     layout: Layout
 
     @abstractmethod
-    def trail(self, window: int) -> EpisodicBuffer:
-        """An empty one."""
+    def new_buffer(self, window: int) -> EpisodicBuffer:
+        """An empty buffer."""
 
     @classmethod
     def outputs(cls, layout: Layout) -> MemoryOutputs:
@@ -157,50 +161,51 @@ class EpisodicSpec(ABC):
     def new(self, batch_size: int, model: Any) -> EpisodicMemory:
         return EpisodicMemory(self, batch_size, model.config.window)
 
-    def read_episode(self, tokens: Tensor, window: int) -> EpisodeReadout:
-        """The steps that are recalled just before each step of a recorded episode (T, N)."""
-        trail = self.trail(window)
-        sources = np.full((len(tokens), 2, NUM_RECALLED), -1)
-        action_token = self.layout.span(self.layout.of_role("action")[0].name).start
+    def read_episode(self, tokens: Int[Tensor, "T N"], window: int) -> EpisodeReadout:
+        """The steps that are retrieved before each step of a recorded episode."""
+        buffer = self.new_buffer(window)
+        sources = np.full((len(tokens), 2, NUM_RETRIEVED), -1)
+        action_token = self.layout.role_span("action").start
         for index, step in enumerate(tokens.numpy()):
             for known, action in enumerate((None, int(step[action_token]))):
-                found = trail.find(action)
-                sources[index, known, : len(found)] = trail.entries["number"][found]
-            trail.see(step)
+                found = buffer.retrieve(action)
+                sources[index, known, : len(found)] = buffer.entries["number"][found]
+            buffer.append(step)
         return EpisodeReadout(sources=torch.from_numpy(sources))
 
 
 class EpisodicMemory:
-    """The trails of B worlds."""
+    """The running buffers of B worlds."""
 
-    def __init__(self, kind: EpisodicSpec, batch_size: int, window: int) -> None:
-        self.kind, self.window = kind, window
-        layout = kind.layout
-        self._absent = np.concatenate([np.full(slot.num_tokens, slot.absent) for slot in layout.slots])
-        self._actions = slice(0, sum(slot.num_tokens for slot in layout.of_role("action")))
-        self.trails = [kind.trail(window) for _ in range(batch_size)]
+    def __init__(self, spec: EpisodicSpec, batch_size: int, window: int) -> None:
+        self._spec, self._window = spec, window
+        self._absent, self._actions = spec.layout.absent_tokens.numpy(), spec.layout.role_span("action")
+        self.buffers = [spec.new_buffer(window) for _ in range(batch_size)]
 
-    def write(self, tokens: Tensor, encodings: Tensor, batch_indices: Sequence[int]) -> None:
+    def write(self, tokens: Int[Tensor, "I N"], encodings: Tensor, batch_indices: Sequence[int]) -> None:
         for index, step in zip(batch_indices, tokens.cpu().numpy(), strict=True):
-            self.trails[index].see(step)
+            self.buffers[index].append(step)
 
-    def read(self, tokens: Tensor, hole_mask: Tensor, batch_indices: Sequence[int]) -> MemoryReadout:
-        steps = np.tile(self._absent, (len(batch_indices), NUM_RECALLED, 1))
+    def read(
+        self, tokens: Int[Tensor, "I N"], hole_mask: Bool[Tensor, "I N"], batch_indices: Sequence[int]
+    ) -> MemoryReadout:
+        """The retrieved steps (I, K, N), absent tokens where there are fewer than K."""
+        steps = np.tile(self._absent, (len(batch_indices), NUM_RETRIEVED, 1))
         unknown = hole_mask[:, self._actions].any(dim=1).tolist()
         actions = tokens[:, self._actions.start].tolist()
         for i, index in enumerate(batch_indices):
-            trail = self.trails[index]
-            found = trail.find(None if unknown[i] else actions[i])
-            steps[i, : len(found)] = trail.entries["tokens"][found]
+            buffer = self.buffers[index]
+            found = buffer.retrieve(None if unknown[i] else actions[i])
+            steps[i, : len(found)] = buffer.entries["tokens"][found]
         return MemoryReadout(steps=torch.from_numpy(steps))
 
-    def reset(self, env_mask: Tensor | None = None) -> None:
-        for index in reset_indices(env_mask, len(self.trails)):
-            self.trails[index] = self.kind.trail(self.window)
+    def reset(self, env_mask: Bool[Tensor, " B"] | None = None) -> None:
+        for index in reset_indices(env_mask, len(self.buffers)):
+            self.buffers[index] = self._spec.new_buffer(self._window)
 
     def state_dict(self, batch_index: int) -> dict[str, Tensor]:
-        return self.trails[batch_index].state_dict()
+        return self.buffers[batch_index].state_dict()
 
     def load_state_dict(self, batch_index: int, state: dict[str, Tensor]) -> None:
-        self.trails[batch_index] = self.kind.trail(self.window)
-        self.trails[batch_index].load_state_dict(state)
+        self.buffers[batch_index] = self._spec.new_buffer(self._window)
+        self.buffers[batch_index].load_state_dict(state)

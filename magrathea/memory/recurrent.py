@@ -1,14 +1,17 @@
-"""A state of matrices that every step changes: the gated delta rule (Yang et al. 2025, "Gated Delta Networks").
+"""A recurrent memory: matrices that every step updates by the gated delta rule (Yang et al. 2025, "Gated Delta
+Networks", arXiv 2412.06464).
 
-A head's state maps keys to values. A step fades it, then each of its positions replaces what its key stood for by a
-part of its value. Steps that are filled read by queries of their own.
+A head's matrix maps keys to values. A step decays it, then each of the step's positions replaces a part of the value
+that is stored at its key. The positions of steps that are being filled read it with queries.
 
-A key says *where* in *which situation*: a vector of the position, times one of the situation (as roles are bound to
-fillers in Gayler 2003, arXiv cs/0412059), which the step before and the step itself tell. So even before it has learned
-a state gives what stood here after a step that looked like the last one. With keys made of a position's own content it
-does not learn in any number of updates that was tried: what is asked for cannot be known from what is not filled yet.
+A key is a vector of the position, multiplied number by number by a vector of the *context*, which depends on the step
+before and on the step itself (as roles are bound to fillers in Gayler 2003, arXiv cs/0412059). So even before training
+a state returns what stood at a position after a step that looked like the last one. With keys of a position's own
+content the memory learned nothing in any number of updates that was tried: the content of a hole cannot be queried.
 
-Everything is learned with the model, through as many steps before a segment as training shows.
+All weights are learned with the model, through as many earlier steps as a training batch has (`num_earlier`).
+
+B batch, T steps, P positions of a step, D width, H heads, E numbers of a key, 48 (HEAD_WIDTH) numbers of a value.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from magrathea.interfaces import EpisodeReadout, MemoryOutputs, MemoryReadout, Recurrence
@@ -27,106 +31,130 @@ from magrathea.memory.base import reset_indices
 from magrathea.model.config import HEAD_WIDTH, ModelConfig
 from magrathea.model.layers import Linear, norm
 
-SHORTEST, LONGEST = 16.0, 4096.0  # steps in which the heads' states fade to a third, before they learn
-STRENGTH = -2.0  # of the logit of how much of a value is replaced, before that learns
+MIN_DECAY_STEPS, MAX_DECAY_STEPS = 16.0, 4096.0  # time constants of the heads at initialization
+WRITE_GATE_BIAS = -2.0  # logit of the share of a value that is replaced, at initialization
 
 
 class DeltaRule(nn.Module):
-    """The recurrence: H heads of matrices (key width, 48), each with one more column: what the last step tells of the
-    situation. It computes in float32, whatever the model does.
+    """The recurrence. The state (H, E, 48 + 1) has a matrix (E, 48) for each head, and one more column: the context
+    vector of the last step. It computes in float32, whatever the model does.
 
     Args:
         width: D of the model.
         num_heads: H.
-        key_width: numbers of a key; a head can hold as many things apart.
-        num_positions: P of a step.
+        key_width: E, as many values as a head can hold apart.
+        num_positions: P.
     """
 
     def __init__(self, width: int, num_heads: int, key_width: int, num_positions: int) -> None:
         super().__init__()
         self.num_heads, self.key_width = num_heads, key_width
-        self.places = nn.Parameter(torch.randn(num_heads, num_positions, key_width))
-        self.before = Linear(width, num_heads * key_width)
-        self.now = Linear(width, num_heads * key_width, scale=0.0)  # at first a situation is the step before it
-        self.next = Linear(width, num_heads * key_width, scale=0.0)
+        self.position_keys = nn.Parameter(torch.randn(num_heads, num_positions, key_width))
+        self.prev_context_proj = Linear(width, num_heads * key_width)
+        # At initialization the context is that of the step before alone.
+        self.write_context_proj = Linear(width, num_heads * key_width, scale=0.0)
+        self.read_context_proj = Linear(width, num_heads * key_width, scale=0.0)
         self.values = Linear(width, num_heads * HEAD_WIDTH)
-        self.strength = Linear(width, num_heads)
-        self.fade = Linear(width, num_heads, scale=0.1)
-        steps = torch.logspace(math.log10(LONGEST), math.log10(SHORTEST), num_heads)
-        self.fade_bias = nn.Parameter((1 / steps).expm1().log())  # softplus of it is 1 / steps
-        self.strength_bias = nn.Parameter(torch.full((num_heads,), STRENGTH))
-        self.out = Linear(num_heads * HEAD_WIDTH, width, scale=0.0)  # begins as nothing
+        self.write_gate = Linear(width, num_heads)
+        self.decay_gate = Linear(width, num_heads, scale=0.1)
+        decay_steps = torch.logspace(math.log10(MAX_DECAY_STEPS), math.log10(MIN_DECAY_STEPS), num_heads)
+        self.decay_bias = nn.Parameter((1 / decay_steps).expm1().log())  # softplus of it is 1 / decay_steps
+        self.write_bias = nn.Parameter(torch.full((num_heads,), WRITE_GATE_BIAS))
+        self.out = Linear(num_heads * HEAD_WIDTH, width, scale=0.0)
 
-    def empty(self) -> Tensor:
-        """(H, key width, 48 + 1)"""
-        return torch.zeros(self.num_heads, self.key_width, HEAD_WIDTH + 1, device=self.fade_bias.device)
+    def empty(self) -> Float[Tensor, "H E value_and_context"]:
+        """The state before any step."""
+        return torch.zeros(self.num_heads, self.key_width, HEAD_WIDTH + 1, device=self.decay_bias.device)
 
-    def states(self, encodings: Tensor, is_step: Tensor) -> Tensor:
-        """The states (B, T, H, key width, 48 + 1) before each of the steps (B, T, P, D) where is_step (B, T)."""
-        feature_proj = self._told(self.before, encodings) * is_step[..., None, None]
-        before = F.pad(feature_proj, (0, 0, 0, 0, 1, 0))[:, :-1]
-        changes = self._changes(encodings, before, is_step)
-        matrix, states = self.empty()[..., :-1].expand(len(encodings), -1, -1, -1), []
+    def states(
+        self, encodings: Float[Tensor, "B T P D"], is_step: Bool[Tensor, "B T"]
+    ) -> Float[Tensor, "B T H E value_and_context"]:
+        """The states before each of the steps, of which those count where `is_step`."""
+        context = self._context(self.prev_context_proj, encodings) * is_step[..., None, None]
+        prev_context = F.pad(context, (0, 0, 0, 0, 1, 0))[:, :-1]
+        updates = self._updates(encodings, prev_context, is_step)
+        matrix, matrices = self.empty()[..., :-1].expand(len(encodings), -1, -1, -1), []
         for step in range(encodings.shape[1]):
-            states.append(matrix)
-            matrix = _changed(matrix, *(part[:, step] for part in changes))
-        return torch.cat([torch.stack(states, dim=1), before.unsqueeze(-1)], dim=-1)
+            matrices.append(matrix)
+            matrix = _apply_update(matrix, *(part[:, step] for part in updates))
+        return torch.cat([torch.stack(matrices, dim=1), prev_context.unsqueeze(-1)], dim=-1)
 
-    def write(self, state: Tensor, encodings: Tensor) -> Tensor:
-        """The states (B, H, key width, 48 + 1) after one step (B, P, D)."""
+    def write(
+        self, state: Float[Tensor, "B H E value_and_context"], encodings: Float[Tensor, "B P D"]
+    ) -> Float[Tensor, "B H E value_and_context"]:
+        """The states after one more step."""
         is_step = torch.ones(len(encodings), 1, dtype=torch.bool, device=encodings.device)
-        changes = self._changes(encodings[:, None], state[:, None, ..., -1], is_step)
-        matrix = _changed(state[..., :-1], *(part[:, 0] for part in changes))
-        return torch.cat([matrix, self._told(self.before, encodings).unsqueeze(-1)], dim=-1)
+        updates = self._updates(encodings[:, None], state[:, None, ..., -1], is_step)
+        matrix = _apply_update(state[..., :-1], *(part[:, 0] for part in updates))
+        return torch.cat([matrix, self._context(self.prev_context_proj, encodings).unsqueeze(-1)], dim=-1)
 
-    def _changes(self, encodings: Tensor, before: Tensor, is_step: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What steps (B, T, P, D) do to a matrix S: S ← fade S, then S ← S + keysᵀ (added - removed S). Keys and
-        removed (B, T, H, P, key width), added (B, T, H, P, 48), fade (B, T, H, 1, 1).
+    def _updates(
+        self,
+        encodings: Float[Tensor, "B T P D"],
+        prev_context: Float[Tensor, "B T H E"],
+        is_step: Bool[Tensor, "B T"],
+    ) -> tuple[
+        Float[Tensor, "B T H P E"],
+        Float[Tensor, "B T H 1 1"],
+        Float[Tensor, "B T H P value"],
+        Float[Tensor, "B T H P E"],
+    ]:
+        """Keys, decay, added and removed of the steps' updates of a matrix S: S ← decay S, then
+        S ← S + keysᵀ (added - removed S).
 
-        To replace the values of P keys one after the other is to solve a triangular system, once for all matrices.
+        Replacing the values at P keys one after the other amounts to solving a triangular system, once for all steps.
         """
         x = encodings.float()
-        keys = self._at_places(before + self._told(self.now, x))
-        strength = (self.strength(x) + self.strength_bias).sigmoid().transpose(-1, -2).unsqueeze(-1)
+        keys = self._keys(prev_context + self._context(self.write_context_proj, x))
+        strength = (self.write_gate(x) + self.write_bias).sigmoid().transpose(-1, -2).unsqueeze(-1)
         strength = strength * is_step[..., None, None, None]
-        fade = torch.exp(-F.softplus(self.fade(x.mean(dim=-2)) + self.fade_bias) * is_step[..., None])
+        decay = torch.exp(-F.softplus(self.decay_gate(x.mean(dim=-2)) + self.decay_bias) * is_step[..., None])
         overlap = (strength * (keys @ keys.transpose(-1, -2))).tril(-1)
         values = self.values(x).unflatten(-1, (self.num_heads, HEAD_WIDTH)).transpose(-2, -3)
-        feature_proj = strength * torch.cat([values, keys], dim=-1)
-        solved = torch.linalg.solve_triangular(overlap, feature_proj, upper=False, unitriangular=True)
+        right_side = strength * torch.cat([values, keys], dim=-1)
+        solved = torch.linalg.solve_triangular(overlap, right_side, upper=False, unitriangular=True)
         added, removed = solved.split([HEAD_WIDTH, self.key_width], dim=-1)
-        return keys, fade[..., None, None], added, removed
+        return keys, decay[..., None, None], added, removed
 
-    def read(self, state: Tensor, positions: Tensor) -> Tensor:
-        """What positions (B, T, P, D) look up in states (B, T, H, key width, 48 + 1): (B, T, P, D)."""
-        queries = self._at_places(state[..., -1] + self._told(self.next, norm(positions)))
+    def read(
+        self, state: Float[Tensor, "B T H E value_and_context"], positions: Float[Tensor, "B T P D"]
+    ) -> Float[Tensor, "B T P D"]:
+        """What is added to the positions of steps that are being filled."""
+        queries = self._keys(state[..., -1] + self._context(self.read_context_proj, norm(positions)))
         return self.out((queries @ state[..., :-1]).transpose(-2, -3).flatten(-2)).to(positions.dtype)
 
-    def _told(self, by: Linear, steps: Tensor) -> Tensor:
-        """What steps (..., P, D) tell of a situation (..., H, key width)."""
-        return by(steps.float().mean(dim=-2)).unflatten(-1, (self.num_heads, self.key_width))
+    def _context(self, proj: Linear, steps: Float[Tensor, "*steps P D"]) -> Float[Tensor, "*steps H E"]:
+        """The part that steps have in a context vector."""
+        return proj(steps.float().mean(dim=-2)).unflatten(-1, (self.num_heads, self.key_width))
 
-    def _at_places(self, situation: Tensor) -> Tensor:
-        """Situations (..., H, key width) -> the keys (..., H, P, key width) of a step's positions there."""
-        return F.normalize(self.places * situation.unsqueeze(-2), dim=-1)
+    def _keys(self, context: Float[Tensor, "*steps H E"]) -> Float[Tensor, "*steps H P E"]:
+        """The keys of a step's positions in a context, of length 1."""
+        return F.normalize(self.position_keys * context.unsqueeze(-2), dim=-1)
 
 
-def _changed(matrix: Tensor, keys: Tensor, fade: Tensor, added: Tensor, removed: Tensor) -> Tensor:
-    matrix = fade * matrix
+def _apply_update(
+    matrix: Float[Tensor, "B H E value"],
+    keys: Float[Tensor, "B H P E"],
+    decay: Float[Tensor, "B H 1 1"],
+    added: Float[Tensor, "B H P value"],
+    removed: Float[Tensor, "B H P E"],
+) -> Float[Tensor, "B H E value"]:
+    matrix = decay * matrix
     return matrix + keys.transpose(-1, -2) @ (added - removed @ matrix)
 
 
 class RecurrentSpec:
-    """Knows nothing by itself: its recurrence is learned with the model."""
+    """The memory spec of a recurrence: nothing is fitted, for the model learns the recurrence."""
 
-    size: ClassVar[int] = 48  # numbers of a key
+    size: ClassVar[int] = 48  # E
+    size_is_learned: ClassVar[bool] = True
 
     @classmethod
     def outputs(cls, layout: Layout) -> MemoryOutputs:
         return MemoryOutputs(state=True)
 
     @classmethod
-    def fit(cls, layout: Layout, episodes: Iterable[Tensor]) -> RecurrentSpec:
+    def fit(cls, layout: Layout, episodes: Iterable[Int[Tensor, "_ N"]]) -> RecurrentSpec:
         return cls()
 
     @classmethod
@@ -143,30 +171,37 @@ class RecurrentSpec:
     def new(self, batch_size: int, model: Any) -> RecurrentMemory:
         return RecurrentMemory(batch_size, model.recurrence)
 
-    def read_episode(self, tokens: Tensor, window: int) -> EpisodeReadout:
+    def read_episode(self, tokens: Int[Tensor, "T N"], window: int) -> EpisodeReadout:
         return EpisodeReadout()
 
 
 class RecurrentMemory:
-    """The states of B worlds. Each is computed by itself, so that it does not depend on which others are beside it."""
+    """The states of B worlds. Each is computed by itself, so that it does not depend on which others are in its batch.
+
+    I batch indices, N tokens, P positions of a step, D width.
+    """
 
     def __init__(self, batch_size: int, recurrence: Recurrence) -> None:
         self.recurrence = recurrence
         self._states = [recurrence.empty() for _ in range(batch_size)]
 
-    def write(self, tokens: Tensor, encodings: Tensor, batch_indices: Sequence[int]) -> None:
+    def write(
+        self, tokens: Int[Tensor, "I N"], encodings: Float[Tensor, "I P D"], batch_indices: Sequence[int]
+    ) -> None:
         for index, encoding in zip(batch_indices, encodings.split(1), strict=True):
             self._states[index] = self.recurrence.write(self._states[index][None], encoding)[0]
 
-    def read(self, tokens: Tensor, hole_mask: Tensor, batch_indices: Sequence[int]) -> MemoryReadout:
+    def read(
+        self, tokens: Int[Tensor, "I N"], hole_mask: Bool[Tensor, "I N"], batch_indices: Sequence[int]
+    ) -> MemoryReadout:
         return MemoryReadout(state=torch.stack([self._states[index] for index in batch_indices]))
 
-    def reset(self, env_mask: Tensor | None = None) -> None:
+    def reset(self, env_mask: Bool[Tensor, " B"] | None = None) -> None:
         for index in reset_indices(env_mask, len(self._states)):
             self._states[index] = self.recurrence.empty()
 
     def state_dict(self, batch_index: int) -> dict[str, Tensor]:
-        """The matrices (H, key width, 48 + 1)."""
+        """The state (H, E, 48 + 1)."""
         return {"state": self._states[batch_index]}
 
     def load_state_dict(self, batch_index: int, state: dict[str, Tensor]) -> None:

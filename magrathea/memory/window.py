@@ -1,10 +1,11 @@
-"""The baseline: no memory beyond the window of steps that the model attends to anyway."""
+"""The baseline: no memory beyond the window of steps that the model attends to."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from magrathea.interfaces import EpisodeReadout, MemoryOutputs, MemoryReadout
@@ -13,14 +14,14 @@ from magrathea.model.config import ModelConfig
 
 
 class WindowSpec:
-    """Knows nothing, keeps nothing: what is older than the model's window is forgotten."""
+    """The spec of no memory: nothing is fitted, nothing is kept."""
 
     @classmethod
     def outputs(cls, layout: Layout) -> MemoryOutputs:
         return MemoryOutputs()
 
     @classmethod
-    def fit(cls, layout: Layout, episodes: Iterable[Tensor]) -> WindowSpec:
+    def fit(cls, layout: Layout, episodes: Iterable[Int[Tensor, "_ N"]]) -> WindowSpec:
         return cls()
 
     @classmethod
@@ -37,20 +38,22 @@ class WindowSpec:
     def new(self, batch_size: int, model: Any) -> WindowMemory:
         return WindowMemory()
 
-    def read_episode(self, tokens: Tensor, window: int) -> EpisodeReadout:
+    def read_episode(self, tokens: Int[Tensor, "T N"], window: int) -> EpisodeReadout:
         return EpisodeReadout()
 
 
 class WindowMemory:
-    """Reads nothing."""
+    """Takes in steps without effect, and gives an empty readout."""
 
-    def write(self, tokens: Tensor, encodings: Tensor, batch_indices: Sequence[int]) -> None:
+    def write(self, tokens: Int[Tensor, "I N"], encodings: Tensor, batch_indices: Sequence[int]) -> None:
         pass
 
-    def read(self, tokens: Tensor, hole_mask: Tensor, batch_indices: Sequence[int]) -> MemoryReadout:
+    def read(
+        self, tokens: Int[Tensor, "I N"], hole_mask: Bool[Tensor, "I N"], batch_indices: Sequence[int]
+    ) -> MemoryReadout:
         return MemoryReadout()
 
-    def reset(self, env_mask: Tensor | None = None) -> None:
+    def reset(self, env_mask: Bool[Tensor, " B"] | None = None) -> None:
         pass
 
     def state_dict(self, batch_index: int) -> dict[str, Tensor]:

@@ -20,6 +20,14 @@ FIRST_NAMES = {
     "prev_frame_attention": "looks",
     "query_position": "here",
     "key_position": "there",
+    "position_keys": "places",
+    "prev_context_proj": "before",
+    "write_context_proj": "now",
+    "read_context_proj": "next",
+    "write_gate": "strength",
+    "write_bias": "strength_bias",
+    "decay_gate": "fade",
+    "decay_bias": "fade_bias",
 }
 """Part of a weight's name -> what that part was called first."""
 CURRENT_NAMES = {first: current for current, first in FIRST_NAMES.items()}

@@ -1,1 +1,1 @@
-"""A map of what was seen where, found from how the picture moves."""
+"""A map of the tokens that were seen at each location, with the pose found from how the picture moves."""

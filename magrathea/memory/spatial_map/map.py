@@ -1,10 +1,12 @@
-"""The map of one world, and where one stands in it.
+"""The map of one world, and the pose of the viewpoint on it.
 
-Where one stands is reckoned: motion after motion is added up. In the dark a motion can be misread, and all that is seen
-from then on would be put down in the wrong place. So from a step whose motion is in doubt, what is seen goes on a layer
-of its own, and every offset at which it may lie on the layers beneath has a chance (a histogram filter: Thrun, Burgard
-& Fox 2005, "Probabilistic Robotics", chapter 8). Each place that comes into view is compared with those layers, at each
-of the offsets. When one of them leads clearly, the pose is put right by it, and the two layers become one.
+The pose is dead reckoning: motions are added up. A motion that is misread, as in the dark, would put all that is seen
+later in the wrong location. So after a motion that is ambiguous, observations go to a new *layer*, and a posterior is
+kept over the offsets at which it may lie on the layers below (a histogram filter: Thrun, Burgard & Fox 2005,
+"Probabilistic Robotics", chapter 8). Each location that comes into view is compared with the lower layers at each of
+the offsets. When one offset leads clearly, the pose is corrected by it and the two layers are merged.
+
+A *location* is a cell of the map; its key is one integer, so that an offset is an integer that is added to keys.
 """
 
 from __future__ import annotations
@@ -15,216 +17,226 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from magrathea.memory.spatial_map.odometry import TRUST, Odometry, Pose, turned
+from magrathea.memory.spatial_map.odometry import EVIDENCE_WEIGHT, Odometry, Pose, rotate
 
-DOUBT = 4.0  # nats: a motion that leads another by less is in doubt
-SURE = 6.0  # nats by which an offset must lead the others
-UNLIKELY = 12.0  # nats behind the likeliest offsets from which others are given up
-MOST_OFFSETS = 64
-MOST_LAYERS = 4
-QUIET = 10  # steps without doubt after which a new doubt begins a new layer
-_FAR = 1 << 20  # a place's key is (row + _FAR) * 2 * _FAR + column + _FAR
+AMBIGUITY_MARGIN = 4.0  # nats: a motion that leads another by less is ambiguous
+MERGE_MARGIN = 6.0  # nats by which an offset must lead the others
+PRUNE_MARGIN = 12.0  # nats behind the most likely offsets at which others are dropped
+MAX_OFFSETS = 64
+MAX_LAYERS = 4
+NEW_LAYER_STEPS = 10  # steps without an ambiguous motion after which the next one starts a new layer
+_FAR = 1 << 20  # a location's key is (row + _FAR) * 2 * _FAR + column + _FAR
 
 Offsets = tuple[int, ...]
+"""For each layer, what is added to a key on the last layer to find the location there; 0 for the last layer."""
 
 
 class MapSpec:
-    """What the charts of all worlds of a kind have in common.
+    """What the maps of all worlds of a kind have in common.
 
     Args:
-        motions: of the picture.
-        passing: (V + 1,) bool, the tokens that do not overwrite what a place showed before.
-        absent: the token of a place that was never seen.
-        most_places: that a layer keeps, those that were in view last; as many as there are, if not given.
+        odometry: of the picture, of C cells and V tokens.
+        transient: the tokens that do not overwrite what a location showed before.
+        absent: the token of a location that was never seen.
+        max_locations: that a layer keeps, those that were in view last; all, if not given.
     """
 
-    def __init__(self, motions: Odometry, passing: np.ndarray, absent: int, most_places: int | None = None) -> None:
-        self.motions, self.absent, self.most_places = motions, absent, most_places
-        self.region = np.flatnonzero(motions.region)
-        rows, columns = (index.reshape(-1)[self.region] for index in np.indices(motions.grid))
-        self._keys_at_origin = _key(_FAR, _FAR) + _key(*turned(np.arange(4)[:, None], rows, columns))
-        self.passing = set(np.flatnonzero(passing).tolist())
-        self.affinity = TRUST * motions.affinity
-        self.affinity[absent] = 0  # what was never seen speaks for nothing
+    def __init__(
+        self, odometry: Odometry, transient: Bool[np.ndarray, " V"], absent: int, max_locations: int | None = None
+    ) -> None:
+        self.odometry, self.absent, self.max_locations = odometry, absent, max_locations
+        self.region_cells = np.flatnonzero(odometry.region)
+        rows, columns = (index.reshape(-1)[self.region_cells] for index in np.indices(odometry.grid))
+        self._keys_at_origin = _key(_FAR, _FAR) + _key(*rotate(np.arange(4)[:, None], rows, columns))
+        self.transient = set(np.flatnonzero(transient).tolist())
+        self.evidence = EVIDENCE_WEIGHT * odometry.match_log_ratio  # (V, V) of a location's old and new token
+        self.evidence[absent] = 0
 
     def keys(self, pose: Pose) -> list[int]:
-        """Of the places that the region's cells show."""
+        """The keys of the locations that the region's cells show."""
         return (self._keys_at_origin[pose[0]] + _key(pose[1], pose[2])).tolist()
 
 
 class SpatialMap:
-    """What the places of one world showed last, and where one stands.
+    """The token that each location of one world showed last, and the pose of the viewpoint.
 
     Attributes:
-        layers: the tokens of places, by their keys, from the oldest to the one that is drawn on; one without doubt.
-        doubts: the log chances of offsets, one for each layer, that are added to a key to find its place there; that of
-            the last layer is 0.
+        layers: key of a location -> token, from the oldest layer to the one that is written; one where the pose is
+            certain.
+        offset_posterior: the unnormalized log probability of the layers' offsets.
         pose: on the last layer.
-        last: (C,) the picture that was seen last.
+        last_picture: (C,) the newest picture.
     """
 
-    def __init__(self, ground: MapSpec) -> None:
-        self.ground = ground
+    def __init__(self, spec: MapSpec) -> None:
+        self.spec = spec
         self.layers: list[dict[int, int]] = [{}]
-        self.doubts: dict[Offsets, float] = {(0,): 0.0}
+        self.offset_posterior: dict[Offsets, float] = {(0,): 0.0}
         self.pose: Pose = (0, 0, 0)
-        self.last: np.ndarray | None = None
-        self._quiet = 0  # steps since a motion was in doubt
+        self.last_picture: np.ndarray | None = None
+        self._steps_since_ambiguous = 0
 
     @property
-    def in_doubt(self) -> bool:
-        """Whether the pose may be off."""
+    def is_uncertain(self) -> bool:
+        """Whether the pose may be wrong."""
         return len(self.layers) > 1
 
-    def look(self, motion: int) -> np.ndarray:
-        """The picture (C,) that a motion would lead to, absent where the place was never seen."""
-        ground = self.ground
-        picture = np.full(len(ground.motions.region), ground.absent)
-        picture[ground.region] = self._find(ground.keys(ground.motions.moved(self.pose, motion)), self._likeliest())
+    def predict(self, motion: int) -> Int[np.ndarray, " C"]:
+        """The picture after a motion if no location has changed, absent where the location was never seen."""
+        spec = self.spec
+        picture = np.full(len(spec.odometry.region), spec.absent)
+        picture[spec.region_cells] = self._lookup(
+            spec.keys(spec.odometry.apply(self.pose, motion)), self._best_offsets()
+        )
         return picture
 
-    def see(self, picture: np.ndarray, scores: np.ndarray | None) -> None:
-        """Take in the picture (C,) that a motion has led to.
+    def update(self, picture: Int[np.ndarray, " C"], scores: Float[np.ndarray, " M"] | None) -> None:
+        """Take in the picture after a motion.
 
         Args:
-            scores: (M,) the log chances of the motions; None for the first picture.
+            picture: tokens.
+            scores: the unnormalized log probabilities of the motions; None for the first picture.
         """
-        self._quiet += 1
+        self._steps_since_ambiguous += 1
         if scores is not None:
             motion = int(scores.argmax())
-            likely = np.flatnonzero(scores > scores[motion] - DOUBT)
+            likely = np.flatnonzero(scores > scores[motion] - AMBIGUITY_MARGIN)
             if len(likely) > 1:
-                self._doubt(motion, likely, scores)
-            self.pose = self.ground.motions.moved(self.pose, motion)
-        self.last = picture
-        shown = list(zip(self.ground.keys(self.pose), picture[self.ground.region].tolist(), strict=True))
-        if self.in_doubt:
-            self._compare(shown)
-        self._draw(shown)
-        if self.in_doubt:
-            self._weigh()
+                self._branch(motion, likely, scores)
+            self.pose = self.spec.odometry.apply(self.pose, motion)
+        self.last_picture = picture
+        shown = list(zip(self.spec.keys(self.pose), picture[self.spec.region_cells].tolist(), strict=True))
+        if self.is_uncertain:
+            self._compare_layers(shown)
+        self._write(shown)
+        if self.is_uncertain:
+            self._prune_and_merge()
 
-    def _find(self, keys: list[int], offsets: Offsets) -> list[int]:
-        """What places showed last, on as many layers as there are offsets; what only passes, if that is all."""
-        passing, absent = self.ground.passing, self.ground.absent
-        *beneath, (places, offset) = zip(self.layers, offsets, strict=False)
-        found = [places.get(key + offset, absent) for key in keys]
-        for places, offset in reversed(beneath):
+    def _lookup(self, keys: list[int], offsets: Offsets) -> list[int]:
+        """The newest token of each location, on as many layers as there are offsets; a transient one only where no
+        layer has another."""
+        transient, absent = self.spec.transient, self.spec.absent
+        *lower, (layer, offset) = zip(self.layers, offsets, strict=False)
+        found = [layer.get(key + offset, absent) for key in keys]
+        for layer, offset in reversed(lower):
             for index, token in enumerate(found):
-                if token == absent or token in passing:
-                    under = places.get(keys[index] + offset, absent)
-                    if token == absent or (under != absent and under not in passing):
-                        found[index] = under
+                if token == absent or token in transient:
+                    older = layer.get(keys[index] + offset, absent)
+                    if token == absent or (older != absent and older not in transient):
+                        found[index] = older
         return found
 
-    def _draw(self, shown: list[tuple[int, int]]) -> None:
-        """Places show tokens now; those that only pass, where nothing is known of the place."""
-        places, passing = self.layers[-1], self.ground.passing
-        places.update([seen for seen in shown if seen[1] not in passing])
-        vague = [seen for seen in shown if seen[1] in passing]
-        if vague:
-            known = self._find([key for key, _ in vague], self._likeliest())
-            places.update(seen for seen, token in zip(vague, known, strict=True) if token == self.ground.absent)
-        if self.ground.most_places is not None:
-            places.update([(key, places.pop(key)) for key, _ in shown if key in places])  # to the end: in view last
-            self._forget(places)
+    def _write(self, shown: list[tuple[int, int]]) -> None:
+        """Set the tokens of locations; transient ones only where nothing is known of the location."""
+        layer, transient = self.layers[-1], self.spec.transient
+        layer.update([seen for seen in shown if seen[1] not in transient])
+        passing = [seen for seen in shown if seen[1] in transient]
+        if passing:
+            known = self._lookup([key for key, _ in passing], self._best_offsets())
+            layer.update(seen for seen, token in zip(passing, known, strict=True) if token == self.spec.absent)
+        if self.spec.max_locations is not None:
+            layer.update([(key, layer.pop(key)) for key, _ in shown if key in layer])  # to the end: in view last
+            self._evict(layer)
 
-    def _forget(self, places: dict[int, int]) -> None:
-        """Give up the places of a layer that have been out of view for longest, where it has too many."""
-        if self.ground.most_places is not None:
-            for key in list(islice(places, max(0, len(places) - self.ground.most_places))):
-                del places[key]
+    def _evict(self, layer: dict[int, int]) -> None:
+        """Drop the locations of a layer that were out of view for longest, where it has too many."""
+        if self.spec.max_locations is not None:
+            for key in list(islice(layer, max(0, len(layer) - self.spec.max_locations))):
+                del layer[key]
 
-    # -- doubt --------------------------------------------------------------------------------------------------------
-    def _likeliest(self) -> Offsets:
-        return max(self.doubts, key=self.doubts.__getitem__)
+    # -- uncertain poses ----------------------------------------------------------------------------------------------
+    def _best_offsets(self) -> Offsets:
+        return max(self.offset_posterior, key=self.offset_posterior.__getitem__)
 
-    def _doubt(self, motion: int, likely: np.ndarray, scores: np.ndarray) -> None:
-        """One of the likely motions is taken for the true one, which may be another of them."""
-        if not self.in_doubt or self._quiet > QUIET:
-            if len(self.layers) == MOST_LAYERS:
-                self._merge(0)
+    def _branch(self, motion: int, likely: Int[np.ndarray, " _"], scores: Float[np.ndarray, " M"]) -> None:
+        """Spread the posterior over the likely motions, of which one is taken for the true one."""
+        if not self.is_uncertain or self._steps_since_ambiguous > NEW_LAYER_STEPS:
+            if len(self.layers) == MAX_LAYERS:
+                self._merge_layer(0)
             self.layers.append({})
-            self.doubts = {(*offsets, 0): chance for offsets, chance in self.doubts.items()}
-        self._quiet = 0
-        moves = self.ground.motions.moves[self.pose[0]]
+            self.offset_posterior = {(*offsets, 0): score for offsets, score in self.offset_posterior.items()}
+        self._steps_since_ambiguous = 0
+        moves = self.spec.odometry.rotated_motions[self.pose[0]]
         turn, rows, columns = moves[motion]
         spread: dict[Offsets, float] = {}
         for other in likely.tolist():
             if moves[other][0] != turn:
                 continue
             shift = _key(moves[other][1] - rows, moves[other][2] - columns)
-            for offsets, chance in self.doubts.items():
+            for offsets, score in self.offset_posterior.items():
                 shifted = (*(offset + shift for offset in offsets[:-1]), 0)
-                chance += float(scores[other] - scores[motion])
-                spread[shifted] = float(np.logaddexp(spread.get(shifted, -np.inf), chance))
-        self.doubts = spread
+                score += float(scores[other] - scores[motion])
+                spread[shifted] = float(np.logaddexp(spread.get(shifted, -np.inf), score))
+        self.offset_posterior = spread
 
-    def _compare(self, shown: list[tuple[int, int]]) -> None:
-        """Each place that comes into view speaks once, for the offsets at which the layers beneath show the same."""
-        passing, places = self.ground.passing, self.layers[-1]
+    def _compare_layers(self, shown: list[tuple[int, int]]) -> None:
+        """Add the evidence of each location that comes into view, once, to the offsets' scores: whether the lower
+        layers show the same there."""
+        transient, layer = self.spec.transient, self.layers[-1]
         new = [
             (key, token)
             for key, token in shown
-            if token not in passing and (key not in places or places[key] in passing)
+            if token not in transient and (key not in layer or layer[key] in transient)
         ]
         if not new:
             return
         keys, tokens = map(list, zip(*new, strict=True))
-        for offsets in self.doubts:
-            self.doubts[offsets] += float(self.ground.affinity[self._find(keys, offsets[:-1]), tokens].sum())
+        for offsets in self.offset_posterior:
+            self.offset_posterior[offsets] += float(self.spec.evidence[self._lookup(keys, offsets[:-1]), tokens].sum())
 
-    def _weigh(self) -> None:
-        """Give up what is unlikely; layers that clearly lie one way on those beneath them become one with them."""
-        likeliest = nlargest(MOST_OFFSETS, self.doubts.items(), key=lambda item: item[1])
+    def _prune_and_merge(self) -> None:
+        """Drop unlikely offsets; merge layers whose offset to the one below is certain."""
+        likeliest = nlargest(MAX_OFFSETS, self.offset_posterior.items(), key=lambda item: item[1])
         best = likeliest[0][1]
-        self.doubts = {offsets: chance - best for offsets, chance in likeliest if chance > best - UNLIKELY}
+        self.offset_posterior = {offsets: score - best for offsets, score in likeliest if score > best - PRUNE_MARGIN}
         for lower in reversed(range(len(self.layers) - 1)):
-            shift = _between(self._likeliest(), lower)
-            others = [chance for offsets, chance in self.doubts.items() if _between(offsets, lower) != shift]
-            if max(others, default=-np.inf) < -SURE:
-                self._merge(lower)
+            shift = _shift(self._best_offsets(), lower)
+            others = [score for offsets, score in self.offset_posterior.items() if _shift(offsets, lower) != shift]
+            if max(others, default=-np.inf) < -MERGE_MARGIN:
+                self._merge_layer(lower)
 
-    def _merge(self, lower: int) -> None:
-        """A layer and the next one become one, as it is likeliest."""
-        shift = _between(self._likeliest(), lower)
-        places, passing = self.layers[lower], self.ground.passing
+    def _merge_layer(self, lower: int) -> None:
+        """Merge a layer and the next one at their most likely offset."""
+        shift = _shift(self._best_offsets(), lower)
+        layer, transient = self.layers[lower], self.spec.transient
         for key, token in self.layers.pop(lower + 1).items():
-            before = places.pop(key + shift, None)
-            places[key + shift] = token if before is None or token not in passing else before
-        self._forget(places)
+            before = layer.pop(key + shift, None)
+            layer[key + shift] = token if before is None or token not in transient else before
+        self._evict(layer)
         kept = {
-            offsets[: lower + 1] + offsets[lower + 2 :]: chance
-            for offsets, chance in self.doubts.items()
-            if _between(offsets, lower) == shift
+            offsets[: lower + 1] + offsets[lower + 2 :]: score
+            for offsets, score in self.offset_posterior.items()
+            if _shift(offsets, lower) == shift
         }
         end = next(iter(kept))[-1]  # other than 0 where the last layer is gone
-        self.doubts = {tuple(offset - end for offset in offsets): chance for offsets, chance in kept.items()}
+        self.offset_posterior = {tuple(offset - end for offset in offsets): score for offsets, score in kept.items()}
         rows = (end + _FAR) // (2 * _FAR)
         self.pose = (self.pose[0], self.pose[1] + rows, self.pose[2] + end - _key(rows, 0))
 
-    # -- keeping ------------------------------------------------------------------------------------------------------
+    # -- saving -------------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Tensor]:
-        """All that it knows."""
+        """All that the map knows, under the names that session files have."""
         oldest, *drafts = self.layers
+        posterior = self.offset_posterior
         return {
             "keys": torch.tensor(list(oldest), dtype=torch.int64),
             "tokens": torch.tensor(list(oldest.values()), dtype=torch.int32),
             "draft_keys": torch.tensor([key for draft in drafts for key in draft], dtype=torch.int64),
             "draft_tokens": torch.tensor([token for draft in drafts for token in draft.values()], dtype=torch.int32),
             "draft_sizes": torch.tensor([len(draft) for draft in drafts], dtype=torch.int64),
-            "offsets": torch.tensor([offsets[:-1] for offsets in self.doubts], dtype=torch.int64),
-            "chances": torch.tensor(list(self.doubts.values()), dtype=torch.float64),
+            "offsets": torch.tensor([offsets[:-1] for offsets in posterior], dtype=torch.int64),
+            "chances": torch.tensor(list(posterior.values()), dtype=torch.float64),
             "pose": torch.tensor(self.pose),
-            "quiet": torch.tensor(self._quiet),
-            "last": torch.tensor(() if self.last is None else self.last, dtype=torch.int32),
+            "quiet": torch.tensor(self._steps_since_ambiguous),
+            "last": torch.tensor(() if self.last_picture is None else self.last_picture, dtype=torch.int32),
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Into a chart that is empty. A state from before there were doubts has none, and one from before there were
-        layers has one draft."""
+        """Set the state of an empty map. Older states may lack layers but the first ("draft_…", "offsets", "chances",
+        "quiet"), or have only one more of them and no "draft_sizes"."""
         values = {name: tensor.tolist() for name, tensor in state.items()}
         drafts = iter(zip(values.get("draft_keys", ()), values.get("draft_tokens", ()), strict=True))
         sizes = values.get("draft_sizes", [len(values["draft_keys"])] if values.get("draft_keys") else [])
@@ -232,18 +244,18 @@ class SpatialMap:
         self.layers = [oldest, *(dict(islice(drafts, size)) for size in sizes)]
         if sizes:
             offsets = state["offsets"].reshape(-1, len(sizes)).tolist()
-            self.doubts = {(*each, 0): chance for each, chance in zip(offsets, values["chances"], strict=True)}
-        self._quiet = int(state["quiet"]) if "quiet" in state else 0
-        quarters, at_row, at_column = values["pose"]
-        self.pose = (quarters, at_row, at_column)
-        self.last = state["last"].numpy().astype(np.int64) if len(state["last"]) else None
+            self.offset_posterior = {(*each, 0): score for each, score in zip(offsets, values["chances"], strict=True)}
+        self._steps_since_ambiguous = int(state["quiet"]) if "quiet" in state else 0
+        quarters, row, column = values["pose"]
+        self.pose = (quarters, row, column)
+        self.last_picture = state["last"].numpy().astype(np.int64) if len(state["last"]) else None
 
 
-def _between(offsets: Offsets, lower: int) -> int:
-    """What is added to a key of the layer above one to find its place on that one."""
+def _shift(offsets: Offsets, lower: int) -> int:
+    """What is added to a key of the layer above a layer to find the location on that one."""
     return offsets[lower] - offsets[lower + 1]
 
 
 def _key(rows: Any, columns: Any) -> Any:
-    """What a place adds to a key that is this far away: keys add up as places do."""
+    """The difference of the keys of two locations that are so many rows and columns apart."""
     return rows * (2 * _FAR) + columns
