@@ -19,7 +19,7 @@ from magrathea.memory import RetrievalSpec, memory_class, of_size
 from magrathea.memory.episodic_buffer import NUM_RETRIEVED, EpisodicSpec
 from magrathea.memory.recurrent import DeltaRule
 from magrathea.model.config import ModelConfig
-from magrathea.model.transformer import MqueriedTransformer
+from magrathea.model.transformer import MaskedTransformer
 from magrathea.session import Session
 
 COMBINED = "spatial_map+recurrent:8+retrieval:20"
@@ -107,7 +107,7 @@ def test_what_followed_a_step_is_found_before_training() -> None:
 
 def test_gradients_reach_all_earlier_steps() -> None:
     torch.manual_seed(0)
-    model = MqueriedTransformer(
+    model = MaskedTransformer(
         LAYOUT, ModelConfig(width=48, num_layers=2, window=WINDOW, memory="recurrent"), memory_class("recurrent")
     )
     torch.nn.init.normal_(model.recurrence.out.weight)

@@ -17,6 +17,8 @@ TESTS = (
     "test_model.py",
     "test_sampler.py",
     "test_memories.py::test_sampling_agrees_with_training",
+    "test_memory_cycle_clock.py",
+    "test_memory_map.py",
 )
 REFUSALS = "not says_what_to_do and not say_what_to_do"  # these pass values of other types on purpose
 
