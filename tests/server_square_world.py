@@ -151,9 +151,10 @@ class SquareSession:
     def from_bytes(cls, data: bytes, world: SquareWorld, source: str = "This session") -> SquareSession:
         try:
             saved = json.loads(data)
-        except ValueError as error:
+            fingerprint = saved["fingerprint"]
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise MagratheaError(f"{source} is not a session.") from error
-        if saved["fingerprint"] != world.fingerprint:
+        if fingerprint != world.fingerprint:
             raise MagratheaError(f"{source} is of another world.")
         return cls.of(world, [(seed, num_start, map(np.array, steps)) for seed, num_start, steps in saved["states"]])
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +17,10 @@ from test_server_http import connected, frame_of, send, text_of
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from magrathea.errors import MagratheaError
+from magrathea.server import play
 from magrathea.server.auth import is_loopback
+from magrathea.server.catalog import Catalog
 from magrathea.server.protocol import decode_frame
 from magrathea.server.session_manager import Limits
 
@@ -231,8 +236,60 @@ def test_a_server_with_a_token_refuses_requests_without_it() -> None:
         assert ask(f"{url}/api/sessions", Host="worlds.example", Authorization="Bearer open sesame")[0] == 200
         with connect(f"{socket_url}?token=open%20sesame") as socket:
             assert text_of(socket, "world")["session"]
-        assert 429 in [ask(f"{url}/?token=guess{number}")[0] for number in range(12)]
-        assert ask(f"{url}/api/sessions", Authorization="Bearer open sesame")[0] == 200
+
+
+@pytest.mark.parametrize("header", ["Authorization", "Cookie", "query"])
+def test_wrong_tokens_are_limited_before_they_are_compared(header: str) -> None:
+    """So that a right guess is answered like a wrong one while they come too fast, however it is sent."""
+
+    def guess(url: str, token: str) -> int:
+        if header == "query":
+            return ask(f"{url}/?token={token}")[0]
+        return ask(f"{url}/", **{header: f"Bearer {token}" if header == "Authorization" else f"magrathea={token}"})[0]
+
+    with serving(square_app(token="opensesame")) as url:
+        assert [guess(url, f"guess{number}") for number in range(10)] == [401] * 10
+        assert guess(url, "opensesame") == 429
+        assert ask(f"{url}/", Authorization="Bearer opensesame")[0] == 429
+        assert ask(f"{url}/")[0] == 401  # without a guess, the page that asks for the token
+        time.sleep(2.1)
+        assert ask(f"{url}/api/sessions", Authorization="Bearer opensesame")[0] == 200
+
+
+@pytest.mark.parametrize("token", ["", " ", "\t"])
+def test_an_empty_token_is_refused(token: str) -> None:
+    with pytest.raises(MagratheaError, match="The token is empty; give one of at least 16 characters"):
+        play(host="0.0.0.0", token=token, open_browser=False)
+    with pytest.raises(MagratheaError, match="The token is empty"):
+        square_app(token=token)
+
+
+def served_address(monkeypatch: pytest.MonkeyPatch, store: Path, **options: Any) -> str:
+    """The address that a server prints, without serving."""
+    printed: list[str] = []
+    monkeypatch.setattr(
+        "magrathea.server.server.open_catalog", lambda world, device: (Catalog({}, lambda _: None), None)
+    )
+    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: [socket.close() for socket in sockets])
+    monkeypatch.setattr("builtins.print", lambda text, **_: printed.append(text))
+    play(port=0, store=store, open_browser=False, **options)
+    return "\n".join(printed)
+
+
+def test_a_token_is_made_where_it_is_needed_or_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def token_of(**options: Any) -> list[str]:
+        return re.findall(r"\?token=(\S+)", served_address(monkeypatch, tmp_path / "store.db", **options))
+
+    (made,) = token_of(host="0.0.0.0")
+    assert len(made) >= 16
+    assert token_of(token=True) == [made] and token_of() == []
+    assert token_of(token="a&b #=ä" + "x" * 16) == ["a%26b+%23%3D%C3%A4" + "x" * 16]
+
+
+def test_a_short_token_is_warned_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for token, warned in (("x" * 15, True), ("x" * 16, False)):
+        printed = served_address(monkeypatch, tmp_path / "store.db", token=token)
+        assert ("can be guessed; give at least 16" in printed) == warned
 
 
 def test_other_sites_and_other_host_names_are_refused(url: str) -> None:
@@ -242,7 +299,10 @@ def test_other_sites_and_other_host_names_are_refused(url: str) -> None:
     assert ask(f"{url}/api/sessions/{session}/fork", "POST", {}, **foreign)[0] == 403
     assert ask(f"{url}/api/sessions", Host="elsewhere.example")[0] == 421
     assert ask(f"{url}/api/sessions/{session}")[0] == 200
-    assert ask(f"{url}/api/sessions/{session}", "DELETE", Origin=url)[0] == 204
+    assert ask(f"{url}/api/sessions", Host=url.removeprefix("http://").replace("127.0.0.1", "LocalHost"))[0] == 200
+    for origin in ("http://[", "null", "http://", "nonsense"):
+        assert ask(f"{url}/api/sessions/{session}", "DELETE", Origin=origin)[0] == 403
+    assert ask(f"{url}/api/sessions/{session}", "DELETE", Origin=url.upper())[0] == 204
 
 
 @pytest.mark.parametrize(
@@ -250,6 +310,7 @@ def test_other_sites_and_other_host_names_are_refused(url: str) -> None:
     [
         ("127.0.0.1", True),
         ("localhost", True),
+        ("LocalHost", True),
         ("::1", True),
         ("[::1]", True),
         ("0.0.0.0", False),

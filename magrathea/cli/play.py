@@ -7,10 +7,23 @@ from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
+from tyro.constructors import PrimitiveConstructorSpec
 
 from magrathea.cli.options import Device, OptionalText, name_environment
+from magrathea.errors import MagratheaError
 from magrathea.settings import Range
 
+Token = Annotated[
+    str | bool | None,
+    PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[STR]",
+        instance_from_str=lambda texts: _parse_token(texts),
+        is_instance=lambda value: value is None or isinstance(value, str | bool),
+        str_from_instance=lambda value: ["None" if value is None else str(value)],
+    ),
+]
+"""A token; True: make one."""
 Port = Annotated[int, Range(0, 65535)]
 
 
@@ -22,7 +35,7 @@ def play(
     device: Device = "cpu",
     open_browser: bool = True,
     store: Annotated[Path | None, arg(metavar="FILE")] = None,
-    token: OptionalText = None,
+    token: Token = None,
     env_id: OptionalText = None,
 ) -> None:
     """Play a world in the browser. Without a world, a start page lists the shipped ones. Every session is stored.
@@ -35,8 +48,8 @@ def play(
         open_browser: open the page in the default browser; never where the environment variable CI is set.
         store: file that stores the sessions; by default sessions.db in the folder that the environment variable
             MAGRATHEA_HOME names, or in the user's own folder for data.
-        token: access token that visitors must give; where other machines are let in, the server makes one if none is
-            given.
+        token: access token that visitors must give, of at least 16 characters; without a value, or where other machines
+            are let in, the server makes one.
         env_id: the id of the world's environment, where no installed package offers it: "module:id" imports the
             module. A world or a dataset alone never does.
     """
@@ -45,3 +58,9 @@ def play(
 
     open_browser = open_browser and not os.environ.get("CI")
     serve(world, host=host, port=port, device=device, open_browser=open_browser, store=store, token=token)
+
+
+def _parse_token(texts: list[str]) -> str | bool:
+    if len(texts) > 1:
+        raise MagratheaError(f"Option --token takes one token, not {len(texts)}; put quotes around it.")
+    return texts[0] if texts else True

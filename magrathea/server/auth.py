@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import ipaddress
 import re
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -14,6 +15,7 @@ from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 
+from magrathea.errors import MagratheaError
 from magrathea.server.rate_limiter import RateLimiter
 
 STATIC = Path(__file__).parent / "static"
@@ -21,6 +23,8 @@ COOKIE = "magrathea"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 CLOSE_REFUSED = 1008  # WebSocket close code: policy violation
 OPEN_PATHS = ("/static/", "/health")
+GOOD_TOKEN_LENGTH = 16  # characters; a shorter one can be guessed
+MAX_CLIENTS = 1024  # addresses whose wrong tokens are counted
 HEADERS = [
     (
         b"content-security-policy",
@@ -34,13 +38,22 @@ HEADERS = [
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a host name or address."""
-    name = host.strip("[]")
+    name = host.strip("[]").lower()
     if name == "localhost":
         return True
     try:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+def check_token(token: str | None) -> None:
+    """Raises MagratheaError for a token that everybody has; None is no token."""
+    if token is not None and not token.strip():
+        raise MagratheaError(
+            f"The token is empty; give one of at least {GOOD_TOKEN_LENGTH} characters, or --token alone to have one "
+            "made."
+        )
 
 
 class Auth:
@@ -53,7 +66,7 @@ class Auth:
 
     def __init__(self, app: Any, token: str | None = None) -> None:
         self.app, self.token = app, token
-        self._wrong_tokens = RateLimiter(rate=0.5, burst=10)
+        self._wrong_tokens: OrderedDict[str, RateLimiter] = OrderedDict()  # by address, the longest unused first
         self._cookie = hashlib.sha256(f"magrathea {token}".encode()).hexdigest()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -78,12 +91,12 @@ class Auth:
     def _refusal(self, scope: Any) -> Any:
         """The response that refuses a request, or None if it is allowed."""
         headers = Headers(scope=scope)
-        host = headers.get("host", "")
+        host = headers.get("host", "").lower()
         if self.token is None and not is_loopback(re.sub(r":\d+$", "", host)):
             return PlainTextResponse("This server answers only to names of its own machine.", 421)
         origin = headers.get("origin")
         changes = scope["type"] == "websocket" or scope["method"] not in SAFE_METHODS
-        if changes and origin is not None and urlsplit(origin).netloc != host:
+        if changes and origin is not None and _netloc(origin) != host:
             return PlainTextResponse("Pages of other sites may not use this server.", 403)
         if self.token is None or scope["path"].startswith(OPEN_PATHS):
             return None
@@ -94,6 +107,10 @@ class Auth:
         given = next((value for name, value in query if name == "token"), None)
         cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
         bearer = headers.get("authorization", "").removeprefix("Bearer ")
+        credentials = [value for value in (given, cookie, bearer) if value]
+        guesses = self._guesses_of(scope)
+        if credentials and guesses.seconds_left() > 0:
+            return PlainTextResponse("Too many wrong tokens; try again in a few seconds.", 429)
         if (given is None and _equal(cookie, self._cookie)) or _equal(bearer, token):
             return None
         if given is not None and _equal(given, token):
@@ -103,11 +120,30 @@ class Auth:
             response = RedirectResponse("/" + scope["path"].lstrip("/") + (f"?{rest}" if rest else ""), 303)
             response.set_cookie(COOKIE, self._cookie, max_age=90 * 86400, httponly=True, samesite="lax")
             return response
-        if (given or bearer) and not self._wrong_tokens.allow():
-            return PlainTextResponse("Too many wrong tokens; try again in a few seconds.", 429)
+        for _ in credentials:
+            guesses.take()
         notice = "That token is wrong." if given else "Enter the token to continue."
         page = (STATIC / "token.html").read_text("utf-8")
         return HTMLResponse(page.replace("{notice}", notice), 401)
+
+    def _guesses_of(self, scope: Any) -> RateLimiter:
+        """The limiter of the wrong tokens that come from an address; from a network of one visitor in IPv6."""
+        address = (scope.get("client") or ("",))[0]
+        if ":" in address:
+            address = ":".join(address.split(":")[:4])
+        guesses = self._wrong_tokens.setdefault(address, RateLimiter(rate=0.5, burst=10))
+        self._wrong_tokens.move_to_end(address)
+        if len(self._wrong_tokens) > MAX_CLIENTS:
+            self._wrong_tokens.popitem(last=False)
+        return guesses
+
+
+def _netloc(origin: str) -> str | None:
+    """The host and port of an origin, or None if it has none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _equal(left: str, right: str) -> bool:

@@ -13,6 +13,7 @@ import gymnasium
 import msgspec
 from msgspec import Meta, Struct
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
@@ -39,6 +40,21 @@ MESSAGES_PER_SECOND, ERRORS_PER_SECOND = 200.0, 5.0  # of one connection
 
 Handler = Callable[[Request], Awaitable[Response]]
 Query = TypeVar("Query", bound=Struct)
+
+
+class _NumberConvertor(Convertor[int]):
+    """A number in a path, which JavaScript and SQLite can hold."""
+
+    regex = "[0-9]{1,15}"
+
+    def convert(self, value: str) -> int:
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        return str(value)
+
+
+register_url_convertor("number", _NumberConvertor())
 
 
 class Named(Struct):
@@ -101,7 +117,7 @@ class Routes:
             Route("/api/worlds", self.worlds),
             Route("/api/worlds/{world}", self.world),
             Route("/api/worlds/{world}/card", self.card),
-            Route("/api/worlds/{world}/starts/{index:int}.png", _answering(self.start_picture)),
+            Route("/api/worlds/{world}/starts/{index:number}.png", _answering(self.start_picture)),
             WebSocketRoute("/api/worlds/{world}/play", self.play),
             Route("/api/sessions", _answering(self.sessions), methods=["GET"]),
             Route("/api/sessions", _answering(self.upload), methods=["POST"]),
@@ -110,8 +126,8 @@ class Routes:
             Route(session, _answering(self.delete), methods=["DELETE"]),
             Route(f"{session}/fork", _answering(self.fork), methods=["POST"]),
             Route(f"{session}/file", _answering(self.download), methods=["GET"]),
-            Route(f"{session}/branches/{{branch:int}}", _answering(self.delete_branch), methods=["DELETE"]),
-            Route(f"{session}/branches/{{branch:int}}/steps/{{step:int}}.png", _answering(self.step_picture)),
+            Route(f"{session}/branches/{{branch:number}}", _answering(self.delete_branch), methods=["DELETE"]),
+            Route(f"{session}/branches/{{branch:number}}/steps/{{step:number}}.png", _answering(self.step_picture)),
         ]
 
     # -- pages --------------------------------------------------------------------------------------------------------

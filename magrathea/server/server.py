@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 import socket
+import sys
 import threading
 import time
 import webbrowser
@@ -13,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import gymnasium
 import platformdirs
@@ -23,7 +25,7 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from magrathea.errors import MagratheaError
-from magrathea.server.auth import STATIC, Auth, is_loopback
+from magrathea.server.auth import GOOD_TOKEN_LENGTH, STATIC, Auth, check_token, is_loopback
 from magrathea.server.catalog import Catalog
 from magrathea.server.env_mirror import make_environment
 from magrathea.server.routes import Routes
@@ -52,7 +54,10 @@ def create_app(
         token: what a visitor must send; without one, only this machine may connect.
         session_class: by default `magrathea.session.Session`.
         make_env: makes the real environment of a world.
+
+    Raises MagratheaError for an empty token.
     """
+    check_token(token)
     if session_class is None:
         from magrathea.session import Session as session_class
     limits = limits or Limits()
@@ -117,7 +122,7 @@ def play(
     *,
     device: str = "auto",
     store: str | Path | None = None,
-    token: str | None = None,
+    token: str | bool | None = None,
     max_active: int = Limits.active,
 ) -> None:
     """Serve worlds until interrupted.
@@ -128,22 +133,31 @@ def play(
         open_browser: whether to open the page in this machine's browser.
         device: where the model runs: "cpu", "cuda", or "auto" for a GPU if there is one.
         store: the file that keeps the sessions; by default "sessions.db" in `data_folder()`.
-        token: what a visitor must send; by default none where only this machine can connect, else one that is made
-            once and kept in the store.
+        token: what a visitor must send; True makes one once and keeps it in the store, None does so unless only this
+            machine can connect.
         max_active: how many sessions may be played at a time.
 
-    Raises MagratheaError if the world cannot be loaded, the store cannot be used or the port is in use.
+    Raises MagratheaError if the token is empty, the world cannot be loaded, the store cannot be used or the port is in
+    use.
     """
+    if token is not True:
+        check_token(token)
     catalog, only = open_catalog(world, device=device)
     listener = _listen(host, port)
     sessions = StoreThread(store if store is not None else data_folder() / "sessions.db")
-    if token is None and not is_loopback(host):
+    if token is True or (token is None and not is_loopback(host)):
         token = sessions.call(Store.setting, "token", secrets.token_urlsafe(18))
     name = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    url = f"http://{name}:{listener.getsockname()[1]}/" + (f"?token={token}" if token else "")
+    url = f"http://{name}:{listener.getsockname()[1]}/" + (f"?{urlencode({'token': token})}" if token else "")
     app = create_app(catalog, only=only, store=sessions, token=token, limits=Limits(active=max_active))
     config = uvicorn.Config(app, log_level="warning", ws_max_size=1 << 16, timeout_graceful_shutdown=2)
     print(f"Magrathea is at {url} (Ctrl+C ends it; sessions are kept in {sessions.path})", flush=True)
+    if token is not None and len(token) < GOOD_TOKEN_LENGTH:
+        print(
+            f"magrathea: the token has {len(token)} characters and can be guessed; give at least {GOOD_TOKEN_LENGTH}, "
+            "or --token alone to have one made.",
+            file=sys.stderr,
+        )
     server = uvicorn.Server(config)
     if open_browser:
         threading.Thread(target=_open_when_started, args=(server, url), daemon=True).start()

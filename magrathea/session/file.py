@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import operator
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,7 +170,7 @@ def unpack(data: bytes, source: str) -> SessionFile:
     """Read a session's file; raises MagratheaError where it is damaged, foreign or newer. Nothing is unpickled."""
     metadata = _metadata(data)
     version = str(metadata.get("magrathea_session", ""))
-    if not version.isdecimal():
+    if not re.fullmatch("[0-9]{1,9}", version):
         raise MagratheaError(f"{source} is not a session, or its beginning is lost; give one that Session.save wrote.")
     if int(version) > FORMAT_VERSION:
         raise MagratheaError(
