@@ -1,12 +1,22 @@
-"""Atomic writing of files."""
+"""Atomic writing of files and folders, and claims on folders that one process at a time may work in."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
+_AT_FDCWD, _EXCHANGE = -100, 2  # RENAME_EXCHANGE of Linux and RENAME_SWAP of macOS
 
 
 @contextmanager
@@ -27,3 +37,58 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace_folder(fresh: Path, folder: Path) -> None:
+    """Put a folder in the place of another one on the same disk, which is deleted, or where there is none.
+
+    Readers see the old folder or the new one at every moment, even if this process is killed. Only where the file
+    system cannot exchange two folders there is a moment without one; the old one then lies beside it, as "…-old".
+    """
+    for path in [*fresh.rglob("*"), fresh]:
+        _sync(path)
+    if not folder.exists():
+        fresh.rename(folder)
+    elif _exchange(fresh, folder):
+        shutil.rmtree(fresh, ignore_errors=True)
+    else:
+        old = fresh.with_name(fresh.name + "-old")
+        folder.rename(old)
+        fresh.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    _sync(folder.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two paths in one step; False where that cannot be done here."""
+    paths = os.fsencode(one), os.fsencode(other)
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        if sys.platform == "darwin":
+            return library.renamex_np(*paths, _EXCHANGE) == 0
+        return library.renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _EXCHANGE) == 0
+    except (OSError, AttributeError, TypeError):  # no such library, or an older one
+        return False
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or a folder's list of files is on the disk."""
+    if os.name == "posix" and (path.is_file() or path.is_dir()) and not path.is_symlink():
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def claim(path: Path) -> Iterator[None]:
+    """Hold a file's lock in the block; it ends with the process, however that ends.
+
+    Raises:
+        BlockingIOError: where another process, or another block of this one, holds it.
+    """
+    with path.open("a") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield

@@ -4,18 +4,20 @@ README.md; shipped with Magrathea, of one's own, or on the Hugging Face Hub. See
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from magrathea.errors import MagratheaError
+from magrathea.files import replace_folder
 
 FORMAT_VERSION = 1
 WORLDS_FOLDER = Path(__file__).parent / "worlds"
@@ -33,6 +35,58 @@ class WorldFiles:
 
     config: dict[str, Any]
     tensors: dict[str, dict[str, Tensor]]
+
+
+# -- what config.json may hold ----------------------------------------------------------------------------------------
+# Sizes are checked here, before anything of that size is made. The sizes of the model are checked by `ModelConfig`, the
+# settings of the sampler by `FillSettings`, and spaces by `space_from_config`.
+MOST_CONFIG_BYTES = 16 * 2**20
+MOST_TOKENS = 2**16  # of a step
+_Name = Annotated[str, msgspec.Meta(max_length=200)]
+_Side = Annotated[int, msgspec.Meta(ge=1, le=MOST_TOKENS)]
+
+
+class _SlotConfig(msgspec.Struct, forbid_unknown_fields=True):
+    name: _Name
+    role: Literal["action", "observation", "reward", "terminated"]
+    vocab_size: Annotated[int, msgspec.Meta(ge=1, le=2**24)]
+    grid: tuple[_Side, _Side]
+    group: tuple[_Side, _Side]
+
+
+class _Metadata(msgspec.Struct):
+    """What other parts read of the metadata, which may hold more."""
+
+    name: _Name = ""
+    env_id: _Name | None = None
+    env_kwargs: dict[str, Any] | None = None
+    fps: Annotated[float, msgspec.Meta(gt=0, le=1000)] | None = None
+    action_names: Annotated[list[_Name], msgspec.Meta(max_length=2**16)] | None = None
+    key_map: dict[_Name, Annotated[int, msgspec.Meta(ge=0, lt=2**16)]] | None = None
+    description: str | None = None
+    held_out: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    split_seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] | None = None
+    dataset_id: _Name | None = None
+    training: dict[str, Any] | None = None
+
+
+class _Config(msgspec.Struct):
+    model: dict[str, Any]
+    fill: dict[str, Any]
+    layout: Annotated[list[_SlotConfig], msgspec.Meta(min_length=4, max_length=1024)]
+    tokenizers: dict[str, dict[str, Any]]
+    spaces: dict[str, dict[str, Any]]
+    metadata: _Metadata
+
+
+def check_config(config: dict[str, Any]) -> None:
+    """Raises ValueError where a world's config has other fields, types or sizes than one may have."""
+    typed = msgspec.convert(config, _Config)
+    if sum(slot.grid[0] * slot.grid[1] for slot in typed.layout) > MOST_TOKENS:
+        raise ValueError(f"a step of more than {MOST_TOKENS} tokens")
+    for slot in typed.layout:
+        if any(group > size for group, size in zip(slot.group, slot.grid, strict=True)):
+            raise ValueError(f"slot '{slot.name}' has groups larger than its grid")
 
 
 def shipped_worlds() -> dict[str, Path]:
@@ -89,9 +143,12 @@ def read_world(folder: Path) -> WorldFiles:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
     try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
+        if not path.is_file() or path.stat().st_size > MOST_CONFIG_BYTES:
+            raise ValueError(f"it is no file of up to {MOST_CONFIG_BYTES >> 20} MiB")
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise MagratheaError(f"World '{folder}' has a config.json that cannot be read ({error}).") from error
     version = config.get("format_version") if isinstance(config, dict) else None
     if version != FORMAT_VERSION:
@@ -99,39 +156,66 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"World '{folder}' has format version {version}, but this Magrathea reads version {FORMAT_VERSION}; "
             "install the Magrathea that made it, or train it anew."
         )
+    try:
+        check_config(config)
+    except (ValueError, RecursionError) as error:
+        raise MagratheaError(
+            f"World '{folder}' has a config.json that lacks or misnames something ({str(error)[:500]}); copy it again."
+        ) from error
     return config
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if not path.exists():
+    if not path.is_file():
         raise MagratheaError(f"World file '{path}' is missing; copy the whole folder again.")
     try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+        tensors = load_file(path)
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
+                raise ValueError(f"'{name}' is not finite")
+        return tensors
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise MagratheaError(f"World file '{path}' is damaged ({error}); copy the whole folder again.") from error
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
 def write_world(files: WorldFiles, folder: str | Path) -> Path:
     """Write a world's folder in one step: either all of it is new, or nothing has changed. Keeps other files there."""
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    real = folder_to_write(folder)
     try:
-        if folder.exists():
-            shutil.copytree(folder, fresh, dirs_exist_ok=True)
-        _write_files(files, fresh, folder.name)
+        real.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{real.name}-", dir=real.parent))
+    except OSError as error:
+        raise MagratheaError(
+            f"World folder '{folder}' cannot be written ({error.strerror}); choose another."
+        ) from error
+    try:
+        if real.exists():
+            shutil.copytree(real, fresh, dirs_exist_ok=True)
+        _write_files(files, fresh, real.name)
         fresh.chmod(0o755)
         for file in fresh.glob("*.safetensors"):
             file.chmod(0o644)
-        old = fresh.with_name(fresh.name + "-old")
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(fresh, folder)
-        shutil.rmtree(old, ignore_errors=True)
+        replace_folder(fresh, real)
+    except (OSError, SafetensorError) as error:
+        raise MagratheaError(f"World folder '{folder}' cannot be written ({error}); nothing was changed.") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-    return folder
+    return Path(folder)
+
+
+def folder_to_write(folder: str | Path) -> Path:
+    """The folder that a world named so is written to: where a link leads, that is the folder it leads to.
+
+    Raises:
+        MagratheaError: for a file, and for the working directory and those above it, which cannot be replaced.
+    """
+    real = Path(folder).resolve()
+    if real == Path.cwd() or real in Path.cwd().parents:
+        raise MagratheaError(f"'{folder}' is the folder that you are in, or one above it; name a folder for the world.")
+    if real.exists() and not real.is_dir():
+        raise MagratheaError(f"'{folder}' is a file; name a folder for the world.")
+    return real
 
 
 def _write_files(files: WorldFiles, folder: Path, name: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 import optree
 from gymnasium import spaces
@@ -20,7 +22,68 @@ def _bound(bound: np.ndarray) -> Any:
 
 
 def _read_bound(written: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    return np.broadcast_to(np.asarray(written, dtype=object).astype(np.float64).astype(dtype), shape)
+    values = np.asarray(written, dtype=object).astype(np.float64)
+    if np.isnan(values).any():
+        raise ValueError("a bound is not a number")
+    if dtype.kind in "iu":  # the bounds of 64 bits are no floats
+        most = np.iinfo(dtype)
+        inside = np.clip(values, float(most.min), np.nextafter(float(most.max), 0)).astype(dtype)
+        values = np.where(values >= float(most.max), most.max, np.where(values <= float(most.min), most.min, inside))
+    return np.broadcast_to(values.astype(dtype), shape)
+
+
+# What a config may hold. Sizes are checked before anything of that size is made.
+MOST_NUMBERS = 2**22  # of a value
+_Size = Annotated[int, msgspec.Meta(ge=0, le=MOST_NUMBERS)]
+_Whole = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
+_Sizes = Annotated[list[_Size], msgspec.Meta(max_length=8)]
+_Number = Literal[
+    "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64"
+]
+
+
+class _BoxConfig(msgspec.Struct, tag="Box", tag_field="type", forbid_unknown_fields=True):
+    shape: _Sizes
+    dtype: _Number | Literal["bool"]
+    low: float | str | list
+    high: float | str | list
+
+
+class _DiscreteConfig(msgspec.Struct, tag="Discrete", tag_field="type", forbid_unknown_fields=True):
+    n: Annotated[int, msgspec.Meta(ge=1, le=2**62)]
+    start: _Whole
+
+
+class _MultiDiscreteConfig(msgspec.Struct, tag="MultiDiscrete", tag_field="type", forbid_unknown_fields=True):
+    nvec: list
+    start: list
+
+
+class _MultiBinaryConfig(msgspec.Struct, tag="MultiBinary", tag_field="type", forbid_unknown_fields=True):
+    n: _Size | _Sizes
+
+
+class _DictConfig(msgspec.Struct, tag="Dict", tag_field="type", forbid_unknown_fields=True):
+    spaces: dict[str, _SpaceConfig]
+
+
+class _TupleConfig(msgspec.Struct, tag="Tuple", tag_field="type", forbid_unknown_fields=True):
+    spaces: list[_SpaceConfig]
+
+
+_SpaceConfig = _BoxConfig | _DiscreteConfig | _MultiDiscreteConfig | _MultiBinaryConfig | _DictConfig | _TupleConfig
+
+
+def _num_numbers(config: Any) -> int:
+    """How many numbers a value of the space holds."""
+    if isinstance(config, _BoxConfig):
+        return math.prod(config.shape)
+    if isinstance(config, _MultiBinaryConfig):
+        return config.n if isinstance(config.n, int) else math.prod(config.n)
+    if isinstance(config, _DictConfig | _TupleConfig):
+        parts = config.spaces.values() if isinstance(config, _DictConfig) else config.spaces
+        return sum(map(_num_numbers, parts))
+    return 1
 
 
 def space_to_config(space: spaces.Space) -> dict[str, Any]:
@@ -44,23 +107,34 @@ def space_to_config(space: spaces.Space) -> dict[str, Any]:
 
 
 def space_from_config(config: dict[str, Any]) -> spaces.Space:
-    """The space that `space_to_config` described."""
-    kind = config.get("type")
-    if kind == "Box":
-        shape, dtype = tuple(config["shape"]), np.dtype(config["dtype"])
-        low, high = (_read_bound(config[side], shape, dtype) for side in ("low", "high"))
+    """The space that `space_to_config` described; raises MagratheaError for anything else, and for values of more than
+    `MOST_NUMBERS` numbers."""
+    try:
+        typed = msgspec.convert(config, _SpaceConfig)
+        if _num_numbers(typed) > MOST_NUMBERS:
+            raise ValueError(f"its values have more than {MOST_NUMBERS:,} numbers")
+        return _space_from(typed)
+    except (ValueError, TypeError, AssertionError, ArithmeticError, RecursionError) as error:
+        raise MagratheaError(f"A space in a config is none that this version knows ({error}).") from error
+
+
+def _space_from(config: Any) -> spaces.Space:
+    if isinstance(config, _BoxConfig):
+        shape, dtype = tuple(config.shape), np.dtype(config.dtype)
+        low, high = (_read_bound(side, shape, dtype) for side in (config.low, config.high))
         return spaces.Box(low, high, shape, dtype.type)
-    if kind == "Discrete":
-        return spaces.Discrete(config["n"], start=config["start"])
-    if kind == "MultiDiscrete":
-        return spaces.MultiDiscrete(np.array(config["nvec"]), start=np.array(config["start"]))
-    if kind == "MultiBinary":
-        return spaces.MultiBinary(config["n"])
-    if kind == "Dict":
-        return spaces.Dict({key: space_from_config(part) for key, part in config["spaces"].items()})
-    if kind == "Tuple":
-        return spaces.Tuple([space_from_config(part) for part in config["spaces"]])
-    raise MagratheaError(f"Unknown kind of space '{kind}' in a world's config; it was made by another version.")
+    if isinstance(config, _DiscreteConfig):
+        return spaces.Discrete(config.n, start=config.start)
+    if isinstance(config, _MultiDiscreteConfig):
+        nvec, start = np.array(config.nvec), np.array(config.start)
+        if nvec.dtype.kind != "i" or start.dtype.kind != "i" or not nvec.size or nvec.size > MOST_NUMBERS:
+            raise ValueError("a MultiDiscrete needs whole numbers")
+        return spaces.MultiDiscrete(nvec, start=start)
+    if isinstance(config, _MultiBinaryConfig):
+        return spaces.MultiBinary(config.n)
+    if isinstance(config, _DictConfig):
+        return spaces.Dict({key: _space_from(part) for key, part in config.spaces.items()})
+    return spaces.Tuple([_space_from(part) for part in config.spaces])
 
 
 # -- values of Dict and Tuple spaces ----------------------------------------------------------------------------------

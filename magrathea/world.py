@@ -181,31 +181,35 @@ class World:
         folder = find_world(name)
         files = read_world(folder)
         try:
-            return cls._from_files(files).to(device)
-        except (KeyError, TypeError) as error:
-            raise MagratheaError(f"World '{folder}' has a config.json that lacks or misnames {error}.") from error
-        except RuntimeError as error:
-            raise MagratheaError(
-                f"World '{folder}' has weights that do not fit its config.json; save it anew."
-            ) from error
+            world = cls._from_files(files)
+        except Exception as error:  # of plug-ins that the config names, whose settings only they know
+            what = str(error)[:500] or type(error).__name__
+            raise MagratheaError(f"World '{folder}' has files that do not fit its config.json: {what}") from error
+        return world.to(device)
 
     @classmethod
     def _from_files(cls, files: WorldFiles) -> World:
         config, tensors = files.config, files.tensors
         tokenizers: Tokenizers = {}
         for role in ROLES:
-            own = {key.removeprefix(f"{role}/"): x for key, x in tensors["tokenizers"].items() if key.startswith(role)}
+            prefix = f"{role}/"
+            own = {key.removeprefix(prefix): x for key, x in tensors["tokenizers"].items() if key.startswith(prefix)}
             tokenizers[role] = tokenizer_from(
                 config["tokenizers"][role], own, space_from_config(config["spaces"][role])
             )
         layout, model_config = Layout.from_config(config["layout"]), ModelConfig(**config["model"])
+        _check_layout(layout, tokenizers)
         kind = memory_class(model_config.memory)
+        weights = {current_name(key): weight for key, weight in tensors["model"].items()}
+        _check_weights(weights, layout, model_config, kind)
         model = MaskedTransformer(layout, model_config, kind)
-        model.load_state_dict({current_name(key): weight.float() for key, weight in tensors["model"].items()})
+        model.load_state_dict({key: weight.float() for key, weight in weights.items()})
+        starts = tensors["starts"].get("starts", torch.zeros(0, 1, layout.num_tokens, dtype=torch.int32))
+        _check_starts(starts, layout)
         return cls(
             tokenizers,
             WorldConfig(model_config, FillSettings(**config["fill"]), config["metadata"]),
-            tensors["starts"].get("starts", torch.zeros(0, 1, layout.num_tokens)),
+            starts,
             model.eval(),
             kind.from_tensors(layout, tensors["memory"]),
         )
@@ -346,3 +350,41 @@ class World:
         time = torch.arange(first, tokens.shape[1], device=device).expand(steps.shape[:2])
         logits = self.model.predict(steps, hole_mask.to(device).expand(steps.shape), time, kv_cache)
         return {name: slot_logits.float() for name, slot_logits in logits.items()}
+
+
+# -- what a world's files must agree on -------------------------------------------------------------------------------
+def _check_layout(layout: Layout, tokenizers: Tokenizers) -> None:
+    """Raises MagratheaError where a layout is not that of its tokenizers."""
+    stored, expected = (
+        [(slot.name, slot.role, slot.vocab_size, slot.grid) for slot in each.slots]
+        for each in (layout, layout_for(tokenizers))
+    )
+    if stored != expected:
+        raise MagratheaError(f"its layout has the slots {stored}, but its tokenizers make {expected}; save it anew.")
+
+
+def _check_weights(weights: dict[str, Tensor], layout: Layout, config: ModelConfig, kind: type[MemorySpec]) -> None:
+    """Raises MagratheaError where weights are not those of a model of these sizes, before one is made."""
+    if config.num_layers + config.num_memory_layers > len(weights):
+        raise MagratheaError("it has fewer weights than its model has layers; save it anew.")
+    layout = Layout(layout.slots)  # whose cached tensors may be on the meta device
+    with torch.device("meta"):
+        expected = {name: tensor.shape for name, tensor in MaskedTransformer(layout, config, kind).state_dict().items()}
+    for name in sorted(expected.keys() | weights.keys()):
+        if name not in weights or name not in expected:
+            raise MagratheaError(f"weight '{name}' is {'missing' if name in expected else 'unknown'}; save it anew.")
+        if weights[name].shape != expected[name] or not weights[name].is_floating_point():
+            raise MagratheaError(
+                f"weight '{name}' is {weights[name].dtype} of shape {tuple(weights[name].shape)}, not of "
+                f"{tuple(expected[name])}; save it anew."
+            )
+
+
+def _check_starts(starts: Tensor, layout: Layout) -> None:
+    """Raises MagratheaError where starts are not steps (K, W, N) that end with an observation."""
+    most = layout.absent_tokens
+    if starts.is_floating_point() or starts.ndim != 3 or starts.shape[2:] != most.shape or not starts.shape[1]:
+        raise MagratheaError(f"its starts are {starts.dtype} of shape {tuple(starts.shape)}; save it anew.")
+    seen = layout.role_span("observation")
+    if bool(((starts < 0) | (starts > most)).any()) or bool((starts[:, -1, seen] == most[seen]).any()):
+        raise MagratheaError("its starts have tokens that it does not have; save it anew.")

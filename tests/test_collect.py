@@ -19,6 +19,7 @@ from minari import MinariDataset
 
 from magrathea.data import Dataset, collect
 from magrathea.errors import MagratheaError
+from magrathea.files import claim
 
 BOARD, SLOW, ODD = (f"data_environments:recorded/{name}-v0" for name in ("Board", "Slow", "Odd"))
 
@@ -174,3 +175,10 @@ def test_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "ale_py", None)
     with pytest.raises(MagratheaError, match="pip install ale-py"):
         collect("ALE/Breakout-v5", 20, tmp_path / "out", num_processes=1)
+
+
+def test_one_process_at_a_time_records_into_a_folder(tmp_path: Path) -> None:
+    (work := tmp_path / "out" / ".collecting").mkdir(parents=True)
+    with claim(work / "lock"), pytest.raises(MagratheaError, match="Another process is recording into"):
+        collect(BOARD, 20, tmp_path / "out", num_processes=1)
+    assert len(collect(BOARD, 20, tmp_path / "out", num_processes=1))

@@ -17,7 +17,7 @@ from magrathea.interfaces import Memory
 from magrathea.session import Session
 from magrathea.session.file import SessionState
 from magrathea.session.history import History, StepKind, record_of
-from magrathea.session.snapshots import EVERY, stays
+from magrathea.session.snapshots import EVERY, FARTHEST, stays
 from magrathea.world import World
 
 NUM_MEASURED = 100  # steps that the medians are of
@@ -32,7 +32,8 @@ def measure_history(world: World, lengths: Sequence[int], seed: int = 0) -> dict
 
     Returns:
         for each length: "ms_per_step", the median of a whole step; "memory_ms_per_step", the memory's part in it (a
-        write, a read, and the saving of its state, spread over the steps between two snapshots); "passes_per_step";
+        write, a read, and the saving of its state, spread over the steps between two snapshots); "rewind_ms", going
+        back as far as costs most, and being ready for the next step; "passes_per_step";
         and bytes per step of the memory's state, of the log, and of the session's file, which holds both and the
         snapshots.
     """
@@ -58,6 +59,7 @@ def measure_history(world: World, lengths: Sequence[int], seed: int = 0) -> dict
             "ms_per_step": round(1000 * float(np.median(took[length])), 3),
             "passes_per_step": round(passes[length] / NUM_MEASURED, 2),
             "memory_ms_per_step": round(1000 * (_memory_seconds(world, session) + keeping), 4),
+            "rewind_ms": round(1000 * _rewind_seconds(session), 1),
             "memory_bytes_per_step": round(state / length, 1),
             "log_bytes_per_step": record_of(world.layout).itemsize,
             "file_bytes_per_step": round(file_bytes[length] / length, 1),
@@ -95,6 +97,17 @@ def distinct_steps(world: World, num: int, seed: int) -> Tensor:
     stored, rng = world.starts.flatten(0, 1), torch.Generator().manual_seed(seed)
     steps, others = (stored[torch.randint(len(stored), (num,), generator=rng)] for _ in range(2))
     return torch.where(torch.rand(steps.shape, generator=rng) < 0.3, others, steps)
+
+
+def _rewind_seconds(session: Session) -> float:
+    """The seconds of going back nearly to the beginning, just before a snapshot, and of being ready to go on."""
+    fork = session.fork()
+    length = int(session.num_steps[0]) + session.num_start_of(0)
+    begin = time.perf_counter()
+    fork.rewind(length - min(length - 1, FARTHEST - 1))
+    fork.prepare()
+    synchronize(session.world.device)
+    return time.perf_counter() - begin
 
 
 @torch.inference_mode()

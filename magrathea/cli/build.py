@@ -142,6 +142,9 @@ def make(
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: seed of everything random.
     """
+    from magrathea.pretrained import folder_to_write
+
+    folder_to_write(out)
     start = time.monotonic()
     dataset = out.with_name(f"{out.name}-dataset")
     collect(env_id, out=dataset, steps=steps, policy=policy, seed=seed, env_kwargs=env_kwargs)

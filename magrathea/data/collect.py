@@ -31,7 +31,7 @@ from magrathea.data.make_env import environment_metadata, make_env
 from magrathea.data.policies import current_policy_name, policy_named
 from magrathea.data.recorder import play_episode
 from magrathea.errors import MagratheaError
-from magrathea.files import atomic_write
+from magrathea.files import atomic_write, claim
 from magrathea.plugins import environment_plugin
 from magrathea.progress import Stages
 from magrathea.settings import Count, Seed, check, check_value
@@ -99,9 +99,10 @@ def collect(
     metadata = _metadata_of(recording)
     work = out / WORK_FOLDER
     if not _is_done(out, metadata):
-        _begin(work, metadata)
-        num_episodes = _play_all(recording, work, num_processes)
-        _write(out, work, num_episodes, metadata)
+        with _claimed(work):
+            _begin(work, metadata)
+            num_episodes = _play_all(recording, work, num_processes)
+            _write(out, work, num_episodes, metadata)
     shutil.rmtree(work, ignore_errors=True)
     return Dataset.open(out)
 
@@ -258,16 +259,29 @@ def _is_done(out: Path, metadata: dict[str, Any]) -> bool:
     return True
 
 
-def _begin(work: Path, metadata: dict[str, Any]) -> None:
-    """Write down the settings of a recording; refuses to resume one of other settings."""
+@contextlib.contextmanager
+def _claimed(work: Path) -> Iterator[None]:
+    """Make the folder of a recording, in which only one process at a time may record."""
+    held = contextlib.ExitStack()
     try:
         work.mkdir(parents=True, exist_ok=True)
+        held.enter_context(claim(work / "lock"))
+    except BlockingIOError as error:
+        raise MagratheaError(
+            f"Another process is recording into '{work.parent}'; wait for it, or give another --out."
+        ) from error
     except OSError as error:
         raise MagratheaError(f"'{work.parent}' cannot be made ({error.strerror}); give another --out.") from error
-    claim = work / "recording.json"
-    if claim.exists():
-        _require_same(json.loads(claim.read_text()), metadata, f"'{work.parent}' holds an unfinished recording")
-    with atomic_write(claim) as file:
+    with held:
+        yield
+
+
+def _begin(work: Path, metadata: dict[str, Any]) -> None:
+    """Write down the settings of a recording; refuses to resume one of other settings."""
+    settings = work / "recording.json"
+    if settings.exists():
+        _require_same(json.loads(settings.read_text()), metadata, f"'{work.parent}' holds an unfinished recording")
+    with atomic_write(settings) as file:
         file.write_text(json.dumps(metadata, indent=1))
 
 

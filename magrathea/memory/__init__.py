@@ -83,6 +83,6 @@ def _kind(name: str) -> type[MemorySpec]:
     kind: type[MemorySpec] = load_plugin(plugins.MEMORIES, FIRST_NAMES.get(plain, plain), MemorySpec, MEMORIES)
     if not size:
         return kind
-    if not hasattr(kind, "size") or not size.isdecimal() or int(size) < 1:
+    if not hasattr(kind, "size") or not size.isdecimal() or len(size) > 8 or int(size) < 1:
         raise MagratheaError(f"Memory '{name}' has no such size; write '{plain}', or 'retrieval:256'.")
     return type(kind.__name__, (kind,), {"size": int(size)})

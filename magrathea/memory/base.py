@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any, ClassVar
 
+import numpy as np
 from jaxtyping import Bool, Int
 from torch import Tensor
 
@@ -123,3 +124,48 @@ def _part_of(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _prefix(name: str) -> str:
     """Of a part's tensors, whatever its size: "retrieval:256" -> "retrieval/"."""
     return f"{name.partition(':')[0]}/"
+
+
+def checked(
+    tensors: dict[str, Tensor],
+    name: str,
+    kind: str,
+    shape: tuple[int | None, ...],
+    low: float | np.ndarray = -np.inf,
+    high: float | np.ndarray = np.inf,
+) -> np.ndarray:
+    """A tensor of a file as an array.
+
+    Args:
+        tensors: of the file.
+        name: of the tensor.
+        kind: "i" whole numbers, "f" numbers, "b" truth values.
+        shape: of the array; None where a size may be any.
+        low, high: of the values, both included.
+
+    Raises:
+        MagratheaError: where it is missing, of another kind or shape, not finite, or out of range.
+    """
+    tensor = tensors.get(name)
+    if tensor is None:
+        raise MagratheaError(f"A memory in a file lacks '{name}'; take a copy of the file that is whole.")
+    is_kind = (
+        tensor.is_floating_point()
+        if kind == "f"
+        else str(tensor.dtype).startswith("torch.bool" if kind == "b" else ("torch.int", "torch.uint"))
+    )
+    fits = len(shape) == tensor.ndim and all(size in (None, own) for size, own in zip(shape, tensor.shape, strict=True))
+    if not is_kind or not fits:
+        raise MagratheaError(
+            f"'{name}' of a memory in a file is {tensor.dtype} of shape {tuple(tensor.shape)}, which does not fit its "
+            "world; take a copy of the file that is whole."
+        )
+    array = tensor.detach().cpu().numpy()
+    if kind != "b" and array.size and not ((array >= low) & (array <= high) & np.isfinite(array)).all():
+        raise MagratheaError(f"'{name}' of a memory in a file has values out of range; take a copy that is whole.")
+    return array
+
+
+def checked_number(tensors: dict[str, Tensor], name: str, low: int, high: int) -> int:
+    """A whole number of a file; raises MagratheaError as `checked` does."""
+    return int(checked(tensors, name, "i", (), low, high))

@@ -24,7 +24,7 @@ from torch import Tensor
 from magrathea.errors import MagratheaError
 from magrathea.interfaces import NUM_FEATURES, EpisodeReadout, MemoryOutputs, MemoryReadout
 from magrathea.layout import Layout, Slot
-from magrathea.memory.base import reset_indices
+from magrathea.memory.base import checked, checked_number, reset_indices
 from magrathea.model.config import ModelConfig
 
 NUM_HARMONICS = NUM_FEATURES // 2  # of the phase: the features are their means under the posterior
@@ -78,7 +78,12 @@ class CycleClockSpec:
                 "This world's cycle clock was stored by another version, which used no illumination tokens; train the "
                 "world again."
             )
-        return cls(layout, Cycle(**{name: tensors[stored].numpy() for name, stored in STORED_NAMES.items()}))
+        num_tokens, prior = illumination_slot(layout).absent + 1, checked(tensors, "usual", "f", (None,), 0, 1)
+        if not 0.5 < prior.sum() < 2:
+            raise MagratheaError("This world's cycle clock has no phases; take a copy of the world that is whole.")
+        emission_probs = checked(tensors, "brings", "f", (len(prior), num_tokens), 0, 1)
+        following = checked(tensors, "follows", "i", emission_probs.shape, 0, num_tokens - 1)
+        return cls(layout, Cycle(emission_probs, following, prior))
 
     @classmethod
     def outputs(cls, layout: Layout) -> MemoryOutputs:
@@ -156,7 +161,11 @@ class CycleClockMemory:
         }
 
     def load_state_dict(self, batch_index: int, state: dict[str, Tensor]) -> None:
-        self._posterior[batch_index], self._illumination[batch_index] = state["hours"].numpy(), int(state["light"])
+        posterior = checked(state, "hours", "f", self.cycle.phase_prior.shape, 0, 2)
+        if not 0.5 < posterior.sum() < 2:
+            raise MagratheaError("A cycle clock in a file has no phases; take a copy of the file that is whole.")
+        self._illumination[batch_index] = checked_number(state, "light", 0, self._slot.absent)
+        self._posterior[batch_index] = posterior
 
 
 def illumination_slot(layout: Layout) -> Slot:

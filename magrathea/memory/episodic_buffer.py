@@ -18,9 +18,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from magrathea.errors import MagratheaError
 from magrathea.interfaces import EpisodeReadout, MemoryOutputs, MemoryReadout
 from magrathea.layout import Layout
-from magrathea.memory.base import reset_indices
+from magrathea.memory.base import checked, checked_number, reset_indices
 from magrathea.model.config import ModelConfig
 
 NUM_RETRIEVED = 2  # K
@@ -51,8 +52,15 @@ class EpisodicBuffer(ABC):
         fields += [("number", np.int64), ("before", np.int32), ("after", np.int32)]
         self.newest = np.zeros(0, np.dtype(fields))
         self.entries = {name: np.ascontiguousarray(self.newest[name]) for name in self.newest.dtype.names or ()}
+        self._absent = layout.absent_tokens.numpy()
         self.num_entries = self.num_steps = 0
         self._last_entry = -1
+
+    @property
+    def key_limits(self) -> tuple[Any, Any]:
+        """The least and the greatest numbers of a key."""
+        numbers = np.iinfo(self.newest["key"].dtype)
+        return numbers.min, numbers.max
 
     # -- what a subclass decides --------------------------------------------------------------------------------------
     @abstractmethod
@@ -127,10 +135,21 @@ class EpisodicBuffer(ABC):
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Set the state of an empty buffer."""
-        self.num_steps, self._last_entry = int(state["num_steps"]), int(state["last"])
+        """Set the state of an empty buffer; raises MagratheaError where it is not one of such a buffer."""
+        self.num_steps = checked_number(state, "num_steps", 0, 2**40)
+        numbers = checked(state, "number", "i", (None,), 0, self.num_steps)
         num_newest = min(self.window, self.num_steps)
-        self.num_entries = len(state["number"]) - num_newest
+        self.num_entries = len(numbers) - num_newest
+        if not 0 <= self.num_entries <= self.size or (self.num_entries and not num_newest):
+            raise MagratheaError("A memory in a file has another number of steps than it says; take a whole copy.")
+        self._last_entry = checked_number(state, "last", -1, self.num_entries - 1)
+        for name, low, high in (
+            ("tokens", 0, self._absent),
+            ("key", *self.key_limits),
+            ("before", -1, self.num_entries - 1),
+            ("after", -1, self.num_entries - 1),
+        ):
+            checked(state, name, "i", (len(numbers), *self.newest[name].shape[1:]), low, high)
         self.newest = np.zeros(num_newest, self.newest.dtype)
         for name in self.entries:
             values = state[name].numpy()

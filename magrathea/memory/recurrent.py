@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from magrathea.interfaces import EpisodeReadout, MemoryOutputs, MemoryReadout, Recurrence
 from magrathea.layout import Layout
-from magrathea.memory.base import reset_indices
+from magrathea.memory.base import checked, reset_indices
 from magrathea.model.config import HEAD_WIDTH, ModelConfig
 from magrathea.model.layers import Linear, norm
 
@@ -205,4 +205,6 @@ class RecurrentMemory:
         return {"state": self._states[batch_index]}
 
     def load_state_dict(self, batch_index: int, state: dict[str, Tensor]) -> None:
-        self._states[batch_index] = self.recurrence.empty().copy_(state["state"])
+        empty = self.recurrence.empty()
+        checked(state, "state", "f", tuple(empty.shape))
+        self._states[batch_index] = empty.copy_(state["state"])

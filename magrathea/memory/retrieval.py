@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from magrathea.layout import Layout
+from magrathea.memory.base import checked
 from magrathea.memory.episodic_buffer import NUM_RETRIEVED, EpisodicBuffer, EpisodicSpec
 from magrathea.memory.spatial_map.fit import fit_spatial_map
 from magrathea.memory.spatial_map.odometry import Odometry, Pose
@@ -25,6 +26,7 @@ DUPLICATE_COSINE = 0.95  # of two keys, from which the newer step replaces the o
 
 MAX_DISTANCE = 6  # rows and columns, together, from where a step is retrieved
 TURN_DISTANCE = 2  # rows that a quarter turn counts as
+MAX_POSE = 2**28  # rows and columns that a stored pose may have
 MIN_SPACING = 3  # distance between the poses of retrieved steps
 
 
@@ -58,7 +60,9 @@ class RetrievalSpec(EpisodicSpec):
 
     @classmethod
     def from_tensors(cls, layout: Layout, tensors: dict[str, Tensor]) -> RetrievalSpec:
-        return cls(layout, tensors["codes"].numpy())
+        shape = (GRID_OF_REGIONS**2, layout.picture.vocab_size + 1, KEY_WIDTH)
+        codes = checked(tensors, "codes", "i", shape, -MAX_TOKEN_WEIGHT, MAX_TOKEN_WEIGHT)
+        return cls(layout, codes.astype(np.int8))
 
     def tensors(self) -> dict[str, Tensor]:
         return {"codes": torch.from_numpy(self.codes)}
@@ -135,7 +139,7 @@ class PoseRetrievalSpec(EpisodicSpec):
 
     @classmethod
     def from_tensors(cls, layout: Layout, tensors: dict[str, Tensor]) -> PoseRetrievalSpec:
-        return cls(layout, Odometry.from_tensors(layout.picture.grid, tensors))
+        return cls(layout, Odometry.from_tensors(layout, tensors))
 
     def tensors(self) -> dict[str, Tensor]:
         return self.odometry.tensors()
@@ -153,6 +157,10 @@ class PoseBuffer(EpisodicBuffer):
         self._action = spec.layout.role_span("action").start
         self._entry_at: dict[Pose, int] = {}
         self._offsets = _near_poses()
+
+    @property
+    def key_limits(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.array([0, -MAX_POSE, -MAX_POSE]), np.array([3, MAX_POSE, MAX_POSE])
 
     def key_of(self, step: Int[np.ndarray, " N"]) -> Int[np.ndarray, " E"]:
         if not len(self.newest):

@@ -202,8 +202,9 @@ def state_of(file: SessionFile, world: World) -> SessionState:
     file.check_world(world)
     try:
         return _state_of(file, world)
-    except MISFITS as error:
-        raise MagratheaError(f"{file.source} makes no sense ({error}); give one that Session.save wrote.") from error
+    except (MagratheaError, *MISFITS) as error:
+        reason = str(error)[:500]
+        raise MagratheaError(f"{file.source} makes no sense ({reason}); give one that Session.save wrote.") from error
 
 
 def _state_of(file: SessionFile, world: World) -> SessionState:
@@ -217,11 +218,15 @@ def _state_of(file: SessionFile, world: World) -> SessionState:
         raise ValueError("the lengths of its rows are not those of its log")
     if file.header["inference"] not in get_args(Inference):
         raise ValueError(f"unknown inference '{file.header['inference']}'")
+    if file.header["inference"] == "naive" and len({min(n, world.config.model.window) for n in counts["length"]}) > 1:
+        raise ValueError("inference 'naive' needs histories of equal length")
     kept, memory = _changes_of(file.tensors), []
     histories = [History(world.layout, num_start) for num_start in counts["num_start"]]
     for index, (history, part) in enumerate(zip(histories, np.split(log, ends[:-1]), strict=True)):
         history.extend(part)
         for number in rows[index]["checkpoints"]:
+            if not 0 < operator.index(number) <= len(history):
+                raise ValueError("a snapshot of its memory is of a step that it has not")
             history.snapshots.append(operator.index(number), kept[f"checkpoint/{index}/{number}"])
         memory.append(apply_changes(history.snapshots.newest, kept.get(f"memory/{index}", {})))
     state = SessionState(

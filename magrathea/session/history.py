@@ -40,6 +40,9 @@ def check_log(log: np.ndarray, layout: Layout) -> None:
         raise MagratheaError(f"A log is an array of {record}; got shape {log.shape} of {log.dtype}.")
     if (log["tokens"] > most).any() or (log["kind"] > max(StepKind)).any():
         raise MagratheaError("A log has tokens or kinds of steps that its world does not have; take it from its world.")
+    is_absent = log["tokens"] == most
+    if is_absent[:, layout.role_span("observation")].any() or is_absent[log["kind"] == StepKind.DREAMT].any():
+        raise MagratheaError("A log has steps without an observation, or dreamt steps without all; take a whole one.")
 
 
 @dataclass(frozen=True, eq=False)

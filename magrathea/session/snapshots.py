@@ -1,4 +1,4 @@
-"""Snapshots of a memory's state along a history, dense near its end and sparse far back, from which rewinding starts.
+"""Snapshots of a memory's state along a history, dense near its end and sparser far back, from which rewinding starts.
 
 Each is stored as its difference to the one before, so that a memory which grows with the steps is stored about once.
 """
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 EVERY = 64  # steps from one snapshot to the next
+FARTHEST = 8 * EVERY  # steps between two, however far back: as many as are computed again at most after rewinding
 MemoryState = dict[str, Tensor]  # of one world
 
 
@@ -131,6 +132,8 @@ class Snapshots:
 
     def at(self, number: int) -> MemoryState:
         """The state after a number of steps."""
+        if number == max(self.changes):
+            return self.newest
         return next(state for kept, state in self.states() if kept == number)
 
     def states(self) -> Iterator[tuple[int, MemoryState]]:
@@ -144,7 +147,8 @@ class Snapshots:
 def stays(old: int, number: int) -> bool:
     """Whether a snapshot after `old` steps is still kept after `number`."""
     times = old // EVERY
-    return number - old <= 4 * EVERY * (times & -times)  # the greatest power of two that divides it
+    power = times & -times  # the greatest power of two that divides it
+    return old % FARTHEST == 0 or number - old <= 4 * EVERY * power
 
 
 def _is_extension(before: Tensor, after: Tensor) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import gymnasium
 import numpy as np
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from magrathea.devices import resolve_device
 from magrathea.errors import MagratheaError
+from magrathea.settings import Range, check_value
 from magrathea.spaces import is_image
 from magrathea.tokenizers.base import Tokenizer, not_fitted
 from magrathea.tokenizers.masked_autoencoder import HEAD_WIDTH, MaskedAutoencoder
@@ -62,6 +63,8 @@ class MaskedAutoencoderTokenizer(Tokenizer):
             raise MagratheaError(
                 f"MaskedAutoencoderTokenizer needs an image Box (H, W, 1|3|4) or (H, W) of uint8, got {space}"
             )
+        for name, value, most in (("width", width, 8192), ("num_layers", num_layers, 64)):
+            check_value(name, value, Annotated[int, Range(1, most)])
         if width < HEAD_WIDTH or width % HEAD_WIDTH or num_layers < 1 or batch_size < 1:
             raise MagratheaError(
                 "MaskedAutoencoderTokenizer needs width a multiple of 32, num_layers and batch_size >= 1"
@@ -205,10 +208,11 @@ class MaskedAutoencoderTokenizer(Tokenizer):
         assert isinstance(space, spaces.Box)
         settings = {name: config[name] for name in ("patch", "levels", "width", "num_layers")}
         tokenizer = cls(space, **settings)
-        model = tokenizer._new_model()
-        expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        with torch.device("meta"):  # no memory for sizes that the tensors do not have
+            expected = {name: tensor.shape for name, tensor in tokenizer._new_model().state_dict().items()}
         if wrong := sorted(name for name in expected if name not in tensors or tensors[name].shape != expected[name]):
             raise MagratheaError(f"MaskedAutoencoderTokenizer has no tensor '{wrong[0]}' that fits; save it again")
+        model = tokenizer._new_model()
         model.load_state_dict({name: tensors[name].float() for name in expected})
         tokenizer._model = model.eval().requires_grad_(False)
         return tokenizer

@@ -4,7 +4,7 @@ index of its nearest bin."""
 from __future__ import annotations
 
 import math
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import gymnasium
 import numpy as np
@@ -12,10 +12,12 @@ import torch
 from gymnasium import spaces
 
 from magrathea.errors import MagratheaError
+from magrathea.settings import Range, check_value
 from magrathea.tokenizers.base import Tokenizer, check_in_range, not_fitted, require_tensor
 from magrathea.tokenizers.discrete import grid_of
 
 _MAX_TOKENS = 4096
+MOST_BINS = 2**16
 
 
 class BoxTokenizer(Tokenizer):
@@ -31,8 +33,7 @@ class BoxTokenizer(Tokenizer):
     def __init__(self, space: spaces.Box, *, num_bins: int = 256) -> None:
         if not isinstance(space, spaces.Box) or np.dtype(space.dtype).kind not in "iuf":
             raise MagratheaError(f"BoxTokenizer needs a Box of numbers, got {space}")
-        if num_bins < 2:
-            raise MagratheaError(f"BoxTokenizer needs num_bins >= 2, got {num_bins}")
+        check_value("num_bins", num_bins, Annotated[int, Range(2, MOST_BINS)])
         size = math.prod(space.shape)
         if size == 0 or size > _MAX_TOKENS:
             raise MagratheaError(
@@ -138,8 +139,8 @@ class RewardTokenizer(Tokenizer):
     type_name = "reward"
 
     def __init__(self, *, num_bins: int = 255, limit: float = 1000.0) -> None:
-        if num_bins < 3 or not limit > 0:
-            raise MagratheaError(f"RewardTokenizer needs num_bins >= 3 and limit > 0, got {num_bins} and {limit}")
+        check_value("num_bins", num_bins, Annotated[int, Range(3, MOST_BINS)])
+        check_value("limit", limit, Annotated[float, Range(0, 1e30, above=True)])
         self.space = spaces.Box(-np.inf, np.inf, (), np.float32)
         self._num_bins, self._limit = int(num_bins), float(limit)
         self._centers = _symlog_bins(-self._limit, self._limit, self._num_bins)

@@ -16,6 +16,7 @@ from magrathea.errors import MagratheaError
 from magrathea.files import atomic_write
 from magrathea.layout import Role
 from magrathea.memory import memory_class
+from magrathea.pretrained import folder_to_write
 from magrathea.spaces import index_batch
 from magrathea.tokenizers import RewardTokenizer, TerminatedTokenizer, Tokenizer, tokenizer_for
 from magrathea.train import distributed
@@ -49,6 +50,7 @@ def train(
     settings = settings or TrainSettings()
     if settings.minutes is None and settings.steps is None:
         settings = replace(settings, minutes=DEFAULT_MINUTES)
+    folder_to_write(out)  # refuses what cannot be one before anything is learned
     out, source = Path(out), Dataset.open(dataset)
     work = out / WORK_FOLDER
     _claim(work, source, settings)

@@ -20,6 +20,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from magrathea.errors import MagratheaError
+from magrathea.memory.base import checked
 from magrathea.memory.spatial_map.odometry import EVIDENCE_WEIGHT, Odometry, Pose, rotate
 
 AMBIGUITY_MARGIN = 4.0  # nats: a motion that leads another by less is ambiguous
@@ -29,6 +31,7 @@ MAX_OFFSETS = 64
 MAX_LAYERS = 4
 NEW_LAYER_STEPS = 10  # steps without an ambiguous motion after which the next one starts a new layer
 _FAR = 1 << 20  # a location's key is (row + _FAR) * 2 * _FAR + column + _FAR
+_MAX_KEY = 1 << 45  # that a stored key or offset may be
 
 Offsets = tuple[int, ...]
 """For each layer, what is added to a key on the last layer to find the location there; 0 for the last layer."""
@@ -237,18 +240,46 @@ class SpatialMap:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Set the state of an empty map. Older states may lack layers but the first ("draft_…", "offsets", "chances",
         "quiet"), or have only one more of them and no "draft_sizes"."""
-        values = {name: tensor.tolist() for name, tensor in state.items()}
+        values = self._checked(state)
         drafts = iter(zip(values.get("draft_keys", ()), values.get("draft_tokens", ()), strict=True))
         sizes = values.get("draft_sizes", [len(values["draft_keys"])] if values.get("draft_keys") else [])
+        if len(sizes) >= MAX_LAYERS or sum(sizes) != len(values.get("draft_keys", ())):
+            raise MagratheaError("A map in a file has layers that contradict each other; take a copy that is whole.")
         oldest = dict(zip(values["keys"], values["tokens"], strict=True))
         self.layers = [oldest, *(dict(islice(drafts, size)) for size in sizes)]
         if sizes:
-            offsets = state["offsets"].reshape(-1, len(sizes)).tolist()
+            checked(state, "offsets", "i", (len(values["chances"]), len(sizes)), -_MAX_KEY, _MAX_KEY)
+            offsets = state["offsets"].tolist()
             self.offset_posterior = {(*each, 0): score for each, score in zip(offsets, values["chances"], strict=True)}
         self._steps_since_ambiguous = int(state["quiet"]) if "quiet" in state else 0
         quarters, row, column = values["pose"]
         self.pose = (quarters, row, column)
-        self.last_picture = state["last"].numpy().astype(np.int64) if len(state["last"]) else None
+        self.last_picture = np.array(values["last"], np.int64) if values["last"] else None
+
+    def _checked(self, state: dict[str, Tensor]) -> dict[str, list]:
+        """What a state holds, but for its offsets; raises MagratheaError where that cannot be a map of this world."""
+        absent, num_cells = self.spec.absent, len(self.spec.odometry.region)
+        keys = checked(state, "keys", "i", (None,), -_MAX_KEY, _MAX_KEY)
+        pose_limits = np.array([0, -_FAR // 2, -_FAR // 2]), np.array([3, _FAR // 2, _FAR // 2])
+        arrays = {
+            "keys": keys,
+            "tokens": checked(state, "tokens", "i", (len(keys),), 0, absent),
+            "pose": checked(state, "pose", "i", (3,), *pose_limits),
+            "last": checked(state, "last", "i", (num_cells if len(state["last"]) else 0,), 0, absent),
+        }
+        if "draft_keys" in state:
+            drafts = checked(state, "draft_keys", "i", (None,), -_MAX_KEY, _MAX_KEY)
+            arrays["draft_keys"] = drafts
+            arrays["draft_tokens"] = checked(state, "draft_tokens", "i", drafts.shape, 0, absent)
+        if "draft_sizes" in state:
+            arrays["draft_sizes"] = checked(state, "draft_sizes", "i", (None,), 0, len(arrays.get("draft_keys", ())))
+        if "quiet" in state:
+            checked(state, "quiet", "i", (), 0, 2**40)
+        if "chances" in state:
+            arrays["chances"] = checked(state, "chances", "f", (None,), -1e9, 1e9)
+            if not 1 <= len(arrays["chances"]) <= MAX_OFFSETS:
+                raise MagratheaError("A map in a file lies at no or at too many offsets; take a copy that is whole.")
+        return {name: array.tolist() for name, array in arrays.items()}
 
 
 def _shift(offsets: Offsets, lower: int) -> int:

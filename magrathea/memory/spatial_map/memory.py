@@ -23,7 +23,7 @@ from torch import Tensor
 
 from magrathea.interfaces import EpisodeReadout, MemoryOutputs, MemoryReadout
 from magrathea.layout import Layout
-from magrathea.memory.base import reset_indices
+from magrathea.memory.base import checked, reset_indices
 from magrathea.memory.spatial_map.fit import fit_spatial_map
 from magrathea.memory.spatial_map.map import MapSpec, SpatialMap
 from magrathea.memory.spatial_map.odometry import Odometry
@@ -56,7 +56,8 @@ class SpatialMapSpec:
 
     @classmethod
     def from_tensors(cls, layout: Layout, tensors: dict[str, Tensor]) -> SpatialMapSpec:
-        return cls(layout, Odometry.from_tensors(layout.picture.grid, tensors), tensors["passing"].numpy())
+        transient = checked(tensors, "passing", "b", (layout.picture.vocab_size + 1,))
+        return cls(layout, Odometry.from_tensors(layout, tensors), transient)
 
     @property
     def map_spec(self) -> MapSpec:

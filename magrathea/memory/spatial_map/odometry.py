@@ -17,6 +17,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from magrathea.errors import MagratheaError
+from magrathea.layout import Layout
+from magrathea.memory.base import checked
+
 EVIDENCE_WEIGHT = 0.15  # of the sum of the cells' log-likelihood ratios: cells are not independent
 MIN_ACTION_PROB = 0.3  # that a motion must have under an action to count as what the action does
 
@@ -84,9 +88,24 @@ class Odometry:
             object.__setattr__(self, name, value)
 
     @classmethod
-    def from_tensors(cls, grid: tuple[int, int], tensors: dict[str, Tensor]) -> Odometry:
-        """The inverse of `tensors`, for a picture of this grid."""
-        return cls(grid, **{name: tensors[stored].numpy() for name, stored in STORED_NAMES.items()})
+    def from_tensors(cls, layout: Layout, tensors: dict[str, Tensor]) -> Odometry:
+        """The inverse of `tensors`, for a layout's picture; raises MagratheaError where they do not fit it."""
+        slot, num_actions = layout.picture, layout.of_role("action")[0].vocab_size + 1
+        num_cells, num_tokens = slot.num_tokens, slot.vocab_size + 1
+        motions = checked(tensors, "table", "i", (None, 3), -4096, 4096)
+        stored = tensors.get("ahead")
+        cells = () if stored is None or stored.ndim != 2 else (stored.shape[1],)  # older worlds have one cell: (A,)
+        if not 1 <= len(motions) <= 4096 or len(motions) * num_cells > 2**22 or 0 in cells:
+            raise MagratheaError(f"A memory in a file has {len(motions)} motions; take a copy that is whole.")
+        return cls(
+            slot.grid,
+            region=checked(tensors, "region", "b", (num_cells,)),
+            motions=motions.astype(np.int64),
+            log_prior=checked(tensors, "log_prior", "f", (num_actions, len(motions))),
+            match_log_ratio=checked(tensors, "affinity", "f", (num_tokens, num_tokens)),
+            predictor_cells=checked(tensors, "ahead", "i", (num_actions, *cells), 0, num_cells - 1),
+            move_log_odds=checked(tensors, "way", "f", (num_actions, *cells, num_tokens)),
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """All that is fitted, by its name in the files of worlds."""
