@@ -43,11 +43,12 @@ class EnvironmentPlugin:
         unsupported_hint: what to do where a space of an id of `id_prefixes` has no tokenizer; {env_id} is filled in.
         policies: names for `--policy` -> functions (env, rng) -> policy, see `magrathea.data.policies`.
         recipe_folder: folder whose *.toml files are recipes, known by their names without the ending.
-        describe_cells: function (infos, frames, tokens, slot, window) -> `magrathea.evaluate.cells.Cells` or None,
-            which sorts the cells of the pictures by what the privileged state says of them.
-        tile_view: function (infos, slot) -> `magrathea.evaluate.memory.views.TileView` or None, which says how the
-            pictures show a map.
-        resample: function (env, seed) that replaces the random generator of a running environment.
+        describe_cells: function (infos, frames, tokens, grid, window) -> `magrathea.evaluate.cells.Cells` or None,
+            which sorts the cells of an episode's pictures by what the privileged state says of them.
+        visible_tiles: function (infos, frames, tokens, grid) -> `magrathea.evaluate.cells.VisibleTiles` or None, which
+            says how the pictures of an episode show a map.
+        resample: function (env, seed) that redraws the random choices of a running environment from here on; its
+            Gymnasium generator is replaced, if None.
 
     Raises:
         MagratheaError: for a reference that is not of the form "module:attribute".
@@ -62,11 +63,11 @@ class EnvironmentPlugin:
     policies: Mapping[str, str] = field(default_factory=dict)
     recipe_folder: Path | None = None
     describe_cells: str | None = None
-    tile_view: str | None = None
+    visible_tiles: str | None = None
     resample: str | None = None
 
     def __post_init__(self) -> None:
-        hooks = (self.make, self.describe_cells, self.tile_view, self.resample)
+        hooks = (self.make, self.describe_cells, self.visible_tiles, self.resample)
         for reference in (*self.env_ids.values(), *self.policies.values(), *hooks):
             if reference is not None and not all(reference.partition(":")):
                 raise MagratheaError(f"Plug-in '{self.name}' refers to '{reference}'; write it as 'module:attribute'.")

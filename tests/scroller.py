@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from magrathea.evaluate.memory.tracking import STILL, Journey, Tracker
-from magrathea.evaluate.memory.views import Kinds, Sights, TileView, move
+from magrathea.evaluate.cells import TileView, VisibleTiles, move
+from magrathea.evaluate.recall import TileKinds
+from magrathea.evaluate.travel import STILL, Journey, Tracker
 
 NUM_KINDS = 8  # tokens 1…8 show kinds 0…7, of which 0 is a wall; 0 shows a thing that covers its cell
 WALL = 0
@@ -15,7 +16,7 @@ AROUND = TileView(grid=(6, 7), shape=(5, 7), body=(2, 3))
 BEFORE = TileView(grid=(5, 5), shape=(5, 5), body=(4, 2), turns=True)
 STEPS = {1: (0, -1, 0), 2: (0, 1, 0), 3: (-1, 0, 0), 4: (1, 0, 0)}
 TURNS = {1: (0, 0, 3), 2: (0, 0, 1), 3: (-1, 0, 0)}
-KINDS = Kinds(np.arange(-1, NUM_KINDS + 1), frequent_kind=1, frequent_token=2)
+KINDS = TileKinds(np.arange(-1, NUM_KINDS + 1), frequent_kind=1, frequent_token=2)
 
 
 def travel(view: TileView) -> dict[int, tuple[int, ...]]:
@@ -48,7 +49,7 @@ def free_pose(kinds: np.ndarray, dice: np.random.Generator) -> np.ndarray:
     return np.array([*free[dice.integers(len(free))], 0])
 
 
-def record(view: TileView, kinds: np.ndarray, num_steps: int, seed: int = 0) -> tuple[Sights, np.ndarray]:
+def record(view: TileView, kinds: np.ndarray, num_steps: int, seed: int = 0) -> tuple[VisibleTiles, np.ndarray]:
     """Random travel over the map, and its actions (T,)."""
     dice = np.random.default_rng(seed)
     actions = np.repeat(dice.integers(0, len(travel(view)) + 1, num_steps), 3)[:num_steps]
@@ -57,7 +58,7 @@ def record(view: TileView, kinds: np.ndarray, num_steps: int, seed: int = 0) -> 
         poses.append(walk(view, kinds, poses[-1], int(action)))
     tokens = np.stack([look(view, kinds, pose) for pose in poses])
     clear = np.ones(len(tokens), dtype=bool)
-    return Sights(np.stack(poses), tokens, tokens > 0, tokens - 1, clear), actions
+    return VisibleTiles(view, np.stack(poses), tokens, tokens > 0, tokens - 1, clear), actions
 
 
 def journeys(view: TileView, num_rows: int, remembered: float = np.inf) -> Callable[[int], Journey]:

@@ -85,7 +85,8 @@ def test_errors_are_one_line(
     assert message in error and "\n" not in error
 
 
-POSITIONAL = {"collect": ["CartPole-v1"], "make": ["CartPole-v1"], "eval": ["crafter", "data"]}
+MEASURING = ("eval", "eval memory", "eval drift", "bench memory-sizes")
+POSITIONAL = {"collect": ["CartPole-v1"], "make": ["CartPole-v1"]} | {key: ["crafter", "data"] for key in MEASURING}
 BAD_NUMBERS = {int: ("-1", "1.5", "many", str(2**70)), float: ("-0.5", "many", "nan", "inf")}
 
 
@@ -105,7 +106,7 @@ def test_every_numeric_option_has_a_range(
     command: str, option: str, value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [*command.split(), *POSITIONAL.get(command, ["crafter"]), option, value]
-    out = ["--out", "x"] if "out" in get_type_hints(cli.COMMANDS[command]) and command != "eval" else []
+    out = ["--out", "x"] if "out" in get_type_hints(cli.COMMANDS[command]) else []
     assert cli.main([*arguments, *out]) == 2
     error = capsys.readouterr().err.strip()
     assert "\n" not in error

@@ -8,7 +8,9 @@ import pytest
 
 from magrathea.bench import memories as module
 from magrathea.bench.memories import compare, parse_memories, pooled
+from magrathea.bench.memory_table import ComparedMemory
 from magrathea.errors import MagratheaError
+from magrathea.evaluate.results import Figure, MemoryMeasures
 from magrathea.train import TrainSettings
 
 FIGURE = {"value": 0.5, "low": 0.4, "high": 0.6, "count": 10}
@@ -48,9 +50,10 @@ def test_interrupted_comparison_is_resumed(monkeypatch: pytest.MonkeyPatch, tmp_
         trained.append((settings.model.memory, settings.seed))
         return trained[-1]
 
-    def measure(world: tuple[str, int], *rest: object) -> dict:
-        figures = {"memory": world[0], "bytes": 10, "bytes per step": 1.5, "next step": FIGURE}
-        return figures | {"steps per second": 10.0 * (1 + world[1]), "updates": 7}
+    def measure(world: tuple[str, int], *rest: object) -> ComparedMemory:
+        figures = {"state_bytes": 10, "next_step": Figure(0.5, 0.4, 0.6, 2, 10)}
+        memory = MemoryMeasures(window=4, memory=world[0], **figures)
+        return ComparedMemory(memory, {"updates": 7, "steps per second": 10.0 * (1 + world[1])})
 
     monkeypatch.setattr(module, "train", train)
     monkeypatch.setattr(module, "_measure", measure)
@@ -60,7 +63,7 @@ def test_interrupted_comparison_is_resumed(monkeypatch: pytest.MonkeyPatch, tmp_
     trained.clear()
     table = compare("data", tmp_path, TrainSettings(steps=1), memories=memories)
     assert trained == [("retrieval:256", 1)]
-    assert "| retrieval:256 | retrieval:256 | 2 | 7 | 15 | 10 | 2 |" in table
+    assert "| retrieval:256 | retrieval:256 | 2 | 7 | 15 | 10 | 50.0% (40.0% … 60.0%) |" in table
     assert (tmp_path / "comparison.md").read_text() == table and (tmp_path / "comparison.json").exists()
     with pytest.raises(MagratheaError, match="Unknown memory 'nothing'"):
         compare("data", tmp_path, TrainSettings(), memories={"nothing": 1})

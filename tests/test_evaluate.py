@@ -3,51 +3,68 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from magrathea import masks
-from magrathea.data import Dataset, collect, make_env
+from magrathea.cli import main as cli
+from magrathea.data import Dataset, collect
 from magrathea.errors import MagratheaError
-from magrathea.evaluate import compare_orders, evaluate
-from magrathea.evaluate.dreams import measure_control, measure_pictures
-from magrathea.evaluate.forcing import fill_batch, segment_batches
-from magrathea.evaluate.recordings import Budget, held_out_recordings, unseen_episodes
-from magrathea.evaluate.resampled_replay import draw_anew, resampled_replay
-from magrathea.evaluate.rollouts import choose_starts, roll_out
+from magrathea.evaluate.dreams import measure_controllability, measure_images
+from magrathea.evaluate.evaluation import evaluate
+from magrathea.evaluate.recordings import Budget, Options, Recording, held_out_recordings, unseen_episodes
+from magrathea.evaluate.rollouts import Rollouts, choose_starts, resampled_replay, roll_out
 from magrathea.evaluate.slots import picture_slot
 from magrathea.world import World, WorldConfig
 
 
 def with_metadata(world: World, **changes: object) -> World:
-    """The same world, which remembers something else of its training."""
+    """The same world with other metadata of its training."""
     config = WorldConfig(world.config.model, world.config.fill, metadata=world.metadata | changes)
     return World(world.tokenizers, config, world.starts, world.model)
 
 
+@pytest.fixture(scope="module")
+def recordings(debug_world: World, debug_dataset: Dataset) -> list[Recording]:
+    return held_out_recordings(debug_world, debug_dataset, 8)
+
+
+@pytest.fixture(scope="module")
+def rollouts(debug_world: World, recordings: list[Recording]) -> Rollouts:
+    starts = choose_starts(recordings, debug_world.config.model.window, 16, 6)
+    return roll_out(debug_world, recordings, starts, 16, budget=Budget())
+
+
 def test_report(debug_world: World, debug_dataset: Dataset, tmp_path: Path) -> None:
-    metrics = evaluate(
-        debug_world, debug_dataset.folder, tmp_path / "report", num_episodes=6, num_dreams=4, minutes=0.05
-    )
-    written = json.loads((tmp_path / "report" / "metrics.json").read_text())
-    assert written == json.loads(json.dumps(metrics))
-    page = (tmp_path / "report" / "index.html").read_text()
+    options = Options(num_episodes=6, num_dreams=4, minutes=0.05)
+    result = evaluate(debug_world, debug_dataset.folder, tmp_path, options)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == json.loads(json.dumps(asdict(result)))
+    page = (tmp_path / "index.html").read_text()
     linked = [part.split('"')[0] for part in page.split('src="')[1:]]
-    assert {"psnr-all.png", "ssim-all.png", "calibration.png", "actions.png", "dreams.png", "dream-0.mp4"} <= set(
-        linked
-    )
-    assert all((tmp_path / "report" / name).stat().st_size > 500 for name in linked)
-    groups = written["next step"]["accuracy"]["observation"]["all"]
-    assert groups["unchanged"]["model"]["value"] > 0.9 and groups["unchanged"]["repeat"]["value"] == 1
-    assert groups["changed"]["repeat"]["value"] == 0
-    assert {"inverse dynamics", "behaviour cloning", "judge", "inpainting", "random holes", "acting toward"} == set(
-        written["uses"]
-    )
-    assert written["headlines"] and "steps" in written["about"]
+    assert {"psnr-all.png", "ssim-all.png", "dreams.png", "dream-0.mp4"} <= set(linked)
+    assert all((tmp_path / name).stat().st_size > 500 for name in linked)
+    assert all(item.name in page for item in result.headlines)
+    groups = result.next_step.tokens_correct["observation"]["all"]
+    assert groups["unchanged"]["model"].value > 0.9 and groups["unchanged"]["repeat"].value == 1
+    assert groups["changed"]["repeat"].value == 0
+    assert set(result.next_step.events) == {"positive reward", "negative reward", "terminated"}
+    assert set(result.goal_accuracy) == {"no prompt", "goal", "wrong goal"}
+    assert len(result.headlines) == 6 and result.about.num_steps > 0
+
+
+def test_one_command_writes_the_card_of_a_world(
+    debug_world: World, debug_dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = str(debug_world.save_pretrained(tmp_path / "world"))
+    asked = ["eval", world, str(debug_dataset.folder), "--num-episodes", "2", "--num-dreams", "2", "--minutes", "0.02"]
+    assert cli.main([*asked, "--out", str(tmp_path / "report")]) == 0
+    assert "Measured" not in (tmp_path / "world" / "README.md").read_text()
+    assert cli.main([*asked, "--out", str(tmp_path / "report"), "--card"]) == 0
+    card = (tmp_path / "world" / "README.md").read_text()
+    assert "| Controllability of dreams, relative to real frames |" in card and "held out of the training" in card
+    assert "README.md" in capsys.readouterr().out
 
 
 def test_only_held_out_episodes_are_used(debug_world: World, debug_dataset: Dataset) -> None:
@@ -59,7 +76,7 @@ def test_only_held_out_episodes_are_used(debug_world: World, debug_dataset: Data
     assert unseen_episodes(other, debug_dataset) == list(range(len(debug_dataset)))
 
 
-def test_a_world_that_does_not_say_what_it_saw_is_refused(debug_world: World, debug_dataset: Dataset) -> None:
+def test_a_world_without_its_split_is_refused(debug_world: World, debug_dataset: Dataset) -> None:
     with pytest.raises(MagratheaError, match="does not say which episodes"):
         unseen_episodes(with_metadata(debug_world, held_out=None), debug_dataset)
 
@@ -67,91 +84,52 @@ def test_a_world_that_does_not_say_what_it_saw_is_refused(debug_world: World, de
 def test_a_dataset_of_other_spaces_is_refused(debug_world: World, debug_dataset: Dataset, tmp_path: Path) -> None:
     other = collect("CartPole-v1", 30, tmp_path / "cart", num_processes=1)
     with pytest.raises(MagratheaError, match="has other spaces"):
-        evaluate(debug_world, other, tmp_path / "report")
+        evaluate(debug_world, other, tmp_path / "report", Options())
 
 
-def test_dreams_start_from_what_was_real_and_take_its_actions(debug_world: World, debug_dataset: Dataset) -> None:
-    recordings, window = held_out_recordings(debug_world, debug_dataset, 8), debug_world.config.model.window
-    starts = choose_starts(recordings, window, 16, 6)
-    rollouts = roll_out(debug_world, recordings, starts, 16, budget=Budget())
+def test_dreams_start_from_real_steps_and_take_the_recorded_actions(
+    debug_world: World, recordings: list[Recording], rollouts: Rollouts
+) -> None:
+    window, actions = debug_world.config.model.window, debug_world.layout.span("action")
     assert np.array_equal(rollouts.dream[:, :window], rollouts.real[:, :window])
-    actions = debug_world.layout.span("action")
     assert np.array_equal(rollouts.dreamt[..., actions], rollouts.recorded[..., actions])
-    for row, (index, step) in enumerate(starts):
-        length = int(rollouts.valid[row].sum())
-        assert length == min(16, len(recordings[index].tokens) - 1 - step) and length >= 8
-        real = recordings[index].tokens[step + 1 : step + 1 + length]
-        assert np.array_equal(rollouts.recorded[row, :length], real)
+    for index, (episode, step) in enumerate(zip(rollouts.episodes, rollouts.starts, strict=True)):
+        length = int(rollouts.valid[index].sum())
+        assert length == min(16, len(recordings[episode].tokens) - 1 - step) and length >= 8
+        real = recordings[episode].tokens[step + 1 : step + 1 + length]
+        assert np.array_equal(rollouts.recorded[index, :length], real)
 
 
-def test_a_perfect_dream_has_the_ceilings_figures(debug_world: World, debug_dataset: Dataset) -> None:
-    recordings = held_out_recordings(debug_world, debug_dataset, 8)
-    starts = choose_starts(recordings, debug_world.config.model.window, 16, 6)
-    rollouts = roll_out(debug_world, recordings, starts, 16, budget=Budget())
-    perfect = replace(rollouts, dream=rollouts.real)
-    slot = picture_slot(debug_world)
+def test_a_perfect_dream_reaches_the_upper_bounds(
+    debug_world: World, recordings: list[Recording], rollouts: Rollouts
+) -> None:
+    perfect, slot = replace(rollouts, dream=rollouts.real), picture_slot(debug_world)
     assert slot is not None
-    curves = measure_pictures(debug_world, recordings, perfect, slot)["psnr"]["all"]
+    curves = measure_images(debug_world, recordings, perfect, slot).psnr["all"]
     assert curves["dream"] == curves["reconstruction"]
-    assert curves["dream"]["8"]["value"] > curves["repeat"]["8"]["value"]
-    control = measure_control(debug_world, recordings, perfect)["all steps"]["1…64"]
-    assert control["dream / real"]["value"] == 1 and control["dream"] == control["real"]
+    assert curves["dream"]["8"].value > curves["repeat"]["8"].value
+    figures = measure_controllability(debug_world, perfect, len(recordings))["all steps"]["1…64"]
+    assert figures["dream / real"].value == 1 and figures["dream"] == figures["real"]
 
 
-def test_reality_without_chances_lives_the_same_again(debug_world: World, debug_dataset: Dataset) -> None:
-    recordings = held_out_recordings(debug_world, debug_dataset, 8)
-    starts = choose_starts(recordings, debug_world.config.model.window, 16, 6)
-    rollouts = roll_out(debug_world, recordings, starts, 16, budget=Budget())
-    again = resampled_replay(debug_world, debug_dataset, recordings, rollouts, Budget())
-    assert again is not None and np.array_equal(again.valid, rollouts.valid)
-    assert np.array_equal(again.dreamt[again.valid], again.recorded[again.valid])
-    control = measure_control(debug_world, recordings, rollouts, again)["all steps"]["1…64"]
-    assert control["reality again / real"]["value"] == 1
+def test_replay_of_a_deterministic_environment_is_the_recording(
+    debug_world: World, debug_dataset: Dataset, recordings: list[Recording], rollouts: Rollouts
+) -> None:
+    replay = resampled_replay(debug_world, debug_dataset, recordings, rollouts, Budget())
+    assert replay is not None and np.array_equal(replay.valid, rollouts.valid)
+    assert np.array_equal(replay.dreamt[replay.valid], replay.recorded[replay.valid])
+    figures = measure_controllability(debug_world, rollouts, len(recordings), replay)["all steps"]["1…64"]
+    assert figures["resampled replay / real"].value == 1
     slot = picture_slot(debug_world)
     assert slot is not None
-    curves = measure_pictures(debug_world, recordings, rollouts, slot, again)["psnr"]["all"]
-    assert curves["reality again"] == curves["reconstruction"]
+    curves = measure_images(debug_world, recordings, rollouts, slot, replay).psnr["all"]
+    assert curves["resampled replay"] == curves["reconstruction"]
     hurried = resampled_replay(debug_world, debug_dataset, recordings, rollouts, Budget(0))
     assert hurried is not None and not hurried.valid.any()
 
 
-def test_reality_that_does_not_come_again_is_left_out(debug_world: World, debug_dataset: Dataset) -> None:
-    recordings = held_out_recordings(debug_world, debug_dataset, 8)
-    starts = choose_starts(recordings, debug_world.config.model.window, 16, 6)
-    rollouts = roll_out(debug_world, recordings, starts, 16, budget=Budget())
+def test_an_episode_that_cannot_be_reproduced_is_not_replayed(
+    debug_world: World, debug_dataset: Dataset, recordings: list[Recording], rollouts: Rollouts
+) -> None:
     others = [replace(each, episode=replace(each.episode, seed=each.episode.seed + 1)) for each in recordings]
     assert resampled_replay(debug_world, debug_dataset, others, rollouts, Budget()) is None
-
-
-def test_other_chances_lead_elsewhere() -> None:
-    pytest.importorskip("crafter")
-
-    def pictures(seed: int | None) -> list[np.ndarray]:
-        env = make_env("magrathea/Crafter-v0")
-        env.reset(seed=3)
-        if seed is not None:
-            draw_anew(env, seed)
-        return [env.step(1)[0] for _ in range(30)]
-
-    recorded, one, same, other = pictures(None), pictures(1), pictures(1), pictures(2)
-    assert np.array_equal(one, same)
-    assert not np.array_equal(one, recorded) and not np.array_equal(one, other)
-
-
-def test_filling_one_step_agrees_with_predicting_it(debug_world: World, debug_dataset: Dataset) -> None:
-    recordings = held_out_recordings(debug_world, debug_dataset, 4)
-    batch = next(iter(segment_batches(recordings, debug_world.config.model.window, batch_size=4, chunk=1)))
-    likeliest = replace(debug_world.config.fill, order="one_shot", temperature=0.0)
-    dice = [torch.Generator().manual_seed(row) for row in range(4)]
-    filled = fill_batch(debug_world, batch, likeliest, dice)
-    logits = debug_world.predict_segment(batch.tokens, masks.forward_dynamics(debug_world.layout), batch.first)
-    for slot in debug_world.layout.of_role("observation", "reward", "terminated"):
-        assert torch.equal(filled.tokens[:, debug_world.layout.span(slot.name)], logits[slot.name][:, 0].argmax(-1))
-    assert (filled.num_passes == 1).all()
-
-
-def test_orders_table(debug_world: World, debug_dataset: Dataset) -> None:
-    table = compare_orders(debug_world, debug_dataset, num_episodes=4, num_steps=16, num_dreams=4)
-    lines = table.strip().splitlines()
-    assert len(lines) == 10 and all(line.count("|") == lines[0].count("|") for line in lines)
-    assert "PSNR at 16" in lines[0] and lines[2].startswith("| one-shot | 1.00 | 1.00 |")

@@ -14,7 +14,7 @@ from test_memory_spatial_map import walk as scroll
 
 from magrathea import masks
 from magrathea.errors import MagratheaError
-from magrathea.evaluate.recordings import Lived
+from magrathea.evaluate.recordings import EncodedEpisode
 from magrathea.memory import RetrievalSpec, memory_class, of_size
 from magrathea.memory.episodic_buffer import NUM_RETRIEVED, EpisodicSpec
 from magrathea.memory.recurrent import DeltaRule
@@ -33,9 +33,9 @@ def test_sampling_agrees_with_training(memory: str) -> None:
     world, length, window = wild_world(memory), 40, 3
     observation, *rest = play_board(60)
     tokens = world.encode_episode(observation[: length + 1], *(part[:length] for part in rest))
-    recording = Lived.of(world, tokens.numpy())
+    recording = EncodedEpisode.of(world, tokens.numpy())
     holes = masks.forward_dynamics(world.layout)[None]
-    readout = recording.recall(np.array([[length]])).select_known_action(holes[:, None], world.layout)
+    readout = recording.readout_at(np.array([[length]])).select_known_action(holes[:, None], world.layout)
     earlier = torch.from_numpy(recording.before(length - window, length - window))[None]
     segment = tokens[None, length - window :]
     trained = world.predict_segment(segment, holes[:, None], window, None, readout, earlier)

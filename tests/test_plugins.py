@@ -59,7 +59,7 @@ def test_environments_are_found_by_their_ids() -> None:
 def test_every_installed_environment_refers_to_what_there_is() -> None:
     for plugin in environment_plugins():
         pytest.importorskip({"ale-py": "ale_py"}.get(plugin.package, plugin.package))
-        hooks = (plugin.make, plugin.describe_cells, plugin.tile_view, plugin.resample)
+        hooks = (plugin.make, plugin.describe_cells, plugin.visible_tiles, plugin.resample)
         for reference in (*plugin.env_ids.values(), *plugin.policies.values(), *hooks):
             assert reference is None or callable(plugins.load_reference(reference))
         assert plugin.recipe_folder is None or list(Path(plugin.recipe_folder).glob("*.toml"))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cattrs
+
+from magrathea.bench.memory_table import ComparedMemory, write_comparison
 from magrathea.bench.play import measure_playing
 from magrathea.errors import MagratheaError
-from magrathea.evaluate import evaluate_memory, write_comparison
-from magrathea.evaluate.run import write_json
-from magrathea.memory import memory_class
+from magrathea.evaluate.memory import evaluate_memory
+from magrathea.evaluate.recordings import Options
+from magrathea.evaluate.results import write_result
+from magrathea.memory import memory_class, of_size
 from magrathea.train import TrainSettings, train
 from magrathea.world import World
 
@@ -47,30 +51,55 @@ def compare(
     for memory in memories:
         memory_class(memory)  # raises MagratheaError now, not hours later
     out, compared = Path(out), {}
-    options = {"minutes": report_minutes, "num_episodes": num_episodes, "device": device}
+    options = Options(num_episodes=num_episodes, num_dreams=16, minutes=report_minutes, device=device)
     for memory, num_seeds in memories.items():
         measured = []
         for seed in range(num_seeds):
             folder = out / f"{memory.replace(':', '-')}-{seed}"
-            result = folder / "measured.json"
-            if not result.exists():
+            path = folder / "measured.json"
+            if not path.exists():
                 model = replace(settings.model, memory=memory)
                 world = train(dataset, folder, replace(settings, model=model, seed=seed), device=device)
-                write_json(result, _measure(world, dataset, folder / "report", options))
-            measured.append(json.loads(result.read_text()))
-        compared[memory] = pooled(measured) | {"memory": memory, "seeds": num_seeds}
+                write_result(path, _measure(world, dataset, folder / "report", options))
+            measured.append(json.loads(path.read_text()))
+        mean = cattrs.structure(pooled(measured), ComparedMemory)
+        compared[memory] = replace(mean, columns={"seeds": num_seeds} | mean.columns)
     return write_comparison(compared, out)
 
 
-def _measure(world: World, dataset: str | Path, report: Path, options: dict[str, Any]) -> dict[str, Any]:
-    measured = evaluate_memory(world.to(options["device"]), dataset, report, **options)["memory"]
+def _measure(world: World, dataset: str | Path, report: Path, options: Options) -> ComparedMemory:
+    result = evaluate_memory(world.to(options.device), dataset, report, options)
     playing = measure_playing(world, 1, PLAYED_SECONDS).to_json()
-    training = world.metadata["training"]
-    return measured | {
-        "steps per second": playing["environment_steps_per_second"],
-        "updates": training["updates"],
-        "parameters": sum(weights.numel() for weights in world.model.parameters()),
-    }
+    updates = world.metadata["training"]["updates"]
+    columns = {"updates": updates, "steps per second": playing["environment_steps_per_second"]}
+    return ComparedMemory(result.memory, columns)
+
+
+def compare_sizes(
+    world: str | Path | World, dataset: str | Path, out: str | Path, sizes: Sequence[int], options: Options
+) -> str:
+    """Measure what a world remembers with its memory of several sizes, without training; a Markdown table.
+
+    Writes what `compare` does. No dreams are measured, and the options' `minutes` are shared out evenly. Raises
+    MagratheaError where the memory has no size, or one that is trained.
+    """
+    if not isinstance(world, World):
+        world = World.from_pretrained(world, device=options.device)
+    minutes = None if options.minutes is None else options.minutes / len(sizes)
+    options = replace(options, num_dreams=0, minutes=minutes)
+    out, compared = Path(out), {}
+    for size in sizes:
+        name = f"size {size}"
+        compared[name] = ComparedMemory(evaluate_memory(_of_size(world, size), dataset, out / name, options).memory)
+    return write_comparison(compared, out)
+
+
+def _of_size(world: World, size: int) -> World:
+    """The same world, whose memory has at most that size."""
+    name = of_size(world.config.model.memory, size)
+    config = replace(world.config, model=replace(world.config.model, memory=name))
+    memory = memory_class(name).from_tensors(world.layout, world.memory.tensors())
+    return World(world.tokenizers, config, world.starts, world.model, memory)
 
 
 def pooled(measured: list[Any]) -> Any:

@@ -140,5 +140,36 @@ def bench_memories(
     print(f"The table and the figure are in {out}")
 
 
+def bench_memory_sizes(
+    world: WorldName,
+    dataset: DatasetFolder,
+    *,
+    out: Folder,
+    sizes: tuple[Length, ...] = (63, 125, 250, 500, 1000),
+    minutes: OptionalFloat = None,
+    num_episodes: Count = 64,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Compare what a world remembers with a memory of several sizes, without training it again.
+
+    Args:
+        world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
+        dataset: folder of a dataset that records the pose of every step, as Crafter's and MiniGrid's do.
+        out: folder of the table (Markdown and JSON) and the figure.
+        sizes: highest numbers of places or entries that the memory keeps.
+        minutes: approximate time to take; without it, everything is measured in full.
+        num_episodes: highest number of held-out episodes to measure on.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        seed: seed of the choice of episodes.
+    """
+    from magrathea.bench.memories import compare_sizes
+    from magrathea.evaluate.recordings import Options
+
+    options = Options(num_episodes=num_episodes, minutes=minutes, device=device, seed=seed)
+    print(compare_sizes(world, dataset, out, sizes, options))
+    print(f"The table and the figure are in {out}")
+
+
 def _print_json(measured: dict[str, Any]) -> None:
     print(json.dumps(measured, indent=1))

@@ -89,7 +89,7 @@ def train(
 
     Args:
         dataset: folder of a Minari dataset, made by "magrathea collect" or by Minari itself.
-        out: folder of the world; its report goes into the folder "report" inside it.
+        out: folder of the world; its report goes into the folder "report" inside it, and its figures into its card.
         size: size of the model; the recipe's, or tiny.
         minutes: training time of the model; 10 minutes if neither this nor steps is given.
         steps: number of updates of the model.
@@ -111,7 +111,7 @@ def train(
     with process_group(device) as (rank, own_device):
         run_training(dataset, out, settings, device=own_device)
     if report and rank == 0:
-        evaluate(str(out), dataset, out=out / "report", minutes=report_minutes, device=device)
+        evaluate(str(out), dataset, out=out / "report", minutes=report_minutes, card=True, device=device)
 
 
 def make(

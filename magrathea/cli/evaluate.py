@@ -1,9 +1,9 @@
-"""The commands that measure how well a world predicts."""
+"""The commands that measure how well a world predicts: eval, eval memory, eval drift."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from magrathea.cli.options import (
     DatasetFolder,
@@ -12,12 +12,9 @@ from magrathea.cli.options import (
     OptionalFloat,
     OptionalText,
     WorldName,
-    WorldNames,
     name_environment,
 )
-from magrathea.settings import Count, Range, Seed
-
-MemorySize = Annotated[int, Range(1, 10_000_000)]
+from magrathea.settings import Count, Seed
 
 
 def evaluate(
@@ -28,11 +25,7 @@ def evaluate(
     num_episodes: Count = 64,
     num_dreams: Count = 64,
     minutes: OptionalFloat = None,
-    orders: bool = False,
-    memory: bool = False,
-    drift: bool = False,
-    memory_sizes: tuple[MemorySize, ...] = (),
-    beside: WorldNames = (),
+    card: bool = False,
     device: Device = "auto",
     seed: Seed = 0,
     env_id: OptionalText = None,
@@ -43,42 +36,94 @@ def evaluate(
         world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
         dataset: folder of the dataset that the world was trained on, or of another one of the same environment.
         out: folder of the report.
-        num_episodes: most episodes to measure on.
-        num_dreams: most dreams of 64 steps; with --memory or --drift at most 16, long ones.
-        minutes: about how long it may take; without it, everything is measured in full.
-        orders: compare the orders of filling instead, and print a Markdown table.
-        memory: measure instead what the world remembers beyond its attention window.
-        drift: measure instead how dreams of 2,000 steps drift from what is real.
-        memory_sizes: measure instead what it remembers with a memory of at most so many places or entries, beside the
-            bytes of each.
-        beside: further worlds, whose memories are compared with this one's.
-        device: "auto", "cpu" or "cuda".
+        num_episodes: highest number of episodes to measure on.
+        num_dreams: highest number of dreams of 64 steps.
+        minutes: approximate time to take; without it, everything is measured in full.
+        card: also write the model card, README.md, into the world's folder.
+        device: "auto", "cpu", "cuda" or "cuda:N".
         seed: seed of the choice of episodes and of the dreams.
         env_id: the id of the world's environment, where no installed package offers it: "module:id" imports the
             module. A world or a dataset alone never does.
     """
     name_environment(env_id)
-    from magrathea.evaluate import compare_orders, drift_report, memory_report
-    from magrathea.evaluate import evaluate as measure
+    from magrathea.evaluate.evaluation import evaluate as measure
+    from magrathea.evaluate.recordings import Options
+    from magrathea.evaluate.report import write_card
+    from magrathea.pretrained import find_world
+    from magrathea.world import World
 
-    options: dict[str, Any] = {"num_episodes": num_episodes, "num_dreams": num_dreams, "minutes": minutes}
-    options |= {"device": device, "seed": seed}
-    if memory or beside or memory_sizes:
-        print(memory_report([world, *beside], dataset, out, memory_sizes, **options))
-        return
-    if drift:
-        print(drift_report(world, dataset, out, **options))
-        return
-    if orders:
-        print(compare_orders(world, dataset, minutes=minutes, device=device, seed=seed))
-        return
-    metrics = measure(world, dataset, out, **options)
-    for item in metrics["headlines"]:
-        print(f"{item['name']}: {_figure(item)}" + (f" ({item['beside']})" if item["beside"] else ""))
-    print(f"The report is {out / 'index.html'}")
+    loaded = World.from_pretrained(world, device=device)
+    options = Options(num_episodes=num_episodes, num_dreams=num_dreams, minutes=minutes, seed=seed)
+    result = measure(loaded, dataset, out, options)
+    _print_report(result, out / "index.html")
+    if card:
+        print(f"The model card is {write_card(find_world(world), loaded, result)}")
 
 
-def _figure(item: dict[str, Any]) -> str:
-    """A headline's value as text, in percent or decibel."""
-    value = item["figure"]["value"]
-    return f"{100 * value:.1f}%" if item["unit"] == "%" else f"{value:.2f} {item['unit']}".strip()
+def evaluate_memory(
+    world: WorldName,
+    dataset: DatasetFolder,
+    *,
+    out: Folder = Path("report"),
+    num_episodes: Count = 64,
+    num_dreams: Count = 16,
+    minutes: OptionalFloat = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Measure what a world remembers beyond its attention window: JSON, a plot and a page that shows them.
+
+    Args:
+        world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
+        dataset: folder of a dataset that records which place its pictures show, as Crafter's and MiniGrid's do.
+        out: folder of the report.
+        num_episodes: highest number of episodes to measure on.
+        num_dreams: number of dreams that travel, at most 16.
+        minutes: approximate time to take; without it, everything is measured in full.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        seed: seed of the choice of episodes.
+    """
+    from magrathea.evaluate.memory import evaluate_memory as measure
+    from magrathea.evaluate.recordings import Options
+
+    options = Options(num_episodes=num_episodes, num_dreams=num_dreams, minutes=minutes, device=device, seed=seed)
+    _print_report(measure(world, dataset, out, options), out / "memory.html")
+
+
+def evaluate_drift(
+    world: WorldName,
+    dataset: DatasetFolder,
+    *,
+    out: Folder = Path("report"),
+    num_episodes: Count = 64,
+    num_dreams: Count = 16,
+    minutes: OptionalFloat = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Measure how dreams of 2,000 steps drift from recordings: JSON, pictures and a page that shows them.
+
+    Args:
+        world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
+        dataset: folder of the dataset that the world was trained on, or of another one of the same environment.
+        out: folder of the report.
+        num_episodes: highest number of recorded episodes to start from and to compare with.
+        num_dreams: number of dreams, at most 16.
+        minutes: approximate time to take; without it, everything is measured in full.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        seed: seed of the choice of episodes and of the dreams.
+    """
+    from magrathea.evaluate.drift import evaluate_drift as measure
+    from magrathea.evaluate.recordings import Options
+
+    options = Options(num_episodes=num_episodes, num_dreams=num_dreams, minutes=minutes, device=device, seed=seed)
+    _print_report(measure(world, dataset, out, options), out / "drift.html")
+
+
+def _print_report(result: Any, page: Path) -> None:
+    """Print the headlines of a result, and where its page is."""
+    from magrathea.evaluate.report import headline_text
+
+    for item in result.headlines:
+        print(headline_text(item))
+    print(f"The report is {page}")

@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from inspect import cleandoc
 
 from magrathea.cli.allocator import keep_memory
-from magrathea.cli.bench import bench, bench_history, bench_memories, bench_players, bench_profile
+from magrathea.cli.bench import bench, bench_history, bench_memories, bench_memory_sizes, bench_players, bench_profile
 from magrathea.cli.build import collect, make, train
-from magrathea.cli.evaluate import evaluate
+from magrathea.cli.evaluate import evaluate, evaluate_drift, evaluate_memory
 from magrathea.cli.options import run_command
 from magrathea.cli.play import play
 from magrathea.errors import MagratheaError
 
 EXTRAS = {
     "worlds": {"crafter", "minigrid", "ale_py", "vizdoom"},
-    "train": {"minari", "h5py", "tensorboard", "torchmetrics", "av", "matplotlib", "cattrs"},
+    "train": {"minari", "h5py", "tensorboard", "torchmetrics", "av", "matplotlib", "cattrs", "jinja2"},
 }
 """The optional dependencies of the package, by the extra that installs them."""
 
@@ -24,6 +24,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "collect": collect,
     "train": train,
     "eval": evaluate,
+    "eval memory": evaluate_memory,
+    "eval drift": evaluate_drift,
     "play": play,
     "make": make,
     "bench": bench,
@@ -31,6 +33,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "bench history": bench_history,
     "bench players": bench_players,
     "bench memories": bench_memories,
+    "bench memory-sizes": bench_memory_sizes,
 }
 """Every command by its words; the longest name that an invocation begins with is the one that runs."""
 

@@ -1,7 +1,10 @@
-"""Which cells of a picture could have been foretold: seen before in the window, new, still or in motion.
+"""What the cells of a picture show of the map: which place, whether it was seen before, what is there.
 
-For worlds with privileged state the answer comes from the map, for all others from the picture alone. The privileged
-state serves for nothing but this.
+Plug-ins of environments fill in `Cells` and `VisibleTiles` from privileged state; all other worlds are described by
+their tokens alone. The privileged state is used for nothing else.
+
+A pose is (row, column, quarter turns clockwise) of the body on the map. A motion is a change of pose as the body sees
+it: (rows down, columns right, quarter turns clockwise) in its own picture.
 """
 
 from __future__ import annotations
@@ -10,12 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from magrathea.layout import Slot
-
-DAYLIGHT = 0.5  # Crafter draws noise where daylight < 0.5 and none at all from there on: 58% of its day of 300 steps
-FAINT = 4.0  # root-mean-square grey levels that a picture may be off and still count as the same to the eye
-CRAFTER_WINDOW = (7, 9)  # rows and columns of tiles that show the map; two rows of inventory lie below them
-CRAFTER_MATERIALS = 12  # semantic numbers 1…12 are materials, above are player and creatures, 0 is beyond the map
+TURNS = np.array([[[1, 0], [0, 1]], [[0, 1], [-1, 0]], [[-1, 0], [0, -1]], [[0, -1], [1, 0]]])
 
 
 @dataclass
@@ -24,52 +22,36 @@ class Cells:
 
     Attributes:
         groups: name -> (T, tokens of the slot) bool.
-        conditions: name -> (T,) bool; "all" is always among them.
-        tolerance: (T, tokens of the slot) root-mean-square grey levels within which two renderings are the same.
+        conditions: name -> (T,) bool, beside "all" steps.
         copied: (T, tokens of the slot) the token that showed the same place when it was last seen in the window, -1
-            where none did: how far a perfect memory of the map comes, which tells how steady the tokens are.
-        exact_steps: conditions for which whole steps are counted, where those differ.
+            where none did: the accuracy of a perfect memory of the map, below 1 where tokens are not steady.
+        step_conditions: conditions on which whole steps are counted; those of `conditions` if there are none.
+        frame_conditions: name -> (T + 1,) bool, conditions on frames for which the PSNR of dreams is told apart.
     """
 
     groups: dict[str, np.ndarray]
     conditions: dict[str, np.ndarray]
-    tolerance: np.ndarray
     copied: np.ndarray | None = None
-    exact_steps: dict[str, np.ndarray] = field(default_factory=dict)
+    step_conditions: dict[str, np.ndarray] = field(default_factory=dict)
+    frame_conditions: dict[str, np.ndarray] = field(default_factory=dict)
 
-
-def describe_cells(
-    env_id: str, infos: dict[str, np.ndarray], frames: np.ndarray, tokens: np.ndarray, slot: Slot, window: int
-) -> Cells:
-    """Sort the tokens of a slot.
-
-    Args:
-        env_id: decides which privileged state is understood.
-        infos: the episode's, each (T + 1, …); may be empty.
-        frames: (T + 1, …) the slot's values in the real episode.
-        tokens: (T + 1, tokens of the slot) of them.
-        window: W, past steps that the model sees.
-    """
-    if "Crafter" in env_id and {"position", "semantic", "daylight"} <= infos.keys() and min(slot.grid) >= 9:
-        return crafter_cells(infos, tokens, slot.grid, window)
-    if "MiniGrid" in env_id and "cells" in infos and frames.ndim == 4 and min(slot.grid) >= 7:
-        return minigrid_cells(infos, frames, tokens, slot.grid, window)
-    return changed_cells(tokens)
+    @property
+    def num_steps(self) -> int:
+        return len(next(iter(self.groups.values())))
 
 
 def changed_cells(tokens: np.ndarray) -> Cells:
-    """Any world: tokens that are as they were a step before, and tokens that are not."""
+    """For any world: tokens (T + 1, tokens of the slot) that are unchanged since the step before, and changed ones."""
     unchanged = tokens[1:] == tokens[:-1]
-    steps = np.ones(len(unchanged), dtype=bool)
-    return Cells({"unchanged": unchanged, "changed": ~unchanged}, {"all": steps}, np.full(unchanged.shape, FAINT))
+    return Cells({"unchanged": unchanged, "changed": ~unchanged}, {})
 
 
-def last_sights(places: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def last_seen(places: np.ndarray, shown: np.ndarray, window: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """When each cell's place was last shown, and where in that picture.
 
     places (T + 1, R, C, 2) whole coordinates on the map of every cell; shown (T + 1, R, C) whether it can be seen.
-    Returns for steps 0…T the latest step before that showed the place, -1 if none did, and the flat index of the cell
-    that showed it: both (T + 1, R, C).
+    Returns for steps 0…T the latest step before that showed the place, -1 if none of the last `window` did, and the
+    flat index of the cell that showed it: both (T + 1, R, C).
     """
     numbers = number_places(places)
     step_of, cell_of = np.full(numbers.max() + 1, -1), np.zeros(numbers.max() + 1, dtype=np.int64)
@@ -77,6 +59,8 @@ def last_sights(places: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, np.n
     for step, (here, seen) in enumerate(zip(numbers, shown, strict=True)):
         last[step], cell[step] = step_of[here], cell_of[here]
         step_of[here[seen]], cell_of[here[seen]] = step, np.flatnonzero(seen)
+    if window is not None:
+        last[last < np.arange(len(last))[:, None, None] - window] = -1
     return last, cell
 
 
@@ -86,108 +70,92 @@ def number_places(places: np.ndarray) -> np.ndarray:
     return np.unique(joined, return_inverse=True)[1].reshape(joined.shape)
 
 
-def seen_before(places: np.ndarray, shown: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """`last_sights` of steps 1…T, where they lie within the window."""
-    last, cell = last_sights(places, shown)
-    within = last >= np.arange(len(last))[:, None, None] - window
-    return np.where(within, last, -1)[1:], cell[1:]
-
-
 def content_at(values: np.ndarray, last: np.ndarray, cell: np.ndarray) -> np.ndarray:
     """values (T + 1, R, C) of cells -> (…): the values of `cell` at step `last`, -1 where that is -1."""
     return np.where(last >= 0, values.reshape(len(values), -1)[last, cell], -1)
 
 
-def crafter_cells(infos: dict[str, np.ndarray], tokens: np.ndarray, grid: tuple[int, int], window: int) -> Cells:
-    """Crafter: still cells show a material that has not changed since it was last seen; player, creatures, plants and
-    anything that changed are in motion. The inventory is a group of its own; night and sleep are conditions."""
-    semantic = infos["semantic"].astype(np.int64)
-    rows, columns = CRAFTER_WINDOW
-    offsets = np.stack(np.meshgrid(np.arange(rows) - rows // 2, np.arange(columns) - columns // 2, indexing="ij"), -1)
-    places = infos["position"].astype(np.int64)[:, None, None, ::-1] + offsets  # (T + 1, rows, columns, (row, column))
-    shown = np.ones(semantic.shape, dtype=bool)
-    last, cell = seen_before(places, shown, window)
-    before = content_at(semantic, last, cell)
-    visible = last >= 0
-    still = visible & (before == semantic[1:]) & (semantic[1:] <= CRAFTER_MATERIALS)
-    groups = {"visible and still": still, "visible, in motion": visible & ~still, "new": ~visible}
-    spread_groups = {name: _place(mask, grid) for name, mask in groups.items()}
-    spread_groups["inventory"] = _place(np.ones((len(still), 2, 9), dtype=bool), grid, top=rows)
-    light = infos["daylight"][1:].astype(np.float64)
-    asleep = infos["sleeping"][1:].astype(bool) if "sleeping" in infos else np.zeros(len(light), dtype=bool)
-    day = light >= DAYLIGHT
-    conditions = {"all": np.ones(len(day), dtype=bool), "daylight": day, "night": ~day, "asleep": asleep}
-    noise = _place(crafter_noise(light), grid)
-    copied = None
-    if grid == (rows + 2, columns):
-        copied = np.full((len(still), *grid), -1)
-        copied[:, :rows] = content_at(tokens.reshape(-1, *grid)[:, :rows], last, cell)
-        copied = copied.reshape(len(still), -1)
-    return Cells(spread_groups, conditions, np.maximum(noise, FAINT), copied)
+@dataclass(frozen=True)
+class TileView:
+    """How a picture shows the map.
 
-
-def crafter_noise(daylight: np.ndarray) -> np.ndarray:
-    """daylight (T,) -> (T, 7, 9) root-mean-square grey levels between two draws of the night's noise over one scene.
-
-    From the game's renderer: a uniform draw from 32…127 is mixed in with 2 (0.5 - daylight) times a vignette, then
-    halved by a tint, then mixed in with 1 - daylight.
+    Attributes:
+        grid: rows and columns of tokens of the picture; a tile is a token.
+        shape: rows and columns of the tiles that show the map, from the picture's top left on.
+        body: row and column of the tile in which the body stands.
+        turns: whether the picture turns with the body.
     """
-    rows, columns = (np.linspace(-1, 1, 2 * size + 1)[1::2] for size in CRAFTER_WINDOW)
-    vignette = 1 - np.exp(-0.5 * (rows[:, None] ** 2 + columns[None] ** 2) / 0.5**2)
-    amount = np.clip(2 * (0.5 - daylight), 0, None) * 0.5 * (1 - daylight)
-    deviation = (127 - 32) / np.sqrt(12)
-    return np.sqrt(2) * deviation * amount[:, None, None] * vignette
+
+    grid: tuple[int, int]
+    shape: tuple[int, int]
+    body: tuple[int, int]
+    turns: bool = False
+
+    def places(self, poses: np.ndarray) -> np.ndarray:
+        """poses (…, 3) -> (…, rows, columns, 2): the cell (row, column) of the map that each tile shows."""
+        rows, columns = (np.arange(size) - origin for size, origin in zip(self.shape, self.body, strict=True))
+        offsets = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
+        return poses[..., None, None, :2] + rotate(offsets, poses[..., None, None, 2])
+
+    def tiles(self, tokens: np.ndarray) -> np.ndarray:
+        """tokens (…, tokens of the slot) -> (…, rows, columns) of the tiles that show the map."""
+        rows, columns = self.shape
+        return tokens.reshape(*tokens.shape[:-1], *self.grid)[..., :rows, :columns]
+
+    def tile_pictures(self, frames: np.ndarray) -> np.ndarray:
+        """frames (T, height, width, channels) -> a view of them (T, rows, columns, tile height, tile width, channels),
+        of the tiles that show the map."""
+        height, width = frames.shape[1] // self.grid[0], frames.shape[2] // self.grid[1]
+        tiles = frames.reshape(len(frames), self.grid[0], height, self.grid[1], width, -1).swapaxes(2, 3)
+        return tiles[:, : self.shape[0], : self.shape[1]]
+
+    @property
+    def beside_body(self) -> np.ndarray:
+        """(rows, columns) True for all tiles but the one that the body covers."""
+        beside = np.ones(self.shape, dtype=bool)
+        beside[self.body] = False
+        return beside
 
 
-def minigrid_cells(
-    infos: dict[str, np.ndarray], frames: np.ndarray, tokens: np.ndarray, grid: tuple[int, int], window: int
-) -> Cells:
-    """MiniGrid: a tile is new if it shows a place that no picture of the window showed, and was never seen if none of
-    the episode did; a hidden tile shows nothing.
+@dataclass(frozen=True)
+class VisibleTiles:
+    """What the tiles of an episode show, T + 1 pictures.
 
-    infos["cells"] (T + 1, rows, columns, 2) are the places on the map that the tiles of the pictures `frames` show.
+    Attributes:
+        view: how pictures show the map.
+        poses: (T + 1, 3).
+        tokens: (T + 1, rows, columns) of the tiles.
+        shown: (T + 1, rows, columns) False where a tile is hidden, beyond the map, or covered by body or creature.
+        content: (T + 1, rows, columns) what is there, a number of 0 or more; means nothing where not shown. The tokens
+            themselves where nothing else tells it.
+        clear: (T + 1,) False in the dark, when the same content may look different.
     """
-    places = infos["cells"].astype(np.int64)
-    shown = shown_tiles(frames, places.shape[1:3])
-    last, cell = seen_before(places, shown, window)
-    new = (last < 0) & shown[1:]
-    changed = (tokens[1:] != tokens[:-1]).any(axis=1)
-    nothing_new = ~new.any(axis=(1, 2))
-    groups = {"visible before": _place(~new, grid), "new": _place(new, grid)}
-    steps = np.ones(len(new), dtype=bool)
-    conditions = {"all": steps, "nothing new": nothing_new, "picture changed": changed}
-    ever, _ = seen_before(places, shown, len(places))
-    exact = {
-        "nothing new": nothing_new,
-        "nothing never seen": ~((ever < 0) & shown[1:]).any(axis=(1, 2)),
-        "nothing new, picture changed": nothing_new & changed,
-        "something new": ~nothing_new,
-        "all": steps,
-    }
-    copied = None
-    if grid == places.shape[1:3]:
-        copied = content_at(tokens.reshape(-1, *grid), last, cell)
-        copied = np.where(shown[1:], copied, -1).reshape(len(new), -1)
-    return Cells(groups, conditions, np.full(tokens[1:].shape, FAINT), copied, exact)
+
+    view: TileView
+    poses: np.ndarray
+    tokens: np.ndarray
+    shown: np.ndarray
+    content: np.ndarray
+    clear: np.ndarray
 
 
-def shown_tiles(frames: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """frames (T + 1, height, width, 3) of MiniGrid -> (T + 1, rows, columns), False for tiles that walls hide: all that
-    the agent sees is lit, and what is hidden is black within its border lines."""
-    height, width = frames.shape[1] // grid[0], frames.shape[2] // grid[1]
-    tiles = frames.reshape(len(frames), grid[0], height, grid[1], width, -1).swapaxes(2, 3)
-    return tiles[:, :, :, 2:-1, 2:-1].max(axis=(3, 4, 5)) > 0
+def rotate(offsets: np.ndarray, turns: np.ndarray) -> np.ndarray:
+    """offsets (…, 2) of (rows, columns), turned clockwise by quarter turns (…)."""
+    return np.einsum("...ij,...j->...i", TURNS[turns % 4], offsets)
 
 
-def _place(values: np.ndarray, grid: tuple[int, int], top: int = 0) -> np.ndarray:
-    """Spread tiles (T, r, c), of a picture of c x c tiles, whose first row is `top`, over a token grid, flat.
+def move(poses: np.ndarray, motions: np.ndarray) -> np.ndarray:
+    """poses (…, 3) after motions (…, 3)."""
+    places = poses[..., :2] + rotate(motions[..., :2], poses[..., 2])
+    return np.concatenate([places, (poses[..., 2:] + motions[..., 2:]) % 4], axis=-1)
 
-    Tokens outside of the tiles get False or 0. Returns (T, grid rows * grid columns).
-    """
-    num_rows, num_columns = values.shape[1:]
-    row = ((np.arange(grid[0]) + 0.5) * num_columns / grid[0]).astype(int) - top
-    column = ((np.arange(grid[1]) + 0.5) * num_columns / grid[1]).astype(int)
-    inside = (row >= 0) & (row < num_rows)
-    spread = values[:, np.clip(row, 0, num_rows - 1)][:, :, column]
-    spread = np.where(inside[None, :, None], spread, np.zeros((), dtype=values.dtype))
-    return spread.reshape(len(values), -1)
+
+def motion_between(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """The motions (…, 3) that lead from poses (…, 3) to poses (…, 3)."""
+    steps = rotate(after[..., :2] - before[..., :2], -before[..., 2])
+    return np.concatenate([steps, (after[..., 2:] - before[..., 2:]) % 4], axis=-1)
+
+
+def opposite(motion: tuple[int, ...]) -> tuple[int, ...]:
+    """The motion that undoes a motion that is a step or a turn, not both."""
+    return (-motion[0], -motion[1], -motion[2] % 4)

@@ -1,170 +1,161 @@
-"""What dreams of 64 steps are worth: PSNR and SSIM over the horizon, tokens right, and whether they obey."""
+"""Open-loop dreams of 64 steps: PSNR and SSIM over the horizon, and whether they follow the actions."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from magrathea import masks
-from magrathea.evaluate.cells import DAYLIGHT
-from magrathea.evaluate.oracle_bound import oracle_bound_of
-from magrathea.evaluate.pictures import mean_squared_error, psnr, ssim
+from magrathea.evaluate.cells import VisibleTiles
+from magrathea.evaluate.environment_hooks import describe_cells, visible_tiles
+from magrathea.evaluate.images import psnr, side_by_side, ssim, write_contact_sheet, write_video
 from magrathea.evaluate.recordings import Recording
+from magrathea.evaluate.results import ImageQuality, Sources
 from magrathea.evaluate.rollouts import Rollouts
-from magrathea.evaluate.slots import action_scores, leaf_of, pictures_of, role_span
-from magrathea.evaluate.statistics import Tally, figure, pooled_psnr, ratio
+from magrathea.evaluate.slots import action_scores, leaf_of, pictures_of
+from magrathea.evaluate.statistics import Tally, figure, ratio_of_ratios
 from magrathea.layout import Slot
 from magrathea.world import World
 
-SSIM_HORIZONS = (1, 2, 4, 8, 16, 32, 48, 64)
-CONTROL_HORIZONS = (1, 16, 64)
-AGAIN = "reality again"
+HORIZON = 64
+HORIZONS = (1, 2, 4, 8, 16, 32, 48, 64)
+BATCH_SIZE = 8
+NUM_VIDEOS = 4
+REPLAY = "resampled replay"
 
 
-def real_pictures(recordings: list[Recording], rollouts: Rollouts, slot: Slot, row: int) -> np.ndarray:
+def real_pictures(recordings: list[Recording], rollouts: Rollouts, slot: Slot, index: int) -> np.ndarray:
     """(1 + H, rows, columns, channels) of a rollout: the last real frame, and the frames that the dream stands for;
     the recording's last one repeats beyond its end."""
-    frames = leaf_of(recordings[rollouts.episodes[row]].episode.observation, slot)
-    start = int(rollouts.starts[row])
+    frames = leaf_of(recordings[rollouts.episodes[index]].episode.observation, slot)
+    start = int(rollouts.starts[index])
     return frames[np.minimum(np.arange(start, start + rollouts.horizon + 1), len(frames) - 1)]
 
 
-def measure_pictures(
-    world: World, recordings: list[Recording], rollouts: Rollouts, slot: Slot, again: Rollouts | None = None
-) -> dict:
-    """PSNR and SSIM at each horizon of the dream, of repeating the last real frame, of the tokenizer's reconstruction,
-    of reality lived again (see `live_again`) and, where the privileged state tells, of knowing all but the places that
-    were never seen; for all frames and, where the recording knows its light, for frames in daylight."""
-    tally = Tally(len(recordings))
-    foresights = [oracle_bound_of(world, recording, slot) for recording in recordings]
-    horizons = np.array([horizon for horizon in SSIM_HORIZONS if horizon <= rollouts.horizon])
-    for row, episode in enumerate(rollouts.episodes):
-        frames = real_pictures(recordings, rollouts, slot, row)
+def measure_images(
+    world: World, recordings: list[Recording], rollouts: Rollouts, slot: Slot, replay: Rollouts | None = None
+) -> ImageQuality:
+    """PSNR and SSIM at each horizon, for all frames and under the conditions on frames that the environment's plug-in
+    knows (such as daylight), which have to hold from the start up to the frame."""
+    tally, env_id, layout = Tally(len(recordings)), world.metadata.get("env_id", ""), world.layout
+    tiles = [visible_tiles(env_id, recording, layout, slot) for recording in recordings]
+    window = world.config.model.window
+    conditions = [describe_cells(env_id, recording, layout, slot, window).frame_conditions for recording in recordings]
+    horizons = np.array([horizon for horizon in HORIZONS if horizon <= rollouts.horizon])
+    for index, episode in enumerate(rollouts.episodes):
+        frames = real_pictures(recordings, rollouts, slot, index)
         sources = {
-            "dream": pictures_of(world, slot, rollouts.dreamt[row]),
+            "dream": pictures_of(world, slot, rollouts.dreamt[index]),
             "repeat": np.broadcast_to(frames[:1], frames[1:].shape),
-            "reconstruction": pictures_of(world, slot, rollouts.recorded[row]),
+            "reconstruction": pictures_of(world, slot, rollouts.recorded[index]),
         }
-        foresight = foresights[episode]
-        if again is not None:
-            sources[AGAIN] = pictures_of(world, slot, again.dreamt[row])
-        if foresight is not None:
-            sources["foreseeable"] = foresight.pictures(int(rollouts.starts[row]), rollouts.horizon)
-        for name, pictures in sources.items():
-            error = mean_squared_error(pictures, frames[1:])
-            structure = np.zeros(rollouts.horizon)
-            structure[horizons - 1] = ssim(pictures[horizons - 1], frames[horizons])
-            lived = again if again is not None and name == AGAIN else rollouts
-            for condition, where in _conditions(recordings[episode], lived, row).items():
-                for horizon in np.flatnonzero(where) + 1:
-                    value = error[horizon - 1]
-                    tally.add_mean(f"psnr/{condition}/{name}/{horizon}", [episode], [psnr(value)])
-                    tally.add_mean(f"pooled/{condition}/{name}/{horizon}", [episode], [value])
-                    if horizon in horizons:
-                        tally.add_mean(f"ssim/{condition}/{name}/{horizon}", [episode], [structure[horizon - 1]])
-                    if name == "repeat":
-                        continue
-                    gain = psnr(value) - psnr(mean_squared_error(frames[:1], frames[horizon : horizon + 1])[0])
-                    tally.add_mean(f"gain/{condition}/{name}/{horizon}", [episode], [gain])
-    return _nested(tally, {"pooled": pooled_psnr})
+        if replay is not None:
+            sources[REPLAY] = pictures_of(world, slot, replay.dreamt[index])
+        known = tiles[episode]
+        if known is not None:
+            recorded = leaf_of(recordings[episode].episode.observation, slot)
+            sources["oracle bound"] = oracle_bound(recorded, known, int(rollouts.starts[index]), rollouts.horizon)
+        real = frames[horizons]
+        repeated = psnr(sources["repeat"][horizons - 1], real)
+        for source, pictures in sources.items():
+            shown = pictures[horizons - 1]
+            values = {"psnr": psnr(shown, real), "ssim": ssim(shown, real)}
+            values["gain"] = values["psnr"] - repeated
+            valid = (replay if replay is not None and source == REPLAY else rollouts).valid[index]
+            for condition, where in _holding(conditions[episode], int(rollouts.starts[index]), valid).items():
+                for place in np.flatnonzero(where[horizons - 1]):
+                    for metric, of_metric in values.items():
+                        name = f"{metric}/{condition}/{source}/{horizons[place]}"
+                        tally.add_mean(name, [episode], [of_metric[place]])
+    psnr_curves, gain, ssim_curves = (tally.nested(f"{metric}/") for metric in ("psnr", "gain", "ssim"))
+    return ImageQuality(psnr=psnr_curves, psnr_gain=gain, ssim=ssim_curves)
 
 
-def _conditions(recording: Recording, rollouts: Rollouts, row: int) -> dict[str, np.ndarray]:
-    """Conditions (H,) on the dreamt steps: all that were recorded, and daylight from the start up to this step."""
-    conditions = {"all": rollouts.valid[row]}
-    daylight = recording.episode.infos.get("daylight")
-    if daylight is not None:
-        start = int(rollouts.starts[row])
-        light = daylight[np.minimum(np.arange(start, start + rollouts.horizon + 1), len(daylight) - 1)] >= DAYLIGHT
-        conditions["daylight"] = rollouts.valid[row] & np.logical_and.accumulate(light)[1:]
-    return conditions
-
-
-def _nested(tally: Tally, statistics: dict) -> dict:
-    """Figures of "metric/condition/source/horizon" names as nested dictionaries."""
-    result: dict = {}
-    for name in sorted(tally.names(), key=lambda name: (name.rsplit("/", 1)[0], int(name.rsplit("/", 1)[1]))):
-        metric, condition, source, horizon = name.split("/")
-        figure = tally.figure(name, statistics[metric]) if metric in statistics else tally.figure(name)
-        result.setdefault(metric, {}).setdefault(condition, {}).setdefault(source, {})[horizon] = figure
+def _holding(conditions: dict[str, np.ndarray], start: int, valid: np.ndarray) -> dict[str, np.ndarray]:
+    """Conditions on frames (T + 1,) -> on dreamt steps (H,) of a rollout: valid ones, up to which they always held."""
+    result = {"all": valid}
+    for name, holds in conditions.items():
+        along = holds[np.minimum(np.arange(start, start + len(valid) + 1), len(holds) - 1)]
+        result[name] = valid & np.logical_and.accumulate(along)[1:]
     return result
 
 
-def measure_tokens(world: World, recordings: list[Recording], rollouts: Rollouts) -> dict:
-    """Share of the observation's tokens that equal the recording's at each horizon, of dreams and of repeating."""
-    span = role_span(world.layout, "observation")
-    tally = Tally(len(recordings))
-    recorded = rollouts.recorded[..., span]
-    last = rollouts.real[:, -rollouts.horizon - 1, span][:, None]
-    for source, tokens in (("dream", rollouts.dreamt[..., span]), ("repeat", last)):
-        right = (tokens == recorded).mean(axis=-1)
-        for horizon in range(1, rollouts.horizon + 1):
-            where = rollouts.valid[:, horizon - 1]
-            tally.add_mean(f"tokens/all/{source}/{horizon}", rollouts.episodes, right[:, horizon - 1], where)
-    return _nested(tally, {})["tokens"]["all"]
+def oracle_bound(frames: np.ndarray, tiles: VisibleTiles, start: int, horizon: int) -> np.ndarray:
+    """The H frames after `start` of an episode as they were, but with the mean tile wherever a place is shown that no
+    frame 0…start showed: the smallest error of one who knows everything but the places never seen.
+
+    frames (T + 1, height, width, channels); the last one repeats beyond the end. Returns (H, height, width, channels).
+    """
+    pictures = tiles.view.tile_pictures(frames)
+    mean_tile = pictures[tiles.shown].mean(axis=0) if tiles.shown.any() else np.zeros(())
+    steps = np.minimum(start + 1 + np.arange(horizon), len(frames) - 1)
+    places = tiles.view.places(tiles.poses)
+    seen = {tuple(place) for place in places[: start + 1][tiles.shown[: start + 1]].tolist()}
+    known = np.array([tuple(place) in seen for place in places[steps].reshape(-1, 2).tolist()], dtype=bool)
+    unknown = tiles.shown[steps] & ~known.reshape(tiles.shown[steps].shape)
+    result = frames[steps].copy()
+    tiles.view.tile_pictures(result)[unknown] = mean_tile.round().astype(result.dtype)
+    return result
 
 
-def measure_control(
-    world: World, recordings: list[Recording], rollouts: Rollouts, again: Rollouts | None = None
-) -> dict:
-    """Does the dream obey? The inverse dynamics' accuracy at naming the commanded action from the dream's frames,
-    beside the same on the recording's, and on reality lived again (see `live_again`); and their ratios. Also by action,
-    over all horizons.
+def measure_controllability(
+    world: World, rollouts: Rollouts, num_episodes: int, replay: Rollouts | None = None
+) -> dict[str, dict[str, Sources]]:
+    """The inverse dynamics' accuracy at naming the commanded action from the dream's frames, beside that on the
+    recording's ("real") and on the resampled replay's; and their ratios, on the same steps.
 
     "picture changed" keeps the steps in which the recording's picture changed: actions without effect look alike.
     """
-    tally = Tally(len(recordings))
-    seen, span = role_span(world.layout, "observation"), role_span(world.layout, "action")
+    tally, seen = Tally(num_episodes), world.layout.role_span("observation")
     before = rollouts.real[:, -rollouts.horizon - 1 : -1, seen]
     changed = (rollouts.recorded[..., seen] != before).any(axis=-1)
-    taken = rollouts.recorded[..., span]
-    lives = {"dream": rollouts, "real": replace(rollouts, dream=rollouts.real)}
-    if again is not None:
-        lives[AGAIN] = again
-    right = {source: _actions_named(world, life) for source, life in lives.items()}
-    bands = {"1…64": slice(None)} | {str(horizon): slice(horizon - 1, horizon) for horizon in CONTROL_HORIZONS}
-    for source, life in lives.items():
-        for condition, holds in (("all steps", life.valid), ("picture changed", life.valid & changed)):
-            for name, band in bands.items():
-                for whose in dict.fromkeys((source, "real")):  # on the same steps
-                    named = right[whose][:, band]
-                    tally.add_mean(f"{condition}/{name}/{source}/{whose}", rollouts.episodes, named, holds[:, band])
-        for action in np.unique(taken[rollouts.valid], axis=0):
-            where, name = life.valid & (taken == action).all(axis=-1), _name(world, action)
-            tally.add_mean(f"by action/{name}/{source}/{source}", rollouts.episodes, right[source], where)
+    sources = {"dream": rollouts, "real": replace(rollouts, dream=rollouts.real)}
+    if replay is not None:
+        sources[REPLAY] = replay
+    correct = {source: _actions_named(world, rolled) for source, rolled in sources.items()}
     result: dict = {}
-    for name in tally.names():
-        condition, band, source, whose = name.split("/")
-        figures = result.setdefault(condition, {}).setdefault(band, {})
-        if whose == source:
-            figures[source] = tally.figure(name)
-        else:
-            figures[f"{source} / real"] = _quotient(tally, f"{condition}/{band}/{source}", source)
+    for condition, holds in (("all steps", True), ("picture changed", changed)):
+        for band, steps in ((f"1…{HORIZON}", slice(None)), ("1", slice(0, 1))):
+            figures = result.setdefault(condition, {}).setdefault(band, {})
+            for source, rolled in sources.items():
+                where = (rolled.valid & holds)[:, steps]
+                for other in dict.fromkeys((source, "real")):
+                    name = f"{condition}/{band}/{source}/{other}"
+                    tally.add_mean(name, rollouts.episodes, correct[other][:, steps], where)
+                name = f"{condition}/{band}/{source}"
+                figures[source] = tally.figure(f"{name}/{source}")
+                if source != "real":
+                    pair = tally.statistics(f"{name}/{source}", f"{name}/real")
+                    figures[f"{source} / real"] = figure(pair, ratio_of_ratios)
     return result
 
 
-def _actions_named(world: World, life: Rollouts) -> np.ndarray:
-    """(R, H) whether the inverse dynamics name the action of each step from the pictures of a life."""
-    window = life.real.shape[1] - life.horizon
+def _actions_named(world: World, rollouts: Rollouts) -> np.ndarray:
+    """(R, H) whether the inverse dynamics name the action of each step from the dream's pictures."""
+    window = rollouts.real.shape[1] - rollouts.horizon
     named = []
-    for part in torch.from_numpy(life.dream).split(8):
+    for part in torch.from_numpy(rollouts.dream).split(BATCH_SIZE):
         logits = world.predict_segment(part, masks.inverse_dynamics(world.layout), window)
-        named.append(action_scores(world.layout, logits, part[:, window:])[0])
+        named.append(action_scores(world.layout, logits, part[:, window:]))
     return np.concatenate(named)
 
 
-def _name(world: World, action: np.ndarray) -> str:
-    names = world.metadata.get("action_names") or ()
-    return str(names[action[0]]) if len(action) == 1 and action[0] < len(names) else " ".join(map(str, action.tolist()))
-
-
-def _quotient(tally: Tally, name: str, source: str) -> dict:
-    """A source's accuracy over the real frames'."""
-    statistics = np.concatenate([tally.statistics(f"{name}/{source}"), tally.statistics(f"{name}/real")], axis=1)
-
-    def quotient(sums: np.ndarray) -> np.ndarray:
-        return ratio(np.stack([ratio(sums[..., :2]), ratio(sums[..., 2:])], axis=-1))
-
-    return figure(statistics, quotient)
+def write_videos(world: World, recordings: list[Recording], rollouts: Rollouts, slot: Slot, out: Path) -> list[str]:
+    """Write videos and a contact sheet of real frames beside dreams, of the longest rollouts; returns their names."""
+    lengths = rollouts.valid.sum(axis=1)
+    chosen = np.argsort(-lengths, kind="stable")[:NUM_VIDEOS]
+    fps, names, rows = float(world.metadata.get("fps") or 10), [], []
+    for number, index in enumerate(chosen.tolist()):
+        length = int(lengths[index])
+        frames = real_pictures(recordings, rollouts, slot, index)[1 : length + 1]
+        dream = pictures_of(world, slot, rollouts.dreamt[index, :length])
+        names.append(f"dream-{number}.mp4")
+        write_video(out / names[-1], side_by_side(frames, dream), fps)
+        shown = [horizon - 1 for horizon in HORIZONS if horizon <= length]
+        rows.append((f"ep. {recordings[rollouts.episodes[index]].number}\nreal", [frames[step] for step in shown]))
+        rows.append(("dream", [dream[step] for step in shown]))
+    write_contact_sheet(out / "dreams.png", [f"step {horizon}" for horizon in HORIZONS], rows)
+    return names

@@ -1,65 +1,135 @@
-"""Do long dreams stay themselves? Pieces of dreams at great ages beside pieces of recordings."""
+"""Drift of long dreams: segments of dreams at high ages beside segments of recordings."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
+import torch
 
 from magrathea import masks
 from magrathea.data import Dataset
-from magrathea.evaluate.forcing import SegmentBatch
-from magrathea.evaluate.long_dreams import PIECE, dream_on, pieces_of
-from magrathea.evaluate.pictures import histogram, jensen_shannon, perplexity, sharpness, total_variation
-from magrathea.evaluate.recordings import Budget, Lived, Recording, other_episodes
-from magrathea.evaluate.rollouts import choose_starts
-from magrathea.evaluate.slots import action_scores, picture_slot, pictures_of, role_span
-from magrathea.evaluate.statistics import Tally, figure, finite, ratio, spread
+from magrathea.evaluate.images import sharpness, write_contact_sheet
+from magrathea.evaluate.recordings import Budget, EncodedEpisode, Options, Recording, Subject, other_episodes
+from magrathea.evaluate.report import drift_headlines, write_drift_page
+from magrathea.evaluate.results import DriftMeasures, DriftResult, Figure, Sources, write_result
+from magrathea.evaluate.rollouts import choose_starts, recent_steps
+from magrathea.evaluate.segments import SegmentBatch, gather_segments
+from magrathea.evaluate.slots import action_scores, picture_slot, pictures_of
+from magrathea.evaluate.statistics import Tally, difference_of_ratios, figure, finite, ratio_of_ratios
 from magrathea.layout import Slot
+from magrathea.progress import Stages
+from magrathea.sampler import derive_seed
+from magrathea.session import Session
 from magrathea.world import World
 
 AGES = (50, 100, 200, 500, 1000, 2000)
-NUM_REAL = 128  # pieces of recordings
-NUM_CHANCES = 40  # draws of as many real pieces as there are dreams
+SEGMENT = 50  # steps
+REWIND = 16  # steps that a dream is rewound when it has ended
+MAX_EXTRA = 1.5  # steps that a dream may take, as a multiple of those wanted
+MAX_DREAMS = 16  # in one batch
+NUM_SHOWN = 6  # dreams on the contact sheet
+NUM_REAL = 128  # segments of recordings
+NUM_DRAWS = 40  # draws of as many real segments as there are dreams
 KNOWN_STEPS = 40_000
 BATCH_SIZE = 8
 SHARES = {"known": 0.15, "dreams": 0.75}  # of the time that is left when each begins
-CONTROL, IMPOSSIBLE = "controllability", "impossible neighbours"
+CONTROL, IMPOSSIBLE, DISTANCE = "controllability", "impossible neighbours", "histogram distance"
 
 
-def measure_drift(
-    world: World,
-    source: Dataset,
-    recordings: list[Recording],
-    budget: Budget,
-    *,
-    num_dreams: int = 16,
-    ages: Sequence[int] = AGES,
-    seed: int = 0,
-) -> tuple[dict[str, Any], list[Lived]]:
-    """Dream on from held-out moments and describe the 50 steps that lead up to each age, beside real ones.
+def evaluate_drift(
+    world: str | Path | World, dataset: str | Path | Dataset, out: str | Path, options: Options
+) -> DriftResult:
+    """Measure how dreams of 2,000 steps drift; write `drift.json`, `drift.html` and a contact sheet.
 
-    Returns what `describe_drift` does, with the number of "endings" in a thousand steps, and the dreams.
+    The arguments are those of `evaluate`; there are at most 16 dreams, and with `minutes` they may be shorter.
     """
-    known = Known.of(world, source, other_episodes(world, source, recordings), budget.part(SHARES["known"]))
-    starts = choose_starts(recordings, world.config.model.window, PIECE, num_dreams, seed)
-    dreams, num_endings = dream_on(world, recordings, starts, max(ages), budget.part(SHARES["dreams"]), seed)
-    num_steps = sum(len(dream.tokens) - world.config.model.window for dream in dreams)
-    measured = describe_drift(world, recordings, dreams, known, ages, seed)
-    return measured | {"endings in 1,000 steps": round(1000 * num_endings / max(1, num_steps), 2)}, dreams
+    out, seed = Path(out), options.seed
+    with Stages() as stages:
+        stages.begin("reading held-out episodes")
+        subject = Subject(world, dataset, options)
+        world, recordings, budget = subject.world, subject.recordings, subject.budget
+        stages.begin("long dreams")
+        known = KnownTokens.of(subject, budget.part(SHARES["known"]))
+        num_dreams = min(options.num_dreams, MAX_DREAMS)
+        starts = choose_starts(recordings, world.config.model.window, SEGMENT, num_dreams, seed)
+        dreams, endings = dream_on(world, recordings, starts, max(AGES), budget.part(SHARES["dreams"]), seed)
+        measured = describe_drift(world, recordings, dreams, known, endings=endings, seed=seed)
+    result = DriftResult(about=subject.about(), headlines=drift_headlines(measured), drift=measured)
+    out.mkdir(parents=True, exist_ok=True)
+    write_result(out / "drift.json", result)
+    if picture_slot(world) is not None:
+        _write_contact_sheet(out / "long-dreams.png", world, recordings, dreams, [1, *map(int, measured.ages)])
+    write_drift_page(out, result)
+    return result
+
+
+def dream_on(
+    world: World,
+    recordings: list[Recording],
+    starts: list[tuple[int, int]],
+    num_steps: int,
+    budget: Budget,
+    seed: int = 0,
+) -> tuple[list[EncodedEpisode], int]:
+    """Dream from each start (recording, last real step) by the actions of recordings drawn at random, one after the
+    other. The actions do not depend on the dream, so what changes with its age is the world and not its policy.
+
+    Returns the dreams, the W real steps first, and how often all of them together ended.
+
+    A dream that ends is rewound by 16 steps and continues with another seed; by twice as many each time that it has
+    come no further. So segments at a high age are of dreams that survived so long. A dream may be shorter than
+    asked for, where the budget is spent or too many steps were rewound.
+    """
+    context = torch.from_numpy(recent_steps(recordings, starts, world.config.model.window))
+    session = Session(world, batch_size=len(starts), seed=seed, start=context)
+    actions = _recorded_actions(world, recordings, len(starts), seed)
+    furthest, back = np.zeros(len(starts), dtype=int), np.full(len(starts), REWIND)
+    num_endings = 0
+    for step in itertools.count(1):
+        ended = session.step(next(actions)).terminated
+        if ended.any():
+            age = session.num_steps
+            back = np.where(ended, np.where(age > furthest + REWIND, REWIND, np.minimum(2 * back, num_steps)), back)
+            furthest = np.where(ended, np.maximum(age, furthest), furthest)
+            session = _rewind(session, np.where(ended, np.minimum(back, age), 0))
+            num_endings += int(ended.sum())
+        wanted = SEGMENT if budget.spent() else num_steps
+        if session.num_steps.min() >= wanted or step >= MAX_EXTRA * wanted:
+            break
+    length = world.config.model.window + num_steps
+    histories = [session.history_of(index, 0, length).numpy() for index in range(len(starts))]
+    return [EncodedEpisode.of(world, tokens) for tokens in histories], num_endings
+
+
+def _recorded_actions(world: World, recordings: list[Recording], num_dreams: int, seed: int) -> Iterator[np.ndarray]:
+    """The actions (B, *shape) for B dreams, each going through the recordings in an order of its own."""
+    rng = np.random.default_rng(seed)
+    orders = [itertools.cycle(rng.permutation(len(recordings)).tolist()) for _ in range(num_dreams)]
+    steps = [(step for index in order for step in recordings[index].tokens[1:]) for order in orders]
+    while True:
+        yield world.decode_action(torch.from_numpy(np.stack([next(each) for each in steps])))
+
+
+def _rewind(session: Session, num_steps: np.ndarray) -> Session:
+    """Rewind each dream by some steps (B,); those that are rewound get another seed."""
+    session.rewind(num_steps.tolist())
+    seeds = [derive_seed(own, "episode") if back else own for own, back in zip(session.seeds, num_steps, strict=True)]
+    return session.fork_batch(range(session.batch_size), seeds)
 
 
 @dataclass
-class Known:
-    """What recordings of the training show.
+class KnownTokens:
+    """The tokens that recordings of the training show.
 
     Attributes:
-        slot: of the observation, whose tokens are looked at.
+        slot: of the observation, whose tokens are described.
         frequencies: (V + 1,) of its tokens.
         neighbours: for tokens side by side and one above the other, the sorted numbers of the pairs that occur.
-        num_steps: steps that were looked at.
+        num_steps: recorded steps that were read.
     """
 
     slot: Slot
@@ -68,24 +138,40 @@ class Known:
     num_steps: int
 
     @classmethod
-    def of(cls, world: World, source: Dataset, numbers: list[int], budget: Budget) -> Known:
-        """From these episodes of a dataset, as many as make 40,000 steps or fit the budget, one at least."""
+    def of(cls, subject: Subject, budget: Budget) -> KnownTokens:
+        """From other episodes than those measured on, as many as make 40,000 steps or fit the budget, one at least."""
+        world, frames, num_steps = subject.world, [], 0
         slot = picture_slot(world) or world.layout.of_role("observation")[0]
-        span, frames, num_steps = world.layout.span(slot.name), [], 0
-        for number in numbers:
-            episode = source.episode(number)
-            frames.append(world.encode(None, episode.observation)[:, span].numpy())
-            num_steps += len(frames[-1])
+        for number in other_episodes(world, subject.dataset, subject.recordings):
+            tokens = world.encode(None, subject.dataset.episode(number).observation)
+            frames.append(tokens[:, world.layout.span(slot.name)].numpy())
+            num_steps += len(tokens)
             if num_steps >= KNOWN_STEPS or budget.spent():
                 break
-        everything = np.concatenate(frames)
-        neighbours = [np.unique(pairs) for pairs in _pairs(everything, slot)]
-        return cls(slot, histogram(everything, slot.vocab_size), neighbours, num_steps)
+        tokens = np.concatenate(frames)
+        neighbours = [np.unique(pairs) for pairs in _pairs(tokens, slot)]
+        return cls(slot, histogram(tokens, slot.vocab_size), neighbours, num_steps)
 
     def impossible(self, tokens: np.ndarray) -> np.ndarray:
         """tokens (…, those of the slot) -> (…, pairs of neighbours) True where no recording shows the pair."""
         pairs = zip(_pairs(tokens, self.slot), self.neighbours, strict=True)
         return np.concatenate([~np.isin(now, known) for now, known in pairs], axis=-1)
+
+    def distance(self, tokens: np.ndarray) -> float:
+        """Total variation distance, in [0, 1], of the histogram of tokens (any shape) from the recordings'."""
+        return float(np.abs(histogram(tokens, self.slot.vocab_size) - self.frequencies).sum() / 2)
+
+
+def histogram(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
+    """tokens (any shape) in [0, vocab_size] -> (vocab_size + 1,) relative frequencies."""
+    counts = np.bincount(tokens.reshape(-1).astype(np.int64), minlength=vocab_size + 1).astype(np.float64)
+    return counts / max(counts.sum(), 1.0)
+
+
+def perplexity(frequencies: np.ndarray) -> float:
+    """Exponential of the entropy of a histogram: the effective number of tokens in use."""
+    used = frequencies[frequencies > 0]
+    return float(np.exp(-(used * np.log(used)).sum()))
 
 
 def _pairs(tokens: np.ndarray, slot: Slot) -> list[np.ndarray]:
@@ -95,107 +181,128 @@ def _pairs(tokens: np.ndarray, slot: Slot) -> list[np.ndarray]:
     return [(one * (slot.vocab_size + 1) + other).reshape(*tokens.shape[:-1], -1) for one, other in ends]
 
 
+def segments_of(
+    world: World, episodes: Sequence[EncodedEpisode], starts: list[tuple[int, int]], length: int = SEGMENT
+) -> list[SegmentBatch]:
+    """Batches of the `length` steps after each start (index, last step before it), as far as the episode goes."""
+    first_steps, window = [(index, start + 1) for index, start in starts], world.config.model.window
+    groups = [first_steps[begin : begin + BATCH_SIZE] for begin in range(0, len(starts), BATCH_SIZE)]
+    return [gather_segments(episodes, window, group, length) for group in groups]
+
+
 def describe_drift(
     world: World,
     recordings: list[Recording],
-    dreams: list[Lived],
-    known: Known,
+    dreams: list[EncodedEpisode],
+    known: KnownTokens,
     ages: Sequence[int] = AGES,
+    *,
+    endings: int = 0,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Figures of the 50 steps up to each age, of the dreams that have come so far; intervals are over dreams.
-
-    Returns "ages": age -> figures; "real": the same of recordings; "kept": from the first age to the last, the quotient
-    of the controllabilities and the growth of impossible neighbours, each in the same dreams.
-    """
-    window, tallies, result = world.config.model.window, {}, {}
+) -> DriftMeasures:
+    """Describe the 50 steps up to each age, of the dreams that have come so far, and segments of recordings; intervals
+    are over dreams and over recordings. `endings` is how often all dreams together ended."""
+    window, tallies, counts, measured = world.config.model.window, {}, {}, {}
     for age in ages:
-        old = [(row, window + age - PIECE - 1) for row, life in enumerate(dreams) if len(life.tokens) >= window + age]
-        if old:
-            pieces = pieces_of(world, dreams, old)
-            tallies[age] = _tally(world, pieces, known, len(dreams))
-            result[str(age)] = {"dreams": len(old)} | _figures(tallies[age]) | _distances(pieces, world, known)
-    starts = choose_starts(recordings, window, PIECE, NUM_REAL, seed)
-    real = pieces_of(world, recordings, starts)
-    figures = _figures(_tally(world, real, known, len(recordings))) | _distances(real, world, known)
-    figures |= _chances(real, world, known, min(len(dreams), len(starts)), seed)
-    about = {"slot": known.slot.name, "known steps": known.num_steps, "piece": PIECE}
-    return about | {"ages": result, "real": figures, "kept": _kept(tallies)}
+        reached = [index for index, dream in enumerate(dreams) if len(dream.tokens) >= window + age]
+        if reached:
+            segments = segments_of(world, dreams, [(index, window + age - SEGMENT - 1) for index in reached])
+            tallies[str(age)] = _tally(world, segments, known, len(dreams))
+            counts[str(age)] = len(reached)
+            measured[str(age)] = tallies[str(age)].nested() | _code_usage(segments, world, known)
+    starts = choose_starts(recordings, window, SEGMENT, NUM_REAL, seed)
+    real = segments_of(world, recordings, starts)
+    figures = _tally(world, real, known, len(recordings)).nested() | _code_usage(real, world, known)
+    figures[DISTANCE] = _distance_by_chance(real, world, known, min(len(dreams), len(starts)), seed)
+    num_steps = sum(len(dream.tokens) - window for dream in dreams)
+    first, *_, last = measured if len(measured) > 1 else (None, None)
+    return DriftMeasures(
+        slot=known.slot.name,
+        known_steps=known.num_steps,
+        dreams=counts,
+        ages=measured,
+        recordings=figures,
+        first=first,
+        last=last,
+        change={} if first is None else _change(tallies[first], tallies[last]),
+        endings=round(1000 * endings / max(1, num_steps), 2),
+    )
 
 
-def _tally(world: World, pieces: SegmentBatch, known: Known, num_sources: int) -> Tally:
-    """What can be summed over steps."""
+def _tally(world: World, segments: list[SegmentBatch], known: KnownTokens, num_sources: int) -> Tally:
+    """What single steps tell, by dream or recording."""
     layout, tally = world.layout, Tally(num_sources)
-    inverse, forward = masks.inverse_dynamics(layout), masks.forward_dynamics(layout)
-    seen, span = role_span(layout, "observation"), layout.span(known.slot.name)
-    tokens = pieces.tokens.numpy()
-    changed = (tokens[:, pieces.first :, seen] != tokens[:, pieces.first - 1 : -1, seen]).any(-1)
-    tally.add_mean("pictures that change", pieces.episodes, changed, pieces.valid)
-    impossible = known.impossible(tokens[:, pieces.first :, span])
-    tally.add_mean(IMPOSSIBLE, pieces.episodes, impossible, np.broadcast_to(pieces.valid[..., None], impossible.shape))
-    for begin in range(0, len(tokens), BATCH_SIZE):
-        rows = slice(begin, begin + BATCH_SIZE)
-        part = pieces.of(rows)
+    seen, span = layout.role_span("observation"), layout.span(known.slot.name)
+    forward, inverse = masks.forward_dynamics(layout), masks.inverse_dynamics(layout)
+    for part in segments:
         sources, valid = part.episodes, part.valid
-        right, _ = action_scores(layout, part.predict(world, inverse), part.targets)
-        tally.add_mean(CONTROL, sources, right, valid & changed[rows])
+        changed = (part.targets != part.previous)[..., seen].any(-1).numpy()
+        tally.add_mean("pictures that change", sources, changed, valid)
+        impossible = known.impossible(part.targets[..., span].numpy())
+        tally.add_mean(IMPOSSIBLE, sources, impossible, np.broadcast_to(valid[..., None], impossible.shape))
+        correct = action_scores(layout, part.predict(world, inverse), part.targets)
+        tally.add_mean(CONTROL, sources, correct, valid & changed)
         logits = part.predict(world, forward)
-        sure = [logits[slot.name].softmax(-1).amax(-1) for slot in layout.of_role("observation")]
-        confidence = np.concatenate([part.cpu().numpy() for part in sure], axis=-1).mean(-1)
-        tally.add_mean("confidence", sources, confidence, valid)
+        sure = [logits[slot.name].softmax(-1).amax(-1).cpu().numpy() for slot in layout.of_role("observation")]
+        tally.add_mean("confidence", sources, np.concatenate(sure, axis=-1).mean(-1), valid)
         if picture_slot(world) is not None:
-            pictures = pictures_of(world, known.slot, tokens[rows, pieces.first :: 10])
+            pictures = pictures_of(world, known.slot, part.targets[:, ::10].numpy())
             tally.add_mean("sharpness", sources, sharpness(pictures), valid[:, ::10])
     return tally
 
 
-def _figures(tally: Tally) -> dict[str, Any]:
-    return {name: tally.figure(name) for name in tally.names()}
+def _slot_tokens(segments: list[SegmentBatch], world: World, known: KnownTokens) -> list[np.ndarray]:
+    """Of each segment the tokens (S, those of the slot) of its valid steps."""
+    span = world.layout.span(known.slot.name)
+    pairs = ((part.targets[..., span].numpy(), part.valid) for part in segments)
+    return [tokens[valid] for batch in pairs for tokens, valid in zip(*batch, strict=True)]
 
 
-def _distances(pieces: SegmentBatch, world: World, known: Known) -> dict[str, Any]:
-    """What can be said only of all pieces together: their use of the codes, and of actions."""
-    steps = pieces.targets.numpy()[pieces.valid]
-    tokens = steps[:, world.layout.span(known.slot.name)]
-    now = histogram(tokens, known.slot.vocab_size)
-    _, counts = np.unique(steps[:, role_span(world.layout, "action")], axis=0, return_counts=True)
-    return {
-        "histogram distance": finite(total_variation(now, known.frequencies)),
-        "divergence, bits": finite(jensen_shannon(now, known.frequencies)),
-        "codes in use": finite(perplexity(now)),
-        "different codes": int((now > 0).sum()),
-        "commonest action": finite(counts.max() / counts.sum()),
+def _code_usage(segments: list[SegmentBatch], world: World, known: KnownTokens) -> Sources:
+    """How all segments together use the codes."""
+    tokens = np.concatenate(_slot_tokens(segments, world, known))
+    used = histogram(tokens, known.slot.vocab_size)
+    values = {
+        DISTANCE: known.distance(tokens),
+        "codes in use": perplexity(used),
+        "different codes": float((used > 0).sum()),
     }
+    return {name: Figure(finite(value), count=len(tokens)) for name, value in values.items()}
 
 
-def _chances(pieces: SegmentBatch, world: World, known: Known, number: int, seed: int) -> dict[str, Any]:
-    """The histogram distances of so many real pieces, with the range that holds 95% of draws of them."""
-    span, rng = world.layout.span(known.slot.name), np.random.default_rng(seed)
-    tokens, valid = pieces.targets.numpy()[..., span], pieces.valid
-    drawn = []
-    for _ in range(NUM_CHANCES):
-        rows = rng.choice(len(tokens), number, replace=False)
-        now = histogram(tokens[rows][valid[rows]], known.slot.vocab_size)
-        drawn.append((total_variation(now, known.frequencies), jensen_shannon(now, known.frequencies)))
+def _distance_by_chance(
+    segments: list[SegmentBatch], world: World, known: KnownTokens, number: int, seed: int
+) -> Figure:
+    """Median and 95% range of the histogram distance of so many real segments."""
+    rng, tokens, drawn = np.random.default_rng(seed), _slot_tokens(segments, world, known), []
+    for _ in range(NUM_DRAWS):
+        chosen = rng.choice(len(tokens), number, replace=False)
+        drawn.append(known.distance(np.concatenate([tokens[index] for index in chosen])))
+    low, value, high = map(finite, np.quantile(drawn, (0.025, 0.5, 0.975)))
+    return Figure(value, low, high, count=number)
+
+
+def _change(first: Tally, last: Tally) -> Sources:
+    """From the first age to the last, over the dreams that came so far."""
     result = {}
-    for name, values in zip(("histogram distance", "divergence, bits"), zip(*drawn, strict=True), strict=True):
-        low, value, high = spread(values, (0.025, 0.5, 0.975))
-        result[name] = {"value": finite(value), "low": finite(low), "high": finite(high), "count": number}
+    for name, statistic in ((CONTROL, ratio_of_ratios), (IMPOSSIBLE, difference_of_ratios)):
+        late = last.statistics(name)
+        both = np.concatenate([late, first.statistics(name)], axis=1)
+        result[name] = figure(both[late[:, 1] > 0], statistic)
     return result
 
 
-def _kept(tallies: dict[int, Tally]) -> dict[str, Any]:
-    """From the first age to the last one that dreams have come to."""
-    if len(tallies) < 2:
-        return {}
-    first, last = min(tallies), max(tallies)
-    statistics = {}
-    for name in (CONTROL, IMPOSSIBLE):
-        early, late = tallies[first].statistics(name), tallies[last].statistics(name)
-        statistics[name] = np.concatenate([early, late], axis=1)[late[:, 1] > 0]
-    return {
-        "from": first,
-        "to": last,
-        CONTROL: figure(statistics[CONTROL], lambda sums: ratio(sums[..., 2:]) / ratio(sums[..., :2])),
-        IMPOSSIBLE: figure(statistics[IMPOSSIBLE], lambda sums: ratio(sums[..., 2:]) - ratio(sums[..., :2])),
-    }
+def _write_contact_sheet(
+    path: Path, world: World, recordings: list[Recording], dreams: list[EncodedEpisode], ages: list[int]
+) -> None:
+    """Dreams at some ages, and above them moments of recordings."""
+    slot, window = picture_slot(world), world.config.model.window
+    assert slot is not None
+    longest = sorted(recordings, key=lambda recording: -len(recording.tokens))[: len(ages)]
+    real = [recording.tokens[len(recording.tokens) // 2] for recording in longest]
+    rows = [("real", list(pictures_of(world, slot, np.stack(real))))]
+    for index, dream in enumerate(dreams[:NUM_SHOWN]):
+        steps = [dream.tokens[window + age - 1] for age in ages if window + age <= len(dream.tokens)]
+        if steps:
+            rows.append((f"dream {index + 1}", list(pictures_of(world, slot, np.stack(steps)))))
+    write_contact_sheet(path, [f"step {age}" for age in ages], rows)

@@ -1,32 +1,29 @@
-"""The plots of an evaluation, drawn by matplotlib without any display."""
+"""Plots, drawn by matplotlib without any display."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, ScalarFormatter
 
-COLOURS = {"dream": "#3b6ef5", "real": "#10a37f", "repeat": "#e0703c", "reconstruction": "#10a37f", "model": "#3b6ef5"}
-NAMES = {
-    "dream": "dream",
-    "repeat": "repeat the last frame",
-    "reconstruction": "tokenizer's reconstruction",
-    "real": "real frames",
-    "reality again": "reality with other chances",
-    "model": "model",
-}
+from magrathea.evaluate.results import Figure, MemoryMeasures, Recall, Sources
+
+PALETTE = ("#3b6ef5", "#10a37f", "#e0703c", "#8a5cd6", "#c2388e", "#b08d00")
+BLUE, GREEN = PALETTE[:2]
 INK, FAINT_INK, GRID = "#1c2333", "#626c80", "#e4e7ee"
+AGE_TICKS = (1, 10, 100, 1000)
+DPI = 160
+MIN_SHOWN = 100  # cells of an age, from which a point is drawn
 
 
-def _axes(title: str, across: str, up: str, size: tuple[float, float] = (6.4, 3.6)) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, add_axes(figure, title, across, up)
-
-
-def add_axes(figure: Figure, title: str, across: str, up: str, place: tuple[int, int, int] = (1, 1, 1)) -> Axes:
-    """A panel of a figure, in our looks; its place is (rows, columns, number)."""
-    axes = figure.add_subplot(*place)
+def add_axes(canvas: Canvas, title: str, across: str, up: str, place: tuple[int, int, int] = (1, 1, 1)) -> Axes:
+    """A panel in our style; its place is (rows, columns, number)."""
+    axes = canvas.add_subplot(*place)
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
     axes.set_xlabel(across, fontsize=9, color=FAINT_INK)
     axes.set_ylabel(up, fontsize=9, color=FAINT_INK)
@@ -38,120 +35,68 @@ def add_axes(figure: Figure, title: str, across: str, up: str, place: tuple[int,
     return axes
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as a picture."""
-    figure.savefig(path, dpi=160)
-    return path
-
-
-def band(
-    axes: Axes,
-    across: list[float],
-    figures: list[dict],
-    source: str,
-    colour: str | None = None,
-    label: str | None = None,
-) -> None:
-    """A line of figures with their intervals as a band; colour and label are the source's own, if not given."""
-    points = [(place, figure) for place, figure in zip(across, figures, strict=True) if figure["value"] is not None]
-    places = [place for place, _ in points]
-    colour = colour or COLOURS.get(source, "#8a5cd6")
-    axes.plot(
-        places,
-        [figure["value"] for _, figure in points],
-        color=colour,
-        linewidth=1.8,
-        marker="o",
-        markersize=2.5,
-        label=label or NAMES.get(source, source),
+def band(axes: Axes, across: Sequence[float], figures: Sequence[Figure], colour: str, label: str) -> None:
+    """A line of figures with their intervals as a band; undefined ones are left out."""
+    values, low, high = (
+        np.array([getattr(figure, name) for figure in figures], dtype=float) for name in ("value", "low", "high")
     )
-    sure = [(place, figure) for place, figure in points if figure["low"] is not None]
-    axes.fill_between(
-        [place for place, _ in sure],
-        [figure["low"] for _, figure in sure],
-        [figure["high"] for _, figure in sure],
-        color=colour,
-        alpha=0.16,
-        linewidth=0,
-    )
+    places, known = np.array(across), ~np.isnan(values)
+    axes.plot(places[known], values[known], color=colour, linewidth=1.8, marker="o", ms=2.5, label=label)
+    sure = ~np.isnan(low)
+    axes.fill_between(places[sure], low[sure], high[sure], color=colour, alpha=0.16, linewidth=0)
 
 
-def plot_horizon(path: Path, curves: dict[str, dict[str, dict]], title: str, up: str) -> Path:
+def plot_horizon(path: Path, curves: dict[str, Sources], title: str, up: str) -> None:
     """curves: source -> horizon -> figure."""
-    figure, axes = _axes(title, "dreamt steps", up)
-    for source, by_horizon in curves.items():
-        band(axes, [float(horizon) for horizon in by_horizon], list(by_horizon.values()), source)
+    canvas = Canvas(figsize=(6.4, 3.6), layout="constrained")
+    axes = add_axes(canvas, title, "dreamt steps", up)
+    for colour, (source, figures) in zip(PALETTE, curves.items(), strict=False):
+        band(axes, [float(horizon) for horizon in figures], list(figures.values()), colour, source)
     axes.legend(frameon=False, fontsize=8)
-    return save(figure, path)
+    canvas.savefig(path, dpi=DPI)
 
 
-def plot_reliability(path: Path, calibration: dict[str, dict]) -> Path:
-    """How often the model is right (up) when it is so confident (across), for each slot."""
-    figure, axes = _axes("Calibration of the next step's tokens", "confidence", "share right", (4.6, 4.2))
-    axes.plot([0, 1], [0, 1], color=FAINT_INK, linewidth=1, linestyle=":")
-    for index, (slot, measured) in enumerate(calibration.items()):
-        curve, error = measured["curve"], measured["expected calibration error"]["value"]
-        axes.plot(
-            curve["confidence"],
-            curve["accuracy"],
-            color=list(COLOURS.values())[index % 3],
-            marker="o",
-            markersize=4,
-            linewidth=1.6,
-            label=f"{slot} (ECE {error:.3f})",
-        )
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1)
-    axes.legend(frameon=False, fontsize=8)
-    return save(figure, path)
-
-
-def plot_drift(path: Path, drift: dict) -> Path:
-    """Figures of dreams by their age, beside those of recordings."""
-    ages, real = drift["ages"], drift["real"]
-    first = next(iter(ages.values()))
-    titles = {
-        "controllability": "Controllability",
-        "impossible neighbours": "Impossible neighbours",
-        "confidence": "Confidence of the next step",
-        "histogram distance": "Token histogram distance",
-        "pictures that change": "Pictures that change",
-        "sharpness": "Sharpness, grey levels",
-    }
-    shown = [name for name in titles if name in first]
-    figure = Figure(figsize=(10.4, 5.6), layout="constrained")
-    for index, name in enumerate(shown):
-        axes = add_axes(figure, titles[name], "age of the dream, steps", "", (2, 3, index + 1))
-        values = [figures[name] for figures in ages.values()]
-        figures = [value if isinstance(value, dict) else {"value": value, "low": None} for value in values]
-        band(axes, [float(age) for age in ages], figures, "dream")
-        axes.axhline(real[name]["value"], color=COLOURS["real"], linestyle="--", label="recordings")
-        if real[name]["low"] is not None:
-            axes.axhspan(real[name]["low"], real[name]["high"], color=COLOURS["real"], alpha=0.12, linewidth=0)
-        axes.set_xscale("log")
-        axes.set_xticks([float(age) for age in ages], list(ages))
-        axes.minorticks_off()
-        axes.set_ylim(bottom=0)
+def plot_memory(path: Path, measured: MemoryMeasures) -> None:
+    """Recall over the steps since a cell was last seen: of all cells, and of landmarks; with the chance level, and the
+    window's length marked."""
+    canvas = Canvas(figsize=(10.4, 3.8), layout="constrained")
+    first = next(iter(measured.recall))
+    panels = {first: ("All cells", "all"), f"{first}, landmarks": ("Landmarks", "landmarks")}
+    for index, (measure, (title, cells)) in enumerate(panels.items()):
+        across = "steps since the cell was last seen"
+        axes = add_axes(canvas, f"{title}: {first} again", across, "", (1, 2, index + 1))
+        recall = measured.recall[measure]
+        plot_curve(axes, recall.by_age, "model", BLUE, "next step, history is real")
+        if measured.self_consistency:
+            plot_curve(axes, measured.self_consistency[cells].by_age, "dream", GREEN, "dream, with itself")
+        mark_chance(axes, recall, measured.window)
         axes.legend(frameon=False, fontsize=8)
-    return save(figure, path)
+    canvas.savefig(path, dpi=DPI)
 
 
-def plot_actions(path: Path, by_action: dict[str, dict]) -> Path:
-    """Controllability by action: bars of the dream's and the real frames' accuracy."""
-    names = list(by_action)
-    figure, axes = _axes(
-        "Which action was it? Inverse dynamics, by action", "", "share right", (max(6.4, 0.55 * len(names)), 3.6)
-    )
-    for offset, source in ((-0.2, "dream"), (0.2, "real")):
-        values = [by_action[name][source]["value"] or 0.0 for name in names]
-        axes.bar(
-            [place + offset for place in range(len(names))],
-            values,
-            width=0.38,
-            color=COLOURS[source],
-            label=NAMES[source],
-        )
-    axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
+def plot_curve(axes: Axes, by_age: dict[str, Sources], source: str, colour: str, label: str) -> None:
+    """Recall by age, of the ages "first…last" with enough cells."""
+    shown = {age: figures[source] for age, figures in by_age.items() if figures[source].count >= MIN_SHOWN}
+    places = [math.prod(map(int, age.split("…"))) ** 0.5 for age in shown]
+    band(axes, places, list(shown.values()), colour, label)
+
+
+def mark_chance(axes: Axes, recall: Recall, window: int) -> None:
+    """Mark what can be guessed, and how far the attention window reaches."""
+    chances = {"never seen before: chance": ("model", "--"), "always the most frequent": ("most frequent", ":")}
+    for label, (source, style) in chances.items():
+        value = recall.ranges["never seen"][source].value
+        if value:
+            axes.axhline(value, color=FAINT_INK, linewidth=1, linestyle=style, label=label)
+    axes.axvspan(1, window, color=FAINT_INK, alpha=0.12, linewidth=0, label=f"window of {window} steps")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(AGE_TICKS))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.set_xlim(0.9, 1100)
+    show_shares(axes)
+
+
+def show_shares(axes: Axes) -> None:
     axes.set_ylim(0, 1.02)
-    axes.legend(frameon=False, fontsize=8, ncols=2)
-    return save(figure, path)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))

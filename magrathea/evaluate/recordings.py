@@ -1,4 +1,4 @@
-"""The held-out episodes of a dataset, as a world's tokens."""
+"""The held-out episodes of a dataset, encoded by a world's tokenizers."""
 
 from __future__ import annotations
 
@@ -11,34 +11,40 @@ import torch
 
 from magrathea.data import Dataset, Episode
 from magrathea.errors import MagratheaError
+from magrathea.evaluate.results import About
 from magrathea.memory import EpisodeReadout, MemoryReadout
 from magrathea.world import World
 
 
 @dataclass(kw_only=True)
-class Lived:
-    """Steps that were lived, really or in a dream: their tokens (T + 1, N) int64, those (N,) of a step that is not
-    there, and what the world's memory recalls at each of them."""
+class EncodedEpisode:
+    """The steps of a recorded or dreamt episode as tokens.
+
+    Attributes:
+        tokens: (T + 1, N) int64.
+        absent: (N,) the tokens of a step that is not there.
+        readout: what the world's memory reads out before each step.
+    """
 
     tokens: np.ndarray
     absent: np.ndarray
-    recalled: EpisodeReadout
+    readout: EpisodeReadout
 
     @classmethod
-    def of(cls, world: World, tokens: np.ndarray) -> Lived:
-        """Of steps (T + 1, N)."""
-        recalled = world.read_episode(torch.from_numpy(tokens))
-        return cls(tokens=tokens, absent=world.layout.absent_tokens.numpy(), recalled=recalled)
+    def of(cls, world: World, tokens: np.ndarray) -> EncodedEpisode:
+        """Add the memory's readout to steps (T + 1, N)."""
+        readout = world.read_episode(torch.from_numpy(tokens))
+        return cls(tokens=tokens, absent=world.layout.absent_tokens.numpy(), readout=readout)
 
-    def recall(self, steps: np.ndarray) -> MemoryReadout:
-        """What is recalled at some steps (C,), without and with the action: (C, 2, ...)."""
-        read = self.recalled
+    def readout_at(self, steps: np.ndarray) -> MemoryReadout:
+        """The memory's readout at some steps (C,), without and with the action: (C, 2, ...)."""
+        read = self.readout
         predicted = {name: part[steps] for name, part in read.predicted_tokens.items()}
         sources = None if read.sources is None else torch.from_numpy(self._steps(read.sources[steps].numpy()))
         return MemoryReadout(predicted, sources, features=None if read.features is None else read.features[steps])
 
     def before(self, step: int, num_steps: int) -> np.ndarray:
-        """The tokens (num_steps, N) of so many steps before one."""
+        """The tokens (num_steps, N) of the steps before a step."""
         return self._steps(np.arange(step - num_steps, step))
 
     def _steps(self, index: np.ndarray) -> np.ndarray:
@@ -47,31 +53,26 @@ class Lived:
 
 
 @dataclass(kw_only=True)
-class Recording(Lived):
-    """A held-out episode: its number in the dataset, and what was recorded."""
+class Recording(EncodedEpisode):
+    """A recorded episode with its number in the dataset and its original values."""
 
     number: int
     episode: Episode
 
 
 class Budget:
-    """The time that an evaluation, or a part of it, may take; without a number of seconds, there is no end."""
+    """The time that an evaluation, or a part of it, may take: some seconds, or unlimited."""
 
     def __init__(self, seconds: float | None = None) -> None:
         self.end = None if seconds is None else time.monotonic() + seconds
 
     def spent(self) -> bool:
-        """Whether the time is over."""
+        """Whether the time is used up."""
         return self.end is not None and time.monotonic() >= self.end
 
     def part(self, share: float) -> Budget:
-        """A share of the time that is left from now on."""
+        """A budget of a share of the remaining time."""
         return Budget(None if self.end is None else max(0.0, self.end - time.monotonic()) * share)
-
-
-def open_dataset(dataset: str | Path | Dataset) -> Dataset:
-    """A dataset from its folder, or the dataset itself."""
-    return Dataset.open(dataset) if isinstance(dataset, (str, Path)) else dataset
 
 
 def is_training_dataset(world: World, dataset: Dataset) -> bool:
@@ -80,10 +81,10 @@ def is_training_dataset(world: World, dataset: Dataset) -> bool:
 
 
 def unseen_episodes(world: World, dataset: Dataset) -> list[int]:
-    """Numbers of the episodes that the world was not trained on: those held out of its own dataset, by the split that
-    training wrote into the world, or all of another dataset.
+    """Numbers of the episodes that the world was not trained on: those held out of its own dataset, by the split in
+    the world's metadata, or all of another dataset.
 
-    Raises MagratheaError where the world does not say what was held out, where nothing was, or where the dataset is of
+    Raises MagratheaError where the world does not say what was held out, where nothing was, or where the dataset has
     other spaces.
     """
     metadata, name = world.metadata, world.metadata.get("name", "?")
@@ -101,15 +102,15 @@ def unseen_episodes(world: World, dataset: Dataset) -> list[int]:
     _, held_out = dataset.split(held_out=float(metadata["held_out"]), seed=int(metadata["split_seed"]))
     if not len(held_out):
         raise MagratheaError(
-            f"World '{name}' was trained on all episodes of this dataset, so measuring on it would say nothing; "
+            f"World '{name}' was trained on all episodes of this dataset, which leaves none to measure on; "
             "collect another dataset, or train with episodes held out."
         )
     return [int(number) for number in held_out]
 
 
 def other_episodes(world: World, dataset: Dataset, recordings: list[Recording]) -> list[int]:
-    """Numbers of episodes beside those measured on, of the training where the dataset is the training's; the measured
-    ones, if there are no others."""
+    """Numbers of episodes that are not measured on: of the training set where the dataset is the training's; the
+    measured ones if there are no others."""
     used = {recording.number for recording in recordings}
     if is_training_dataset(world, dataset):
         used |= set(unseen_episodes(world, dataset))
@@ -124,11 +125,65 @@ def held_out_recordings(world: World, dataset: Dataset, num_episodes: int, seed:
 
 
 def encode_episodes(world: World, dataset: Dataset, numbers: list[int]) -> list[Recording]:
-    """These episodes of a dataset."""
+    """Read and encode episodes of a dataset."""
     recordings = []
     for number in numbers:
         episode = dataset.episode(number)
         tokens = world.encode_episode(episode.observation, episode.action, episode.reward, episode.terminated)
-        lived = Lived.of(world, tokens.numpy())
-        recordings.append(Recording(**vars(lived), number=number, episode=episode))
+        encoded = EncodedEpisode.of(world, tokens.numpy())
+        recordings.append(Recording(**vars(encoded), number=number, episode=episode))
     return recordings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of an evaluation.
+
+    Attributes:
+        num_episodes: most held-out episodes to measure on.
+        num_dreams: most dreams; long ones are at most 16.
+        minutes: about how long it may take; each part then measures as much as it has time for, at least one batch.
+        device: "cpu", "cuda" or "auto", for a world that is not loaded yet.
+        seed: of the choice of episodes and of the dreams.
+    """
+
+    num_episodes: int = 64
+    num_dreams: int = 64
+    minutes: float | None = None
+    device: str = "cpu"
+    seed: int = 0
+
+
+class Subject:
+    """What is evaluated: a world, a dataset with the recordings chosen from it, and the time for it.
+
+    Args:
+        world: a world, its folder, the name of a shipped one, or a hub id.
+        dataset: the one that it was trained on (only its held-out episodes are used), or another of the same spaces.
+        options: see `Options`.
+
+    Raises MagratheaError for a dataset of other spaces, or one without episodes that the world was not trained on.
+    """
+
+    def __init__(self, world: str | Path | World, dataset: str | Path | Dataset, options: Options) -> None:
+        self.options, self._began = options, time.monotonic()
+        self.budget = Budget(None if options.minutes is None else 60 * options.minutes)
+        self.world = world if isinstance(world, World) else World.from_pretrained(world, device=options.device)
+        self.dataset = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
+        self.recordings = held_out_recordings(self.world, self.dataset, options.num_episodes, options.seed)
+
+    def about(self) -> About:
+        """What was evaluated, and the time that it has taken up to now."""
+        same = is_training_dataset(self.world, self.dataset)
+        return About(
+            world=str(self.world.metadata.get("name")),
+            environment=self.dataset.env_id,
+            num_parameters=sum(weights.numel() for weights in self.world.model.parameters()),
+            window=self.world.config.model.window,
+            fill=self.world.config.fill.to_config(),
+            episodes=[recording.number for recording in self.recordings],
+            num_steps=int(sum(len(recording.tokens) - 1 for recording in self.recordings)),
+            data="episodes held out of the training" if same else "another dataset than the training's",
+            seed=self.options.seed,
+            seconds=round(time.monotonic() - self._began, 1),
+        )

@@ -10,4 +10,7 @@ PLUGIN = EnvironmentPlugin(
     env_ids={"magrathea/Crafter-v0": "magrathea.environments.crafter.env:CrafterEnv"},
     policies={"explorer": "magrathea.environments.crafter.explorer:Explorer"},
     recipe_folder=Path(__file__).parent,
+    describe_cells="magrathea.environments.crafter.measures:describe_cells",
+    visible_tiles="magrathea.environments.crafter.measures:visible_tiles",
+    resample="magrathea.environments.crafter.measures:resample",
 )

@@ -217,10 +217,6 @@ class CrafterEnv(gymnasium.Env):
             dead, done = False, self.num_steps >= self._simulator._length
         return self._frame, float(reward), bool(dead), bool(done and not dead), self.info()
 
-    def draw_anew(self, seed: int) -> None:
-        """Other chances from here on: creatures go another way, plants grow at other times."""
-        self.world.random.seed(seed)
-
     def render(self) -> np.ndarray:
         """The last picture; rendering again would draw other noise at night and change the random state."""
         return self._frame

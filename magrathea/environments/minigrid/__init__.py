@@ -12,4 +12,6 @@ PLUGIN = EnvironmentPlugin(
     unsupported_hint='Record \'magrathea/MiniGrid-v0\' with env_kwargs {{"level": "{env_id}"}}.',
     policies={"explorer": "magrathea.environments.minigrid.explorer:Explorer"},
     recipe_folder=Path(__file__).parent,
+    describe_cells="magrathea.environments.minigrid.measures:describe_cells",
+    visible_tiles="magrathea.environments.minigrid.measures:visible_tiles",
 )

@@ -3,11 +3,8 @@
 The dataset gives `infos["pose"]` (T + 1, 3): x, y in the environment's units, and the angle in degrees. A visit lasts
 until the body is elsewhere. A frame is *revisited* if one of an earlier visit, longer ago than the window, was taken
 from nearly the same pose. It is *new* if there was an earlier visit, all frames of earlier visits were taken from
-elsewhere, and none of this visit before the window's from nearly the same pose.
-
-Some views are easier to draw than others. So beside the model stand the last frame again, the tokenizer's
-reconstruction, which is the ceiling, and the *copy*: the frame of an earlier visit from the nearest pose, which is what
-a memory could show that cannot draw.
+elsewhere, and none of this visit before the window's from nearly the same pose. Beside the model stand the last frame
+again, the tokenizer's reconstruction (the upper bound), and a *copy* of the earlier frame from the nearest pose.
 """
 
 from __future__ import annotations
@@ -16,11 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from magrathea.evaluate.memory.recall import ranges
-from magrathea.evaluate.pictures import mean_squared_error, psnr
+from magrathea.evaluate.images import psnr
+from magrathea.evaluate.recall import age_ranges
 from magrathea.evaluate.recordings import Recording
+from magrathea.evaluate.results import Sources
 from magrathea.evaluate.slots import leaf_of, pictures_of
-from magrathea.evaluate.statistics import Tally, figure, ratio
+from magrathea.evaluate.statistics import Tally, difference_of_ratios, figure
 from magrathea.layout import Slot
 from magrathea.world import World
 
@@ -71,11 +69,13 @@ def step_length(pose: np.ndarray) -> float:
     return float(np.median(walked)) if len(walked) else 1.0
 
 
-def measure_poses(world: World, slot: Slot, recordings: list[Recording], predicted: list[np.ndarray]) -> dict:
+def measure_revisits(
+    world: World, slot: Slot, recordings: list[Recording], predicted: list[np.ndarray]
+) -> dict[str, Sources]:
     """PSNR in dB of predicted next frames, at revisited poses by how long ago they were seen, and at new ones.
 
     predicted: for each recording tokens (T + 1, N), -1 at steps that were not predicted.
-    Returns {"new", "revisited", "revisited - new", stretch of ages, …: {source: figure}}, of what there was.
+    Returns {"new", "revisited", "revisited - new", range of ages, …: {source: figure}}, of what there was.
     """
     window, tally = world.config.model.window, Tally(len(recordings))
     for index, (recording, tokens) in enumerate(zip(recordings, predicted, strict=True)):
@@ -83,27 +83,22 @@ def measure_poses(world: World, slot: Slot, recordings: list[Recording], predict
         moments = np.flatnonzero((tokens[:, 0] >= 0) & ((seen.age > 0) | seen.new))
         age, new = seen.age[moments], seen.new[moments]
         frames = leaf_of(recording.episode.observation, slot)
-        shown = {
+        pictures_by_source = {
             "model": pictures_of(world, slot, tokens[moments]),
             "repeat": frames[moments - 1],
             "copy": frames[seen.twin[moments]],
             "reconstruction": pictures_of(world, slot, recording.tokens[moments]),
         }
-        asked = {"new": new, "revisited": ~new}
-        asked |= {name: (age >= low) & (age <= high) for name, (low, high) in ranges(window).items()}
-        for source, pictures in shown.items():
-            values = psnr(mean_squared_error(pictures, frames[moments]))[None]
-            for name, chosen in asked.items():
-                if chosen.any() and (source, name) != ("copy", "new"):
-                    tally.add_mean(f"{name}/{source}", [index], values, chosen[None])
-    names = [name for name in ("new", "revisited", *ranges(window)) if f"{name}/model" in tally]
+        chosen = {"new": new, "revisited": ~new}
+        chosen |= {name: (age >= low) & (age <= high) for name, (low, high) in age_ranges(window).items()}
+        for source, pictures in pictures_by_source.items():
+            values = psnr(pictures, frames[moments])[None]
+            for name, where in chosen.items():
+                if where.any() and (source, name) != ("copy", "new"):
+                    tally.add_mean(f"{name}/{source}", [index], values, where[None])
+    names = [name for name in ("new", "revisited", *age_ranges(window)) if f"{name}/model" in tally]
     result = {name: {source: tally.figure(f"{name}/{source}") for source in SOURCES} for name in names}
     if {"new", "revisited"} <= set(names):
-        result[GAP] = {source: _gap(tally, source) for source in SOURCES if source != "copy"}
+        pairs = {name: tally.statistics(f"revisited/{name}", f"new/{name}") for name in SOURCES if name != "copy"}
+        result[GAP] = {source: figure(pair, difference_of_ratios) for source, pair in pairs.items()}
     return result
-
-
-def _gap(tally: Tally, source: str) -> dict:
-    """By how much a source draws revisited frames better than new ones."""
-    both = np.concatenate([tally.statistics(f"{name}/{source}") for name in ("revisited", "new")], axis=1)
-    return figure(both, lambda sums: ratio(sums[..., :2]) - ratio(sums[..., 2:]))

@@ -1,0 +1,43 @@
+"""The hooks of environment plug-ins, which only evaluation calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from magrathea.evaluate.cells import Cells, VisibleTiles, changed_cells
+from magrathea.evaluate.recordings import Recording
+from magrathea.evaluate.slots import leaf_of
+from magrathea.layout import Layout, Slot
+from magrathea.plugins import environment_plugin, load_reference
+
+
+def describe_cells(env_id: str, recording: Recording, layout: Layout, slot: Slot, window: int) -> Cells:
+    """Sort the tokens of a slot by what could have been predicted, with the environment's plug-in where it can."""
+    frames, tokens = leaf_of(recording.episode.observation, slot), recording.tokens[:, layout.span(slot.name)]
+    cells = _call("describe_cells", env_id, recording.episode.infos, frames, tokens, slot.grid, window)
+    return changed_cells(tokens) if cells is None else cells
+
+
+def visible_tiles(env_id: str, recording: Recording, layout: Layout, slot: Slot) -> VisibleTiles | None:
+    """What the tiles of a slot show of the map; None where no plug-in tells it, or a token is no tile."""
+    frames, tokens = leaf_of(recording.episode.observation, slot), recording.tokens[:, layout.span(slot.name)]
+    return _call("visible_tiles", env_id, recording.episode.infos, frames, tokens, slot.grid)
+
+
+def resample(env: gymnasium.Env, env_id: str, seed: int) -> None:
+    """Redraw an environment's random choices from here on: by its plug-in's hook, else by Gymnasium's generator."""
+    plugin = environment_plugin(env_id)
+    if plugin is not None and plugin.resample is not None:
+        load_reference(plugin.resample)(env, seed)
+    else:
+        env.unwrapped.np_random = np.random.default_rng(seed)
+
+
+def _call(hook: str, env_id: str, *values: Any) -> Any:
+    """What a hook of the environment's plug-in returns; None where there is none."""
+    plugin = environment_plugin(env_id)
+    reference = None if plugin is None else getattr(plugin, hook)
+    return None if reference is None else load_reference(reference)(*values)

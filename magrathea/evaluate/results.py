@@ -1,0 +1,205 @@
+"""The result of each evaluation command, as it is written to JSON beside its page."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from magrathea.files import atomic_write
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured number with its 95% interval.
+
+    Attributes:
+        value: None where it is undefined, as where nothing was counted.
+        low, high: 95% bootstrap interval over episodes; None with fewer than two episodes.
+        episodes: number of episodes that contributed.
+        count: number of single observations: tokens, steps, frames or positives.
+    """
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    episodes: int = 0
+    count: int = 0
+
+
+Sources = dict[str, Figure]  # what was measured (model, a baseline, a bound) -> its figure
+Curves = dict[str, dict[str, Sources]]  # condition on the frames -> source -> horizon -> figure
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One of the figures that say most about a world, in a unit ("%" of a share, "dB" or ""), with a text of what to
+    compare it with."""
+
+    name: str
+    figure: Figure
+    unit: str
+    comparison: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What was evaluated, on which data, and how long it took (seconds)."""
+
+    world: str
+    environment: str
+    num_parameters: int
+    window: int
+    fill: dict[str, Any]
+    episodes: list[int]
+    num_steps: int
+    data: str
+    seed: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextStep:
+    """The next step given the real steps before it.
+
+    Attributes:
+        tokens_correct: slot -> condition on steps -> group of cells -> source -> share of tokens that are correct.
+            Sources: "model"; "copy" of the token that showed the same place last; "repeat" of the last step.
+        steps_correct: condition on steps -> source -> share of steps whose whole observation is correct.
+        events: name -> {"f1", "prevalence"} of predicted positive and negative rewards and terminations.
+        calibration_error: slot -> expected calibration error.
+    """
+
+    tokens_correct: dict[str, dict[str, dict[str, Sources]]]
+    steps_correct: dict[str, Sources]
+    events: dict[str, Sources]
+    calibration_error: Sources
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageQuality:
+    """Pictures of open-loop dreams against the recorded frames: condition -> source -> horizon -> figure.
+
+    Sources: "dream"; "repeat" of the last real frame; "reconstruction" by the tokenizer; "resampled replay", the real
+    environment under the same actions with its chances redrawn; "oracle bound", the recorded frame without the places
+    that had never been seen.
+
+    Attributes:
+        psnr: in dB, averaged over frames, at most 48.1 (an error of one grey level); psnr_gain: above "repeat".
+    """
+
+    psnr: Curves
+    psnr_gain: Curves
+    ssim: Curves
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """Result of `magrathea eval`, in `metrics.json`.
+
+    Attributes:
+        controllability: condition on steps -> horizon -> source -> accuracy of the inverse dynamics at naming the
+            commanded action; "dream / real" and "resampled replay / real" are ratios.
+        goal_accuracy: prompt -> share of actions as recorded.
+        images: None for worlds without pictures.
+        videos: names of video files of dreams beside the recording.
+    """
+
+    about: About
+    headlines: list[Headline]
+    next_step: NextStep
+    controllability: dict[str, dict[str, Sources]]
+    goal_accuracy: Sources
+    images: ImageQuality | None
+    videos: list[str]
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Cells drawn as they were when last seen.
+
+    Attributes:
+        ranges: range of ages ("in the window", "beyond the window", "100 beyond", "500 beyond", and "never seen" where
+            it was counted) -> source -> share of cells.
+        by_age: the same for ages in steps that double ("1…1", "2…2", "3…4", …).
+    """
+
+    ranges: dict[str, Sources]
+    by_age: dict[str, Sources]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryMeasures:
+    """What a world remembers.
+
+    Attributes:
+        window: steps that the model attends to.
+        memory: name of the memory.
+        state_bytes: size of the largest memory state when a recording ended.
+        next_step: share of the observation's tokens that are correct.
+        recall: measure ("same kind", "same token", …) -> recall; the first measure is the one that tables show first.
+        self_consistency: "all" and "landmarks" -> recall of dreams of what they showed themselves.
+        lost_dreams: share of those dreams whose pose was lost.
+        revisits: frames -> source -> PSNR in dB, where the environment tells its pose.
+    """
+
+    window: int
+    memory: str
+    state_bytes: int
+    next_step: Figure
+    recall: dict[str, Recall] = field(default_factory=dict)
+    self_consistency: dict[str, Recall] = field(default_factory=dict)
+    lost_dreams: float | None = None
+    revisits: dict[str, Sources] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryResult:
+    """Result of `magrathea eval memory`, in `memory.json`."""
+
+    about: About
+    headlines: list[Headline]
+    memory: MemoryMeasures
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftMeasures:
+    """Segments of 50 steps of long dreams, by the age of the dream, beside segments of recordings.
+
+    Attributes:
+        slot: whose tokens are described.
+        known_steps: recorded steps that the token statistics come from.
+        dreams: age -> number of dreams that came so far.
+        ages: age -> measure -> figure.
+        recordings: measure -> figure.
+        first, last: the ages that `change` compares; None where fewer than two were reached.
+        change: "controllability" (ratio of last to first) and "impossible neighbours" (difference), in the same dreams.
+        endings: episodes that ended in 1,000 dreamt steps.
+    """
+
+    slot: str
+    known_steps: int
+    dreams: dict[str, int]
+    ages: dict[str, Sources]
+    recordings: Sources
+    first: str | None
+    last: str | None
+    change: Sources
+    endings: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftResult:
+    """Result of `magrathea eval drift`, in `drift.json`."""
+
+    about: About
+    headlines: list[Headline]
+    drift: DriftMeasures
+
+
+def write_result(path: Path, result: Any) -> None:
+    """Write a result (a dataclass, or a dict of them) as JSON, atomically."""
+    value = {name: asdict(each) for name, each in result.items()} if isinstance(result, dict) else asdict(result)
+    with atomic_write(path) as file:
+        file.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
