@@ -148,7 +148,9 @@ class SquareSession:
         return json.dumps({"fingerprint": self.world.fingerprint, "states": states}).encode()
 
     @classmethod
-    def from_bytes(cls, data: bytes, world: SquareWorld, source: str = "This session") -> SquareSession:
+    def from_bytes(
+        cls, data: bytes, world: SquareWorld, source: str = "This session", limits: Any = None
+    ) -> SquareSession:
         try:
             saved = json.loads(data)
             fingerprint = saved["fingerprint"]

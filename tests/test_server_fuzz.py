@@ -22,6 +22,7 @@ from magrathea.errors import MagratheaError
 from magrathea.server.protocol import AnyClientMessage
 from magrathea.server.session_manager import Limits
 from magrathea.session import Session
+from magrathea.session.file import FileLimits
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 LONG, HUGE = "9" * 400, "9" * 5000
@@ -76,6 +77,7 @@ def paths(session: str) -> st.SearchStrategy[str]:
     return st.builds("{}?{}".format, st.one_of(routes), texts)
 
 
+@pytest.mark.slow
 def test_every_route_answers_any_request_without_an_error_of_the_server(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -112,6 +114,7 @@ def test_a_query_that_no_session_has_is_refused_with_a_reason(url: str, query: s
         assert message["fatal"] and message["reason"] and "\n" not in message["reason"]
 
 
+@pytest.mark.slow
 def test_every_message_is_done_or_refused_and_the_session_goes_on(url: str, caplog: pytest.LogCaptureFixture) -> None:
     fields = sorted({name for kind in AnyClientMessage.__args__ for name in kind.__struct_fields__})
     kinds = [kind.__struct_config__.tag for kind in AnyClientMessage.__args__]
@@ -146,11 +149,35 @@ def test_a_strange_version_of_a_session_file_is_refused(version: str) -> None:
     length = int.from_bytes(file[:8], "little")
     header = json.loads(file[8 : 8 + length])
     header["__metadata__"]["magrathea_session"] = version
-    changed = json.dumps(header).encode()
     with pytest.raises(MagratheaError, match="is not a session"):
-        Session.from_bytes(len(changed).to_bytes(8, "little") + changed + file[8 + length :], world)
+        Session.from_bytes(with_header(file, json.dumps(header).encode()), world)
 
 
 def test_the_answer_to_a_failure_is_one_line(url: str) -> None:
     status, text = ask(f"{url}/api/sessions/none")
     assert status == 404 and re.fullmatch(rb"[^\n]+", text)
+
+
+def with_header(file: bytes, header: bytes) -> bytes:
+    """A session file with another JSON header."""
+    return len(header).to_bytes(8, "little") + header + file[8 + int.from_bytes(file[:8], "little") :]
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        (b"[" * (33 << 20), "a header of 34603008 bytes"),
+        (b'{"tokens": {"dtype": "U8", "shape": [990000, 5], "data_offsets": [0, 1]}}', "990000 steps, and 100000 are"),
+        (b'{"tokens": {"shape": [' + b"9" * 400 + b"]}}", "steps, and 100000 are"),
+        (b'{"tokens": {"shape": {}}}', "is not a session"),
+        (b'{"tokens": []}', "is not a session"),
+        (b"[" * 100_000, "is not a session"),
+    ],
+)
+def test_a_file_beyond_the_limits_is_refused_before_it_costs_anything(header: bytes, reason: str) -> None:
+    world = lights_world()
+    file = with_header(Session(world).to_bytes(), header)
+    started = time.perf_counter()
+    with pytest.raises(MagratheaError, match=reason):
+        Session.from_bytes(file, world, limits=FileLimits())
+    assert time.perf_counter() - started < 0.1

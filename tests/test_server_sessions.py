@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -22,6 +23,7 @@ from magrathea.server import play
 from magrathea.server.auth import is_loopback
 from magrathea.server.catalog import Catalog
 from magrathea.server.protocol import decode_frame
+from magrathea.server.server import _listen
 from magrathea.server.session_manager import Limits
 
 
@@ -217,7 +219,6 @@ def test_an_idle_session_is_suspended_and_resumed_where_it_was(short_idle: None)
         while ask(f"{url}/api/sessions/{session}")[1]["active"]:
             assert time.monotonic() < end, "it is not suspended"
             time.sleep(0.05)
-        assert ask(f"{url}/health")[1]["active_sessions"] == 0
         with connected(url, f"session={session}") as socket:
             assert frame_of(socket, 2).header.total_reward == 1
             assert ask(f"{url}/api/sessions/{session}")[1]["active"]
@@ -270,7 +271,7 @@ def served_address(monkeypatch: pytest.MonkeyPatch, store: Path, **options: Any)
     monkeypatch.setattr(
         "magrathea.server.server.open_catalog", lambda world, device: (Catalog({}, lambda _: None), None)
     )
-    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: [socket.close() for socket in sockets])
+    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: [listener.close() for listener in sockets])
     monkeypatch.setattr("builtins.print", lambda text, **_: printed.append(text))
     play(port=0, store=store, open_browser=False, **options)
     return "\n".join(printed)
@@ -320,3 +321,72 @@ def test_other_sites_and_other_host_names_are_refused(url: str) -> None:
 )
 def test_loopback_names(host: str, own: bool) -> None:
     assert is_loopback(host) == own
+
+
+@pytest.mark.parametrize(
+    ("limits", "status", "reason"),
+    [
+        (Limits(uploads=0), 400, b"0 uploads at a time"),
+        (Limits(upload_seconds=0.0), 408, b"took longer than 0 seconds"),
+    ],
+)
+def test_uploads_are_limited_in_number_and_time(limits: Limits, status: int, reason: bytes) -> None:
+    with serving(square_app(limits=limits)) as url:
+        got, answer = ask(f"{url}/api/sessions", "POST", b"{}")
+        assert got == status and reason in answer
+
+
+def test_health_tells_no_counts(url: str) -> None:
+    assert ask(f"{url}/health") == (200, {"status": "ok"})
+
+
+def test_a_dream_that_failed_is_tried_again_and_frees_its_place() -> None:
+    class Fragile(SquareSession):
+        broken = False
+
+        def step(self, action: Any, batch_indices: Any = None) -> Any:
+            if Fragile.broken:
+                raise RuntimeError("broke")
+            return super().step(action, batch_indices)
+
+    with serving(square_app(session_class=Fragile, limits=Limits(active=1))) as url:
+        with connected(url, "seed=1&start=0") as socket:
+            session = text_of(socket, "world")["session"]
+            send(socket, type="step", action=2)
+            frame_of(socket, 1)
+            Fragile.broken = True
+            send(socket, type="step", action=2)
+            while (frame := decode_frame_of(socket)).header.state != "failed":
+                pass
+            assert frame.header.reason == "broke"
+            Fragile.broken = False
+            with connected(url, f"session={session}") as again:
+                frame_of(again, 1)
+            send(socket, type="step", action=2)
+            frame_of(socket, 2)
+            Fragile.broken = True
+            send(socket, type="step", action=2)
+            while decode_frame_of(socket).header.state != "failed":
+                pass
+            Fragile.broken = False
+            with connected(url, "seed=2&start=0") as other:  # the only place
+                frame_of(other, 0)
+            assert "its place was needed" in text_of(socket, "error")["reason"]
+
+
+def decode_frame_of(socket: Any) -> Any:
+    """The next frame, acknowledged."""
+    while True:
+        data = socket.recv(timeout=20)
+        if isinstance(data, bytes):
+            frame = decode_frame(data)
+            send(socket, type="seen", frame=frame.header.frame)
+            return frame
+
+
+def test_a_frame_is_sent_at_once() -> None:
+    listener = _listen("127.0.0.1", 0)
+    with listener:
+        listener.listen()
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

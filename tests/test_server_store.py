@@ -15,7 +15,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from magrathea.errors import MagratheaError
 from magrathea.server.server import data_folder
-from magrathea.server.store import Store, StoredStep, StoreThread
+from magrathea.server.store import Store, StoredStep, StoreThread, backup_store
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -196,6 +196,34 @@ def test_other_files_and_newer_versions_are_refused(tmp_path: Path) -> None:
         Store(tmp_path / "newer.db")
     with pytest.raises(MagratheaError, match="cannot be used"):
         Store("/dev/null/sessions.db")
+
+
+def test_a_database_of_another_program_is_refused_and_not_changed(tmp_path: Path) -> None:
+    path = tmp_path / "photos.db"
+    with sqlite3.connect(path) as photos:
+        photos.execute("CREATE TABLE photo (id INTEGER)")
+    photos.close()
+    before = path.read_bytes()
+    with pytest.raises(MagratheaError, match="of another program"):
+        Store(path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_closed_store_is_one_file_and_a_backup_is_whole_while_it_is_used(tmp_path: Path) -> None:
+    store = Store(tmp_path / "sessions.db")
+    session, branch = begun(store)
+    store.append([StoredStep(branch, 1, b"step", 0.0)])
+    assert backup_store(tmp_path / "sessions.db", tmp_path / "backup.db") == tmp_path / "backup.db"
+    with pytest.raises(MagratheaError, match="is there already"):
+        backup_store(tmp_path / "sessions.db", tmp_path / "backup.db")
+    store.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["backup.db", "sessions.db"]
+    with pytest.raises(MagratheaError, match="There is no store"):
+        backup_store(tmp_path / "none.db", tmp_path / "other.db")
+    for name in ("sessions.db", "backup.db"):
+        kept = Store(tmp_path / name)
+        assert kept.session(session).num_steps == 1 and kept.record(branch, 1) == b"step"
+        kept.close()
 
 
 def test_the_data_folder_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

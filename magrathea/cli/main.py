@@ -12,6 +12,7 @@ from magrathea.cli.build import collect, make, train
 from magrathea.cli.evaluate import evaluate, evaluate_drift, evaluate_memory
 from magrathea.cli.options import run_command
 from magrathea.cli.play import play
+from magrathea.cli.sessions import backup
 from magrathea.errors import MagratheaError
 
 EXTRAS = {
@@ -27,6 +28,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "eval memory": evaluate_memory,
     "eval drift": evaluate_drift,
     "play": play,
+    "sessions backup": backup,
     "make": make,
     "bench": bench,
     "bench profile": bench_profile,

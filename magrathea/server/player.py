@@ -55,6 +55,7 @@ class Player:
         self.mirror = EnvMirror(world, self.viewers.show, make_env)
         self.seed, self.start = seed, start
         self.failure = ""
+        self.used_at = time.monotonic()  # when somebody joined or sent input last
         self._renderer, self._meter = Renderer(world.observation_space), StepMeter()
         self._frame: Frame | None = None
         self._changed = asyncio.Event()
@@ -82,6 +83,9 @@ class Player:
     def attach(self) -> Viewer:
         """One more viewer, which gets the current frame at once; raises MagratheaError if there are too many."""
         viewer = self.viewers.add(self.live.manager.limits.viewers)
+        self.used_at = time.monotonic()
+        if self.failure:  # whoever loads the page again tries again
+            self._restart_with(self.live.resume if self.live.branch else self._start)
         if self._frame:
             self._show()
         self._changed.set()
@@ -219,6 +223,7 @@ class Player:
             case protocol.Control(on):
                 (self.viewers.request_control if on else self.viewers.release_control)(viewer)
             case _ if self.viewers.acquire_control(viewer):
+                self.used_at = time.monotonic()
                 self._handle_input(message)
                 self._changed.set()
             case protocol.Release():

@@ -103,6 +103,7 @@ class Routes:
         self._make_env = make_env
         rate = manager.limits.new_per_second
         self._new_sessions = RateLimiter(rate, burst=4 * rate)
+        self._num_uploads = 0
         self._why_unavailable: dict[str, asyncio.Task[str]] = {}
 
     def all(self) -> list[Route | WebSocketRoute]:
@@ -141,7 +142,7 @@ class Routes:
         return FileResponse(STATIC / f"{request.url.path.split('/')[1]}.html")
 
     async def health(self, _: Request) -> Response:
-        return JSONResponse({"status": "ok", "active_sessions": len(self.pool), "worlds": list(self.catalog)})
+        return JSONResponse({"status": "ok"})
 
     # -- worlds -------------------------------------------------------------------------------------------------------
     async def worlds(self, _: Request) -> Response:
@@ -238,7 +239,21 @@ class Routes:
         """A session file as the body; its world is the one of this server that it was made in."""
         name = _query(request, Named).name
         self._allow_new_session()
-        file = await _limited_body(request, self.manager.limits.upload_bytes)
+        limits = self.manager.limits
+        if self._num_uploads >= limits.uploads:
+            raise MagratheaError(f"This server takes {limits.uploads} uploads at a time; try again in a minute.")
+        self._num_uploads += 1
+        try:
+            async with asyncio.timeout(limits.upload_seconds):
+                file = await _limited_body(request, limits.upload_bytes)
+            return await self._add_upload(file, name)
+        except TimeoutError:
+            raise HTTPException(408, f"The upload took longer than {limits.upload_seconds:g} seconds.") from None
+        finally:
+            self._num_uploads -= 1
+
+    async def _add_upload(self, file: bytes, name: str) -> Response:
+        """Add the file to the first world that takes it."""
         refused = MagratheaError("This server has no world.")
         for world_id in self.catalog:
             try:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from magrathea.errors import MagratheaError
 from magrathea.server.engine import BatchSlot, Engine, StepOutput
 from magrathea.server.frame import Renderer
 from magrathea.server.store import Store, StoredStep, StoreThread
+from magrathea.session.file import FileLimits
 from magrathea.session.history import record_of
 
 SNAPSHOT_STEPS, SNAPSHOT_SHARE = 256, 8  # a snapshot after so many steps, if they are a share of at least 1/8 of all
@@ -33,6 +34,9 @@ class Limits:
     branches: int = 500  # of one session
     steps: int = 1_000_000  # of one branch, with those that it shares
     upload_bytes: int = 256 << 20
+    uploads: int = 4  # at a time
+    upload_seconds: float = 60.0  # that the body of one may take
+    upload: FileLimits = field(default_factory=FileLimits)
     new_per_second: float = 5.0  # sessions started, forked or uploaded, with bursts of four times as many
 
 
@@ -141,7 +145,7 @@ class SessionManager:
 
     def _read_file(self, world: Any, file: bytes) -> tuple[bytes, list[tuple[bytes, float]]]:
         """The record that a session file starts from, and its steps: record, sum of rewards."""
-        session = self.session_class.from_bytes(file, world, source="This file")
+        session = self.session_class.from_bytes(file, world, source="This file", limits=self.limits.upload)
         if session.batch_size != 1:
             raise MagratheaError(f"This file has batch size {session.batch_size}; save one: session.fork_batch([0]).")
         records, num_start = session.log_of(0), session.num_start_of(0)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from magrathea.errors import MagratheaError
 from magrathea.server.player import Player
 
+INACTIVE_SECONDS = 600.0  # without input, after which a session with connections leaves a full pool
 IDLE_SECONDS = 60.0  # that a session without a connection stays active, for the connection to come back
 
 
@@ -39,10 +40,25 @@ class SessionPool:
         return pooled.player if pooled else None
 
     def make_room(self) -> None:
-        """Suspend the longest idle session if the pool is full; raises MagratheaError if none is idle."""
+        """Suspend a session if the pool is full: the longest idle one, else one that failed or whose viewers have sent
+        nothing for `INACTIVE_SECONDS`; raises MagratheaError if there is none."""
         self.suspend_idle(need_one=True)
         if len(self._pooled) >= self.max_active:
+            self._suspend_inactive()
+        if len(self._pooled) >= self.max_active:
             raise MagratheaError(f"This server has {self.max_active} active sessions, the most allowed; try later.")
+
+    def _suspend_inactive(self) -> None:
+        now = time.monotonic()
+        inactive = [
+            (pooled.player.used_at, session)
+            for session, pooled in self._pooled.items()
+            if pooled.player.failure or now - pooled.player.used_at > INACTIVE_SECONDS
+        ]
+        if inactive:
+            _, session = min(inactive)
+            self._pooled[session].player.viewers.disconnect("This session was idle, and its place was needed.")
+            self._end(session)
 
     async def join(self, session: str, make_player: Callable[[], Player]) -> Player:
         """The player of a session for one more connection; starts one if the session is not active."""

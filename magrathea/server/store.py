@@ -16,12 +16,13 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from magrathea.errors import MagratheaError
+from magrathea.files import atomic_write
 
 VERSION = 1
 SCHEMA = """
@@ -104,10 +105,20 @@ class Store:
             if str(path) != ":memory:":
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=10, isolation_level=None)
+            self._check_owner()
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
                 self._db.execute(f"PRAGMA {pragma}")
             self._db.execute(f"PRAGMA max_page_count = {max_bytes // PAGE_BYTES}")
         self._create_tables()
+
+    def _check_owner(self) -> None:
+        """Raises MagratheaError, before anything is written, if the file has tables but none of a store."""
+        tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables and not {"session", "branch", "step", "snapshot"} <= tables:
+            self._db.close()
+            raise MagratheaError(
+                f"Store '{self.path}' is a SQLite file of another program; choose another file with --store."
+            )
 
     def _create_tables(self) -> None:
         with self._transaction() as db:
@@ -123,7 +134,9 @@ class Store:
                 )
 
     def close(self) -> None:
-        """Close the file."""
+        """Write what is in the log (-wal) into the file, as far as no other server reads it, and close it."""
+        with suppress(sqlite3.Error):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._db.close()
 
     @contextmanager
@@ -373,6 +386,28 @@ class Store:
         with self._transaction() as db:
             db.execute("INSERT OR IGNORE INTO setting VALUES (?, ?)", (name, default))
             return db.execute("SELECT value FROM setting WHERE name = ?", (name,)).fetchone()[0]
+
+
+def backup_store(path: Path, target: Path) -> Path:
+    """Copy a store, also while a server uses it, to one new file that is whole; returns the target.
+
+    Raises MagratheaError if the store is missing, the target is there already, or one of them cannot be used.
+    """
+    if not path.is_file():
+        raise MagratheaError(f"There is no store '{path}'; name one with --store.")
+    if target.exists():
+        raise MagratheaError(f"File '{target}' is there already; name a new one.")
+    try:
+        with (
+            closing(sqlite3.connect(path, timeout=10)) as source,
+            atomic_write(target) as temporary,
+            closing(sqlite3.connect(temporary)) as copy,
+        ):
+            source.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")
+    except (sqlite3.Error, OSError) as error:
+        raise MagratheaError(f"Store '{path}' cannot be copied to '{target}' ({error}).") from error
+    return target
 
 
 class StoreThread:

@@ -166,8 +166,41 @@ def read_file(path: str | Path) -> bytes:
         raise MagratheaError(f"Session file '{path}' cannot be read ({error.strerror}).") from error
 
 
-def unpack(data: bytes, source: str) -> SessionFile:
-    """Read a session's file; raises MagratheaError where it is damaged, foreign or newer. Nothing is unpickled."""
+@dataclass(frozen=True)
+class FileLimits:
+    """What is accepted of a stranger's file, asked before any of it costs time or memory.
+
+    Attributes:
+        header_bytes: of the JSON at the beginning, which lists the tensors.
+        steps: of all its worlds together, those of the start included.
+    """
+
+    header_bytes: int = 1 << 20
+    steps: int = 100_000
+
+    def check(self, data: bytes, source: str) -> None:
+        """Raises MagratheaError if the file is beyond the limits."""
+        num_bytes = int.from_bytes(data[:8], "little")
+        if num_bytes > self.header_bytes:
+            raise MagratheaError(
+                f"{source} has a header of {num_bytes} bytes, or is not a session; a header of {self.header_bytes} "
+                "bytes is the most accepted."
+            )
+        tokens = _header(data).get("tokens")
+        shape = tokens.get("shape") if isinstance(tokens, dict) else None
+        num_steps = shape[0] if isinstance(shape, list) and shape else 0
+        if isinstance(num_steps, int) and num_steps > self.steps:
+            raise MagratheaError(
+                f"{source} has {num_steps} steps, and {self.steps} are the most accepted; open it in Python with "
+                "Session.load."
+            )
+
+
+def unpack(data: bytes, source: str, limits: FileLimits | None = None) -> SessionFile:
+    """Read a session's file; raises MagratheaError where it is damaged, foreign, newer or beyond the limits. Nothing is
+    unpickled."""
+    if limits is not None:
+        limits.check(data, source)
     metadata = _metadata(data)
     version = str(metadata.get("magrathea_session", ""))
     if not re.fullmatch("[0-9]{1,9}", version):
@@ -187,13 +220,18 @@ def unpack(data: bytes, source: str) -> SessionFile:
         raise MagratheaError(f"{source} is damaged ({error}); take a copy of it that is whole.") from error
 
 
-def _metadata(data: bytes) -> dict[str, str]:
-    """The metadata of a safetensors file: eight bytes say how long its JSON header is. Empty where there is none."""
+def _header(data: bytes) -> dict[str, Any]:
+    """The JSON header of a safetensors file: eight bytes say how long it is. Empty where there is none."""
     try:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     except (ValueError, RecursionError):
         return {}
-    metadata = header.get("__metadata__") if isinstance(header, dict) else None
+    return header if isinstance(header, dict) else {}
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file; empty where there is none."""
+    metadata = _header(data).get("__metadata__")
     return metadata if isinstance(metadata, dict) else {}
 
 

@@ -17,7 +17,7 @@ from magrathea.errors import MagratheaError
 from magrathea.interfaces import Memory
 from magrathea.sampler import FillResult, FillSettings, Purpose, derive_seed, fill
 from magrathea.session.context import DreamContext, Inference
-from magrathea.session.file import SessionState, pack, read_file, state_of, unpack, write_file
+from magrathea.session.file import FileLimits, SessionState, pack, read_file, state_of, unpack, write_file
 from magrathea.session.history import Difference, History, StepKind, check_log
 from magrathea.session.starts import Seed, Start, one_each, parse_seeds, parse_starts
 from magrathea.world import StepResult, World
@@ -305,9 +305,16 @@ class Session:
         return pack(self._state(range(self.batch_size)), self.world)
 
     @classmethod
-    def from_bytes(cls, data: bytes, world: World | None = None, source: str = "This session") -> Session:
-        """A session from what `to_bytes` gave; see `load`. Errors begin with `source`."""
-        file = unpack(data, source)
+    def from_bytes(
+        cls,
+        data: bytes,
+        world: World | None = None,
+        source: str = "This session",
+        limits: FileLimits | None = None,
+    ) -> Session:
+        """A session from what `to_bytes` gave; see `load`. Errors begin with `source`; `limits` are for what strangers
+        give."""
+        file = unpack(data, source, limits)
         world = file.world() if world is None else world
         return cls.from_state(world, state_of(file, world))
 
