@@ -1,4 +1,5 @@
-"""A ring of rooms, one seen at a time: what is in each is drawn anew for every episode, and has to be remembered."""
+"""A ring of rooms of which one is seen at a time; their colours are random in every episode, so only a memory can know
+them when a room comes back into view."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from magrathea import masks
 from magrathea.layout import Layout, Slot
-from magrathea.memory import memory_class
+from magrathea.memory import MemorySpec, memory_class
 from magrathea.model.config import ModelConfig
 from magrathea.model.transformer import MaskedTransformer
 from magrathea.train.batches import BatchConfig
@@ -29,10 +30,10 @@ COLOURS = slice(LAYOUT.span("observation").start + 3, LAYOUT.span("observation")
 
 
 def walk(seed: int) -> Tensor:
-    """(NUM_STEPS, N) of a walk round the rooms: a picture has the number of its room in the first row, then colours."""
-    dice = np.random.default_rng(seed)
-    rooms = NUM_ROOMS + dice.integers(NUM_COLOURS, size=(NUM_ROOMS, 6))
-    going = np.where(dice.random(NUM_STEPS) < 0.15, -1, 1).cumprod()
+    """Steps (NUM_STEPS, N) of a walk round the rooms. A picture has its room's number in the first row, colours below."""
+    rng = np.random.default_rng(seed)
+    rooms = NUM_ROOMS + rng.integers(NUM_COLOURS, size=(NUM_ROOMS, 6))
+    going = np.where(rng.random(NUM_STEPS) < 0.15, -1, 1).cumprod()
     where = going.cumsum() % NUM_ROOMS
     tokens = torch.zeros(NUM_STEPS, LAYOUT.num_tokens, dtype=torch.long)
     tokens[:, 0] = torch.from_numpy((going + 1) // 2)
@@ -43,7 +44,7 @@ def walk(seed: int) -> Tensor:
 
 
 def seen_before(tokens: Tensor) -> Tensor:
-    """(T,) whether the room was seen, but not within the window."""
+    """(T,) whether the room was seen before, but not within the window."""
     rooms = tokens[:, 1].tolist()
     return torch.tensor(
         [room in rooms[:now] and room not in rooms[max(0, now - WINDOW) : now] for now, room in enumerate(rooms)]
@@ -51,14 +52,13 @@ def seen_before(tokens: Tensor) -> Tensor:
 
 
 def learn(memory: str, steps: int, enough: float = 1.0, num_episodes: int = 200, width: int = 48) -> float:
-    """Train on walks; the share of colours that are right where only a memory can tell, in walks that are new. It is
-    measured every 100 updates, and training ends when it is `enough`: when a model sees what it is recalled for depends
-    on how a machine rounds."""
+    """Train on walks. The accuracy on held-out walks of the colours that only a memory can know is measured every 100
+    updates, and training ends when it is `enough`: how many updates that takes depends on how a machine rounds."""
     torch.manual_seed(0)
     episodes = [walk(seed) for seed in range(num_episodes)]
-    kind = memory_class(memory).fit(LAYOUT, episodes)
+    spec = memory_class(memory).fit(LAYOUT, episodes)
     shape = ModelConfig(width=width, num_layers=2, window=WINDOW, memory=memory)
-    model, cache = MaskedTransformer(LAYOUT, shape, memory_class(memory)), cache_of(kind, episodes)
+    model, cache = MaskedTransformer(LAYOUT, shape, memory_class(memory)), cache_of(spec, episodes)
     config = TrainerConfig(
         steps=steps,
         learning_rate=4e-3,
@@ -73,16 +73,16 @@ def learn(memory: str, steps: int, enough: float = 1.0, num_episodes: int = 200,
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 100 == 99:
-            right = share_right(model.eval(), kind)
+            right = accuracy(model.eval(), spec)
             model.train()
             if right >= enough:
                 return right
-    return share_right(model.eval(), kind)
+    return accuracy(model.eval(), spec)
 
 
-def cache_of(kind, episodes: list[Tensor]) -> TokenCache:
-    recorded = [kind.read_episode(tokens, WINDOW) for tokens in episodes]
-    begins = np.arange(len(episodes)) * NUM_STEPS
+def cache_of(spec: MemorySpec, episodes: list[Tensor]) -> TokenCache:
+    recorded = [spec.read_episode(tokens, WINDOW) for tokens in episodes]
+    starts = np.arange(len(episodes)) * NUM_STEPS
     sources = [each.sources for each in recorded if each.sources is not None]
     predicted = {
         name: torch.cat([each.predicted_tokens[name] for each in recorded]).numpy()
@@ -91,29 +91,30 @@ def cache_of(kind, episodes: list[Tensor]) -> TokenCache:
     return TokenCache(
         torch.cat(episodes).numpy(),
         np.zeros(len(episodes) * NUM_STEPS, np.int64),
-        begins + NUM_STEPS,
+        starts + NUM_STEPS,
         predicted,
-        np.concatenate([np.where(s < 0, -1, s + b) for s, b in zip(sources, begins, strict=True)]) if sources else None,
+        np.concatenate([np.where(s < 0, -1, s + b) for s, b in zip(sources, starts, strict=True)]) if sources else None,
         None,
         LAYOUT,
     )
 
 
 @torch.inference_mode()
-def share_right(model: MaskedTransformer, kind) -> float:
-    episodes, right, asked = [walk(seed) for seed in range(10_000, 10_020)], 0, 0
-    cache = cache_of(kind, episodes)
+def accuracy(model: MaskedTransformer, spec: MemorySpec) -> float:
+    """Of the colours of rooms that were seen before, but not within the window."""
+    episodes, right, num_predicted = [walk(seed) for seed in range(10_000, 10_020)], 0, 0
+    cache = cache_of(spec, episodes)
     holes = masks.forward_dynamics(LAYOUT).expand(1, NUM_STEPS - 1, -1)
     for number, tokens in enumerate(episodes):
         steps = np.arange(number * NUM_STEPS + 1, (number + 1) * NUM_STEPS)
         readout = cache._readout(steps[None]).select_known_action(holes, LAYOUT)
         kv_cache = model.segment_cache(tokens[None], 1, readout=readout)
         time = torch.arange(1, NUM_STEPS)[None]
-        guessed = model.predict(tokens[None, 1:], holes, time, kv_cache)["observation"][0].argmax(-1)
+        predicted_tokens = model.predict(tokens[None, 1:], holes, time, kv_cache)["observation"][0].argmax(-1)
         where = seen_before(tokens)[1:]
-        right += int((guessed[:, 3:] == tokens[1:, COLOURS])[where].sum())
-        asked += 6 * int(where.sum())
-    return right / asked
+        right += int((predicted_tokens[:, 3:] == tokens[1:, COLOURS])[where].sum())
+        num_predicted += 6 * int(where.sum())
+    return right / num_predicted
 
 
 if __name__ == "__main__":
