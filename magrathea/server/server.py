@@ -140,21 +140,21 @@ def play(
     Raises MagratheaError if the token is empty, the world cannot be loaded, the store cannot be used or the port is in
     use.
     """
-    if token is not True:
-        check_token(token)
+    secret = None if isinstance(token, bool) else token
+    check_token(secret)
     catalog, only = open_catalog(world, device=device)
     listener = _listen(host, port)
     sessions = StoreThread(store if store is not None else data_folder() / "sessions.db")
-    if token is True or (token is None and not is_loopback(host)):
-        token = sessions.call(Store.setting, "token", secrets.token_urlsafe(18))
+    if token is True or (secret is None and not is_loopback(host)):
+        secret = sessions.call(Store.setting, "token", secrets.token_urlsafe(18))
     name = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    url = f"http://{name}:{listener.getsockname()[1]}/" + (f"?{urlencode({'token': token})}" if token else "")
-    app = create_app(catalog, only=only, store=sessions, token=token, limits=Limits(active=max_active))
+    url = f"http://{name}:{listener.getsockname()[1]}/" + (f"?{urlencode({'token': secret})}" if secret else "")
+    app = create_app(catalog, only=only, store=sessions, token=secret, limits=Limits(active=max_active))
     config = uvicorn.Config(app, log_level="warning", ws_max_size=1 << 16, timeout_graceful_shutdown=2)
     print(f"Magrathea is at {url} (Ctrl+C ends it; sessions are kept in {sessions.path})", flush=True)
-    if token is not None and len(token) < GOOD_TOKEN_LENGTH:
+    if secret is not None and len(secret) < GOOD_TOKEN_LENGTH:
         print(
-            f"magrathea: the token has {len(token)} characters and can be guessed; give at least {GOOD_TOKEN_LENGTH}, "
+            f"magrathea: the token has {len(secret)} characters and can be guessed; give at least {GOOD_TOKEN_LENGTH}, "
             "or --token alone to have one made.",
             file=sys.stderr,
         )
