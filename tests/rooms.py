@@ -30,7 +30,7 @@ COLOURS = slice(LAYOUT.span("observation").start + 3, LAYOUT.span("observation")
 
 
 def walk(seed: int) -> Tensor:
-    """Steps (NUM_STEPS, N) of a walk round the rooms. A picture has its room's number in the first row, colours below."""
+    """Steps (NUM_STEPS, N) of a walk round the rooms. A picture has its room number in row 1, colours below."""
     rng = np.random.default_rng(seed)
     rooms = NUM_ROOMS + rng.integers(NUM_COLOURS, size=(NUM_ROOMS, 6))
     going = np.where(rng.random(NUM_STEPS) < 0.15, -1, 1).cumprod()

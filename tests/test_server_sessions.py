@@ -349,29 +349,31 @@ def test_a_dream_that_failed_is_tried_again_and_frees_its_place() -> None:
                 raise RuntimeError("broke")
             return super().step(action, batch_indices)
 
-    with serving(square_app(session_class=Fragile, limits=Limits(active=1))) as url:
-        with connected(url, "seed=1&start=0") as socket:
-            session = text_of(socket, "world")["session"]
-            send(socket, type="step", action=2)
-            frame_of(socket, 1)
-            Fragile.broken = True
-            send(socket, type="step", action=2)
-            while (frame := decode_frame_of(socket)).header.state != "failed":
-                pass
-            assert frame.header.reason == "broke"
-            Fragile.broken = False
-            with connected(url, f"session={session}") as again:
-                frame_of(again, 1)
-            send(socket, type="step", action=2)
-            frame_of(socket, 2)
-            Fragile.broken = True
-            send(socket, type="step", action=2)
-            while decode_frame_of(socket).header.state != "failed":
-                pass
-            Fragile.broken = False
-            with connected(url, "seed=2&start=0") as other:  # the only place
-                frame_of(other, 0)
-            assert "its place was needed" in text_of(socket, "error")["reason"]
+    with (
+        serving(square_app(session_class=Fragile, limits=Limits(active=1))) as url,
+        connected(url, "seed=1&start=0") as socket,
+    ):
+        session = text_of(socket, "world")["session"]
+        send(socket, type="step", action=2)
+        frame_of(socket, 1)
+        Fragile.broken = True
+        send(socket, type="step", action=2)
+        while (frame := decode_frame_of(socket)).header.state != "failed":
+            pass
+        assert frame.header.reason == "broke"
+        Fragile.broken = False
+        with connected(url, f"session={session}") as again:
+            frame_of(again, 1)
+        send(socket, type="step", action=2)
+        frame_of(socket, 2)
+        Fragile.broken = True
+        send(socket, type="step", action=2)
+        while decode_frame_of(socket).header.state != "failed":
+            pass
+        Fragile.broken = False
+        with connected(url, "seed=2&start=0") as other:  # the only place
+            frame_of(other, 0)
+        assert "its place was needed" in text_of(socket, "error")["reason"]
 
 
 def decode_frame_of(socket: Any) -> Any:
