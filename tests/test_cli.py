@@ -169,6 +169,7 @@ def test_make_fails_when_recording_took_all_the_time(
     assert "give more --minutes" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_collect_train_eval_and_bench(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -213,6 +213,7 @@ def _composite_world() -> World:
     return World(tokenizers, WorldConfig(model_size("debug")), torch.zeros(2, 3, num_tokens))
 
 
+@pytest.mark.slow
 def test_stable_baselines_agent_learns_in_a_dream(trained: World) -> None:
     env = gymnasium.make(DREAM_ID, world=trained, max_episode_steps=16)
     agent = PPO("MlpPolicy", env, n_steps=128, batch_size=32, learning_rate=5e-3, gamma=0.0, seed=0, device="cpu")

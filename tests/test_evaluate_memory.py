@@ -282,6 +282,7 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
     return folder / "data", [folder / "one", folder / "two"]
 
 
+@pytest.mark.slow
 def test_report(rooms: tuple[Path, list[Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dataset, (world, _) = rooms
     asked = ["eval", "memory", str(world), str(dataset), "--out", str(tmp_path), "--num-dreams", "2"]
@@ -295,6 +296,7 @@ def test_report(rooms: tuple[Path, list[Path]], tmp_path: Path, capsys: pytest.C
     assert "Same token" in page and "same token" in written["recall"] and "all" in written["self_consistency"]
 
 
+@pytest.mark.slow
 def test_memories_of_several_sizes_are_compared_without_training(
     rooms: tuple[Path, list[Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,6 +30,7 @@ def as_array(png: bytes) -> np.ndarray:
     return np.array(Image.open(io.BytesIO(png)))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # Jupyter's own
 def test_notebook_runs_and_shows_frames() -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)

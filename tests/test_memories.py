@@ -208,6 +208,7 @@ def test_only_sizes_that_are_not_learned_can_be_changed() -> None:
 
 
 # -- learning ---------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", ["retrieval", "recurrent"])
 def test_a_model_learns_to_use_a_memory(memory: str) -> None:
     """Of colours that only a memory can know, a model without one predicts a quarter."""

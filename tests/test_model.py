@@ -149,6 +149,7 @@ def test_invalid_sizes_say_what_to_do() -> None:
         model_size("enormous")
 
 
+@pytest.mark.slow
 def test_training_in_bf16_follows_float32(model: MaskedTransformer) -> None:
     """bf16 is the compute type on GPUs and on some CPUs."""
     losses = {}

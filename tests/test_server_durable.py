@@ -128,6 +128,7 @@ def server(folder: Path, tmp_path: Path) -> Iterator[Server]:
     server.kill()
 
 
+@pytest.mark.slow
 def test_sigkill_at_random_moments_loses_no_step_and_changes_none(server: Server, folder: Path) -> None:
     client, rng = Client(server.port, seed=3), random.Random(0)
     client.connect()
@@ -157,6 +158,7 @@ def test_sigkill_at_random_moments_loses_no_step_and_changes_none(server: Server
     assert len(client.actions) > NUM_KILLS
 
 
+@pytest.mark.slow
 def test_two_clients_of_a_killed_server_find_all_their_steps(server: Server) -> None:
     clients, rng = [Client(server.port, seed) for seed in (5, 6)], random.Random(1)
     for client in clients:

@@ -25,6 +25,7 @@ EVENTS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=EVENTS)
 @example(events=[("step", 1), ("go_to", 0), ("go_to", 1), ("go_to", 2)])

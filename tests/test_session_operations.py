@@ -68,6 +68,7 @@ def assert_same(one: Session, other: Session) -> None:
     assert one.seeds == other.seeds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", MEMORIES)
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(operations=operation_lists, seed=st.integers(0, 5))
@@ -130,6 +131,7 @@ session.save(sys.argv[1])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_another_process_continues_bit_for_bit(tmp_path: Path, memory: str) -> None:
     world, file = wild_world(memory), tmp_path / "a.mwsession"

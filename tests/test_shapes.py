@@ -33,6 +33,7 @@ def test_shapes_in_signatures_are_right() -> None:
     assert done.returncode == 0, done.stdout[-4000:]
 
 
+@pytest.mark.slow
 def test_a_wrong_shape_is_found() -> None:
     """The check itself can fail."""
     program = (

@@ -63,6 +63,7 @@ def test_gradients_pass_straight_through_the_rounding() -> None:
 
 
 # -- the fit ----------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_short_fit_reconstructs_better_than_the_mean_image(tokenizer: MaskedAutoencoderTokenizer) -> None:
     train, held_out = moving_shapes(600, seed=0), moving_shapes(60, seed=1)
     report = reconstruction_report(tokenizer, held_out)

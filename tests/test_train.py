@@ -70,6 +70,7 @@ def test_interrupted_training_resumes_exactly(work: Path) -> None:
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(debug_dataset: Dataset, tmp_path: Path) -> None:
     """Under torchrun, from the command line, with a composite memory."""
     recipe = tmp_path / "two.toml"

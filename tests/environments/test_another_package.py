@@ -9,10 +9,13 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(?:toml|python)\n# (\S+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.slow
 def test_package_of_the_documentation_records_and_trains(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "environments.md").read_text(encoding="utf-8")
     for name, text in BLOCK.findall(page):

@@ -99,6 +99,7 @@ def test_minigrids_tiles_are_where_the_environment_says() -> None:
         info = env.step(action)[4]
 
 
+@pytest.mark.slow
 def test_resampling_changes_what_follows() -> None:
     pytest.importorskip("crafter")
 
