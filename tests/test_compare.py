@@ -63,7 +63,7 @@ def test_interrupted_comparison_is_resumed(monkeypatch: pytest.MonkeyPatch, tmp_
     trained.clear()
     table = compare("data", tmp_path, TrainSettings(steps=1), memories=memories)
     assert trained == [("retrieval:256", 1)]
-    assert "| retrieval:256 | retrieval:256 | 2 | 7 | 15 | 10 | 50.0% (40.0% … 60.0%) |" in table
+    assert "| retrieval:256 | retrieval:256 | 2 | 7 | 15 | 10 | 50.0% (50.0% … 50.0%) |" in table
     assert (tmp_path / "comparison.md").read_text() == table and (tmp_path / "comparison.json").exists()
     with pytest.raises(MagratheaError, match="Unknown memory 'nothing'"):
         compare("data", tmp_path, TrainSettings(), memories={"nothing": 1})

@@ -248,7 +248,9 @@ class SpatialMap:
         oldest = dict(zip(values["keys"], values["tokens"], strict=True))
         self.layers = [oldest, *(dict(islice(drafts, size)) for size in sizes)]
         if sizes:
-            checked(state, "offsets", "i", (len(values["chances"]), len(sizes)), -_MAX_KEY, _MAX_KEY)
+            if "draft_sizes" not in state and "offsets" in state:  # one number for each, as there is one layer more
+                state = state | {"offsets": state["offsets"].reshape(-1, 1)}
+            checked(state, "offsets", "i", (len(values.get("chances", ())), len(sizes)), -_MAX_KEY, _MAX_KEY)
             offsets = state["offsets"].tolist()
             self.offset_posterior = {(*each, 0): score for each, score in zip(offsets, values["chances"], strict=True)}
         self._steps_since_ambiguous = int(state["quiet"]) if "quiet" in state else 0
