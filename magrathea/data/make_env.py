@@ -26,6 +26,10 @@ _KEYS = {
     "d": ("right", "move_right", "turn_right"),
     " ": ("fire", "do", "attack", "use", "toggle", "jump"),
 }
+OLD_API = (
+    "speaks the API of the old package gym; wrap it with Shimmy: pip install 'shimmy[gym-v21]', and register "
+    "gymnasium.make('GymV21Environment-v0', env_id=...)"
+)
 _SPARE_KEYS = "1234567890qertyuiopfghjklzxcvbnm"
 _PLAIN_TEXT = re.compile(r"[\w .+-]{0,100}")  # of an argument that a file gives: names no module and no path
 _named: set[str] = set()  # ids that the user of this process has named
@@ -64,14 +68,16 @@ def make_env(env_id: str, *, size: tuple[int, int] | None = None, **env_kwargs: 
                 f"install it with 'pip install {plugin.package}'."
             ) from error
         raise _cannot_be_made(env_id, error) from error
-    except gymnasium.error.Error as error:
-        raise _cannot_be_made(env_id, error) from error
     except TypeError as error:
+        if "gymnasium.Env" in str(error):  # gymnasium.make refuses what does not inherit from it
+            raise MagratheaError(f"Environment '{env_id}' {OLD_API}.") from error
         raise MagratheaError(f"Environment '{env_id}' does not take these env_kwargs: {error}") from error
-    if size is None:
-        return env
+    except MagratheaError:
+        raise
+    except Exception as error:  # another package's code, which may raise anything
+        raise _cannot_be_made(env_id, error) from error
     try:
-        return ResizeImages(env, (size[0], size[1]) if len(size) == 2 else size)
+        return env if size is None else ResizeImages(env, size)
     except MagratheaError:
         env.close()
         raise
@@ -141,8 +147,10 @@ def _make(plugin: EnvironmentPlugin | None, env_id: str, env_kwargs: dict[str, A
 
 
 def _cannot_be_made(env_id: str, error: Exception) -> MagratheaError:
-    line = str(error).split("\n")[0]
-    return MagratheaError(f"Environment '{env_id}' cannot be made: {line} Check the id, and its package.")
+    line = str(error).split("\n")[0] or type(error).__name__
+    return MagratheaError(
+        f"Environment '{env_id}' cannot be made: {line} Check the id, its package and the keyword arguments."
+    )
 
 
 def _action_names(env: gymnasium.Env) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from magrathea.errors import MagratheaError
+from magrathea.spaces import first_outside
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Tokenizer(ABC):
 
     def _accepts(self, dtype: np.dtype) -> bool:
         """Whether values of this dtype can be meant for this space: integers for integers, numbers for floats."""
-        return dtype.kind in ("biuf" if self.value_dtype.kind == "f" else "iu")
+        return dtype.kind in {"f": "biuf", "b": "biu"}.get(self.value_dtype.kind, "iu")
 
     def check_tokens(self, tokens: Any) -> np.ndarray:
         """tokens as an integer array (..., tokens_per_step) within the vocabulary, or one MagratheaError."""
@@ -157,11 +158,11 @@ class Tokenizer(ABC):
         return f"{type(self).__name__}({self.space})"
 
 
-def check_in_range(name: str, values: np.ndarray, low: Any, high: Any) -> None:
-    """Raise MagratheaError unless low <= values <= high everywhere (bounds broadcast)."""
-    if values.size and bool(((values < low) | (values > high)).any()):
-        seen = f"{values.min()}..{values.max()}"
-        raise MagratheaError(f"{name}.encode got values in {seen}, outside {_extent(low, high)}; check the space")
+def check_in_space(name: str, values: np.ndarray, space: gymnasium.Space) -> None:
+    """Raise MagratheaError, with the first of them, where values (..., *shape) are outside the bounds of a space."""
+    outside = first_outside(space, values)
+    if outside is not None:
+        raise MagratheaError(f"{name}.encode got a value that {outside}; correct one of them.")
 
 
 def not_fitted(tokenizer: Tokenizer, what: str = "values") -> MagratheaError:
@@ -181,8 +182,3 @@ def require_tensor(tensors: dict[str, torch.Tensor], name: str, ndim: int, owner
 
 def _listed(shape: tuple[int, ...]) -> str:
     return ", ".join(map(str, shape)) if shape else "no further dimensions"
-
-
-def _extent(low: Any, high: Any) -> str:
-    low, high = np.asarray(low), np.asarray(high)
-    return f"{low.min()}..{high.max()}" if low.size and high.size else "the space"

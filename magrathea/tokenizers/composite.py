@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Self
 
 import gymnasium
@@ -11,7 +11,7 @@ import optree
 import torch
 
 from magrathea.errors import MagratheaError
-from magrathea.spaces import map_leaves, space_tree
+from magrathea.spaces import leaf_spaces_of, map_leaves, space_tree
 from magrathea.tokenizers.base import SlotSpec, Tokenizer
 
 ReadTokenizer = Callable[[dict[str, Any], dict[str, torch.Tensor], gymnasium.Space], Tokenizer]
@@ -111,19 +111,6 @@ class CompositeTokenizer(Tokenizer):
             for key, leaf_space in leaf_spaces.items()
         }
         return cls(space, leaves)
-
-
-def leaf_spaces_of(space: gymnasium.Space) -> Iterator[tuple[str, gymnasium.Space]]:
-    """(key, space) of every leaf of nested Dict and Tuple spaces, Dicts by sorted keys, so that a space read from a
-    file, whose keys may be reordered, is the same; nested keys join with "/"."""
-    paths, leaves, _ = optree.tree_flatten_with_path(space_tree(space))
-    for path, leaf in zip(paths, leaves, strict=True):
-        for key in path:
-            if not isinstance(key, int) and (not isinstance(key, str) or "/" in key or not key):
-                raise MagratheaError(
-                    f"Key {key!r} of {space} is no text, is empty or has '/', which joins keys; rename it"
-                )
-        yield "/".join(map(str, path)), leaf
 
 
 def _named(key: str, call: Callable[[], Any]) -> Any:

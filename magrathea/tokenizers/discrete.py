@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from magrathea.tokenizers.base import Tokenizer, check_in_range
+from magrathea.spaces import check_leaf
+from magrathea.tokenizers.base import Tokenizer, check_in_space
 
 
 class DiscreteTokenizer(Tokenizer):
@@ -19,6 +20,7 @@ class DiscreteTokenizer(Tokenizer):
     type_name = "discrete"
 
     def __init__(self, space: spaces.Discrete) -> None:
+        check_leaf(space, type(self).__name__)
         self.space = space
         self._start, self._num = int(space.start), int(space.n)
 
@@ -31,7 +33,7 @@ class DiscreteTokenizer(Tokenizer):
         return (1, 1)
 
     def _encode(self, values: np.ndarray) -> np.ndarray:
-        check_in_range("DiscreteTokenizer", values, self._start, self._start + self._num - 1)
+        check_in_space("DiscreteTokenizer", values, self.space)
         return (values.astype(np.int64) - self._start)[:, None]
 
     def _decode(self, tokens: np.ndarray) -> np.ndarray:
@@ -71,7 +73,7 @@ class TerminatedTokenizer(Tokenizer):
 
     def _encode(self, values: np.ndarray) -> np.ndarray:
         if values.dtype.kind != "b":
-            check_in_range("TerminatedTokenizer", values, 0, 1)
+            check_in_space("TerminatedTokenizer", values, self.space)
         return values.astype(np.int64)[:, None]
 
     def _decode(self, tokens: np.ndarray) -> np.ndarray:
@@ -96,6 +98,7 @@ class MultiDiscreteTokenizer(Tokenizer):
     type_name = "multi_discrete"
 
     def __init__(self, space: spaces.MultiDiscrete) -> None:
+        check_leaf(space, type(self).__name__)
         self.space = space
         self._num = np.asarray(space.nvec, dtype=np.int64)
         self._start = np.asarray(space.start, dtype=np.int64)
@@ -109,7 +112,7 @@ class MultiDiscreteTokenizer(Tokenizer):
         return grid_of(self.value_shape)
 
     def _encode(self, values: np.ndarray) -> np.ndarray:
-        check_in_range("MultiDiscreteTokenizer", values, self._start, self._start + self._num - 1)
+        check_in_space("MultiDiscreteTokenizer", values, self.space)
         return (values.astype(np.int64) - self._start).reshape(len(values), -1)
 
     def _decode(self, tokens: np.ndarray) -> np.ndarray:
@@ -130,6 +133,7 @@ class MultiBinaryTokenizer(Tokenizer):
     type_name = "multi_binary"
 
     def __init__(self, space: spaces.MultiBinary) -> None:
+        check_leaf(space, type(self).__name__)
         self.space = space
 
     @property
@@ -145,7 +149,7 @@ class MultiBinaryTokenizer(Tokenizer):
 
     def _encode(self, values: np.ndarray) -> np.ndarray:
         if values.dtype.kind != "b":
-            check_in_range("MultiBinaryTokenizer", values, 0, 1)
+            check_in_space("MultiBinaryTokenizer", values, self.space)
         return values.astype(np.int64).reshape(len(values), -1)
 
     def _decode(self, tokens: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@ index of its nearest bin."""
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Self
 
 import gymnasium
@@ -13,10 +12,10 @@ from gymnasium import spaces
 
 from magrathea.errors import MagratheaError
 from magrathea.settings import Range, check_value
-from magrathea.tokenizers.base import Tokenizer, check_in_range, not_fitted, require_tensor
+from magrathea.spaces import check_leaf
+from magrathea.tokenizers.base import Tokenizer, check_in_space, not_fitted, require_tensor
 from magrathea.tokenizers.discrete import grid_of
 
-_MAX_TOKENS = 4096
 MOST_BINS = 2**16
 
 
@@ -31,15 +30,10 @@ class BoxTokenizer(Tokenizer):
     type_name = "box"
 
     def __init__(self, space: spaces.Box, *, num_bins: int = 256) -> None:
-        if not isinstance(space, spaces.Box) or np.dtype(space.dtype).kind not in "iuf":
+        check_leaf(space, "BoxTokenizer")
+        if not isinstance(space, spaces.Box):
             raise MagratheaError(f"BoxTokenizer needs a Box of numbers, got {space}")
         check_value("num_bins", num_bins, Annotated[int, Range(2, MOST_BINS)])
-        size = math.prod(space.shape)
-        if size == 0 or size > _MAX_TOKENS:
-            raise MagratheaError(
-                f"BoxTokenizer would need {size} tokens for {space}; give 1 to {_MAX_TOKENS} numbers, "
-                "and images as uint8 (H, W, 1|3|4)"
-            )
         self.space = space
         self._num_bins = int(num_bins)
         self._centers = self._even_centers()
@@ -49,7 +43,7 @@ class BoxTokenizer(Tokenizer):
         low, high = (np.asarray(bound, np.float64).reshape(-1) for bound in (self._box.low, self._box.high))
         if not (self._box.is_bounded() and np.isfinite(high - low).all()):
             return None
-        if self.value_dtype.kind in "iu" and (high - low).max() < self._num_bins:
+        if self.value_dtype.kind in "biu" and (high - low).max() < self._num_bins:
             return np.minimum(low[:, None] + np.arange((high - low).max() + 1), high[:, None])
         return low[:, None] + (high - low)[:, None] * np.linspace(0.0, 1.0, self._num_bins)
 
@@ -83,18 +77,23 @@ class BoxTokenizer(Tokenizer):
         return self
 
     def _encode(self, values: np.ndarray) -> np.ndarray:
-        if self.value_dtype.kind in "iu":
-            check_in_range("BoxTokenizer", values, self._box.low, self._box.high)
+        if self.value_dtype.kind in "biu":
+            check_in_space("BoxTokenizer", values, self._box)
         flat = values.astype(np.float64).reshape(len(values), -1)
         inside = np.clip(flat, self.centers[:, 0], self.centers[:, -1])
         return np.stack([nearest(row, column) for row, column in zip(self.centers, inside.T, strict=True)], axis=1)
 
     def _decode(self, tokens: np.ndarray) -> np.ndarray:
         values = self.centers[np.arange(self.tokens_per_step), tokens]
-        if self.value_dtype.kind in "iu":
+        if self.value_dtype.kind in "biu":
             values = np.round(values)
-        limits = (np.asarray(bound, np.float64).reshape(-1) for bound in (self._box.low, self._box.high))
-        return np.clip(values, *limits)
+        low, high = (np.asarray(bound, np.float64).reshape(-1) for bound in (self._box.low, self._box.high))
+        if self.value_dtype in (
+            np.int64,
+            np.uint64,
+        ):  # their last number is no float64
+            high = np.where(high >= 2.0 ** (63 + (self.value_dtype.kind == "u")), np.nextafter(high, 0), high)
+        return np.clip(values, low, high)
 
     def to_config(self) -> dict[str, Any]:
         return {"type": self.type_name, "num_bins": self._num_bins}

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from magrathea.errors import MagratheaError
+from magrathea.spaces import patch_choices
 
 _HASH_CHUNK = 8192  # patches hashed at a time: they stay in the processor's cache
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -73,23 +74,6 @@ def patch_pair(patch: int | Sequence[int]) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
-def patch_choices(height: int, width: int) -> list[tuple[int, int]]:
-    """Patch sizes that divide the image, are nearly square and give 49..256 tokens (or as near to that as there is)."""
-    shapes = [
-        (patch_height, patch_width)
-        for patch_height in _divisors(height)
-        for patch_width in _divisors(width)
-        if 0.5 <= patch_height / patch_width <= 2
-    ]
-    distance = {shape: _away_from_range(height * width // math.prod(shape)) for shape in shapes}
-    least = min(distance.values(), default=math.inf)
-    if least > 3:  # e.g. 61x61: one token or 3,721
-        raise MagratheaError(
-            f"A {height}x{width} image has no patch size that gives 49 to 256 tokens; resize it or pass patch=(h, w)"
-        )
-    return sorted((shape for shape in shapes if distance[shape] <= least), key=math.prod, reverse=True)
-
-
 def choose_patch(images: np.ndarray) -> tuple[int, int]:
     """The patch size (h, w) with which images (B, H, W, channels) have the shortest description.
 
@@ -107,12 +91,3 @@ def choose_patch(images: np.ndarray) -> tuple[int, int]:
         bits.append(num_different * 8 * length + len(rows) * math.log2(num_different + 1))
     best = min(bits)
     return next(patch for patch, cost in zip(choices, bits, strict=True) if cost <= best * 1.02)
-
-
-def _divisors(number: int) -> list[int]:
-    return [value for value in range(1, number + 1) if number % value == 0]
-
-
-def _away_from_range(num_tokens: int) -> float:
-    """How many doublings a number of tokens is away from 49..256."""
-    return max(0.0, math.log2(49 / num_tokens), math.log2(num_tokens / 256))

@@ -12,10 +12,10 @@ from gymnasium import spaces
 from magrathea import plugins
 from magrathea.errors import MagratheaError
 from magrathea.plugins import load_plugin
-from magrathea.spaces import is_image
+from magrathea.spaces import is_image, leaf_spaces_of
 from magrathea.tokenizers.autoencoder import MaskedAutoencoderTokenizer
 from magrathea.tokenizers.base import Tokenizer
-from magrathea.tokenizers.composite import CompositeTokenizer, leaf_spaces_of
+from magrathea.tokenizers.composite import CompositeTokenizer
 from magrathea.tokenizers.discrete import (
     DiscreteTokenizer,
     MultiBinaryTokenizer,

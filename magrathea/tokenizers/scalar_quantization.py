@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from magrathea.errors import MagratheaError
+from magrathea.spaces import MAX_VOCABULARY
 
-_MAX_CODES = 65535  # training keeps tokens, and one that means "absent", in two bytes
 _SLACK = 1e-3  # bounds lie a little outside the outermost levels, so that these are reached
 
 
@@ -28,8 +28,8 @@ class ScalarQuantizer(nn.Module):
         super().__init__()
         self.levels = tuple(int(level) for level in levels)
         self.num_codes = math.prod(self.levels)
-        if not self.levels or min(self.levels) < 2 or self.num_codes > _MAX_CODES:
-            raise MagratheaError(f"levels={list(levels)} must be 2 or more, with a product of at most {_MAX_CODES}")
+        if not self.levels or min(self.levels) < 2 or self.num_codes > MAX_VOCABULARY:
+            raise MagratheaError(f"levels={list(levels)} must be 2 or more, with a product of at most {MAX_VOCABULARY}")
         counts = torch.tensor(self.levels)
         steps = torch.tensor([math.prod(self.levels[:index]) for index in range(len(self.levels))])
         self.register_buffer("counts", counts, persistent=False)
