@@ -50,11 +50,11 @@ class TokenCache:
     """The tokens of some episodes, concatenated.
 
     Attributes:
-        tokens: (S, N) uint16, memory-mapped.
-        returns: (S,) uint16, token of the return after each step: the sum of the next RETURN_STEPS rewards.
+        tokens: (S, N) of the dtype that holds them (`_token_dtype`), memory-mapped.
+        returns: (S,) likewise, token of the return after each step: the sum of the next RETURN_STEPS rewards.
         ends: (E,) index just past the last step of each episode.
-        predicted: by slot name (S, 2, tokens of the slot) uint16, memory-mapped, the memory's prediction of each step
-            without and with its action.
+        predicted: by slot name (S, 2, tokens of the slot), likewise, memory-mapped, the memory's prediction of each
+            step without and with its action.
         sources: (S, 2, K) int64, indices of the past steps that the memory gives to attend to, -1 for none; or None.
         features: (S, 2, F) float32 of the memory; or None.
         layout: of the N tokens.
@@ -95,13 +95,13 @@ class TokenCache:
         folder.mkdir(parents=True, exist_ok=True)
         tokens, returns = [], []
         arrays: dict[Path, list[np.ndarray]] = defaultdict(list)
-        num_steps = 0
+        num_steps, dtype = 0, _token_dtype(world.layout)
         for steps, reward in encoded:
-            tokens.append(steps.numpy().astype(np.uint16))
-            returns.append(_return_tokens(reward, world))
+            tokens.append(steps.numpy().astype(dtype))
+            returns.append(_return_tokens(reward, world).astype(dtype))
             readout = world.read_episode(steps)
             for name, predicted in readout.predicted_tokens.items():
-                arrays[_predicted_file(folder, name)].append(predicted.numpy().astype(np.uint16))
+                arrays[_predicted_file(folder, name)].append(predicted.numpy().astype(dtype))
             if readout.sources is not None:
                 sources = readout.sources.numpy()
                 arrays[folder / "sources.npy"].append(np.where(sources < 0, -1, sources + num_steps))
@@ -160,6 +160,12 @@ class TokenCache:
         return longer.first(num_steps), longer.tokens[torch.arange(num), index], index
 
 
+def _token_dtype(layout: Layout) -> np.dtype:
+    """The smallest dtype of the cache that holds every token of a layout, those that mean "absent" included."""
+    largest = max(layout.absent_tokens.max().item(), max(slot.vocab_size for slot in layout.slots))
+    return np.min_scalar_type(largest) if largest > np.iinfo(np.uint16).max else np.dtype(np.uint16)
+
+
 def _predicted_file(folder: Path, slot: str) -> Path:
     return folder / f"predicted_{slot.replace('/', '.')}.npy"
 
@@ -186,4 +192,4 @@ def _return_tokens(reward: np.ndarray, world: World) -> np.ndarray:
     """(T,) rewards -> (T + 1,) tokens of the return after each step, the episode's first included."""
     sums = np.concatenate([[0.0], np.cumsum(reward, dtype=np.float64)])
     last = np.minimum(np.arange(len(sums)) + RETURN_STEPS, len(reward))
-    return world.tokenizers["reward"].encode((sums[last] - sums).astype(np.float32))[:, 0].astype(np.uint16)
+    return world.tokenizers["reward"].encode((sums[last] - sums).astype(np.float32))[:, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from magrathea.files import atomic_write
 from magrathea.layout import Role
 from magrathea.memory import memory_class
 from magrathea.pretrained import folder_to_write
-from magrathea.spaces import index_batch
+from magrathea.spaces import check_space, index_batch
 from magrathea.tokenizers import RewardTokenizer, TerminatedTokenizer, Tokenizer, tokenizer_for
 from magrathea.train import distributed
 from magrathea.train.cache import TokenCache, encode_dataset, encode_episode
@@ -29,6 +30,7 @@ from magrathea.world import Tokenizers, World, WorldConfig
 NUM_FITTING_FRAMES = 50_000
 WORK_FOLDER = ".training"
 DEFAULT_MINUTES = 10.0
+MIN_HELD_OUT = 2
 
 
 def train(
@@ -53,7 +55,10 @@ def train(
     folder_to_write(out)  # refuses what cannot be one before anything is learned
     out, source = Path(out), Dataset.open(dataset)
     work = out / WORK_FOLDER
+    for name, space in (("observation", source.observation_space), ("action", source.action_space)):
+        check_space(space, f"Dataset '{dataset}', {name}")
     _claim(work, source, settings)
+    settings = replace(settings, held_out=_held_out_share(len(source), settings.held_out))
     train_episodes, held_out = source.split(held_out=settings.held_out, seed=settings.seed)
     report = TrainReport(work, settings)
     if distributed.is_first():
@@ -71,6 +76,13 @@ def train(
         world.save_pretrained(out)
     report.close()
     return world.to("cpu")
+
+
+def _held_out_share(num_episodes: int, wanted: float) -> float:
+    """The fraction of the episodes that is held out: the wanted one, but at least 8 episodes, or 10% where the dataset
+    has fewer than 80, and never one alone, on which nothing can be measured."""
+    fewest = max(MIN_HELD_OUT, min(8, math.ceil(0.1 * num_episodes)))
+    return max(round(wanted * num_episodes), fewest) / num_episodes
 
 
 def _prepare(
