@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from types import TracebackType
 from typing import Self
@@ -43,6 +44,13 @@ class Stages:
         elif self._prints_lines and time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
             print(f"{self._stage}: {fraction:.0%}" + (f", {text}" if text else ""), flush=True)
+
+    def note(self, text: str) -> None:
+        """Print a line of its own: above the bars, or on the error stream where there are none."""
+        if self._shows_bars:
+            self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        elif self._prints_lines:
+            print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Finish the last stage."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -48,6 +50,105 @@ class Odd(gymnasium.Env):
         return observation, 0.5, False, self.num_steps == 5, {}
 
 
+class Other(gymnasium.Env):
+    """An environment of somebody else, of which one thing is as `case` says; see tests/test_other_environments.py."""
+
+    def __init__(self, case: str, value: Any = None, fails: tuple[int, ...] = (), length: int = 5) -> None:
+        self.case, self.value, self.fails, self.length = case, value, fails, length
+        space, self.observation = OBSERVATIONS.get(case, (spaces.Box(0, 255, (8, 8, 3), np.uint8), None))
+        self.observation_space: spaces.Space = space
+        self.action_space = spaces.Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        self.seed, self.num_steps = seed, 0
+        return (self._observation(), self._info())
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, Any]:
+        self.num_steps += 1
+        if self.seed in self.fails and self.num_steps == 3:
+            raise ZeroDivisionError("the world fell apart")
+        reward = REWARDS[self.value] if self.case == "reward" else 0.5
+        return self._observation(), reward, False, self.num_steps == self.length, self._info()
+
+    def _observation(self) -> Any:
+        return self.observation_space.sample() if self.observation is None else self.observation
+
+    def _info(self) -> Any:
+        if self.case != "info":
+            return {}
+        mixed = [1, "a"] if self.num_steps % 2 else 3
+        odd = {"object": object(), "mixed": mixed, "text": "north", "a/b": 1, "": 2, 7: 3, "none": None, ".": 1}
+        later = {"late": 1} if self.num_steps else {}
+        growing = {"shape": np.zeros(self.num_steps), "long": np.zeros(2, np.longdouble), "big": 2**70}
+        return odd | later | growing | {"kept": np.arange(3), "array": np.array([object()])}
+
+
+OBSERVATIONS: dict[str, tuple[spaces.Space, Any]] = {
+    "unit floats for uint8": (spaces.Box(0, 255, (8, 8, 3), np.uint8), np.full((8, 8, 3), 0.5)),
+    "whole floats for uint8": (spaces.Box(0, 255, (8, 8, 3), np.uint8), np.ones((8, 8, 3))),
+    "300 in uint8": (spaces.Box(0, 255, (2,), np.uint8), np.array([7, 300])),
+    "-200 in int8": (spaces.Box(-128, 127, (2, 2), np.int8), np.array([[0, 1], [2, -200]])),
+    "2.7 in Discrete": (spaces.Discrete(4), 2.7),
+    "4 in Discrete": (spaces.Discrete(4), 4),
+    "3 in MultiDiscrete": (spaces.MultiDiscrete([2, 3]), np.array([1, 3])),
+    "2 in MultiBinary": (spaces.MultiBinary(3), np.array([0, 2, 1])),
+    "2 in bool": (spaces.Box(0, 1, (2,), bool), np.array([0, 2])),
+    "1e300 in float32": (spaces.Box(-np.inf, np.inf, (2,), np.float32), np.array([0, 1e300])),
+    "2**70 in int64": (spaces.Box(-np.inf, np.inf, (1,), np.int64), [2**70]),
+    "an object": (spaces.Discrete(4), object()),
+    "a ragged list": (spaces.Box(0, 1, (2,), np.float32), [[1], [1, 2]]),
+    "9 in float": (spaces.Box(-1, 1, (2,), np.float32), np.array([0.0, 9.0])),
+}
+REWARDS: dict[str, Any] = {
+    "none": None, "nan": np.nan, "infinite": np.inf, "two": np.zeros(2), "text": "much", "too large": 1e300,
+    "array of one": np.array([0.5]), "bool": True,
+}  # fmt: skip
+
+
+class OldApi(gymnasium.Env):
+    """Inherits from Gymnasium and speaks gym's API: reset() -> observation, step() -> four values."""
+
+    observation_space = spaces.Discrete(3)
+    action_space = spaces.Discrete(3)
+
+    def __init__(self, takes_seed: bool, tells_info: bool) -> None:
+        self.tells_info = tells_info
+        if not takes_seed:
+            self.reset = lambda: 1  # type: ignore[method-assign]
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        return (1, {}) if self.tells_info else 1
+
+    def step(self, action: Any) -> Any:
+        return 1, 0.0, False, {}
+
+
+class Closing(Board):
+    """Keeps a file while it is open, as a game keeps a process."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self.file = Path(folder) / f"open_{os.getpid()}"
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.file.touch()
+        time.sleep(0.01)
+        return super().step(action)
+
+    def close(self) -> None:
+        if self.file.exists():
+            self.file.rename(self.file.with_name(self.file.name.replace("open", "closed")))
+
+
+class NoEnv:
+    """Inherits from nothing of Gymnasium's."""
+
+    observation_space = action_space = spaces.Discrete(3)
+    metadata: dict[str, Any] = {}
+
+
 def always_down(env: gymnasium.Env, rng: np.random.Generator) -> Any:
     return lambda observation, info: 2
 
@@ -56,5 +157,9 @@ for name, entry_point in (
     ("Board", "board:Board"),
     ("Slow", "data_environments:SlowBoard"),
     ("Odd", "data_environments:Odd"),
+    ("Other", "data_environments:Other"),
+    ("OldApi", "data_environments:OldApi"),
+    ("Closing", "data_environments:Closing"),
+    ("NoEnv", "data_environments:NoEnv"),
 ):
     gymnasium.register(f"recorded/{name}-v0", entry_point=entry_point)

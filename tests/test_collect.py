@@ -76,8 +76,8 @@ def test_killed_recording_resumes_without_loss(tmp_path: Path, monkeypatch: pyte
     assert len(recorded) >= 12
     played: list[int] = []
     module = importlib.import_module("magrathea.data.collect")
-    play_one = module._play_one
-    monkeypatch.setattr(module, "_play_one", lambda *given: (played.append(given[-1]), play_one(*given))[1])
+    play = module._Player.play
+    monkeypatch.setattr(module._Player, "play", lambda self, index: (played.append(index), play(self, index))[1])
     resumed = collect(SLOW, 400, tmp_path / "killed", num_processes=1, max_episode_steps=10, seed=7)
     assert played and not recorded & set(played)
     monkeypatch.undo()

@@ -11,6 +11,7 @@ from magrathea.cli.options import (
     Device,
     EnvId,
     Folder,
+    OnError,
     OptionalCount,
     OptionalFloat,
     OptionalSeed,
@@ -38,6 +39,7 @@ def collect(
     num_processes: NumProcesses = 2,
     seed: Seed = 0,
     max_episode_steps: OptionalCount = None,
+    on_error: OnError = "stop",
     env_kwargs: str = "{}",
 ) -> None:
     """Record a Gymnasium environment into a Minari dataset. Run it again to resume after an interruption.
@@ -50,7 +52,9 @@ def collect(
             the "explorer" of the ready-made environments, or "module:function".
         num_processes: number of processes that record in parallel.
         seed: the same seed records the same dataset.
-        max_episode_steps: episodes are truncated after so many steps.
+        max_episode_steps: episodes are truncated after so many steps; where an environment has no time limit of its
+            own, after 1000.
+        on_error: whether an episode that fails stops the recording, or is left out.
         env_kwargs: JSON object of keyword arguments for gymnasium.make; "size": [height, width] resizes pictures.
     """
     keywords = json_object(env_kwargs, "--env-kwargs")
@@ -65,6 +69,7 @@ def collect(
         seed=seed,
         max_episode_steps=max_episode_steps,
         env_kwargs=keywords,
+        on_error=on_error,
     )
 
 
@@ -123,6 +128,8 @@ def make(
     size: OptionalSize = None,
     recipe: OptionalText = None,
     policy: str = "sticky",
+    max_episode_steps: OptionalCount = None,
+    on_error: OnError = "stop",
     env_kwargs: str = "{}",
     device: Device = "auto",
     seed: Seed = 0,
@@ -138,6 +145,9 @@ def make(
         recipe: name of a recipe or path of a .toml file; its model is trained for as long as the minutes allow.
         policy: "random", "sticky" (repeats each action for a while, so that it travels),
             the "explorer" of the ready-made environments, or "module:function".
+        max_episode_steps: episodes are truncated after so many steps; where an environment has no time limit of its
+            own, after 1000.
+        on_error: whether an episode that fails stops the recording, or is left out.
         env_kwargs: JSON object of keyword arguments for gymnasium.make; "size": [height, width] resizes pictures.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: seed of everything random.
@@ -147,7 +157,16 @@ def make(
     folder_to_write(out)
     start = time.monotonic()
     dataset = out.with_name(f"{out.name}-dataset")
-    collect(env_id, out=dataset, steps=steps, policy=policy, seed=seed, env_kwargs=env_kwargs)
+    collect(
+        env_id,
+        out=dataset,
+        steps=steps,
+        policy=policy,
+        seed=seed,
+        max_episode_steps=max_episode_steps,
+        on_error=on_error,
+        env_kwargs=env_kwargs,
+    )
     remaining = minutes - (time.monotonic() - start) / 60
     training = remaining - OVERHEAD_SHARE * minutes
     if training <= 0:

@@ -26,6 +26,7 @@ OptionalCount = Annotated[Count | None, arg(metavar="INT")]
 OptionalSeed = Annotated[Seed | None, arg(metavar="INT")]
 OptionalText = Annotated[str | None, arg(metavar="STR")]
 Device = Annotated[DeviceName, arg(metavar="STR")]
+OnError = Literal["stop", "skip"]
 Size = Literal["debug", "tiny", "small", "base"]
 OptionalSize = Annotated[Size | None, arg(metavar="{debug,tiny,small,base}")]
 
@@ -108,5 +109,5 @@ def json_object(text: str, option: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise MagratheaError(f"Option {option} is not JSON ({error}): {text!r}.") from error
     if not isinstance(value, dict):
-        raise MagratheaError(f"Option {option} is {text!r}; give a JSON object, like '{{\"size\": 5}}'.")
+        raise MagratheaError(f"Option {option} is {text!r}; give a JSON object, like '{{\"size\": [64, 64]}}'.")
     return value

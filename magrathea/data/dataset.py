@@ -100,6 +100,9 @@ class Dataset:
         """Indices of the episodes to train on, and of those held out; at least one of each."""
         num_held_out = max(1, round(held_out * len(self)))
         if num_held_out >= len(self):
-            raise MagratheaError(f"Dataset '{self.folder}' has {len(self)} episodes; training needs 2 or more.")
+            raise MagratheaError(
+                f"Dataset '{self.folder}' has {len(self)} episodes, and {num_held_out} of them would be held out; "
+                "record more."
+            )
         order = np.random.default_rng(seed).permutation(len(self))
         return sorted(order[num_held_out:].tolist()), sorted(order[:num_held_out].tolist())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -9,12 +10,20 @@ import numpy as np
 from gymnasium import spaces
 
 from magrathea.data.episode import Episode, stack
+from magrathea.data.make_env import OLD_API
 from magrathea.data.policies import policy_named
 from magrathea.errors import MagratheaError
-from magrathea.spaces import map_leaves
+from magrathea.spaces import checked_array, first_outside, is_name, map_leaves
+
+REWARD_SPACE = spaces.Box(-np.inf, np.inf, (), np.float32)
 
 
-def play_episode(env: gymnasium.Env, policy: str, seed: int, max_steps: int | None = None) -> Episode:
+Note = Callable[[str], None]
+
+
+def play_episode(
+    env: gymnasium.Env, policy: str, seed: int, max_steps: int | None = None, note: Note = lambda text: None
+) -> Episode:
     """Play one episode.
 
     Args:
@@ -22,69 +31,92 @@ def play_episode(env: gymnasium.Env, policy: str, seed: int, max_steps: int | No
         policy: "random", "sticky", one of the environment's plug-in ("explorer") or "module:function".
         seed: of the environment's reset and of the policy.
         max_steps: the episode is truncated there.
+        note: called with what is not recorded as it is.
 
     Raises:
-        MagratheaError: for observations, actions or rewards that are not in their spaces or not finite numbers.
+        MagratheaError: for observations, actions or rewards that are not in their spaces or not finite numbers, and for
+            an environment of the old gym API.
     """
     act = policy_named(policy, _name(env))(env, np.random.default_rng(seed))
-    observation, info = env.reset(seed=seed)
-    observations, infos = [_observed(env, observation)], [_recordable(info)]
+    observation, info = _reset(env, seed)
+    observations, infos = [_observed(env, observation, note)], [_recordable(env, info, note)]
     actions, rewards, terminations, truncations = [], [], [], []
     done = False
     while not done:
-        action = checked_copy(env.action_space, act(observation, info), f"An action of policy '{policy}'")
-        observation, reward, terminated, truncated, info = env.step(plain_action(env.action_space, action))
+        action = checked_copy(env.action_space, act(observation, info), f"An action of policy '{policy}'", note)
+        observation, reward, terminated, truncated, info = _step(env, plain_action(env.action_space, action))
         truncated = truncated or (max_steps is not None and len(actions) + 1 >= max_steps and not terminated)
         done = terminated or truncated
-        observations.append(_observed(env, observation))
+        observations.append(_observed(env, observation, note))
         actions.append(action)
         rewards.append(_rewarded(env, reward))
         terminations.append(bool(terminated))
         truncations.append(bool(truncated))
-        infos.append(_recordable(info))
+        infos.append(_recordable(env, info, note))
     return Episode(
         observation=stack(observations),
         action=stack(actions),
         reward=np.array(rewards, dtype=np.float32),
         terminated=np.array(terminations),
         truncated=np.array(truncations),
-        infos=_stacked_infos(infos),
+        infos=_stacked_infos(env, infos, note),
         seed=seed,
     )
 
 
-def checked_copy(space: gymnasium.Space, value: Any, what: str) -> Any:
-    """A copy of a value as arrays of the space's dtypes.
+def _reset(env: gymnasium.Env, seed: int) -> tuple[Any, Any]:
+    try:
+        result = env.reset(seed=seed)
+    except TypeError as error:
+        if "'seed'" in str(error):
+            raise MagratheaError(f"Environment '{_name(env)}' {OLD_API}.") from error
+        raise
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict | None)):
+        raise MagratheaError(f"Environment '{_name(env)}' {OLD_API}.")
+    return result
+
+
+def _step(env: gymnasium.Env, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+    try:
+        observation, reward, terminated, truncated, info = env.step(action)
+    except ValueError as error:  # of this line, or of a wrapper's
+        if "expected 5, got 4" in str(error):
+            raise MagratheaError(f"Environment '{_name(env)}' {OLD_API}.") from error
+        raise
+    return observation, reward, terminated, truncated, info
+
+
+def checked_copy(space: gymnasium.Space, value: Any, what: str, note: Note = lambda text: None) -> Any:
+    """A copy of a value as arrays of the space's dtypes, which hold the same numbers.
+
+    Floats outside of the bounds of their Box, which environments often give, are kept and noted.
 
     Raises:
-        MagratheaError: which begins with `what`, for another structure, shape or kind of numbers than the space's, for
-            numbers that are not finite, and for a choice outside of a Discrete space.
+        MagratheaError: which begins with `what`, as `checked_array` does, and for another structure than the space's.
     """
-    return map_leaves(lambda leaf, part: _checked_array(leaf, part, what), space, value, what)
+
+    def checked(leaf: gymnasium.Space, part: Any) -> np.ndarray:
+        array = checked_array(leaf, part, what)
+        outside = first_outside(leaf, array) if array.dtype.kind == "f" else None
+        if outside is not None:
+            note(f"{what} {outside}; it is recorded, but dreams stay within the space: correct its bounds.")
+        return array
+
+    return map_leaves(checked, space, value, what)
 
 
-def _checked_array(space: gymnasium.Space, value: Any, what: str) -> np.ndarray:
-    raw = np.asarray(value)
-    if raw.dtype.kind not in "biuf":
-        raise MagratheaError(f"{what} holds {type(value).__name__} where its space says {space}; correct one of them.")
-    if raw.dtype.kind == "f" and not np.isfinite(raw).all():
-        raise MagratheaError(f"{what} has NaN or infinite numbers; correct it, or replace them in a wrapper.")
-    array = np.array(raw, dtype=space.dtype)
-    if array.shape != (space.shape or ()):
-        raise MagratheaError(f"{what} has shape {array.shape} where its space says {space.shape}; correct one of them.")
-    if isinstance(space, spaces.Discrete) and not space.start <= array < space.start + space.n:
-        raise MagratheaError(f"{what} is {array}, outside of its space {space}; correct one of them.")
-    return array
-
-
-def _observed(env: gymnasium.Env, observation: Any) -> Any:
-    return checked_copy(env.observation_space, observation, f"An observation of '{_name(env)}'")
+def _observed(env: gymnasium.Env, observation: Any, note: Note) -> Any:
+    return checked_copy(env.observation_space, observation, f"An observation of '{_name(env)}'", note)
 
 
 def _rewarded(env: gymnasium.Env, reward: Any) -> float:
-    if not np.isfinite(float(reward)):
-        raise MagratheaError(f"A reward of '{_name(env)}' is {reward}; correct it, or replace it in a wrapper.")
-    return float(reward)
+    """A reward as a number: a number or an array of one."""
+    what = f"A reward of '{_name(env)}'"
+    array = np.asarray(reward)
+    if array.dtype.kind not in "biuf" or array.size != 1:
+        shown = f"an array of shape {array.shape}" if array.ndim else repr(reward)
+        raise MagratheaError(f"{what} is {shown}; give one number, in a wrapper.")
+    return float(checked_array(REWARD_SPACE, array.reshape(()), what))
 
 
 def _name(env: gymnasium.Env) -> str:
@@ -100,15 +132,33 @@ def _plain_choice(space: gymnasium.Space, choice: Any) -> Any:
     return space.dtype.type(choice) if isinstance(space, spaces.Discrete) and space.dtype is not None else choice
 
 
-def _recordable(info: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The numbers and arrays of numbers of an info."""
+def _recordable(env: gymnasium.Env, info: dict[str, Any] | None, note: Note) -> dict[str, np.ndarray]:
+    """The numbers and arrays of numbers of an info, by keys that a file can have; notes what it leaves out."""
     numbers = int | float | bool | np.generic | np.ndarray
-    arrays = {key: np.array(value) for key, value in info.items() if isinstance(value, numbers)}
-    return {key: array for key, array in arrays.items() if array.dtype.kind in "biuf"}
+    arrays = {key: np.array(value) for key, value in (info or {}).items() if isinstance(value, numbers)}
+    kept = {key: array for key, array in arrays.items() if _is_storable(array) and is_name(key)}
+    for key in info or {}:
+        if key not in kept:
+            _note_dropped(env, key, note)
+    return kept
 
 
-def _stacked_infos(infos: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Stack the infos that every step has in the same shape: each (T + 1, …)."""
+def _is_storable(array: np.ndarray) -> bool:
+    return array.dtype.kind in "biuf" and array.dtype.itemsize <= 8
+
+
+def _stacked_infos(env: gymnasium.Env, infos: list[dict[str, np.ndarray]], note: Note) -> dict[str, np.ndarray]:
+    """Stack the infos that every step has in the same shape: each (T + 1, …); notes what it leaves out."""
     first = infos[0]
     kept = [key for key in first if all(key in each and each[key].shape == first[key].shape for each in infos)]
+    for key in {key: None for each in infos for key in each}:
+        if key not in kept:
+            _note_dropped(env, key, note)
     return {key: np.stack([each[key] for each in infos]) for key in kept}
+
+
+def _note_dropped(env: gymnasium.Env, key: Any, note: Note) -> None:
+    note(
+        f"info[{key!r}] of '{_name(env)}' is not recorded; it has to be an array of numbers of one shape in every "
+        "step, the reset included, with a printable name without '/'."
+    )

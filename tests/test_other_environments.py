@@ -1,0 +1,257 @@
+"""Other people's environments: what cannot be learnt is refused before anything is recorded, values outside of their
+space before their episode is written, and what fails in an episode loses only that episode."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from magrathea.data import Dataset, collect, make_env
+from magrathea.errors import MagratheaError
+from magrathea.spaces import check_space, space_from_config, space_to_config
+from magrathea.tokenizers import tokenizer_for
+from magrathea.train.train import _held_out_share
+
+OTHER, OLD, NO_ENV = (f"data_environments:recorded/{name}-v0" for name in ("Other", "OldApi", "NoEnv"))
+INT64, UINT64 = np.iinfo(np.int64), np.iinfo(np.uint64)
+
+
+def record(out: Path, case: str = "", num_processes: int = 1, **options: Any) -> Dataset:
+    names = ("value", "fails", "length")
+    keywords = {"case": case} | {name: options.pop(name) for name in names if name in options}
+    return collect(OTHER, 20, out / "data", num_processes=num_processes, env_kwargs=keywords, **options)
+
+
+# -- spaces -----------------------------------------------------------------------------------------------------------
+UNLEARNABLE: dict[str, tuple[gymnasium.Space, str]] = {
+    "no numbers": (spaces.Box(0, 1, (0,), np.float32), "has no numbers"),
+    "a part without numbers": (spaces.Dict(a=spaces.Box(0, 1, (0, 3), np.float32)), r"\['a'\].*has no numbers"),
+    "empty dict": (spaces.Dict({}), "holds nothing"),
+    "empty tuple": (spaces.Tuple([]), "holds nothing"),
+    "nested empty dict": (spaces.Tuple([spaces.Dict({})]), "holds nothing"),
+    "key with slash": (spaces.Dict({"a/b": spaces.Discrete(2)}), "'a/b'"),
+    "key of dots": (spaces.Dict({"..": spaces.Discrete(2)}), "'..'"),
+    "key with a line end": (spaces.Dict({"a\n": spaces.Discrete(2)}), "rename"),
+    "many choices": (spaces.Discrete(10**10), "has 10000000000 choices"),
+    "many choices of one": (spaces.MultiDiscrete([2, 10**7]), "has 10000000 choices"),
+    "many bits": (spaces.MultiBinary(10**6), "has 1000000 numbers"),
+    "many numbers": (spaces.Box(0, 1, (10_000,), np.float32), "make it smaller"),
+    "channels first": (spaces.Box(0, 255, (3, 64, 64), np.uint8), "--env-kwargs"),
+    "float picture": (spaces.Box(0, 1, (64, 64, 3), np.float32), "--env-kwargs"),
+    "prime sides": (spaces.Box(0, 255, (61, 61, 3), np.uint8), "--env-kwargs"),
+    "complex": (spaces.Box(0, 255, (0, 61, 3), np.uint8), "has no numbers"),
+    "text": (spaces.Text(3), "no tokenizer"),
+    "sequence in a dict": (spaces.Dict(a=spaces.Sequence(spaces.Discrete(2))), "no tokenizer"),
+}
+
+
+@pytest.mark.parametrize("kind", UNLEARNABLE)
+def test_what_cannot_be_learnt_is_refused_in_a_line(kind: str) -> None:
+    space, message = UNLEARNABLE[kind]
+    with pytest.raises(MagratheaError, match=message) as raised:
+        check_space(space, "observation")
+    assert str(raised.value).startswith("observation") and "\n" not in str(raised.value)
+
+
+LEARNABLE: dict[str, gymnasium.Space] = {
+    "int64 without bounds": spaces.Box(-np.inf, np.inf, (2,), np.int64),
+    "uint64 to its end": spaces.Box(0, UINT64.max, (2,), np.uint64),
+    "bool": spaces.Box(0, 1, (3,), bool),
+    "RGBA": spaces.Box(0, 255, (16, 16, 4), np.uint8),
+    "a strip": spaces.Box(0, 255, (1, 200, 3), np.uint8),
+    "many choices": spaces.Discrete(100_000),
+    "far from zero": spaces.Discrete(3, start=2**62),
+    "one choice": spaces.Discrete(1),
+}
+
+
+@pytest.mark.parametrize("kind", LEARNABLE)
+def test_odd_spaces_go_through_files_and_tokens(kind: str) -> None:
+    space = LEARNABLE[kind]
+    check_space(space, "observation")
+    assert space_from_config(json.loads(json.dumps(space_to_config(space)))) == space
+    space.seed(0)
+    values = np.stack([np.asarray(space.sample()) for _ in range(4)])
+    if values.dtype.itemsize == 8 and isinstance(space, spaces.Box):
+        values[0, 0], values[1, 0] = space.low[0], space.high[0]
+    tokenizer = tokenizer_for(space).fit(values)
+    decoded = tokenizer.decode(tokenizer.encode(values))
+    assert decoded.dtype == values.dtype and all(
+        space.contains(np.asarray(value)) or value in space for value in decoded
+    )
+    np.testing.assert_allclose(decoded.astype(np.float64), values.astype(np.float64), rtol=1e-12)
+
+
+def test_bounds_that_an_earlier_version_wrote_as_floats() -> None:
+    config = {"type": "Box", "shape": [2], "dtype": "int64", "low": float(INT64.min), "high": float(INT64.max)}
+    assert space_from_config(config) == spaces.Box(INT64.min, INT64.max, (2,), np.int64)
+
+
+@pytest.mark.parametrize(
+    ("space", "value", "corner"),
+    [
+        (spaces.Box(0, 1, (16, 16, 3), np.float32), np.full((16, 16, 3), 0.5, np.float32), 128),
+        (
+            spaces.Box(0, 255, (3, 16, 16), np.uint8),
+            np.arange(3, dtype=np.uint8)[:, None, None] + np.zeros((3, 16, 16), np.uint8),
+            0,
+        ),
+        (spaces.Box(0, 255, (61, 61, 3), np.uint8), np.full((61, 61, 3), 9, np.uint8), 9),
+    ],
+)
+def test_size_makes_pictures_of_any_form(space: spaces.Box, value: np.ndarray, corner: int) -> None:
+    from magrathea.data.resize import ResizeImages
+
+    env: Any = gymnasium.Env()
+    env.observation_space, env.action_space = space, spaces.Discrete(2)
+    resized = ResizeImages(env, (8, 8))
+    check_space(resized.observation_space, "observation")
+    picture = resized.observation(value)
+    assert picture in resized.observation_space and picture.shape == (8, 8, 3) and picture[0, 0, 0] == corner
+
+
+@pytest.mark.parametrize("size", [64, [64], [64, 0], [64, "64"], [64, 6.4], [True, 64], "64", [10**9, 64], {}])
+def test_a_size_is_two_numbers_of_pixels(size: Any) -> None:
+    with pytest.raises(MagratheaError, match=re.escape("give [height, width] in pixels")):
+        make_env(OTHER, size=size, case="")
+
+
+# -- values -----------------------------------------------------------------------------------------------------------
+VALUES = {
+    "unit floats for uint8": r"float64 \(0\.5 to 0\.5\).*multiply it by 255",
+    "whole floats for uint8": "multiply it by 255",
+    "300 in uint8": r"is 300 at index \(1,\), outside",
+    "-200 in int8": r"is -200 at index \(1, 1\), outside",
+    "2.7 in Discrete": "is 2.7, no whole number",
+    "4 in Discrete": "is 4, outside",
+    "3 in MultiDiscrete": r"is 3 at index \(1,\), outside",
+    "2 in MultiBinary": r"is 2 at index \(1,\), outside",
+    "2 in bool": r"is 2 at index \(1,\), outside",
+    "1e300 in float32": r"is 1e\+300 at index \(1,\), NaN or infinite in float32",
+    "2**70 in int64": "holds list",
+    "an object": "holds object",
+    "a ragged list": "is no array",
+}
+
+
+@pytest.mark.parametrize("case", VALUES)
+def test_values_outside_of_their_space_are_refused_before_they_are_written(tmp_path: Path, case: str) -> None:
+    with pytest.raises(MagratheaError, match=f"Episode 0 .*An observation of .*{VALUES[case]}") as raised:
+        record(tmp_path, case)
+    assert "correct" in str(raised.value) and "\n" not in str(raised.value)
+    assert not list((tmp_path / "data" / ".collecting").glob("episode_*"))
+
+
+def test_floats_outside_of_their_bounds_are_kept_and_noted_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = record(tmp_path, "9 in float")
+    assert (data.episode(0).observation[:, 1] == 9).all()
+    noted = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Note")]
+    assert len(noted) == 1 and "is 9.0 at index (1,), outside" in noted[0]
+
+
+@pytest.mark.parametrize("value", ["none", "nan", "infinite", "two", "text", "too large"])
+def test_rewards_that_are_no_number_are_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(MagratheaError, match=r"Episode 0 .*A reward of .*wrapper"):
+        record(tmp_path, "reward", value=value)
+
+
+@pytest.mark.parametrize(("value", "expected"), [("array of one", 0.5), ("bool", 1.0)])
+def test_rewards_that_mean_a_number(tmp_path: Path, value: str, expected: float) -> None:
+    assert (record(tmp_path, "reward", value=value).episode(0).reward == expected).all()
+
+
+def test_odd_infos_are_left_out_and_named_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = record(tmp_path, "info")
+    assert set(data.episode(0).infos) == {"kept"}
+    noted = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Note: info[")]
+    names = ("object", "mixed", "text", "a/b", "", 7, "none", ".", "late", "shape", "long", "big", "array")
+    assert len(noted) == len(names) and all(any(f"info[{name!r}]" in line for line in noted) for name in names)
+
+
+# -- episodes ---------------------------------------------------------------------------------------------------------
+def test_a_failing_episode_stops_and_the_whole_ones_stay(tmp_path: Path) -> None:
+    message = (
+        r"Episode 2 \(seed 2\).*ZeroDivisionError: the world fell apart; the 2 whole episodes stay.*--on-error skip"
+    )
+    with pytest.raises(MagratheaError, match=message):
+        record(tmp_path, fails=[2])
+    assert len(list((tmp_path / "data" / ".collecting").glob("episode_*"))) == 2
+    data = record(tmp_path, fails=[2], on_error="skip")
+    assert [data.episode(index).seed for index in range(len(data))] == [0, 1, 3, 4]
+    assert data.metadata["failed_episodes"] == [2]
+    assert len(record(tmp_path, fails=[2])) == 4  # finished
+
+
+def test_failing_episodes_are_skipped_alike_in_any_number_of_processes(tmp_path: Path) -> None:
+    data = record(tmp_path, fails=[0, 3], on_error="skip", num_processes=2)
+    assert [data.episode(index).seed for index in range(len(data))] == [1, 2, 4, 5]
+    assert data.metadata["failed_episodes"] == [0, 3]
+
+
+def test_nothing_but_failures_ends(tmp_path: Path) -> None:
+    with pytest.raises(MagratheaError, match="as did all of the last 10"):
+        record(tmp_path, fails=list(range(100)), on_error="skip")
+
+
+def test_an_environment_without_a_time_limit_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(record(tmp_path, "4 steps", length=10**9).episode(0)) == 1000
+    assert "has no time limit; its episodes are cut after 1000 steps" in capsys.readouterr().err
+    capsys.readouterr()
+    (tmp_path / "given").mkdir()
+    assert len(record(tmp_path / "given", length=10**9, max_episode_steps=7).episode(0)) == 7
+    assert "time limit" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("env_id", "keywords"),
+    [
+        (OLD, {"takes_seed": False, "tells_info": False}),
+        (OLD, {"takes_seed": True, "tells_info": False}),
+        (OLD, {"takes_seed": True, "tells_info": True}),
+        (NO_ENV, {}),
+    ],
+)
+def test_the_old_api_of_gym_names_shimmy(tmp_path: Path, env_id: str, keywords: dict[str, Any]) -> None:
+    with pytest.raises(MagratheaError, match="pip install 'shimmy"):
+        collect(env_id, 20, tmp_path / "data", num_processes=1, env_kwargs=keywords)
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_sigterm_closes_environments(tmp_path: Path, num_processes: int) -> None:
+    code = f"""if __name__ == "__main__":
+        from magrathea.data import collect
+        collect("data_environments:recorded/Closing-v0", 10**6, {str(tmp_path / "data")!r},
+                num_processes={num_processes}, env_kwargs={{"folder": {str(tmp_path)!r}}})"""
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path})
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("open_*"))) < num_processes and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.2)
+    process.terminate()
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    assert len(list(tmp_path.glob("closed_*"))) >= num_processes and not list(tmp_path.glob("open_*"))
+
+
+# -- training ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("num_episodes", "wanted", "held_out"),
+    [(3, 0.05, 2), (10, 0.05, 2), (20, 0.05, 2), (40, 0.05, 4), (80, 0.05, 8), (100, 0.05, 8), (400, 0.05, 20),
+     (1000, 0.0, 8), (10, 0.5, 5)],
+)  # fmt: skip
+def test_at_least_8_episodes_or_a_tenth_are_held_out(num_episodes: int, wanted: float, held_out: int) -> None:
+    assert round(_held_out_share(num_episodes, wanted) * num_episodes) == held_out
