@@ -133,7 +133,7 @@ class MaskedAutoencoderTokenizer(Tokenizer):
         return self
 
     def _learn(
-        self, model: MaskedAutoencoder, frames: np.ndarray, share: Callable[[int], float], dice: np.random.Generator
+        self, model: MaskedAutoencoder, frames: np.ndarray, share: Callable[[int], float], rng: np.random.Generator
     ) -> None:
         """AdamW on the mean of absolute and of squared errors; the learning rate warms up and falls to nothing."""
         device = model.mask_token.device
@@ -142,10 +142,10 @@ class MaskedAutoencoderTokenizer(Tokenizer):
         while (done := share(step)) < 1:
             rate = self._learning_rate * min(1.0, (step + 1) / _WARM_UP_STEPS) * (1 + math.cos(math.pi * done)) / 2
             optimizer.param_groups[0]["lr"] = rate
-            chosen = np.sort(dice.integers(len(frames), size=self._batch_size))
+            chosen = np.sort(rng.integers(len(frames), size=self._batch_size))
             patches = self._patches(frames[chosen]).to(device)
-            ratios = dice.uniform(0, self._max_mask_ratio, (len(patches), 1))
-            mask = torch.from_numpy(dice.random(patches.shape[:2]) < ratios).to(device)
+            ratios = rng.uniform(0, self._max_mask_ratio, (len(patches), 1))
+            mask = torch.from_numpy(rng.random(patches.shape[:2]) < ratios).to(device)
             drawn = model(patches, mask)
             loss = F.l1_loss(drawn, patches) + F.mse_loss(drawn, patches)
             optimizer.zero_grad()

@@ -21,7 +21,7 @@ class SlotSpec:
     Attributes:
         vocab_size: number of different tokens.
         grid: (rows, columns) in which they are laid out.
-        likeness: (vocab_size, F) numbers that are close for tokens that look alike, or None where no two do.
+        token_features: (vocab_size, F) numbers that are close for similar tokens, or None where no two do.
     """
 
     vocab_size: int
