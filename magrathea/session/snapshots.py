@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 EVERY = 64  # steps from one snapshot to the next
-FARTHEST = 8 * EVERY  # steps between two, however far back: as many as are computed again at most after rewinding
+FARTHEST = 4 * EVERY  # steps between two, however far back: as many as are computed again at most after rewinding
 MemoryState = dict[str, Tensor]  # of one world
 
 
