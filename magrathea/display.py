@@ -49,7 +49,7 @@ def session_png(session: Any) -> bytes | None:
 
 
 def world_html(world: Any) -> str:
-    """A table of what a world is, beside the picture of its first start state. All text is escaped."""
+    """A table of what a world is, with the picture of its first start state. All text is escaped."""
     model = world.config.model
     facts = {
         "environment": world.metadata.get("env_id", ""),

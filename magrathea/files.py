@@ -43,7 +43,7 @@ def replace_folder(fresh: Path, folder: Path) -> None:
     """Put a folder in the place of another one on the same disk, which is deleted, or where there is none.
 
     Readers see the old folder or the new one at every moment, even if this process is killed. Only where the file
-    system cannot exchange two folders there is a moment without one; the old one then lies beside it, as "…-old".
+    system cannot exchange two folders there is a moment without one; the old one then has the name "…-old".
     """
     for path in [*fresh.rglob("*"), fresh]:
         _sync(path)

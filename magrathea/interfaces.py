@@ -50,8 +50,8 @@ class MemoryReadout:
     Attributes:
         predicted_tokens: by slot name (..., tokens of the slot) what the slot would hold if nothing unforeseen
             happened; the absent token where nothing is known.
-        steps: (..., K, N) tokens of past steps to attend to beside the window, the most relevant first; where there
-            are fewer than K, absent tokens.
+        steps: (..., K, N) tokens of past steps to attend to in addition to the window, the most relevant first;
+            where there are fewer than K, absent tokens.
         state: (..., *S) of the recurrence that the model holds for the memory.
         features: (..., NUM_FEATURES) float32 that concern the whole step, 0 where nothing is known.
     """
@@ -165,7 +165,7 @@ class MemorySpec(Protocol):
         ...
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that `from_tensors` needs, to be stored beside the world's weights."""
+        """All that `from_tensors` needs, to be stored with the world's weights."""
         ...
 
     def new(self, batch_size: int, model: Any) -> Memory:

@@ -38,7 +38,7 @@ class Stages:
             print(f"{stage} …", flush=True)
 
     def update(self, fraction: float, text: str = "") -> None:
-        """Show that a fraction 0…1 of the stage is done, and a text beside it."""
+        """Show that a fraction 0…1 of the stage is done, with a text next to it."""
         if self._shows_bars:
             self._bars.update(self._task, total=1.0, completed=fraction, percent=f"{fraction:.0%}", description=text)
         elif self._prints_lines and time.monotonic() - self._last_line >= LINE_SECONDS:

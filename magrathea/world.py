@@ -33,7 +33,7 @@ Tokenizers = dict[Role, Tokenizer]
 
 @dataclass
 class WorldConfig:
-    """What is written beside a world's weights.
+    """Settings and metadata of a world, stored with its weights.
 
     Attributes:
         model: sizes of the masked transformer.

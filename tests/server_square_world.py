@@ -39,7 +39,7 @@ def move(tokens: np.ndarray, action: int) -> np.ndarray:
 
 
 def draw(tokens: Any) -> np.ndarray:
-    """Tokens (5,) -> picture (63, 63, 3): the square's red is 255, the ground's is 0."""
+    """Tokens (5,) -> picture (63, 63, 3): the square's red is 255, the background's is 0."""
     _, row, column, shade, hue = tokens.tolist()
     picture = np.full((GRID, GRID, 3), (0, shade, 60 + 40 * hue), np.uint8)
     picture[row, column] = (255, 200, 90)

@@ -60,10 +60,10 @@ def test_calibration_error_is_that_of_torchmetrics() -> None:
 
 
 def test_interval_covers_the_truth_as_often_as_it_says() -> None:
-    dice, hits = np.random.default_rng(0), 0
+    rng, hits = np.random.default_rng(0), 0
     for trial in range(200):
-        lengths = dice.integers(20, 60, 40)
-        right = dice.binomial(lengths, dice.beta(8, 2, 40))
+        lengths = rng.integers(20, 60, 40)
+        right = rng.binomial(lengths, rng.beta(8, 2, 40))
         measured = figure(np.stack([right, lengths], axis=1), seed=trial)
         hits += measured.low <= 0.8 <= measured.high
     assert 0.88 <= hits / 200 <= 0.99
@@ -135,9 +135,9 @@ def test_videos_can_be_played(tmp_path: Path) -> None:
 
 
 def test_the_oracle_bound_does_not_know_places_never_seen() -> None:
-    view = TileView(grid=(3, 3), shape=(3, 3), body=(1, 1))
-    dice, num_steps = np.random.default_rng(0), 8
-    world = dice.integers(0, 256, (3, num_steps + 3, 2, 2, 1), dtype=np.uint8)  # one walks to the right over it
+    view = TileView(grid=(3, 3), shape=(3, 3), agent=(1, 1))
+    rng, num_steps = np.random.default_rng(0), 8
+    world = rng.integers(0, 256, (3, num_steps + 3, 2, 2, 1), dtype=np.uint8)  # the agent walks to the right over it
     poses = np.array([(1, column, 0) for column in range(1, num_steps + 1)])
     tiles = np.stack([world[:, column : column + 3] for column in range(num_steps)])
     frames = tiles.swapaxes(2, 3).reshape(num_steps, 6, 6, 1)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scroller import AROUND, BEFORE, KINDS, NUM_KINDS, STEPS, journeys, random_map, record, travel
+from scroller import AROUND, BEFORE, KINDS, NUM_KINDS, STEPS, action_motions, random_map, record, start_dreams
 
 from magrathea import masks
 from magrathea.bench.memories import compare_sizes
@@ -24,9 +24,9 @@ from magrathea.evaluate.recall import kinds_of_tokens, summarize_ages, tally_rec
 from magrathea.evaluate.recordings import Budget, Options, Recording, held_out_recordings
 from magrathea.evaluate.results import Recall
 from magrathea.evaluate.revisits import measure_revisits, revisits, step_length
+from magrathea.evaluate.self_consistency import TrackedDreams, Tracker, measure_self_consistency, motions_of_actions
 from magrathea.evaluate.slots import picture_slot
 from magrathea.evaluate.statistics import Tally
-from magrathea.evaluate.travel import Journey, Tracker, measure_wandering, travel_of
 from magrathea.session import Session
 from magrathea.train import load_settings, train
 from magrathea.world import World
@@ -49,12 +49,12 @@ def test_motions_lead_from_pose_to_pose(pose: np.ndarray, motion: np.ndarray) ->
 
 
 @given(poses, st.integers(0, 3))
-def test_a_turned_picture_shows_the_body_at_its_place(pose: np.ndarray, turn: int) -> None:
+def test_a_rotated_picture_shows_the_agent_at_its_location(pose: np.ndarray, turn: int) -> None:
     pose[2] = turn
-    places = BEFORE.places(pose)
-    assert (places[BEFORE.body] == pose[:2]).all()
+    locations = BEFORE.locations(pose)
+    assert (locations[BEFORE.agent] == pose[:2]).all()
     ahead = move(pose, np.array((-1, 0, 0)))
-    assert (places[BEFORE.body[0] - 1, BEFORE.body[1]] == ahead[:2]).all()
+    assert (locations[BEFORE.agent[0] - 1, BEFORE.agent[1]] == ahead[:2]).all()
 
 
 @settings(max_examples=30, deadline=None)
@@ -62,11 +62,11 @@ def test_a_turned_picture_shows_the_body_at_its_place(pose: np.ndarray, turn: in
 def test_last_seen_is_that_that_a_search_finds(seed: int) -> None:
     rng = np.random.default_rng(seed)
     corners = rng.integers(0, 3, (8, 1, 1, 2))
-    places = corners + np.stack(np.meshgrid(np.arange(2), np.arange(3), indexing="ij"), axis=-1)
+    locations = corners + np.stack(np.meshgrid(np.arange(2), np.arange(3), indexing="ij"), axis=-1)
     shown = rng.random((8, 2, 3)) < 0.7
-    last, cell = last_seen(places, shown)
+    last, cell = last_seen(locations, shown)
     for now, row, column in np.ndindex(last.shape):
-        same = (places[:now] == places[now, row, column]).all(axis=-1) & shown[:now]
+        same = (locations[:now] == locations[now, row, column]).all(axis=-1) & shown[:now]
         found = np.flatnonzero(same.any(axis=(1, 2)))
         assert last[now, row, column] == (found[-1] if len(found) else -1)
         if len(found):
@@ -85,7 +85,7 @@ def test_a_perfect_memory_is_right_and_a_window_guesses(view: TileView) -> None:
     tiles, _ = record(view, random_map(1), 1000)
     perfect = recall(tiles, tiles.tokens)
     rng = np.random.default_rng(2)
-    last, cell = last_seen(view.places(tiles.poses), tiles.shown)
+    last, cell = last_seen(view.locations(tiles.poses), tiles.shown)
     age = np.arange(len(last))[:, None, None] - last
     copied = tiles.tokens.reshape(len(last), -1)[last, cell]
     guess = rng.integers(2, NUM_KINDS + 1, copied.shape)
@@ -144,49 +144,51 @@ def test_tokens_stand_for_what_they_mostly_show() -> None:
 
 # -- pose -------------------------------------------------------------------------------------------------------------
 @VIEWS
-def test_pictures_tell_the_pose(view: TileView) -> None:
+def test_the_pose_is_inferred_from_the_pictures(view: TileView) -> None:
     tiles, actions = record(view, random_map(3), 400)
-    assert travel_of([(tiles.poses, actions)]) == travel(view)
+    assert motions_of_actions([(tiles.poses, actions)]) == action_motions(view)
     true = motion_between(tiles.poses[:-1], tiles.poses[1:])
-    found, _, told = Tracker(view, KINDS, travel(view)).motion(tiles.tokens[:-1], tiles.tokens[1:], actions)
-    assert (found == true).all() and told.all()
+    found, _, unambiguous = Tracker(view, KINDS, action_motions(view)).motion(
+        tiles.tokens[:-1], tiles.tokens[1:], actions
+    )
+    assert (found == true).all() and unambiguous.all()
     without_actions = Tracker(view, KINDS, {}).motion(tiles.tokens[:-1], tiles.tokens[1:], actions)[0]
     assert (without_actions == true).all(), "the map alone tells the pose where it is rich enough"
 
 
-def test_where_all_looks_alike_the_action_tells() -> None:
+def test_where_all_tiles_are_alike_the_action_decides() -> None:
     plain = np.full((3, *AROUND.shape), 2)
     tracker = Tracker(AROUND, KINDS, STEPS)
-    found, agreement, told = tracker.motion(plain, plain, np.array([2, 3, 0]))
-    assert found.tolist() == [[0, 1, 0], [-1, 0, 0], [0, 0, 0]] and (agreement == 1).all() and told.all()
+    found, agreement, unambiguous = tracker.motion(plain, plain, np.array([2, 3, 0]))
+    assert found.tolist() == [[0, 1, 0], [-1, 0, 0], [0, 0, 0]] and (agreement == 1).all() and unambiguous.all()
 
 
-def test_in_the_dark_the_action_is_a_guess() -> None:
+def test_in_the_dark_a_motion_is_ambiguous() -> None:
     dark = np.zeros((3, *AROUND.shape), np.int64)  # shows no kind of thing
-    found, _, told = Tracker(AROUND, KINDS, STEPS).motion(dark, dark, np.array([2, 3, 0]))
-    assert found.tolist() == [[0, 1, 0], [-1, 0, 0], [0, 0, 0]] and told.tolist() == [False, False, True]
-    journey = Journey(Tracker(AROUND, KINDS, STEPS), lambda actions: dark, dark)
+    found, _, unambiguous = Tracker(AROUND, KINDS, STEPS).motion(dark, dark, np.array([2, 3, 0]))
+    assert found.tolist() == [[0, 1, 0], [-1, 0, 0], [0, 0, 0]] and unambiguous.tolist() == [False, False, True]
+    dreams = TrackedDreams(Tracker(AROUND, KINDS, STEPS), lambda actions: dark, dark)
     for _ in range(2):
-        journey.go(np.array([2, 3, 0]))
-    assert journey.guesses[-1].tolist() == [2, 2, 0]
+        dreams.step(np.array([2, 3, 0]))
+    assert dreams.num_ambiguous[-1].tolist() == [2, 2, 0]
 
 
-def test_a_body_that_is_lost_begins_a_new_map() -> None:
+def test_after_a_lost_pose_all_locations_are_new() -> None:
     rng = np.random.default_rng(0)
     noise = [rng.integers(2, NUM_KINDS + 1, (2, *AROUND.shape)) for _ in range(3)]
-    journey = Journey(Tracker(AROUND, KINDS, STEPS), lambda actions: noise.pop(), noise.pop())
-    journey.go(np.array([1, 2]))
-    assert journey.lost.all() and (np.abs(journey.poses[1][:, 0]) > 1000).all()
+    dreams = TrackedDreams(Tracker(AROUND, KINDS, STEPS), lambda actions: noise.pop(), noise.pop())
+    dreams.step(np.array([1, 2]))
+    assert dreams.lost.all() and (np.abs(dreams.poses[1][:, 0]) > 1000).all()
 
 
 # -- dreams -------------------------------------------------------------------------------------------------
 @VIEWS
 def test_dreams_that_remember_agree_with_themselves(view: TileView) -> None:
-    tracker = Tracker(view, KINDS, travel(view))
-    perfect, lost = measure_wandering(journeys(view, 3), tracker, WINDOW, Budget(), 250)
+    tracker = Tracker(view, KINDS, action_motions(view))
+    perfect, lost = measure_self_consistency(start_dreams(view, 3), tracker, WINDOW, Budget(), 250)
     beyond = perfect["all"].ranges["beyond the window"]["dream"]
     assert beyond.value == 1 and beyond.count > 200 and lost == 0
-    short, _ = measure_wandering(journeys(view, 3, remembered=WINDOW), tracker, WINDOW, Budget(), 250)
+    short, _ = measure_self_consistency(start_dreams(view, 3, remembered=WINDOW), tracker, WINDOW, Budget(), 250)
     assert short["all"].ranges["in the window"]["dream"].value == 1
     assert short["all"].ranges["beyond the window"]["dream"].value < 0.6  # only walls stay
 
@@ -197,8 +199,10 @@ def test_revisits_by_hand() -> None:
     there_and_back = revisits(np.concatenate([out, out[-2::-1]]), window=3)
     assert not there_and_back.new[:5].any() and there_and_back.new[10:20].all() and not there_and_back.new[23:].any()
     assert not there_and_back.age[:22].any()
-    assert there_and_back.age[38] == 38 - 1 and there_and_back.twin[38] == 0, "last seen a step further, best seen here"
-    assert there_and_back.age[30] == 30 - 9 and there_and_back.twin[30] == 8
+    assert there_and_back.age[38] == 38 - 1 and there_and_back.nearest[38] == 0, (
+        "last seen a step further, best seen here"
+    )
+    assert there_and_back.age[30] == 30 - 9 and there_and_back.nearest[30] == 8
     turned = out[-2::-1] + np.array([0, 0, 180])
     away = revisits(np.concatenate([out, turned]), window=3)
     assert not away.age.any() and away.new[20:].all(), "what is seen in another direction is new"
@@ -234,7 +238,7 @@ def test_revisits_of_a_perfect_prediction(debug_world: World, back_and_forth: li
 def test_revisits_of_a_prediction_that_only_knows_old_places(
     debug_world: World, back_and_forth: list[Recording]
 ) -> None:
-    """Where new places are predicted to look like the first frame, only their PSNR falls."""
+    """Where new locations are predicted to look like the first frame, only their PSNR falls."""
     slot = picture_slot(debug_world)
     assert slot is not None
     predicted = []
@@ -264,7 +268,7 @@ def test_predictions_of_a_session_are_the_models(debug_world: World, debug_datas
 
 
 def test_a_dataset_without_places_is_refused(debug_world: World, debug_dataset: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(MagratheaError, match="does not tell which place"):
+    with pytest.raises(MagratheaError, match="does not tell which location"):
         evaluate_memory(debug_world, debug_dataset, tmp_path, Options())
 
 

@@ -2,7 +2,7 @@
 
 SQLite in WAL mode with `synchronous=FULL` promises an order: the log is synced before a commit returns, and before the
 file is touched from it; the file is synced before the log is written over. So while an `append` runs, the disk may hold
-any sectors of the new log beside the old file, or, once the log is whole, any sectors of the new file.
+any sectors of the new log with the old file, or, once the log is whole, any sectors of the new file.
 """
 
 from __future__ import annotations

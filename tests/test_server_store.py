@@ -19,7 +19,7 @@ from magrathea.server.store import Store, StoredStep, StoreThread, backup_store
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """A store beside a dictionary of lists. A branch is known by its number and the list of its records."""
+    """A store compared with a dictionary of lists. A branch is known by its number and the list of its records."""
 
     sessions = Bundle("sessions")
 

@@ -157,7 +157,7 @@ def bench_memory_sizes(
         world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
         dataset: folder of a dataset that records the pose of every step, as Crafter's and MiniGrid's do.
         out: folder of the table (Markdown and JSON) and the figure.
-        sizes: highest numbers of places or entries that the memory keeps.
+        sizes: highest numbers of locations or entries that the memory keeps.
         minutes: approximate time to take; without it, everything is measured in full.
         num_episodes: highest number of held-out episodes to measure on.
         device: "auto", "cpu", "cuda" or "cuda:N".

@@ -138,7 +138,7 @@ def make(
 
     Args:
         env_id: a Gymnasium id, or "module:id" to import the module that registers it first.
-        out: folder of the world; its dataset goes into a folder beside it, named after it.
+        out: folder of the world; its dataset goes into the folder "…-dataset" next to it.
         minutes: time that all of it may take.
         steps: number of environment steps to record.
         size: size of the model; the recipe's, or tiny.

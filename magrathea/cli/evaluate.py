@@ -75,10 +75,10 @@ def evaluate_memory(
 
     Args:
         world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
-        dataset: folder of a dataset that records which place its pictures show, as Crafter's and MiniGrid's do.
+        dataset: folder of a dataset that records which location its pictures show, as Crafter's and MiniGrid's do.
         out: folder of the report.
         num_episodes: highest number of episodes to measure on.
-        num_dreams: number of dreams that travel, at most 16.
+        num_dreams: number of dreams that are explored, at most 16.
         minutes: approximate time to take; without it, everything is measured in full.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: seed of the choice of episodes.

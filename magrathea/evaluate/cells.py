@@ -1,10 +1,10 @@
-"""What the cells of a picture show of the map: which place, whether it was seen before, what is there.
+"""What the cells of a picture show of the map: which location, whether it was seen before, what is there.
 
 Plug-ins of environments fill in `Cells` and `VisibleTiles` from privileged state; all other worlds are described by
 their tokens alone. The privileged state is used for nothing else.
 
-A pose is (row, column, quarter turns clockwise) of the body on the map. A motion is a change of pose as the body sees
-it: (rows down, columns right, quarter turns clockwise) in its own picture.
+A pose is (row, column, quarter turns clockwise) of the agent on the map. A motion is a change of pose in the
+agent's own frame: (rows down, columns right, quarter turns clockwise) of its picture.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class Cells:
 
     Attributes:
         groups: name -> (T, tokens of the slot) bool.
-        conditions: name -> (T,) bool, beside "all" steps.
-        copied: (T, tokens of the slot) the token that showed the same place when it was last seen in the window, -1
+        conditions: name -> (T,) bool, in addition to "all" steps.
+        copied: (T, tokens of the slot) the token that showed the same location when it was last seen in the window, -1
             where none did: the accuracy of a perfect memory of the map, below 1 where tokens are not steady.
         step_conditions: conditions on which whole steps are counted; those of `conditions` if there are none.
-        frame_conditions: name -> (T + 1,) bool, conditions on frames for which the PSNR of dreams is told apart.
+        frame_conditions: name -> (T + 1,) bool, conditions on frames for which the PSNR of dreams is reported apart.
     """
 
     groups: dict[str, np.ndarray]
@@ -46,14 +46,14 @@ def changed_cells(tokens: np.ndarray) -> Cells:
     return Cells({"unchanged": unchanged, "changed": ~unchanged}, {})
 
 
-def last_seen(places: np.ndarray, shown: np.ndarray, window: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """When each cell's place was last shown, and where in that picture.
+def last_seen(locations: np.ndarray, shown: np.ndarray, window: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """When each cell's location was last shown, and where in that picture.
 
-    places (T + 1, R, C, 2) whole coordinates on the map of every cell; shown (T + 1, R, C) whether it can be seen.
-    Returns for steps 0…T the latest step before that showed the place, -1 if none of the last `window` did, and the
+    locations (T + 1, R, C, 2) whole coordinates on the map of every cell; shown (T + 1, R, C) whether it can be seen.
+    Returns for steps 0…T the latest step before that showed the location, -1 if none of the last `window` did, and the
     flat index of the cell that showed it: both (T + 1, R, C).
     """
-    numbers = number_places(places)
+    numbers = number_locations(locations)
     step_of, cell_of = np.full(numbers.max() + 1, -1), np.zeros(numbers.max() + 1, dtype=np.int64)
     last, cell = np.empty(shown.shape, dtype=np.int64), np.empty(shown.shape, dtype=np.int64)
     for step, (here, seen) in enumerate(zip(numbers, shown, strict=True)):
@@ -64,9 +64,9 @@ def last_seen(places: np.ndarray, shown: np.ndarray, window: int | None = None) 
     return last, cell
 
 
-def number_places(places: np.ndarray) -> np.ndarray:
-    """places (…, 2) whole coordinates -> (…) numbers from 0 on, the same for the same place."""
-    joined = (places[..., 0].astype(np.int64) << 32) + places[..., 1]
+def number_locations(locations: np.ndarray) -> np.ndarray:
+    """locations (…, 2) whole coordinates -> (…) numbers from 0 on, the same for the same location."""
+    joined = (locations[..., 0].astype(np.int64) << 32) + locations[..., 1]
     return np.unique(joined, return_inverse=True)[1].reshape(joined.shape)
 
 
@@ -82,18 +82,18 @@ class TileView:
     Attributes:
         grid: rows and columns of tokens of the picture; a tile is a token.
         shape: rows and columns of the tiles that show the map, from the picture's top left on.
-        body: row and column of the tile in which the body stands.
-        turns: whether the picture turns with the body.
+        agent: row and column of the tile in which the agent stands.
+        turns: whether the picture turns with the agent.
     """
 
     grid: tuple[int, int]
     shape: tuple[int, int]
-    body: tuple[int, int]
+    agent: tuple[int, int]
     turns: bool = False
 
-    def places(self, poses: np.ndarray) -> np.ndarray:
+    def locations(self, poses: np.ndarray) -> np.ndarray:
         """poses (…, 3) -> (…, rows, columns, 2): the cell (row, column) of the map that each tile shows."""
-        rows, columns = (np.arange(size) - origin for size, origin in zip(self.shape, self.body, strict=True))
+        rows, columns = (np.arange(size) - origin for size, origin in zip(self.shape, self.agent, strict=True))
         offsets = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
         return poses[..., None, None, :2] + rotate(offsets, poses[..., None, None, 2])
 
@@ -110,11 +110,11 @@ class TileView:
         return tiles[:, : self.shape[0], : self.shape[1]]
 
     @property
-    def beside_body(self) -> np.ndarray:
-        """(rows, columns) True for all tiles but the one that the body covers."""
-        beside = np.ones(self.shape, dtype=bool)
-        beside[self.body] = False
-        return beside
+    def agent_free(self) -> np.ndarray:
+        """(rows, columns) True for all tiles but the one that the agent covers."""
+        agent_free = np.ones(self.shape, dtype=bool)
+        agent_free[self.agent] = False
+        return agent_free
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class VisibleTiles:
         view: how pictures show the map.
         poses: (T + 1, 3).
         tokens: (T + 1, rows, columns) of the tiles.
-        shown: (T + 1, rows, columns) False where a tile is hidden, beyond the map, or covered by body or creature.
+        shown: (T + 1, rows, columns) False where a tile is hidden, beyond the map, or covered by agent or creature.
         content: (T + 1, rows, columns) what is there, a number of 0 or more; means nothing where not shown. The tokens
             themselves where nothing else tells it.
         clear: (T + 1,) False in the dark, when the same content may look different.
@@ -146,8 +146,8 @@ def rotate(offsets: np.ndarray, turns: np.ndarray) -> np.ndarray:
 
 def move(poses: np.ndarray, motions: np.ndarray) -> np.ndarray:
     """poses (…, 3) after motions (…, 3)."""
-    places = poses[..., :2] + rotate(motions[..., :2], poses[..., 2])
-    return np.concatenate([places, (poses[..., 2:] + motions[..., 2:]) % 4], axis=-1)
+    locations = poses[..., :2] + rotate(motions[..., :2], poses[..., 2])
+    return np.concatenate([locations, (poses[..., 2:] + motions[..., 2:]) % 4], axis=-1)
 
 
 def motion_between(before: np.ndarray, after: np.ndarray) -> np.ndarray:

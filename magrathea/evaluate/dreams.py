@@ -66,10 +66,10 @@ def measure_images(
             values["gain"] = values["psnr"] - repeated
             valid = (replay if replay is not None and source == REPLAY else rollouts).valid[index]
             for condition, where in _holding(conditions[episode], int(rollouts.starts[index]), valid).items():
-                for place in np.flatnonzero(where[horizons - 1]):
+                for position in np.flatnonzero(where[horizons - 1]):
                     for metric, of_metric in values.items():
-                        name = f"{metric}/{condition}/{source}/{horizons[place]}"
-                        tally.add_mean(name, [episode], [of_metric[place]])
+                        name = f"{metric}/{condition}/{source}/{horizons[position]}"
+                        tally.add_mean(name, [episode], [of_metric[position]])
     psnr_curves, gain, ssim_curves = (tally.nested(f"{metric}/") for metric in ("psnr", "gain", "ssim"))
     return ImageQuality(psnr=psnr_curves, psnr_gain=gain, ssim=ssim_curves)
 
@@ -84,17 +84,17 @@ def _holding(conditions: dict[str, np.ndarray], start: int, valid: np.ndarray) -
 
 
 def oracle_bound(frames: np.ndarray, tiles: VisibleTiles, start: int, horizon: int) -> np.ndarray:
-    """The H frames after `start` of an episode as they were, but with the mean tile wherever a place is shown that no
-    frame 0…start showed: the smallest error of one who knows everything but the places never seen.
+    """The H frames after `start` of an episode, with the mean tile at every location that no frame 0…start showed: the
+    smallest error possible without knowledge of locations never seen.
 
     frames (T + 1, height, width, channels); the last one repeats beyond the end. Returns (H, height, width, channels).
     """
     pictures = tiles.view.tile_pictures(frames)
     mean_tile = pictures[tiles.shown].mean(axis=0) if tiles.shown.any() else np.zeros(())
     steps = np.minimum(start + 1 + np.arange(horizon), len(frames) - 1)
-    places = tiles.view.places(tiles.poses)
-    seen = {tuple(place) for place in places[: start + 1][tiles.shown[: start + 1]].tolist()}
-    known = np.array([tuple(place) in seen for place in places[steps].reshape(-1, 2).tolist()], dtype=bool)
+    locations = tiles.view.locations(tiles.poses)
+    seen = {tuple(location) for location in locations[: start + 1][tiles.shown[: start + 1]].tolist()}
+    known = np.array([tuple(location) in seen for location in locations[steps].reshape(-1, 2).tolist()], dtype=bool)
     unknown = tiles.shown[steps] & ~known.reshape(tiles.shown[steps].shape)
     result = frames[steps].copy()
     tiles.view.tile_pictures(result)[unknown] = mean_tile.round().astype(result.dtype)
@@ -104,7 +104,7 @@ def oracle_bound(frames: np.ndarray, tiles: VisibleTiles, start: int, horizon: i
 def measure_controllability(
     world: World, rollouts: Rollouts, num_episodes: int, replay: Rollouts | None = None
 ) -> dict[str, dict[str, Sources]]:
-    """The inverse dynamics' accuracy at naming the commanded action from the dream's frames, beside that on the
+    """The inverse dynamics' accuracy at naming the commanded action from the dream's frames, and that on the
     recording's ("real") and on the resampled replay's; and their ratios, on the same steps.
 
     "picture changed" keeps the steps in which the recording's picture changed: actions without effect look alike.
@@ -144,7 +144,7 @@ def _actions_named(world: World, rollouts: Rollouts) -> np.ndarray:
 
 
 def write_videos(world: World, recordings: list[Recording], rollouts: Rollouts, slot: Slot, out: Path) -> list[str]:
-    """Write videos and a contact sheet of real frames beside dreams, of the longest rollouts; returns their names."""
+    """Write videos and a contact sheet of real frames and dreams, of the longest rollouts; returns their names."""
     lengths = rollouts.valid.sum(axis=1)
     chosen = np.argsort(-lengths, kind="stable")[:NUM_VIDEOS]
     fps, names, rows = float(world.metadata.get("fps") or 10), [], []

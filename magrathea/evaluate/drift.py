@@ -1,4 +1,4 @@
-"""Drift of long dreams: segments of dreams at high ages beside segments of recordings."""
+"""Drift of long dreams: segments of dreams at high ages, compared with segments of recordings."""
 
 from __future__ import annotations
 

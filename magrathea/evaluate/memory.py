@@ -18,9 +18,9 @@ from magrathea.evaluate.recordings import Budget, Options, Recording, Subject, e
 from magrathea.evaluate.report import memory_headlines, write_memory_page
 from magrathea.evaluate.results import MemoryMeasures, MemoryResult, write_result
 from magrathea.evaluate.revisits import measure_revisits
+from magrathea.evaluate.self_consistency import Tracker, measure_self_consistency, motions_of_actions, track_dreams
 from magrathea.evaluate.slots import picture_slot
 from magrathea.evaluate.statistics import Tally
-from magrathea.evaluate.travel import Tracker, dream_journeys, measure_wandering, travel_of
 from magrathea.layout import Slot
 from magrathea.progress import Stages
 from magrathea.session import Session
@@ -39,7 +39,7 @@ def evaluate_memory(
     """Measure what a world remembers on held-out episodes; write `memory.json`, `memory.html` and a plot into a folder.
 
     The arguments are those of `evaluate`; there are at most 16 dreams, and none are measured if `num_dreams` is 0.
-    Raises MagratheaError for a dataset that does not tell which place its pictures show.
+    Raises MagratheaError for a dataset that does not tell which location its pictures show.
     """
     out = Path(out)
     with Stages() as stages:
@@ -62,8 +62,8 @@ def measure_memory(subject: Subject) -> MemoryMeasures:
     tiles = None if slot is None else visible_tiles(subject.dataset.env_id, recordings[0], world.layout, slot)
     if slot is None or (tiles is None and not has_pose):
         raise MagratheaError(
-            f"Dataset '{subject.dataset.folder}' does not tell which place a picture shows, or this world's tokens are "
-            "no tiles; measure memory on Crafter or MiniGrid, or record infos['pose'] (x, y, degrees)."
+            f"Dataset '{subject.dataset.folder}' does not tell which location a picture shows, or this world's tokens "
+            "are no tiles; measure memory on Crafter or MiniGrid, or record infos['pose'] (x, y, degrees)."
         )
     predicted, largest = predict_recordings(world, recordings, subject.budget.part(PREDICTIONS_SHARE))
     span, tally = world.layout.role_span("observation"), Tally(len(recordings))
@@ -96,13 +96,13 @@ def _measure_tiles(subject: Subject, predicted: list[np.ndarray], slot: Slot) ->
     measures = dict.fromkeys(name.split("/")[0] for name in tally.names())
     found: dict[str, Any] = {"recall": {name: summarize_ages(tally, name, window) for name in measures}}
     moves = zip(other_tiles, others, strict=True)
-    travel = travel_of((each.poses, recording.episode.action) for each, recording in moves)
+    action_motions = motions_of_actions((each.poses, recording.episode.action) for each, recording in moves)
     num_dreams = min(subject.options.num_dreams, MAX_DREAMS)
-    if travel and num_dreams:
-        tracker = Tracker(tiles[0].view, kinds, travel)
-        begin = dream_journeys(world, tracker, slot, recordings, tiles, num_dreams)
-        wandering = measure_wandering(begin, tracker, window, subject.budget)
-        found["self_consistency"], found["lost_dreams"] = wandering
+    if action_motions and num_dreams:
+        tracker = Tracker(tiles[0].view, kinds, action_motions)
+        begin = track_dreams(world, tracker, slot, recordings, tiles, num_dreams)
+        measured = measure_self_consistency(begin, tracker, window, subject.budget)
+        found["self_consistency"], found["lost_dreams"] = measured
     return found
 
 
@@ -125,20 +125,20 @@ def predict_recordings(
         step += ~done
         actions, *observed = _recorded_steps([recordings[index] for index in current], step)
         guesses = session.peek(actions).tokens.numpy()
-        for place in np.flatnonzero(~done):
-            predicted[current[place]][step[place]] = guesses[place]
+        for batch_index in np.flatnonzero(~done):
+            predicted[current[batch_index]][step[batch_index]] = guesses[batch_index]
         session.observe(actions, *observed)
         ended = ~done & (step + 1 == [len(recordings[index].tokens) for index in current])
         restart = np.zeros(len(current), dtype=bool)
-        for place in np.flatnonzero(ended).tolist():
-            sizes.append(state_bytes(session, place))
-            restart[place] = bool(waiting)
+        for batch_index in np.flatnonzero(ended).tolist():
+            sizes.append(state_bytes(session, batch_index))
+            restart[batch_index] = bool(waiting)
             if waiting:
-                current[place], step[place] = waiting.pop(), 0
+                current[batch_index], step[batch_index] = waiting.pop(), 0
         done |= ended & ~restart
         if restart.any():
             session.reset(restart, start=_first_steps(recordings, current))
-    sizes += [state_bytes(session, place) for place in np.flatnonzero(~done).tolist()]
+    sizes += [state_bytes(session, batch_index) for batch_index in np.flatnonzero(~done).tolist()]
     return predicted, max(sizes)
 
 

@@ -75,7 +75,7 @@ class _SlotMeasure:
         self, episode: int, when: np.ndarray, targets: np.ndarray, sources: dict[str, np.ndarray]
     ) -> None:
         """Count where each source is correct (S, tokens) at the steps `when` (S,), by condition and group of cells;
-        "copy" is the token that showed the same place before, among the cells that have one."""
+        "copy" is the token that showed the same location before, among the cells that have one."""
         cells = self.cells[episode]
         everywhere = np.ones_like(targets, dtype=bool)
         for condition, holds in {"all": np.ones(cells.num_steps, dtype=bool), **cells.conditions}.items():

@@ -54,7 +54,7 @@ def tile_ages(
     view: TileView, poses: np.ndarray, tokens: np.ndarray, shown: np.ndarray, content: np.ndarray
 ) -> TileAges:
     """Sort the tiles of T + 1 pictures; the arguments are as in `VisibleTiles`."""
-    last, cell = last_seen(view.places(poses), shown)
+    last, cell = last_seen(view.locations(poses), shown)
     last_content, last_token = (values.reshape(len(values), -1)[last, cell] for values in (content, tokens))
     age = np.where(last >= 0, np.arange(len(last))[:, None, None] - last, 0)
     return TileAges(age, shown & (last >= 0), shown & (last < 0), last_content, last_token)

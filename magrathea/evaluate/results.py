@@ -1,4 +1,4 @@
-"""The result of each evaluation command, as it is written to JSON beside its page."""
+"""The result of each evaluation command, as it is written to JSON next to its page."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class NextStep:
 
     Attributes:
         tokens_correct: slot -> condition on steps -> group of cells -> source -> share of tokens that are correct.
-            Sources: "model"; "copy" of the token that showed the same place last; "repeat" of the last step.
+            Sources: "model"; "copy" of the token that showed the same location last; "repeat" of the last step.
         steps_correct: condition on steps -> source -> share of steps whose whole observation is correct.
         events: name -> {"f1", "prevalence"} of predicted positive and negative rewards and terminations.
         calibration_error: slot -> expected calibration error.
@@ -82,8 +82,8 @@ class ImageQuality:
     """Pictures of open-loop dreams against the recorded frames: condition -> source -> horizon -> figure.
 
     Sources: "dream"; "repeat" of the last real frame; "reconstruction" by the tokenizer; "resampled replay", the real
-    environment under the same actions with its chances redrawn; "oracle bound", the recorded frame without the places
-    that had never been seen.
+    environment under the same actions with other random numbers; "oracle bound", the recorded frame without the
+    locations that had never been seen.
 
     Attributes:
         psnr: in dB, averaged over frames, at most 48.1 (an error of one grey level); psnr_gain: above "repeat".
@@ -103,7 +103,7 @@ class EvaluationResult:
             commanded action; "dream / real" and "resampled replay / real" are ratios.
         goal_accuracy: prompt -> share of actions as recorded.
         images: None for worlds without pictures.
-        videos: names of video files of dreams beside the recording.
+        videos: names of video files that show dreams and the recording side by side.
     """
 
     about: About
@@ -165,7 +165,7 @@ class MemoryResult:
 
 @dataclass(frozen=True, kw_only=True)
 class DriftMeasures:
-    """Segments of 50 steps of long dreams, by the age of the dream, beside segments of recordings.
+    """Segments of 50 steps of long dreams, by the age of the dream, and segments of recordings.
 
     Attributes:
         slot: whose tokens are described.

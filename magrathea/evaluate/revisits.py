@@ -1,10 +1,11 @@
-"""Worlds without tiles whose pose is known: are places that are seen again drawn better than new ones?
+"""Worlds without tiles whose pose is known: are locations that are seen again drawn better than new ones?
 
 The dataset gives `infos["pose"]` (T + 1, 3): x, y in the environment's units, and the angle in degrees. A visit lasts
-until the body is elsewhere. A frame is *revisited* if one of an earlier visit, longer ago than the window, was taken
+until the agent is elsewhere. A frame is *revisited* if one of an earlier visit, longer ago than the window, was taken
 from nearly the same pose. It is *new* if there was an earlier visit, all frames of earlier visits were taken from
-elsewhere, and none of this visit before the window's from nearly the same pose. Beside the model stand the last frame
-again, the tokenizer's reconstruction (the upper bound), and a *copy* of the earlier frame from the nearest pose.
+elsewhere, and none of this visit before the window's from nearly the same pose. The model is compared with the last
+frame repeated, the tokenizer's reconstruction (the upper bound), and a *copy* of the earlier frame from the nearest
+pose.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from magrathea.evaluate.statistics import Tally, difference_of_ratios, figure
 from magrathea.layout import Slot
 from magrathea.world import World
 
-NEAR = (1.0, 10.0)  # steps of a walking body, and degrees, within which two poses show the same
+NEAR = (1.0, 10.0)  # steps of a walking agent, and degrees, within which two poses show the same
 FAR = 4.0  # times as much apart is elsewhere
 WALKS = 0.25  # of the longest steps' length; shorter ones slide or push against a wall
 SOURCES = ("model", "repeat", "copy", "reconstruction")
@@ -33,20 +34,20 @@ class Revisits(NamedTuple):
     """Of the frames of an episode, all (T + 1,).
 
     Attributes:
-        age: steps since a revisited frame's place was last seen, 0 for frames that are no revisit.
-        twin: the moment of an earlier visit with the nearest pose; means nothing where age is 0.
-        new: whether the frame shows a place for the first time.
+        age: steps since a revisited frame's location was last seen, 0 for frames that are no revisit.
+        nearest: index of the frame of an earlier visit with the nearest pose; undefined where age is 0.
+        new: whether the frame shows a location for the first time.
     """
 
     age: np.ndarray
-    twin: np.ndarray
+    nearest: np.ndarray
     new: np.ndarray
 
 
 def revisits(pose: np.ndarray, window: int) -> Revisits:
     """Sort the frames of an episode with poses (T + 1, 3)."""
     unit = step_length(pose)
-    age, twin = np.zeros(len(pose), dtype=np.int64), np.zeros(len(pose), dtype=np.int64)
+    age, nearest = np.zeros(len(pose), dtype=np.int64), np.zeros(len(pose), dtype=np.int64)
     new = np.zeros(len(pose), dtype=bool)
     for now in range(1, len(pose)):
         distance = np.linalg.norm(pose[:now, :2] - pose[now, :2], axis=1) / (NEAR[0] * unit)
@@ -56,14 +57,14 @@ def revisits(pose: np.ndarray, window: int) -> Revisits:
         earlier = apart[: away[-1]] if len(away) else apart[:0]
         before = np.flatnonzero(earlier <= 1)
         if len(before) and now - before[-1] > window:
-            age[now], twin[now] = now - before[-1], (distance + turn)[: len(earlier)].argmin()
+            age[now], nearest[now] = now - before[-1], (distance + turn)[: len(earlier)].argmin()
         seen_lately = (apart[: max(0, now - window)] <= 1).any()
         new[now] = len(away) > 0 and not seen_lately and not (earlier <= FAR).any()
-    return Revisits(age, twin, new)
+    return Revisits(age, nearest, new)
 
 
 def step_length(pose: np.ndarray) -> float:
-    """How far a body gets in a step in which it walks, and neither slides nor is held up; 1 if it never moves."""
+    """The distance of a step in which the agent walks, and neither slides nor is held up; 1 if it never moves."""
     steps = np.linalg.norm(np.diff(pose[:, :2], axis=0), axis=1)
     walked = steps[steps > WALKS * np.quantile(steps, 0.95)] if len(steps) else steps
     return float(np.median(walked)) if len(walked) else 1.0
@@ -86,7 +87,7 @@ def measure_revisits(
         pictures_by_source = {
             "model": pictures_of(world, slot, tokens[moments]),
             "repeat": frames[moments - 1],
-            "copy": frames[seen.twin[moments]],
+            "copy": frames[seen.nearest[moments]],
             "reconstruction": pictures_of(world, slot, recording.tokens[moments]),
         }
         chosen = {"new": new, "revisited": ~new}

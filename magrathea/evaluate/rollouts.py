@@ -1,4 +1,4 @@
-"""Open-loop dreams, and the real environment under the same actions: neither sees more of the recording than those."""
+"""Open-loop dreams, and the real environment under the same actions; both are given nothing else of the recording."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_CONTEXT = 512  # steps of the recording before a dream; those beyond the win
 
 @dataclass
 class Rollouts:
-    """Dreams beside what was recorded. R rollouts, W past steps, H dreamt steps.
+    """Dreams and the recorded steps that they stand for. R rollouts, W past steps, H dreamt steps.
 
     Attributes:
         episodes: (R,) indices of the recordings.

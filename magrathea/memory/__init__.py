@@ -47,7 +47,7 @@ def memory_class(name: str) -> type[MemorySpec]:
     """The spec class of a memory.
 
     Args:
-        name: of one of `MEMORIES`, or of an entry point `magrathea.memories` of another package; with a size behind it
+        name: of one of `MEMORIES`, or of an entry point `magrathea.memories` of another package; with a size after it
             where it has one ("retrieval:256"); or several, joined by "+" ("spatial_map+recurrent").
 
     Raises:

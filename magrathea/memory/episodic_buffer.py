@@ -127,7 +127,7 @@ class EpisodicBuffer(ABC):
 
     # -- saving -------------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Tensor]:
-        """The entries and, behind them, the steps that wait."""
+        """The entries, followed by the steps that wait."""
         state = {"num_steps": torch.tensor(self.num_steps), "last": torch.tensor(self._last_entry)}
         for name, values in self.entries.items():
             both = np.concatenate([values[: self.num_entries], self.newest[name]])

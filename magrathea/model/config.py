@@ -21,7 +21,7 @@ class ModelConfig:
         num_memory_layers: layers that encode a past step, once.
         window: W, number of past steps that are attended to.
         mlp_ratio: hidden width of the feed-forward layers over D.
-        memory: name of the memory beyond the window, of several with "+" between them, each with a size behind ":".
+        memory: name of the memory beyond the window, of several with "+" between them, each with a size after ":".
     """
 
     width: Annotated[int, Range(HEAD_WIDTH, 2**14)] = 192

@@ -63,7 +63,7 @@ class StepEncoding:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What steps that are filled are given beside their window.
+    """What steps that are being filled are given in addition to their window.
 
     Attributes:
         readout: of the memory, (B, T, ...).
@@ -267,7 +267,7 @@ class RingKVCache:
         return part
 
     def append(self, other: RingKVCache) -> None:
-        """Take in another's worlds, behind the own ones; these are copied only where there is no room for more."""
+        """Append another's worlds; the own ones are copied only where the tensors have no room for more."""
         have, room = len(self.num_written), len(self._storage[-1])
         self.num_written = self.num_written + other.num_written
         need = len(self.num_written)

@@ -139,8 +139,8 @@ class MaskedTransformer(nn.Module):
     def condition(
         self, readout: MemoryReadout, time: Int[Tensor, "B T"], prompt: Int[Tensor, "B N"] | None = None
     ) -> Conditioning:
-        """What steps at these times get beside the window: the readout (B, T, ...) of a memory, and a prompt, which is
-        a step that has not happened."""
+        """The conditioning of steps at these times: the readout (B, T, ...) of a memory, and a prompt, which is a step
+        to act toward."""
         encoded = None if prompt is None else self.encode(prompt[:, None], self.prompt_embedding)
         return Conditioning(readout, self._memory_steps(readout.steps, time), encoded)
 

@@ -1,4 +1,4 @@
-"""The real environment beside the dream: takes the same actions, in a thread of its own."""
+"""The mirror of a dream: the real environment under the same actions, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class RealEnv:
 
 
 class EnvMirror:
-    """Runs the real environment beside one session: resets it, sends it actions, and publishes its frames. Used on the
+    """Runs the real environment of one session: resets it, sends it actions, and publishes its frames. Used on the
     event loop.
 
     Attributes:

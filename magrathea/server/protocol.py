@@ -94,7 +94,7 @@ class Realtime(ClientMessage, tag="realtime"):
 
 
 class Mirror(ClientMessage, tag="mirror"):
-    """Whether the real environment runs beside the dream; turning it on resets both."""
+    """Whether the real environment runs alongside the dream; turning it on resets both."""
 
     on: bool
 
@@ -201,7 +201,7 @@ class ErrorMessage(Struct, tag_field="type", tag="error"):
 
 # -- server to client, binary -----------------------------------------------------------------------------------------
 class MirrorStatus(Struct):
-    """State of the real environment beside the dream; `behind` is the number of actions that it has still to take."""
+    """State of the real environment; `behind` is the number of actions that it has still to take."""
 
     state: str = "off"
     reason: str = ""

@@ -58,14 +58,14 @@ class DreamContext:
 
     def _restore(self, memory: Sequence[MemoryState], num_in_memory: Sequence[int], capacity: int = 0) -> None:
         """Set the memory's states, with room for more worlds. The memory is made when it is first needed, so that a
-        fork that is only looked at costs nothing."""
+        fork that is never stepped costs nothing."""
         self._restored, self._num_in_memory = list(memory), list(num_in_memory)
         self._capacity = max(capacity, len(num_in_memory))
         self.__dict__.pop("memory", None)
 
     @cached_property
     def memory(self) -> Memory:
-        """The memory of the steps that were taken in; may have further, empty worlds behind the batch."""
+        """The memory of the steps that were taken in; may have room for further worlds after the batch."""
         memory = self.world.new_memory(self._capacity)
         for index, state in enumerate(self._restored):
             if self._num_in_memory[index]:
@@ -89,7 +89,7 @@ class DreamContext:
         batch_indices: Sequence[int],
         prompt: Int[Tensor, "1 N"] | None,
     ) -> Conditioning:
-        """What the next steps with holes of these worlds get beside the window: the memory's readout, and a prompt."""
+        """The conditioning of these worlds' next steps with holes: the memory's readout, and a prompt."""
         device = self.world.device
         readout = self.memory.read(tokens, hole_mask, batch_indices).map(lambda part: part.to(device)[:, None])
         time = torch.tensor([[len(self.histories[index])] for index in batch_indices], device=device)
@@ -227,7 +227,7 @@ class DreamContext:
 
     @torch.inference_mode()
     def append(self, other: DreamContext) -> None:
-        """Take in another's worlds, behind the own ones; the histories have them already. Where there is room for them,
+        """Append another's worlds; the histories have them already. Where there is room for them,
         the own ones are left as they are, so that joining does not cost what the whole batch remembers."""
         have = len(self._num_in_memory)
         states, num_in_memory = other.memory_state(range(len(other._num_in_memory)))

@@ -28,7 +28,15 @@ from magrathea.world import World
 
 FORMAT_VERSION = 2  # 1 had every state of a memory whole
 FIELDS = ("tokens", "kind", "seed")  # of a logged step
-MISFITS = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RuntimeError)  # of strange files
+MISFITS = (
+    KeyError,
+    TypeError,
+    ValueError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+    RuntimeError,
+)  # of files from others
 
 
 @dataclass(frozen=True)
@@ -168,7 +176,7 @@ def read_file(path: str | Path) -> bytes:
 
 @dataclass(frozen=True)
 class FileLimits:
-    """What is accepted of a stranger's file, asked before any of it costs time or memory.
+    """Limits on a file that others made, checked before any of it costs time or memory.
 
     Attributes:
         header_bytes: of the JSON at the beginning, which lists the tensors.

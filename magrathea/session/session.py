@@ -312,8 +312,8 @@ class Session:
         source: str = "This session",
         limits: FileLimits | None = None,
     ) -> Session:
-        """A session from what `to_bytes` gave; see `load`. Errors begin with `source`; `limits` are for what strangers
-        give."""
+        """A session from what `to_bytes` gave; see `load`. Errors begin with `source`; `limits` are for
+        files that others made."""
         file = unpack(data, source, limits)
         world = file.world() if world is None else world
         return cls.from_state(world, state_of(file, world))
@@ -411,7 +411,7 @@ class Session:
         self._commit_logs(logs)
 
     def diff(self, other: Session) -> list[Difference]:
-        """Where each world parts from the one of the same batch index in another session of this world."""
+        """The difference of each history to the one of the same batch index in another session of this world."""
         if self.batch_size != other.batch_size or self.world.layout != other.world.layout:
             raise MagratheaError("Sessions to compare need the same batch size and the same layout.")
         pairs = zip(self._histories, other._histories, strict=True)

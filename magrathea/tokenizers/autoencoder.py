@@ -127,7 +127,7 @@ class MaskedAutoencoderTokenizer(Tokenizer):
             torch.manual_seed(seed)
             model = self._new_model()
             sample = frames[np.linspace(0, len(frames) - 1, min(len(frames), _NUM_BEGINNING_FRAMES)).astype(int)]
-            model.begin_from(self._patches(sample).flatten(0, 1))
+            model.init_from_patches(self._patches(sample).flatten(0, 1))
             self._learn(model.to(device), frames, share, np.random.default_rng(seed))
         self._model = model.to("cpu").eval().requires_grad_(False)
         return self
@@ -145,8 +145,8 @@ class MaskedAutoencoderTokenizer(Tokenizer):
             chosen = np.sort(rng.integers(len(frames), size=self._batch_size))
             patches = self._patches(frames[chosen]).to(device)
             ratios = rng.uniform(0, self._max_mask_ratio, (len(patches), 1))
-            mask = torch.from_numpy(rng.random(patches.shape[:2]) < ratios).to(device)
-            drawn = model(patches, mask)
+            hidden_mask = torch.from_numpy(rng.random(patches.shape[:2]) < ratios).to(device)
+            drawn = model(patches, hidden_mask)
             loss = F.l1_loss(drawn, patches) + F.mse_loss(drawn, patches)
             optimizer.zero_grad()
             loss.backward()

@@ -15,7 +15,7 @@ _LEAST_VARIANCE = 1e-6  # of a component; less is not a grey level
 
 
 class MaskedAutoencoder(nn.Module):
-    """A ViT that writes each patch as one quantized latent, and a ViT that draws the patches from the latents.
+    """A ViT that encodes each patch as one quantized latent, and a ViT that decodes the latents to patches.
 
     Patches hidden in training are replaced by a learned token, so latents must say what an image is and not only what
     each patch looks like (He et al. 2022, arXiv 2111.06377; Hafner et al. 2025, arXiv 2509.24527).
@@ -35,25 +35,25 @@ class MaskedAutoencoder(nn.Module):
         self.decoder = _Transformer(grid, width, num_layers)
         self.to_patch = nn.Linear(width, patch_length)
 
-    def encode(self, patches: Tensor, mask: Tensor | None = None) -> Tensor:
-        """patches (B, R*C, P), mask (B, R*C) with True = hidden -> quantized latents (B, R*C, number of levels)."""
+    def encode(self, patches: Tensor, hidden_mask: Tensor | None = None) -> Tensor:
+        """patches (B, R*C, P), hidden_mask (B, R*C) -> quantized latents (B, R*C, number of levels)."""
         embedded = self.embed(patches)
-        if mask is not None:
-            embedded = torch.where(mask[..., None], self.mask_token, embedded)
+        if hidden_mask is not None:
+            embedded = torch.where(hidden_mask[..., None], self.mask_token, embedded)
         return self.quantizer(self.to_latent(self.encoder(embedded)))
 
     def decode(self, latents: Tensor) -> Tensor:
         """quantized latents -> patches (B, R*C, P)."""
         return self.to_patch(self.decoder(self.from_latent(latents)))
 
-    def forward(self, patches: Tensor, mask: Tensor | None = None) -> Tensor:
-        """patches -> all patches as they are drawn again, the hidden ones too."""
-        return self.decode(self.encode(patches, mask))
+    def forward(self, patches: Tensor, hidden_mask: Tensor | None = None) -> Tensor:
+        """patches -> reconstructions of all patches, the hidden ones included."""
+        return self.decode(self.encode(patches, hidden_mask))
 
     @torch.no_grad()
-    def begin_from(self, patches: Tensor) -> None:
-        """Begin as the principal components of patches (M, P), quantized, and the lines through them that draw the
-        patches best; the layers, which say nothing yet, learn what neighbours add to that."""
+    def init_from_patches(self, patches: Tensor) -> None:
+        """Initialize to principal component analysis of patches (M, P): latents are their first components, quantized,
+        and the output is the least-squares reconstruction. The layers add nothing at first."""
         precise = patches.double()
         variances, components = torch.linalg.eigh(torch.cov(precise.T, correction=0))
         scales, num = variances.flip(0).clamp_min(_LEAST_VARIANCE).sqrt(), self.to_latent.out_features

@@ -54,10 +54,10 @@ def test_a_place_out_of_the_window_is_new_again() -> None:
 
 def test_minigrid_cells_are_those_that_the_agent_saw() -> None:
     pytest.importorskip("minigrid")
-    env, dice = make_env("magrathea/MiniGrid-v0"), np.random.default_rng(0)
+    env, rng = make_env("magrathea/MiniGrid-v0"), np.random.default_rng(0)
     frames, cells, seen = [], [], []
     for step in range(60):
-        observation, info = env.reset(seed=3) if step == 0 else env.step(int(dice.choice([0, 1, 2, 2, 2])))[::4]
+        observation, info = env.reset(seed=3) if step == 0 else env.step(int(rng.choice([0, 1, 2, 2, 2])))[::4]
         frames.append(observation)
         cells.append(info["cells"])
         seen.append(env.unwrapped.gen_obs_grid()[1].T)
@@ -82,9 +82,9 @@ def test_crafters_tiles_are_where_the_map_has_them() -> None:
     view = TileView((9, 9), (7, 9), (3, 4))
     for action in (1, 1, 3, 3, 3, 2, 4, 4):
         info = env.step(action)[4]
-        places = view.places(np.array([*info["position"][::-1], 0]))
+        locations = view.locations(np.array([*info["position"][::-1], 0]))
         materials, creatures = env.unwrapped.world._mat_map, env.unwrapped.world._obj_map
-        for tile, (row, column) in zip(info["semantic"].ravel(), places.reshape(-1, 2), strict=True):
+        for tile, (row, column) in zip(info["semantic"].ravel(), locations.reshape(-1, 2), strict=True):
             if min(row, column) >= 0 and max(row, column) < 64 and not creatures[column, row]:
                 assert tile == materials[column, row]
 
@@ -95,7 +95,7 @@ def test_minigrids_tiles_are_where_the_environment_says() -> None:
     _, info = env.reset(seed=0)
     for action in (0, 2, 1, 1, 2, 0, 0, 0, 2):
         pose = np.array([*info["position"][::-1].tolist(), (int(info["direction"]) - 3) % 4])
-        assert (view.places(pose)[..., ::-1] == info["cells"]).all()
+        assert (view.locations(pose)[..., ::-1] == info["cells"]).all()
         info = env.step(action)[4]
 
 

@@ -28,8 +28,8 @@ def describe_cells(
     if not {"position", "semantic", "daylight"} <= infos.keys() or grid != VIEW.grid:
         return None
     semantic = infos["semantic"].astype(np.int64)
-    places = VIEW.places(_poses(infos))
-    last, cell = (each[1:] for each in last_seen(places, np.ones(semantic.shape, dtype=bool), window))
+    locations = VIEW.locations(_poses(infos))
+    last, cell = (each[1:] for each in last_seen(locations, np.ones(semantic.shape, dtype=bool), window))
     before = content_at(semantic, last, cell)
     visible = last >= 0
     still = visible & (before == semantic[1:]) & (semantic[1:] <= NUM_MATERIALS)

@@ -12,18 +12,18 @@ LOOKING_UP = 3  # the direction in which the map stands as its picture does
 def describe_cells(
     infos: dict[str, np.ndarray], frames: np.ndarray, tokens: np.ndarray, grid: tuple[int, int], window: int
 ) -> Cells | None:
-    """A tile is new if it shows a place that no picture of the window showed, and was never seen if none of
+    """A tile is new if it shows a location that no picture of the window showed, and was never seen if none of
     the episode did; a hidden tile shows nothing.
 
-    infos["cells"] (T + 1, rows, columns, 2) are the places on the map that the tiles of the pictures `frames` show.
+    infos["cells"] (T + 1, rows, columns, 2) are the locations on the map that the tiles of the pictures `frames` show.
     """
     if "cells" not in infos or infos["cells"].shape[1:3] != grid:
         return None
-    places = infos["cells"].astype(np.int64)
+    locations = infos["cells"].astype(np.int64)
     shown = shown_tiles(frames, grid)
-    last, cell = (each[1:] for each in last_seen(places, shown, window))
+    last, cell = (each[1:] for each in last_seen(locations, shown, window))
     new = (last < 0) & shown[1:]
-    never = (last_seen(places, shown)[0][1:] < 0) & shown[1:]
+    never = (last_seen(locations, shown)[0][1:] < 0) & shown[1:]
     changed = (tokens[1:] != tokens[:-1]).any(axis=1)
     nothing_new = ~new.any(axis=(1, 2))
     groups = {"visible before": (~new).reshape(len(new), -1), "new": new.reshape(len(new), -1)}
@@ -49,7 +49,7 @@ def shown_tiles(frames: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 def visible_tiles(
     infos: dict[str, np.ndarray], frames: np.ndarray, tokens: np.ndarray, grid: tuple[int, int]
 ) -> VisibleTiles | None:
-    """The view of the map, which turns with the body at the middle of its lower edge."""
+    """The view of the map, which turns with the agent at the middle of its lower edge."""
     if not {"position", "direction", "cells"} <= infos.keys() or infos["cells"].shape[1:3] != grid:
         return None
     rows, columns = grid
@@ -57,5 +57,5 @@ def visible_tiles(
     turns = (infos["direction"].astype(np.int64) - LOOKING_UP) % 4
     poses = np.concatenate([infos["position"].astype(np.int64)[:, ::-1], turns[:, None]], axis=1)
     tiles = view.tiles(tokens)
-    shown = shown_tiles(frames, grid) & view.beside_body
+    shown = shown_tiles(frames, grid) & view.agent_free
     return VisibleTiles(view, poses, tiles, shown, tiles, np.ones(len(tiles), dtype=bool))

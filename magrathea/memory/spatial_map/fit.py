@@ -231,7 +231,7 @@ def _fit_predictor_cells(odometry: Odometry, pairs: StepPairs) -> Odometry:
 def _best_predictors(
     pictures: Int[np.ndarray, "S C"], moved: Bool[np.ndarray, " S"], num_tokens: int
 ) -> tuple[Int[np.ndarray, " W"], Float[np.ndarray, "W V"]]:
-    """The cells whose tokens best predict whether the viewpoint moved, each beside those before it, and by how much
+    """The cells whose tokens best predict whether the viewpoint moved, each given those before it, and by how much
     each token raises the log odds: an additive model that is fitted one cell after the other (Friedman, Hastie &
     Tibshirani 2000, "Additive logistic regression")."""
     rate = (moved.sum() + 1) / (len(moved) + 2)

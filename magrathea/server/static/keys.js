@@ -107,7 +107,7 @@ export class Keys {
     return button;
   }
 
-  // Arrow actions on a pad, the space bar's action large beside it, the rest as a list.
+  // Arrow actions on a pad, the space bar's action large next to it, the rest as a list.
   layOut(actions, dpad, primary, list) {
     const main = actions.find((action) => action.keys.includes(" ")) ?? actions.find((action) => action.keys.includes("Enter"));
     for (const action of actions) {

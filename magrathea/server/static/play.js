@@ -105,7 +105,7 @@ function showMirrorStatus({ state, reason, behind }) {
   const failed = state === "failed" || state === "unavailable";
   $("mirror-toggle").disabled = state === "unavailable";
   $("mirror-toggle").closest("label").classList.toggle("unavailable", failed);
-  text($("mirror-note"), failed ? `Not available: ${reason}` : "Takes the same actions, beside the dream");
+  text($("mirror-note"), failed ? `Not available: ${reason}` : "Takes the same actions as the dream");
   text($("mirror-text"), behind > 10 ? `${behind} steps behind` : "the same actions");
 }
 
