@@ -141,7 +141,8 @@ def test_invalid_option_says_what_is_allowed(
     [
         (MagratheaError("a\n  b"), 2, "magrathea: a b"),
         (ModuleNotFoundError("No module named 'minari'", name="minari.data"), 2, "pip install 'magrathea[train]'"),
-        (ModuleNotFoundError("No module named 'crafter'", name="crafter"), 2, "pip install 'magrathea[worlds]'"),
+        (ModuleNotFoundError("No module named 'crafter'", name="crafter"), 2, "pip install crafter"),
+        (ModuleNotFoundError("No module named 'ale_py'", name="ale_py"), 2, "pip install ale-py"),
         (ModuleNotFoundError("No module named 'garden'", name="garden"), 2, "There is no module 'garden'"),
         (KeyboardInterrupt(), 130, ""),
     ],

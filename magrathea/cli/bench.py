@@ -9,10 +9,11 @@ from magrathea.cli.options import (
     DatasetFolder,
     Device,
     Folder,
-    OptionalCount,
-    OptionalFloat,
+    MeasuringMinutes,
     OptionalSize,
-    OptionalText,
+    Recipe,
+    TrainingMinutes,
+    TrainingSteps,
     WorldName,
 )
 from magrathea.settings import Count, Positive, Range, Seed
@@ -33,10 +34,8 @@ def bench(
     meanwhile.
 
     Args:
-        world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
         batch_sizes: numbers of dreams that are stepped together.
         seconds: duration of each measurement.
-        device: "auto", "cpu", "cuda" or "cuda:N".
         seed: seed of the start states, actions and dreams.
     """
     from magrathea.bench import bench as measure
@@ -45,12 +44,7 @@ def bench(
 
 
 def bench_profile(world: WorldName, *, device: Device = "auto") -> None:
-    """Print the operations that the steps of one dream spend their time in, as PyTorch's profiler counts them.
-
-    Args:
-        world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-    """
+    """Print the operations that the steps of one dream spend their time in, as PyTorch's profiler counts them."""
     from magrathea.bench import profile_steps
     from magrathea.world import World
 
@@ -67,9 +61,7 @@ def bench_history(
     """Measure the time of a step and the bytes of a session after histories of several lengths; prints JSON.
 
     Args:
-        world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
         lengths: numbers of steps that a dream has behind it.
-        device: "auto", "cpu", "cuda" or "cuda:N".
         seed: seed of the histories.
     """
     from magrathea.bench import measure_history
@@ -89,10 +81,8 @@ def bench_players(
     """Measure how many steps per second one server gives to several players at once; prints JSON.
 
     Args:
-        world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
         counts: numbers of players.
         seconds: duration of each measurement.
-        device: "auto", "cpu", "cuda" or "cuda:N".
         seed: seed of the actions and dreams.
     """
     from magrathea.server.load_test import measure_players
@@ -107,11 +97,11 @@ def bench_memories(
     out: Folder,
     memories: str = "window,spatial_map,retrieval,recurrent,spatial_map+recurrent",
     seeds: str = "1",
-    minutes: OptionalFloat = None,
-    steps: OptionalCount = None,
+    minutes: TrainingMinutes = None,
+    steps: TrainingSteps = None,
     size: OptionalSize = None,
-    recipe: OptionalText = None,
-    report_minutes: OptionalFloat = None,
+    recipe: Recipe = None,
+    report_minutes: MeasuringMinutes = None,
     num_episodes: Count = 64,
     device: Device = "auto",
 ) -> None:
@@ -123,13 +113,7 @@ def bench_memories(
         memories: names of memories, separated by commas; "retrieval:256" is one of that size.
         seeds: number of seeds that each is trained from: a number, or one for some of them, as in
             "window:3,retrieval:3".
-        minutes: training time of each model; 10 minutes if neither this nor steps is given.
-        steps: number of updates of each model.
-        size: size of the models; the recipe's, or tiny.
-        recipe: name of a recipe or path of a .toml file; the options given here override it.
-        report_minutes: approximate time to measure one world; without it, everything is measured in full.
         num_episodes: highest number of held-out episodes to measure on.
-        device: "auto", "cpu", "cuda" or "cuda:N".
     """
     from magrathea.bench.memories import compare, parse_memories
     from magrathea.train import load_settings
@@ -146,7 +130,7 @@ def bench_memory_sizes(
     *,
     out: Folder,
     sizes: tuple[Length, ...] = (63, 125, 250, 500, 1000),
-    minutes: OptionalFloat = None,
+    minutes: MeasuringMinutes = None,
     num_episodes: Count = 64,
     device: Device = "auto",
     seed: Seed = 0,
@@ -154,13 +138,10 @@ def bench_memory_sizes(
     """Compare what a world remembers with a memory of several sizes, without training it again.
 
     Args:
-        world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
         dataset: folder of a dataset that records the pose of every step, as Crafter's and MiniGrid's do.
         out: folder of the table (Markdown and JSON) and the figure.
         sizes: highest numbers of locations or entries that the memory keeps.
-        minutes: approximate time to take; without it, everything is measured in full.
         num_episodes: highest number of held-out episodes to measure on.
-        device: "auto", "cpu", "cuda" or "cuda:N".
         seed: seed of the choice of episodes.
     """
     from magrathea.bench.memories import compare_sizes

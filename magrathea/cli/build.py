@@ -10,13 +10,19 @@ from magrathea.cli.options import (
     DatasetFolder,
     Device,
     EnvId,
+    EnvKwargs,
     Folder,
+    MaxEpisodeSteps,
+    MeasuringMinutes,
     OnError,
-    OptionalCount,
-    OptionalFloat,
     OptionalSeed,
     OptionalSize,
     OptionalText,
+    OwnEnvId,
+    Policy,
+    Recipe,
+    TrainingMinutes,
+    TrainingSteps,
     json_object,
     name_environment,
 )
@@ -35,27 +41,20 @@ def collect(
     *,
     out: Folder,
     steps: Count = 20_000,
-    policy: str = "sticky",
+    policy: Policy = "sticky",
     num_processes: NumProcesses = 2,
     seed: Seed = 0,
-    max_episode_steps: OptionalCount = None,
+    max_episode_steps: MaxEpisodeSteps = None,
     on_error: OnError = "stop",
-    env_kwargs: str = "{}",
+    env_kwargs: EnvKwargs = "{}",
 ) -> None:
     """Record a Gymnasium environment into a Minari dataset. Run it again to resume after an interruption.
 
     Args:
-        env_id: a Gymnasium id, or "module:id" to import the module that registers it first.
         out: folder of the dataset.
         steps: number of environment steps to record.
-        policy: "random", "sticky" (repeats each action for a while, so that it travels),
-            the "explorer" of the ready-made environments, or "module:function".
         num_processes: number of processes that record in parallel.
         seed: the same seed records the same dataset.
-        max_episode_steps: episodes are truncated after so many steps; where an environment has no time limit of its
-            own, after 1000.
-        on_error: whether an episode that fails stops the recording, or is left out.
-        env_kwargs: JSON object of keyword arguments for gymnasium.make; "size": [height, width] resizes pictures.
     """
     keywords = json_object(env_kwargs, "--env-kwargs")
     from magrathea.data import collect as record
@@ -78,15 +77,15 @@ def train(
     *,
     out: Folder,
     size: OptionalSize = None,
-    minutes: OptionalFloat = None,
-    steps: OptionalCount = None,
-    recipe: OptionalText = None,
+    minutes: TrainingMinutes = None,
+    steps: TrainingSteps = None,
+    recipe: Recipe = None,
     device: Device = "auto",
     seed: OptionalSeed = None,
     init_from: OptionalText = None,
     report: bool = True,
-    report_minutes: OptionalFloat = None,
-    env_id: OptionalText = None,
+    report_minutes: MeasuringMinutes = None,
+    env_id: OwnEnvId = None,
 ) -> None:
     """Train a world on a dataset and measure it on held-out episodes. Run it again to resume after an interruption.
 
@@ -95,17 +94,9 @@ def train(
     Args:
         dataset: folder of a Minari dataset, made by "magrathea collect" or by Minari itself.
         out: folder of the world; its report goes into the folder "report" inside it, and its figures into its card.
-        size: size of the model; the recipe's, or tiny.
-        minutes: training time of the model; 10 minutes if neither this nor steps is given.
-        steps: number of updates of the model.
-        recipe: name of a recipe or path of a .toml file; the options given here override it.
-        device: "auto", "cpu", "cuda" or "cuda:N".
         seed: seed of everything random; the recipe's, or 0.
         init_from: a world whose tokenizers and weights to start from.
         report: evaluate the world when it is trained.
-        report_minutes: approximate time of the evaluation; without it, everything is measured in full.
-        env_id: the id of the dataset's environment, where no installed package offers it: "module:id" imports the
-            module. A world or a dataset alone never does.
     """
     name_environment(env_id)
     from magrathea.train import load_settings
@@ -127,29 +118,20 @@ def make(
     steps: Count = 20_000,
     size: OptionalSize = None,
     recipe: OptionalText = None,
-    policy: str = "sticky",
-    max_episode_steps: OptionalCount = None,
+    policy: Policy = "sticky",
+    max_episode_steps: MaxEpisodeSteps = None,
     on_error: OnError = "stop",
-    env_kwargs: str = "{}",
+    env_kwargs: EnvKwargs = "{}",
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
     """Turn an environment into a playable world: collect, train and eval in one command, within a time budget.
 
     Args:
-        env_id: a Gymnasium id, or "module:id" to import the module that registers it first.
         out: folder of the world; its dataset goes into the folder "…-dataset" next to it.
         minutes: time that all of it may take.
         steps: number of environment steps to record.
-        size: size of the model; the recipe's, or tiny.
         recipe: name of a recipe or path of a .toml file; its model is trained for as long as the minutes allow.
-        policy: "random", "sticky" (repeats each action for a while, so that it travels),
-            the "explorer" of the ready-made environments, or "module:function".
-        max_episode_steps: episodes are truncated after so many steps; where an environment has no time limit of its
-            own, after 1000.
-        on_error: whether an episode that fails stops the recording, or is left out.
-        env_kwargs: JSON object of keyword arguments for gymnasium.make; "size": [height, width] resizes pictures.
-        device: "auto", "cpu", "cuda" or "cuda:N".
         seed: seed of everything random.
     """
     from magrathea.pretrained import folder_to_write

@@ -9,8 +9,8 @@ from magrathea.cli.options import (
     DatasetFolder,
     Device,
     Folder,
-    OptionalFloat,
-    OptionalText,
+    MeasuringMinutes,
+    OwnEnvId,
     WorldName,
     name_environment,
 )
@@ -24,26 +24,21 @@ def evaluate(
     out: Folder = Path("report"),
     num_episodes: Count = 64,
     num_dreams: Count = 64,
-    minutes: OptionalFloat = None,
+    minutes: MeasuringMinutes = None,
     card: bool = False,
     device: Device = "auto",
     seed: Seed = 0,
-    env_id: OptionalText = None,
+    env_id: OwnEnvId = None,
 ) -> None:
     """Measure a world on held-out episodes: JSON, plots, videos and a page that shows them.
 
     Args:
-        world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
         dataset: folder of the dataset that the world was trained on, or of another one of the same environment.
         out: folder of the report.
         num_episodes: highest number of episodes to measure on.
         num_dreams: highest number of dreams of 64 steps.
-        minutes: approximate time to take; without it, everything is measured in full.
         card: also write the model card, README.md, into the world's folder.
-        device: "auto", "cpu", "cuda" or "cuda:N".
         seed: seed of the choice of episodes and of the dreams.
-        env_id: the id of the world's environment, where no installed package offers it: "module:id" imports the
-            module. A world or a dataset alone never does.
     """
     name_environment(env_id)
     from magrathea.evaluate.evaluation import evaluate as measure
@@ -67,20 +62,17 @@ def evaluate_memory(
     out: Folder = Path("report"),
     num_episodes: Count = 64,
     num_dreams: Count = 16,
-    minutes: OptionalFloat = None,
+    minutes: MeasuringMinutes = None,
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
     """Measure what a world remembers beyond its attention window: JSON, a plot and a page that shows them.
 
     Args:
-        world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
         dataset: folder of a dataset that records which location its pictures show, as Crafter's and MiniGrid's do.
         out: folder of the report.
         num_episodes: highest number of episodes to measure on.
         num_dreams: number of dreams that are explored, at most 16.
-        minutes: approximate time to take; without it, everything is measured in full.
-        device: "auto", "cpu", "cuda" or "cuda:N".
         seed: seed of the choice of episodes.
     """
     from magrathea.evaluate.memory import evaluate_memory as measure
@@ -97,20 +89,17 @@ def evaluate_drift(
     out: Folder = Path("report"),
     num_episodes: Count = 64,
     num_dreams: Count = 16,
-    minutes: OptionalFloat = None,
+    minutes: MeasuringMinutes = None,
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
     """Measure how dreams of 2,000 steps drift from recordings: JSON, pictures and a page that shows them.
 
     Args:
-        world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
         dataset: folder of the dataset that the world was trained on, or of another one of the same environment.
         out: folder of the report.
         num_episodes: highest number of recorded episodes to start from and to compare with.
         num_dreams: number of dreams, at most 16.
-        minutes: approximate time to take; without it, everything is measured in full.
-        device: "auto", "cpu", "cuda" or "cuda:N".
         seed: seed of the choice of episodes and of the dreams.
     """
     from magrathea.evaluate.drift import evaluate_drift as measure

@@ -14,12 +14,10 @@ from magrathea.cli.options import run_command
 from magrathea.cli.play import play
 from magrathea.cli.sessions import backup
 from magrathea.errors import MagratheaError
+from magrathea.plugins import environment_plugins
 
-EXTRAS = {
-    "worlds": {"crafter", "minigrid", "ale_py", "vizdoom"},
-    "train": {"minari", "h5py", "tensorboard", "torchmetrics", "av", "matplotlib", "cattrs", "jinja2"},
-}
-"""The optional dependencies of the package, by the extra that installs them."""
+TRAIN_PACKAGES = {"minari", "h5py", "tensorboard", "torchmetrics", "av", "matplotlib", "cattrs", "jinja2"}
+"""What the extra `train` of this package installs."""
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "collect": collect,
@@ -101,7 +99,9 @@ def _missing(error: ModuleNotFoundError) -> str:
     package = (error.name or "").partition(".")[0]
     if package in ("", "magrathea"):
         raise error
-    for extra, packages in EXTRAS.items():
-        if package in packages:
-            return f"This needs the package '{package}'; install it with: pip install 'magrathea[{extra}]'"
+    if package in TRAIN_PACKAGES:
+        return f"This needs the package '{package}'; install it with: pip install 'magrathea[train]'"
+    for plugin in environment_plugins():
+        if package == plugin.package.replace("-", "_"):
+            return f"This needs the package '{plugin.package}'; install it with: pip install {plugin.package}"
     return f"There is no module '{package}'; install it, or run this in the folder that holds it."

@@ -16,19 +16,71 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from magrathea.errors import MagratheaError
 from magrathea.settings import Count, DeviceName, Positive, Seed, check_value
 
-EnvId = Annotated[Positional[str], arg(metavar="ENV_ID")]
-WorldName = Annotated[Positional[str], arg(metavar="WORLD")]
-WorldNames = Annotated[tuple[str, ...], arg(metavar="[WORLD ...]")]
+# The help of an option that several commands have stands with its type, that of others in their docstrings.
+EnvId = Annotated[
+    Positional[str],
+    arg(metavar="ENV_ID", help='a Gymnasium id, or "module:id" to import the module that registers it first.'),
+]
+WorldName = Annotated[
+    Positional[str],
+    arg(metavar="WORLD", help="folder of a world, name of a shipped one, or its id on the Hugging Face hub."),
+]
 Folder = Annotated[Path, arg(metavar="FOLDER")]
 DatasetFolder = Annotated[Positional[Path], arg(metavar="DATASET")]
 OptionalFloat = Annotated[Positive | None, arg(metavar="FLOAT")]
 OptionalCount = Annotated[Count | None, arg(metavar="INT")]
 OptionalSeed = Annotated[Seed | None, arg(metavar="INT")]
 OptionalText = Annotated[str | None, arg(metavar="STR")]
-Device = Annotated[DeviceName, arg(metavar="STR")]
-OnError = Literal["stop", "skip"]
+Device = Annotated[DeviceName, arg(metavar="STR", help='"auto", "cpu", "cuda" or "cuda:N".')]
 Size = Literal["debug", "tiny", "small", "base"]
-OptionalSize = Annotated[Size | None, arg(metavar="{debug,tiny,small,base}")]
+OptionalSize = Annotated[
+    Size | None, arg(metavar="{debug,tiny,small,base}", help="size of the model; the recipe's, or tiny.")
+]
+Recipe = Annotated[
+    str | None,
+    arg(metavar="STR", help="name of a recipe or path of a .toml file; the options given here override it."),
+]
+TrainingMinutes = Annotated[
+    Positive | None,
+    arg(metavar="FLOAT", help="training time of a model; 10 minutes if neither this nor steps is given."),
+]
+TrainingSteps = Annotated[Count | None, arg(metavar="INT", help="number of updates of a model.")]
+MeasuringMinutes = Annotated[
+    Positive | None,
+    arg(metavar="FLOAT", help="approximate time to measure; without it, everything is measured in full."),
+]
+OwnEnvId = Annotated[
+    str | None,
+    arg(
+        metavar="STR",
+        help='the id of the environment, where no installed package offers it: "module:id" imports the module. '
+        "A world or a dataset alone never does.",
+    ),
+]
+Policy = Annotated[
+    str,
+    arg(
+        help='"random", "sticky" (repeats each action for a while, so that it gets farther), the "explorer" of the '
+        'ready-made environments, or "module:function".'
+    ),
+]
+MaxEpisodeSteps = Annotated[
+    Count | None,
+    arg(
+        metavar="INT",
+        help="episodes are truncated after so many steps; where an environment has no time limit of its own, "
+        "after 1000.",
+    ),
+]
+OnError = Annotated[
+    Literal["stop", "skip"], arg(help="whether an episode that fails stops the recording, or is left out.")
+]
+EnvKwargs = Annotated[
+    str,
+    arg(
+        help='JSON object of keyword arguments for gymnasium.make; "size": [height, width] resizes pictures.',
+    ),
+]
 
 _registry = ConstructorRegistry()
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from magrathea.cli.options import Device, OptionalText, name_environment
+from magrathea.cli.options import Device, OwnEnvId, name_environment
 from magrathea.errors import MagratheaError
 from magrathea.settings import Range
 
@@ -36,7 +36,7 @@ def play(
     open_browser: bool = True,
     store: Annotated[Path | None, arg(metavar="FILE")] = None,
     token: Token = None,
-    env_id: OptionalText = None,
+    env_id: OwnEnvId = None,
 ) -> None:
     """Play a world in the browser. Without a world, a start page lists the shipped ones. Every session is stored.
 
@@ -44,14 +44,11 @@ def play(
         world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
         host: address to listen on; 0.0.0.0 lets other machines in.
         port: port to listen on; 0 takes any free one.
-        device: "auto", "cpu", "cuda" or "cuda:N".
         open_browser: open the page in the default browser; never where the environment variable CI is set.
         store: file that stores the sessions; by default sessions.db in the folder that the environment variable
             MAGRATHEA_HOME names, or in the user's own folder for data.
         token: access token that visitors must give, of at least 16 characters; without a value, or where other machines
             are let in, the server makes one.
-        env_id: the id of the world's environment, where no installed package offers it: "module:id" imports the
-            module. A world or a dataset alone never does.
     """
     name_environment(env_id)
     from magrathea.server import play as serve
