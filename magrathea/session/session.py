@@ -19,6 +19,7 @@ from magrathea.sampler import FillResult, FillSettings, Purpose, derive_seed, fi
 from magrathea.session.context import DreamContext, Inference
 from magrathea.session.file import FileLimits, SessionState, pack, read_file, state_of, unpack, write_file
 from magrathea.session.history import Difference, History, StepKind, check_log
+from magrathea.session.replay import replay
 from magrathea.session.starts import Seed, Start, one_each, parse_seeds, parse_starts
 from magrathea.world import StepResult, World
 
@@ -383,32 +384,7 @@ class Session:
 
         In its own world that gives the same session; in another world of the same layout, what that one makes of it.
         """
-        world, have = self.world if world is None else world, self.num_steps
-        if world.layout != self.world.layout:
-            raise MagratheaError("Replay needs a world of the session's own layout; give one with the same slots.")
-        logs = [self.log_of(index) for index in range(self.batch_size)]
-        starts = [history.fork_start() for history in self._histories]
-        seeds = [int(log["seed"][0]) for log in logs]
-        again = self.from_state(world, SessionState.new(self.settings, self.inference, starts, seeds))
-        for back in range(int(have.max()), 0, -1):  # worlds with fewer steps begin later
-            again._replay_step({index: log[-back:][:1] for index, log in enumerate(logs) if have[index] >= back})
-        again._seeds = list(self._seeds)
-        return again
-
-    def _replay_step(self, logs: Mapping[int, np.ndarray]) -> None:
-        """Run one logged step (1,) of some worlds: with its action and seed if it was dreamt, else as it was."""
-        span = self.world.layout.role_span("action")
-        actions = torch.zeros(self.batch_size, span.stop - span.start, dtype=torch.long)
-        dreamt = [index for index, log in logs.items() if log["kind"][0] == StepKind.DREAMT]
-        for index in dreamt:
-            actions[index] = torch.from_numpy(logs[index]["tokens"][0, span].astype(np.int64))
-            self._seeds[index] = int(logs[index]["seed"][0])
-        logs = {index: log.copy() for index, log in logs.items()}
-        if dreamt:
-            tokens = self._imagine(actions, range(self.batch_size)).tokens.cpu().numpy()
-            for index in dreamt:
-                logs[index]["tokens"][0] = tokens[index]
-        self._commit_logs(logs)
+        return replay(self, self.world if world is None else world)
 
     def diff(self, other: Session) -> list[Difference]:
         """The difference of each history to the one of the same batch index in another session of this world."""
