@@ -72,8 +72,17 @@ def test_only_held_out_episodes_are_used(debug_world: World, debug_dataset: Data
     assert unseen_episodes(debug_world, debug_dataset) == held_out
     recordings = held_out_recordings(debug_world, debug_dataset, 1000)
     assert not {recording.number for recording in recordings} & set(trained)
-    other = with_metadata(debug_world, dataset_id="another")
+    other = with_metadata(debug_world, dataset_id="another", seed=1)
     assert unseen_episodes(other, debug_dataset) == list(range(len(debug_dataset)))
+
+
+@pytest.mark.parametrize("policy", ["random", "magrathea.data.board:random"])
+def test_a_dataset_that_is_recorded_anew_has_the_same_held_out_episodes(
+    debug_world: World, debug_dataset: Dataset, policy: str
+) -> None:
+    """The fingerprint of a dataset also depends on the versions of packages; its settings determine its episodes."""
+    recorded_before = with_metadata(debug_world, dataset_id="another", policy=policy)
+    assert unseen_episodes(recorded_before, debug_dataset) == unseen_episodes(debug_world, debug_dataset)
 
 
 def test_a_world_without_its_split_is_refused(debug_world: World, debug_dataset: Dataset) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from magrathea.data import Dataset, Episode
+from magrathea.data.collect import Recording as RecordingSettings
+from magrathea.data.policies import current_policy_name
 from magrathea.errors import MagratheaError
 from magrathea.evaluate.results import About
 from magrathea.memory import EpisodeReadout, MemoryReadout
@@ -76,13 +80,23 @@ class Budget:
 
 
 def is_training_dataset(world: World, dataset: Dataset) -> bool:
-    """Whether the world was trained on episodes of this very dataset."""
-    return world.metadata.get("dataset_id") == dataset.fingerprint
+    """Whether the world was trained on episodes of this dataset, or of one that was recorded with the same settings."""
+    settings = _recording_settings(dataset.metadata)
+    same_settings = settings is not None and settings == _recording_settings(world.metadata)
+    return same_settings or world.metadata.get("dataset_id") == dataset.fingerprint
+
+
+def _recording_settings(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The settings of `collect`, which determine the episodes; None where the metadata are not of a recording."""
+    names = [setting.name for setting in fields(RecordingSettings)]
+    if not set(names) <= metadata.keys():
+        return None
+    return {name: metadata[name] for name in names} | {"policy": current_policy_name(str(metadata["policy"]))}
 
 
 def unseen_episodes(world: World, dataset: Dataset) -> list[int]:
-    """Numbers of the episodes that the world was not trained on: those held out of its own dataset, by the split in
-    the world's metadata, or all of another dataset.
+    """Numbers of the episodes that the world was not trained on: those held out of its own dataset (also when it was
+    recorded anew with the same settings), by the split in the world's metadata, or all of another dataset.
 
     Raises MagratheaError where the world does not say what was held out, where nothing was, or where the dataset has
     other spaces.
