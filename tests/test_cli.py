@@ -7,8 +7,9 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -90,11 +91,19 @@ POSITIONAL = {"collect": ["CartPole-v1"], "make": ["CartPole-v1"]} | {key: ["cra
 BAD_NUMBERS = {int: ("-1", "1.5", "many", str(2**70)), float: ("-0.5", "many", "nan", "inf")}
 
 
+def option_types(command: Any) -> dict[str, Any]:
+    """The types of a command's options by name, those within a dataclass of options included."""
+    types: dict[str, Any] = {}
+    for name, hint in get_type_hints(command).items():
+        types |= option_types(hint) if is_dataclass(hint) else {name: hint}
+    return types
+
+
 def numeric_options() -> list[tuple[str, str, str]]:
     """(command, option, a value that no number in the option's range has) for every numeric option of every command."""
     cases = []
     for command, function in cli.COMMANDS.items():
-        for name, hint in get_type_hints(function).items():
+        for name, hint in option_types(function).items():
             kinds = {int, float} & {hint, *get_args(hint)}
             for value in BAD_NUMBERS[kinds.pop()] if kinds else ():
                 cases.append((command, f"--{name.replace('_', '-')}", value))
@@ -106,7 +115,7 @@ def test_every_numeric_option_has_a_range(
     command: str, option: str, value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [*command.split(), *POSITIONAL.get(command, ["crafter"]), option, value]
-    out = ["--out", "x"] if "out" in get_type_hints(cli.COMMANDS[command]) else []
+    out = ["--out", "x"] if "out" in option_types(cli.COMMANDS[command]) else []
     assert cli.main([*arguments, *out]) == 2
     error = capsys.readouterr().err.strip()
     assert "\n" not in error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Annotated, Any
 
-from magrathea.cli.evaluate import evaluate
+from magrathea.cli.evaluate import Measuring, evaluate
 from magrathea.cli.options import (
     DatasetFolder,
     Device,
@@ -107,7 +107,7 @@ def train(
     with process_group(device) as (rank, own_device):
         run_training(dataset, out, settings, device=own_device)
     if report and rank == 0:
-        evaluate(str(out), dataset, out=out / "report", minutes=report_minutes, card=True, device=device)
+        evaluate(str(out), dataset, Measuring(out=out / "report", minutes=report_minutes, device=device), card=True)
 
 
 def make(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import arg
 
 from magrathea.cli.options import (
     DatasetFolder,
@@ -16,97 +19,85 @@ from magrathea.cli.options import (
 )
 from magrathea.settings import Count, Seed
 
+if TYPE_CHECKING:
+    from magrathea.evaluate.recordings import Options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """What is measured, for how long, and where the report goes: the options of every evaluation.
+
+    Attributes:
+        out: folder of the report.
+        num_episodes: highest number of episodes to measure on.
+        num_dreams: highest number of dreams: of 64 steps, or at most 16 long ones of "eval memory" and "eval drift".
+        seed: seed of the choice of episodes and of the dreams.
+    """
+
+    out: Folder = Path("report")
+    num_episodes: Count = 64
+    num_dreams: Count = 64
+    minutes: MeasuringMinutes = None
+    device: Device = "auto"
+    seed: Seed = 0
+
+    def options(self) -> Options:
+        """The same as the options of the package's own functions."""
+        from magrathea.evaluate.recordings import Options
+
+        return Options(**{name: value for name, value in vars(self).items() if name != "out"})
+
+
+MeasuringOptions = Annotated[Measuring, arg(name="")]
+
 
 def evaluate(
     world: WorldName,
     dataset: DatasetFolder,
+    measuring: MeasuringOptions = Measuring(),
     *,
-    out: Folder = Path("report"),
-    num_episodes: Count = 64,
-    num_dreams: Count = 64,
-    minutes: MeasuringMinutes = None,
     card: bool = False,
-    device: Device = "auto",
-    seed: Seed = 0,
     env_id: OwnEnvId = None,
 ) -> None:
     """Measure a world on held-out episodes: JSON, plots, videos and a page that shows them.
 
     Args:
         dataset: folder of the dataset that the world was trained on, or of another one of the same environment.
-        out: folder of the report.
-        num_episodes: highest number of episodes to measure on.
-        num_dreams: highest number of dreams of 64 steps.
         card: also write the model card, README.md, into the world's folder.
-        seed: seed of the choice of episodes and of the dreams.
     """
     name_environment(env_id)
     from magrathea.evaluate.evaluation import evaluate as measure
-    from magrathea.evaluate.recordings import Options
     from magrathea.evaluate.report import write_card
     from magrathea.pretrained import find_world
     from magrathea.world import World
 
-    loaded = World.from_pretrained(world, device=device)
-    options = Options(num_episodes=num_episodes, num_dreams=num_dreams, minutes=minutes, seed=seed)
-    result = measure(loaded, dataset, out, options)
-    _print_report(result, out / "index.html")
+    loaded = World.from_pretrained(world, device=measuring.device)
+    result = measure(loaded, dataset, measuring.out, measuring.options())
+    _print_report(result, measuring.out / "index.html")
     if card:
         print(f"The model card is {write_card(find_world(world), loaded, result)}")
 
 
-def evaluate_memory(
-    world: WorldName,
-    dataset: DatasetFolder,
-    *,
-    out: Folder = Path("report"),
-    num_episodes: Count = 64,
-    num_dreams: Count = 16,
-    minutes: MeasuringMinutes = None,
-    device: Device = "auto",
-    seed: Seed = 0,
-) -> None:
+def evaluate_memory(world: WorldName, dataset: DatasetFolder, measuring: MeasuringOptions = Measuring()) -> None:
     """Measure what a world remembers beyond its attention window: JSON, a plot and a page that shows them.
 
     Args:
         dataset: folder of a dataset that records which location its pictures show, as Crafter's and MiniGrid's do.
-        out: folder of the report.
-        num_episodes: highest number of episodes to measure on.
-        num_dreams: number of dreams that are explored, at most 16.
-        seed: seed of the choice of episodes.
     """
     from magrathea.evaluate.memory import evaluate_memory as measure
-    from magrathea.evaluate.recordings import Options
 
-    options = Options(num_episodes=num_episodes, num_dreams=num_dreams, minutes=minutes, device=device, seed=seed)
-    _print_report(measure(world, dataset, out, options), out / "memory.html")
+    _print_report(measure(world, dataset, measuring.out, measuring.options()), measuring.out / "memory.html")
 
 
-def evaluate_drift(
-    world: WorldName,
-    dataset: DatasetFolder,
-    *,
-    out: Folder = Path("report"),
-    num_episodes: Count = 64,
-    num_dreams: Count = 16,
-    minutes: MeasuringMinutes = None,
-    device: Device = "auto",
-    seed: Seed = 0,
-) -> None:
+def evaluate_drift(world: WorldName, dataset: DatasetFolder, measuring: MeasuringOptions = Measuring()) -> None:
     """Measure how dreams of 2,000 steps drift from recordings: JSON, pictures and a page that shows them.
 
     Args:
         dataset: folder of the dataset that the world was trained on, or of another one of the same environment.
-        out: folder of the report.
-        num_episodes: highest number of recorded episodes to start from and to compare with.
-        num_dreams: number of dreams, at most 16.
-        seed: seed of the choice of episodes and of the dreams.
     """
     from magrathea.evaluate.drift import evaluate_drift as measure
-    from magrathea.evaluate.recordings import Options
 
-    options = Options(num_episodes=num_episodes, num_dreams=num_dreams, minutes=minutes, device=device, seed=seed)
-    _print_report(measure(world, dataset, out, options), out / "drift.html")
+    _print_report(measure(world, dataset, measuring.out, measuring.options()), measuring.out / "drift.html")
 
 
 def _print_report(result: Any, page: Path) -> None:

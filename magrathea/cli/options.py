@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -100,16 +101,24 @@ def run_command(command: Callable[..., None], arguments: Sequence[str], prog: st
 
 def _checked(command: Callable[..., None]) -> Callable[..., None]:
     """The command, which checks its options before it runs."""
-    signature, hints = inspect.signature(command), get_type_hints(command, include_extras=True)
+    signature = inspect.signature(command)
 
     @wraps(command)
     def run(*arguments: Any, **options: Any) -> None:
-        given = signature.bind(*arguments, **options)
-        for name, value in given.arguments.items():
-            check_value(_shown_name(name, hints[name]), value, hints[name])
+        _check(command, signature.bind(*arguments, **options).arguments)
         command(*arguments, **options)
 
     return run
+
+
+def _check(owner: Any, given: Mapping[str, Any]) -> None:
+    """Check the options of a command, or the fields of a dataclass of options, by their types."""
+    hints = get_type_hints(owner, include_extras=True)
+    for name, value in given.items():
+        if is_dataclass(value) and not isinstance(value, type):
+            _check(type(value), vars(value))
+        else:
+            check_value(_shown_name(name, hints[name]), value, hints[name])
 
 
 def _shown_name(name: str, hint: Any) -> str:
