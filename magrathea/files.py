@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -11,12 +13,59 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from magrathea.errors import MagratheaError
+
 try:
     import fcntl
 except ImportError:  # not on Windows
     fcntl = None
 
 _AT_FDCWD, _EXCHANGE = -100, 2  # RENAME_EXCHANGE of Linux and RENAME_SWAP of macOS
+_REMEDIES = {
+    errno.ENOSPC: "free some space, and try again",
+    errno.EDQUOT: "free some space, and try again",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EACCES: "choose a folder that can be written",
+    errno.EPERM: "choose a folder that can be written",
+    errno.EMFILE: "raise the limit of open files: ulimit -n",
+    errno.ENFILE: "raise the limit of open files: ulimit -n",
+}
+_ERROR_NUMBER = re.compile(r"\b(?:os error|errno)[ =:]+(\d+)", re.IGNORECASE)  # in the texts of safetensors and HDF5
+
+
+def system_error(error: BaseException, path: Path | None = None) -> MagratheaError | None:
+    """What to say of an error that the operating system gave, such as a full disk; None for any other error.
+
+    Args:
+        path: what was written, where the error names no other file.
+    """
+    number = getattr(error, "errno", None)
+    if not isinstance(number, int):
+        found = _ERROR_NUMBER.search(str(error))
+        number = int(found.group(1)) if found else None
+    if number is None and not isinstance(error, OSError):
+        return None
+    named = getattr(error, "filename", None) or path
+    if path is not None and Path(os.fsdecode(named)).parent == path.parent:
+        named = path  # not its temporary file
+    reason = os.strerror(number) if number else " ".join(str(error).split())
+    what = f"'{os.fsdecode(named)}' cannot be used" if named else "A file cannot be used"
+    remedy = _REMEDIES.get(number or 0)
+    return MagratheaError(f"{what}: {reason}" + (f"; {remedy}." if remedy else "."))
+
+
+@contextmanager
+def naming_the_file(path: Path) -> Iterator[None]:
+    """Raise a MagratheaError that names a path where the operating system does not let the block write there."""
+    try:
+        yield
+    except MagratheaError:
+        raise
+    except Exception as error:
+        refused = system_error(error, path)
+        if refused is None:
+            raise
+        raise refused from error
 
 
 @contextmanager
@@ -25,18 +74,22 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     Readers see the old file or the new one, never a part of it, even after a crash of the machine. Several processes
     and threads may write the same file: the last one to finish wins.
+
+    Raises:
+        MagratheaError: where the disk is full, or the folder is missing or cannot be written.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with naming_the_file(path):
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        os.close(descriptor)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def replace_folder(fresh: Path, folder: Path) -> None:

@@ -47,6 +47,8 @@ class EnvironmentPlugin:
             which sorts the cells of an episode's pictures by what the privileged state says of them.
         visible_tiles: function (infos, frames, tokens, grid) -> `magrathea.evaluate.cells.VisibleTiles` or None, which
             says how the pictures of an episode show a map.
+        picture_status: function (picture) -> what the page says of a picture (height, width, 3) uint8, such as
+            "Asleep"; "" for nothing.
         resample: function (env, seed) that redraws the random choices of a running environment from here on; its
             Gymnasium generator is replaced, if None.
 
@@ -64,10 +66,11 @@ class EnvironmentPlugin:
     recipe_folder: Path | None = None
     describe_cells: str | None = None
     visible_tiles: str | None = None
+    picture_status: str | None = None
     resample: str | None = None
 
     def __post_init__(self) -> None:
-        hooks = (self.make, self.describe_cells, self.visible_tiles, self.resample)
+        hooks = (self.make, self.describe_cells, self.visible_tiles, self.picture_status, self.resample)
         for reference in (*self.env_ids.values(), *self.policies.values(), *hooks):
             if reference is not None and not all(reference.partition(":")):
                 raise MagratheaError(f"Plug-in '{self.name}' refers to '{reference}'; write it as 'module:attribute'.")

@@ -21,6 +21,7 @@ from magrathea.errors import MagratheaError
 from magrathea.layout import Layout, Slot
 from magrathea.server import create_app
 from magrathea.server.catalog import Catalog
+from magrathea.server.server import server_config
 from magrathea.session.history import record_of
 
 GRID, TILE = 7, 9
@@ -210,7 +211,7 @@ def square_app(world: SquareWorld | None = None, **options: Any):
 def serving(app: Any, port: int = 0):
     """Serve an app from a thread; gives its URL."""
     listener = socket.create_server(("127.0.0.1", port))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws_max_size=1 << 16, timeout_graceful_shutdown=1))
+    server = uvicorn.Server(server_config(app))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
     thread.start()
     while not server.started:

@@ -18,6 +18,7 @@ from playwright.sync_api import Browser, Page, expect  # noqa: E402
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARGUMENTS = [
     "--no-sandbox",
+    "--enable-blink-features=ComputedAccessibilityInfo",
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",

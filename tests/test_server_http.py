@@ -30,7 +30,7 @@ from magrathea.server.session_manager import Limits
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with serving(square_app(limits=Limits(active=3, new_per_second=100))) as address:
+    with serving(square_app(limits=Limits(active=3, per_visitor=1, new_per_second=100))) as address:
         yield address
 
 
@@ -174,13 +174,27 @@ def test_pages_and_pictures(url: str) -> None:
     assert json.loads(get(f"{url}/health")[2])["status"] == "ok"
 
 
-def test_a_single_world_opens_at_the_root_and_its_card_is_served(tmp_path: Any) -> None:
-    (tmp_path / "README.md").write_text("# Square\n")
-    catalog = Catalog({"square": tmp_path}, lambda _: SquareWorld())
-    with serving(create_app(catalog, only="square", session_class=SquareSession)) as address:
-        assert b"dream-screen" in get(address)[2]
-        assert get(f"{address}/api/worlds/square/card")[2] == b"# Square\n"
-        assert json.loads(get(f"{address}/api/worlds")[2])[0]["has_card"]
+def test_a_world_is_listed_before_it_is_loaded_and_its_card_is_served(tmp_path: Any) -> None:
+    (tmp_path / "README.md").write_bytes(b"# Square \xff\n")
+    (tmp_path / "config.json").write_text(json.dumps({"metadata": {"name": "A square", "description": "It walks."}}))
+    loaded = []
+    catalog = Catalog({"square": tmp_path, "moon": "nowhere"}, lambda source: loaded.append(source) or SquareWorld())
+    with serving(create_app(catalog, session_class=SquareSession)) as address:
+        listed = json.loads(get(f"{address}/api/worlds")[2])
+        assert listed == [
+            {"id": "square", "name": "A square", "description": "It walks."},
+            {"id": "moon", "name": "moon", "description": ""},
+        ]
+        assert get(f"{address}/api/worlds/square/card")[2] == "# Square \ufffd\n".encode() and not loaded
+        assert json.loads(get(f"{address}/api/worlds/square")[2])["has_card"] and loaded == [tmp_path]
+
+
+def test_a_world_that_cannot_be_loaded_says_why() -> None:
+    def load(_: Any) -> Any:
+        raise MagratheaError("World folder 'moon' has no config.json.")
+
+    with serving(create_app(Catalog({"moon": "moon"}, load), session_class=SquareSession)) as address:
+        assert get(f"{address}/api/worlds/moon")[::2] == (400, b"World folder 'moon' has no config.json.")
 
 
 def test_a_world_that_cannot_be_played_is_refused_with_a_reason() -> None:

@@ -269,9 +269,9 @@ def served_address(monkeypatch: pytest.MonkeyPatch, store: Path, **options: Any)
     """The address that a server prints, without serving."""
     printed: list[str] = []
     monkeypatch.setattr(
-        "magrathea.server.server.open_catalog", lambda world, device: (Catalog({}, lambda _: None), None)
+        "magrathea.server.server.open_catalog", lambda world, device: (Catalog({}, lambda _: None), world)
     )
-    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: [listener.close() for listener in sockets])
+    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: (server.announce(), sockets[0].close()))
     monkeypatch.setattr("builtins.print", lambda text, **_: printed.append(text))
     play(port=0, store=store, open_browser=False, **options)
     return "\n".join(printed)
@@ -285,6 +285,57 @@ def test_a_token_is_made_where_it_is_needed_or_asked_for(monkeypatch: pytest.Mon
     assert len(made) >= 16
     assert token_of(token=True) == [made] and token_of() == []
     assert token_of(token="a&b #=ä" + "x" * 16) == ["a%26b+%23%3D%C3%A4" + "x" * 16]
+
+
+@pytest.mark.parametrize(
+    ("options", "printed"),
+    [
+        ({}, r"http://127.0.0.1:\d+/ \("),
+        ({"world": "a b#"}, r"http://127.0.0.1:\d+/play/a%20b%23 "),
+        ({"public_url": "http://localhost:9000/"}, r"http://localhost:9000/ "),
+        ({"public_url": "https://dreams.example"}, r"https://dreams.example/\?token=\S{16,} "),
+        ({"host": "0.0.0.0", "world": "moon"}, r"http://localhost:\d+/play/moon\?token=\S{16,} "),
+    ],
+)
+def test_the_address_that_visitors_see_is_printed(
+    options: dict, printed: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert re.match("Magrathea is at " + printed, served_address(monkeypatch, tmp_path / "store.db", **options))
+
+
+@pytest.mark.parametrize("url", ["", "dreams.example", "ftp://a", "http://", "https://a/b", "http://a:b", "http://a?b"])
+def test_a_public_url_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(MagratheaError, match="is not the address of a server; give one without a path"):
+        play(public_url=url, open_browser=False)
+
+
+def test_a_proxy_may_change_the_host_and_its_port() -> None:
+    """What a page sends as its origin is then the public URL; its cookie is only sent over https."""
+    proxied = {"Host": "dreams.example", "Origin": "https://dreams.example:8443"}
+    with serving(square_app()) as url:
+        assert ask(f"{url}/api/sessions", **proxied)[0] == 421
+    with serving(square_app(public_url="https://Dreams.example:8443", token="x" * 16)) as url:
+        session = {**proxied, "Authorization": "Bearer " + "x" * 16}
+        foreign = {**session, "Origin": "https://elsewhere.example"}
+        socket_url = f"{url.replace('http', 'ws')}/api/worlds/square/play?token={'x' * 16}"
+        with connect(socket_url, origin=proxied["Origin"]) as socket:
+            name = text_of(socket, "world")["session"]
+        assert ask(f"{url}/api/sessions/{name}", "DELETE", **foreign)[0] == 403
+        assert ask(f"{url}/api/sessions/{name}", "DELETE", **session)[0] == 204
+        request = urllib.request.Request(f"{url}/sessions?token={'x' * 16}")
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=10) as response:
+            assert response.status == 303 and "; Secure" in response.headers["set-cookie"]
+    with serving(square_app(public_url="https://dreams.example:443")) as url:  # without a token, for this name only
+        socket_url = f"{url.replace('http', 'ws')}/api/worlds/square/play"
+        for host, status in (("dreams.example", 200), ("elsewhere.example", 421)):
+            assert ask(f"{url}/api/sessions", Host=host)[0] == status
+        with connect(socket_url, origin="https://dreams.example") as socket:
+            assert text_of(socket, "world")["session"]
+
+
+class _NoRedirect(urllib.request.HTTPErrorProcessor):
+    def http_response(self, request: Any, response: Any) -> Any:
+        return response
 
 
 def test_a_short_token_is_warned_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

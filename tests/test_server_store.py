@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from magrathea.errors import MagratheaError
+from magrathea.server.database import backup_store
 from magrathea.server.server import data_folder
-from magrathea.server.store import Store, StoredStep, StoreThread, backup_store
+from magrathea.server.store import Store, StoredStep, StoreThread
 
 
 class StoreMachine(RuleBasedStateMachine):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from inspect import cleandoc
+from typing import IO
 
 from magrathea.cli.allocator import keep_memory
 from magrathea.cli.bench import bench, bench_history, bench_memories, bench_memory_sizes, bench_players, bench_profile
@@ -14,6 +18,7 @@ from magrathea.cli.options import run_command
 from magrathea.cli.play import play
 from magrathea.cli.sessions import backup
 from magrathea.errors import MagratheaError
+from magrathea.files import system_error
 from magrathea.plugins import environment_plugins
 
 TRAIN_PACKAGES = {"minari", "h5py", "tensorboard", "torchmetrics", "av", "matplotlib", "cattrs", "jinja2"}
@@ -39,24 +44,60 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 2 for a mistake in what was asked, 130 for Ctrl-C."""
+    """Run one command; returns the exit code: 0, 2 for what could not be done, 130 for Ctrl-C, 141 where nobody reads
+    the output any more (as in `magrathea --help | head -1`)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if "" not in sys.path:
         sys.path.insert(0, "")  # so that "module:id" finds a module in the working directory, as `python -m` does
     keep_memory()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal may lack letters
     try:
-        if not arguments or arguments[0] in ("-h", "--help"):
-            print(overview())
-            return 0
-        name = command_name(arguments)
-        run_command(COMMANDS[name], arguments[len(name.split()) :], prog=f"magrathea {name}")
+        try:
+            _run(arguments)
+        finally:  # also after --help, which exits
+            sys.stdout.flush()
     except MagratheaError as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:
         return _fail(_missing(error))
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads(sys.stdout):
+            _discard(sys.stdout)
+            return 141
+        refused = system_error(error)
+        if refused is None:
+            raise
+        _discard(sys.stdout)
+        return _fail(str(refused))
     return 0
+
+
+def _run(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        return
+    name = command_name(arguments)
+    run_command(COMMANDS[name], arguments[len(name.split()) :], prog=f"magrathea {name}")
+
+
+def _nobody_reads(stream: IO[str]) -> bool:
+    """Whether a stream is a pipe whose other end is closed."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), select.POLLOUT)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except (OSError, ValueError, AttributeError):  # no file, or not on this system
+        return True
+
+
+def _discard(stream: IO[str]) -> None:
+    """Drop what could not be written, so that Python does not try again when it ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def command_name(arguments: Sequence[str]) -> str:
@@ -90,7 +131,8 @@ def _summary(command: Callable[..., None]) -> str:
 
 
 def _fail(message: str) -> int:
-    print("magrathea: " + " ".join(message.split()), file=sys.stderr)
+    with suppress(OSError):
+        print("magrathea: " + " ".join(message.split()), file=sys.stderr, flush=True)
     return 2
 
 

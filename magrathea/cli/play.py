@@ -36,12 +36,13 @@ def play(
     open_browser: bool = True,
     store: Annotated[Path | None, arg(metavar="FILE")] = None,
     token: Token = None,
+    public_url: Annotated[str | None, arg(metavar="URL")] = None,
     env_id: OwnEnvId = None,
 ) -> None:
-    """Play a world in the browser. Without a world, a start page lists the shipped ones. Every session is stored.
+    """Play a world in the browser. A start page lists it and the shipped ones. Every session is stored.
 
     Args:
-        world: folder of a world, name of a shipped one, or its id on the Hugging Face hub.
+        world: folder of a world, name of a shipped one, or its id on the Hugging Face hub, whose page is opened.
         host: address to listen on; 0.0.0.0 lets other machines in.
         port: port to listen on; 0 takes any free one.
         open_browser: open the page in the default browser; never where the environment variable CI is set.
@@ -49,12 +50,23 @@ def play(
             MAGRATHEA_HOME names, or in the user's own folder for data.
         token: access token that visitors must give, of at least 16 characters; without a value, or where other machines
             are let in, the server makes one.
+        public_url: the address that visitors see, like https://dreams.example:8443, where a proxy or a forwarded port
+            makes it another one.
     """
     name_environment(env_id)
     from magrathea.server import play as serve
 
     open_browser = open_browser and not os.environ.get("CI")
-    serve(world, host=host, port=port, device=device, open_browser=open_browser, store=store, token=token)
+    serve(
+        world,
+        host=host,
+        port=port,
+        device=device,
+        open_browser=open_browser,
+        store=store,
+        token=token,
+        public_url=public_url,
+    )
 
 
 def _parse_token(texts: list[str]) -> str | bool:

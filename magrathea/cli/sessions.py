@@ -19,7 +19,7 @@ def backup(
         file: the copy, which `magrathea play --store` opens; must not be there yet.
         store: file that stores the sessions; by default the one of `magrathea play`.
     """
+    from magrathea.server.database import backup_store
     from magrathea.server.server import data_folder
-    from magrathea.server.store import backup_store
 
     print(backup_store(store if store is not None else data_folder() / "sessions.db", file))

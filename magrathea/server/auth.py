@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import ipaddress
 import re
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -16,7 +15,7 @@ from starlette.requests import cookie_parser
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 
 from magrathea.errors import MagratheaError
-from magrathea.server.rate_limiter import RateLimiter
+from magrathea.server.rate_limiter import RateLimiters
 
 STATIC = Path(__file__).parent / "static"
 COOKIE = "magrathea"
@@ -24,7 +23,6 @@ SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 CLOSE_REFUSED = 1008  # WebSocket close code: policy violation
 OPEN_PATHS = ("/static/", "/health")
 GOOD_TOKEN_LENGTH = 16  # characters; a shorter one can be guessed
-MAX_CLIENTS = 1024  # addresses whose wrong tokens are counted
 HEADERS = [
     (
         b"content-security-policy",
@@ -56,18 +54,45 @@ def check_token(token: str | None) -> None:
         )
 
 
+def check_public_url(url: str | None) -> None:
+    """Raises MagratheaError for what is not the address of a server's root, such as "https://dreams.example:8443"."""
+    if url is None:
+        return
+    try:
+        parts = urlsplit(url)
+        is_root = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.path in ("", "/")
+        is_root = is_root and not (parts.query or parts.fragment or parts.username) and (parts.port or 1) > 0
+    except ValueError:
+        is_root = False
+    if not is_root:
+        raise MagratheaError(
+            f"The public URL {url!r} is not the address of a server; give one without a path, like "
+            "https://dreams.example:8443."
+        )
+
+
+def visitor_of(scope: Any) -> str:
+    """What a visitor is known by: the address that a connection comes from; in IPv6 the network of one visitor."""
+    address = (scope.get("client") or ("",))[0]
+    return ":".join(address.split(":")[:4]) if ":" in address else address
+
+
 class Auth:
     """Middleware that refuses requests from pages of other sites and, given a token, requests without it.
 
     A token is sent as `?token=…` (a cookie keeps it then) or as `Authorization: Bearer …`. Without a token the server
-    answers only to names of this machine, which prevents DNS rebinding. Adds headers that let pages load nothing from
-    elsewhere, and make browsers ask again for changed files.
+    answers only to names of this machine, which prevents DNS rebinding, and to that of `public_url`, the address that
+    visitors see where a proxy stands between. Adds headers that let pages load nothing from elsewhere, and make
+    browsers ask again for changed files.
     """
 
-    def __init__(self, app: Any, token: str | None = None) -> None:
+    def __init__(self, app: Any, token: str | None = None, public_url: str | None = None) -> None:
         self.app, self.token = app, token
-        self._wrong_tokens: OrderedDict[str, RateLimiter] = OrderedDict()  # by address, the longest unused first
+        self._public = None if public_url is None else _netloc(public_url)
+        self._is_https = public_url is not None and public_url.startswith("https:")
+        self._wrong_tokens = RateLimiters(rate=0.5, burst=10)
         self._cookie = hashlib.sha256(f"magrathea {token}".encode()).hexdigest()
+        self._page = (STATIC / "token.html").read_text("utf-8")
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -92,11 +117,12 @@ class Auth:
         """The response that refuses a request, or None if it is allowed."""
         headers = Headers(scope=scope)
         host = headers.get("host", "").lower()
-        if self.token is None and not is_loopback(re.sub(r":\d+$", "", host)):
+        names = {host, self._public} - {None}  # a proxy may send another host than the page's, or drop its port
+        if self.token is None and host != self._public and not is_loopback(re.sub(r":\d+$", "", host)):
             return PlainTextResponse("This server answers only to names of its own machine.", 421)
         origin = headers.get("origin")
         changes = scope["type"] == "websocket" or scope["method"] not in SAFE_METHODS
-        if changes and origin is not None and _netloc(origin) != host:
+        if changes and origin is not None and _netloc(origin) not in names:
             return PlainTextResponse("Pages of other sites may not use this server.", 403)
         if self.token is None or scope["path"].startswith(OPEN_PATHS):
             return None
@@ -108,7 +134,7 @@ class Auth:
         cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
         bearer = headers.get("authorization", "").removeprefix("Bearer ")
         credentials = [value for value in (given, cookie, bearer) if value]
-        guesses = self._guesses_of(scope)
+        guesses = self._wrong_tokens.of(visitor_of(scope))
         if credentials and guesses.seconds_left() > 0:
             return PlainTextResponse("Too many wrong tokens; try again in a few seconds.", 429)
         if (given is None and _equal(cookie, self._cookie)) or _equal(bearer, token):
@@ -118,32 +144,23 @@ class Auth:
                 return None
             rest = urlencode([(name, value) for name, value in query if name != "token"])
             response = RedirectResponse("/" + scope["path"].lstrip("/") + (f"?{rest}" if rest else ""), 303)
-            response.set_cookie(COOKIE, self._cookie, max_age=90 * 86400, httponly=True, samesite="lax")
+            response.set_cookie(
+                COOKIE, self._cookie, max_age=90 * 86400, secure=self._is_https, httponly=True, samesite="lax"
+            )
             return response
         for _ in credentials:
             guesses.take()
         notice = "That token is wrong." if given else "Enter the token to continue."
-        page = (STATIC / "token.html").read_text("utf-8")
-        return HTMLResponse(page.replace("{notice}", notice), 401)
-
-    def _guesses_of(self, scope: Any) -> RateLimiter:
-        """The limiter of the wrong tokens that come from an address; from a network of one visitor in IPv6."""
-        address = (scope.get("client") or ("",))[0]
-        if ":" in address:
-            address = ":".join(address.split(":")[:4])
-        guesses = self._wrong_tokens.setdefault(address, RateLimiter(rate=0.5, burst=10))
-        self._wrong_tokens.move_to_end(address)
-        if len(self._wrong_tokens) > MAX_CLIENTS:
-            self._wrong_tokens.popitem(last=False)
-        return guesses
+        return HTMLResponse(self._page.replace("{notice}", notice), 401)
 
 
 def _netloc(origin: str) -> str | None:
-    """The host and port of an origin, or None if it has none."""
+    """The host and port of an origin, without its scheme's own port; None if it has none."""
     try:
-        return urlsplit(origin).netloc.lower()
+        parts = urlsplit(origin)
     except ValueError:
         return None
+    return parts.netloc.lower().removesuffix({"http": ":80", "https": ":443"}.get(parts.scheme, " "))
 
 
 def _equal(left: str, right: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -49,10 +50,31 @@ class Catalog:
                 self._worlds[world_id] = world
         return self._worlds[world_id]
 
+    def listing(self) -> list[dict[str, str]]:
+        """What is known of each world without loading it: "id", "name" and "description"."""
+        return [
+            {
+                "id": world_id,
+                "name": str(metadata.get("name") or world_id),
+                "description": str(metadata.get("description") or ""),
+            }
+            for world_id, metadata in ((world_id, self._metadata(world_id)) for world_id in self.sources)
+        ]
+
+    def _metadata(self, world_id: str) -> dict[str, Any]:
+        """A world's metadata as far as it is at hand; loading says what is wrong with a world."""
+        if world_id in self._worlds:
+            return self._worlds[world_id].metadata
+        try:
+            metadata = json.loads((Path(self.sources[world_id]) / "config.json").read_text("utf-8"))["metadata"]
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            return {}
+        return metadata if isinstance(metadata, dict) else {}
+
     def card(self, world_id: str) -> str | None:
         """The text of the world's model card (README.md of its folder), or None if it has none."""
         path = Path(self.sources[world_id]) / "README.md"
-        return path.read_text(encoding="utf-8") if path.is_file() else None
+        return path.read_text("utf-8", errors="replace") if path.is_file() else None
 
     def describe(self, world_id: str, world: Any) -> WorldInfo:
         """What the page shows of a loaded world."""
@@ -91,7 +113,8 @@ def noop_action(world: Any) -> int | None:
 
 
 def key_map(world: Any) -> dict[str, int]:
-    """KeyboardEvent.key -> index of an action: the world's own map, or arrows by name, then digits and letters."""
+    """KeyboardEvent.key of a US keyboard -> index of an action: the world's own map, or arrows by name, then digits and
+    letters."""
     given, first = world.metadata.get("key_map"), int(world.action_space.start)
     if given:
         indices = {str(key): int(action) - first for key, action in given.items()}

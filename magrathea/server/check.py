@@ -39,12 +39,13 @@ def check(url: str, num_frames: int = 30, world_id: str | None = None, timeout: 
     if token is not None:
         _check_refusal(f"{url}/api/worlds", timeout)
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    worlds = json.loads(_get(f"{url}/api/worlds", timeout, headers))
-    playable = [world for world in worlds if "error" not in world and world_id in (None, world["id"])]
-    if not playable:
+    worlds = [world["id"] for world in json.loads(_get(f"{url}/api/worlds", timeout, headers))]
+    if world_id is None and worlds:
+        world_id = worlds[0]
+    if world_id is None or world_id not in worlds:
         raise CheckError(f"no world '{world_id or 'at all'}' to play; the server has {worlds}")
-    world = playable[0]
-    path = urllib.parse.quote(world["id"])
+    path = urllib.parse.quote(world_id)
+    world = json.loads(_get(f"{url}/api/worlds/{path}", timeout, headers))
     for page in (f"/play/{path}", "/static/play.js", "/static/style.css", "/health"):
         _get(url + page, timeout, headers)
     picture = _get(f"{url}/api/worlds/{path}/starts/0.png", timeout, headers)

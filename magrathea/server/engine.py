@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from magrathea.errors import MagratheaError
+
 MAX_BATCH = 64  # slots that step together
 GATHER_SHARE, GATHER_SECONDS = 0.1, 0.01  # a batch waits for slots: this share of the last one's time, at most so long
 
@@ -234,7 +236,10 @@ class Engine:
         try:
             self._commit(list(zip(slots, outputs, strict=True)))
         except Exception as error:
-            log.exception("steps were not committed")
+            if isinstance(error, MagratheaError):
+                log.warning("steps were not stored: %s", error)
+            else:
+                log.exception("steps were not stored")
             for slot in slots:
                 self.leave(slot)  # its state is ahead of the store
             return [error for _ in slots]

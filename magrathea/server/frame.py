@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 from PIL import Image
 
+from magrathea.plugins import environment_plugin, load_reference
 from magrathea.server.engine import StepOutput
 from magrathea.server.protocol import DreamHeader, Frame
 from magrathea.spaces import find_picture, index_batch, picture_of
@@ -18,10 +19,17 @@ BAR_HEIGHT, BAR_WIDTH = 48, 8  # pixels, where a space without a picture is draw
 
 
 class Renderer:
-    """Turns observations of one space into pictures; a space without a picture is drawn as bars."""
+    """Turns observations of one space into pictures; a space without a picture is drawn as bars.
 
-    def __init__(self, space: gymnasium.Space) -> None:
+    Attributes:
+        status: says of a picture what its environment's plug-in has to say of it, "" for nothing.
+    """
+
+    def __init__(self, space: gymnasium.Space, env_id: str = "") -> None:
         self.space = space
+        plugin = environment_plugin(env_id)
+        reference = plugin.picture_status if plugin else None
+        self.status = load_reference(reference) if reference else lambda _: ""
         path = find_picture(space)
         self.slot = None if path is None else "/".join(map(str, ("observation", *path)))  # that holds the picture
 
@@ -53,13 +61,15 @@ def step_frame(output: StepOutput, action: int, renderer: Renderer) -> Frame:
     """The frame of a step; `action` is the index of the one that led to it."""
     result, index = output.result, output.index
     reward = float(result.reward[index])
+    picture = renderer.render(index_batch(result.observation, index))
     header = DreamHeader(
         action=action,
+        status=renderer.status(picture),
         reward=round(reward, 4) if math.isfinite(reward) else 0.0,
         terminated=bool(result.terminated[index]),
         num_passes=int(result.num_passes[index]),
     )
-    parts = {"picture": renderer.render(index_batch(result.observation, index))}
+    parts = {"picture": picture}
     uncertainty = result.uncertainty.get(renderer.slot) if renderer.slot else None
     if uncertainty is not None:
         clipped = np.clip(np.asarray(uncertainty[index], dtype=np.float32), 0, 1)
@@ -71,4 +81,4 @@ def restored_frame(world: Any, tokens: Any, is_start: bool, renderer: Renderer) 
     """The frame of the step, tokens (N,), at which a session starts or is restored."""
     terminated = not is_start and bool(world.decode_terminated(tokens[None])[0])
     picture = renderer.render(index_batch(world.decode_observation(tokens[None]), 0))
-    return Frame(DreamHeader(terminated=terminated), {"picture": picture})
+    return Frame(DreamHeader(terminated=terminated, status=renderer.status(picture)), {"picture": picture})

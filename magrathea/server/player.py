@@ -56,7 +56,7 @@ class Player:
         self.seed, self.start = seed, start
         self.failure = ""
         self.used_at = time.monotonic()  # when somebody joined or sent input last
-        self._renderer, self._meter = Renderer(world.observation_space), StepMeter()
+        self._renderer, self._meter = Renderer(world.observation_space, str(world.metadata.get("env_id"))), StepMeter()
         self._frame: Frame | None = None
         self._changed = asyncio.Event()
         self._restore: Restore | None = self._start if is_new else live.resume
@@ -151,18 +151,23 @@ class Player:
         except MagratheaError as error:
             if self.live.active and before:  # refused; the session is as it was
                 self._frame, self._restore = before, None
-                self.controls.stop()
+                if not restore:
+                    self.controls.stop()
+                elif self._mirrored:
+                    self._set_mirror(False)  # which has moved on
                 self.viewers.send(protocol.ErrorMessage(str(error)))
             else:
-                self._fail(error)
+                await self._fail(error)
         except Exception as error:  # only this session fails
             log.exception("session failed")
-            self._fail(error)
+            await self._fail(error)
         self._show()
 
-    def _fail(self, error: Exception) -> None:
+    async def _fail(self, error: Exception) -> None:
+        """Say why the session cannot go on, and give up its place in the engine."""
         self.failure = (str(error).splitlines() or [""])[0] or type(error).__name__
         self._restore = None
+        await self.live.suspend()
 
     async def _step(self) -> None:
         action = self.controls.take_action(time.monotonic())
@@ -191,6 +196,13 @@ class Player:
         if start is None:  # the real environment is off, or failed
             self._mirrored = False
             start = self.start
+        return await self.live.start(self.seed, start)
+
+    async def _start_beside_env(self) -> Any:
+        start = await self.mirror.reset(self.seed)
+        if start is None:
+            raise MagratheaError(f"The real environment cannot be started: {self.mirror.reason}; the dream goes on.")
+        self._mirrored = True
         return await self.live.start(self.seed, start)
 
     # -- frames -------------------------------------------------------------------------------------------------------
@@ -251,7 +263,9 @@ class Player:
                 self.seed, self.start = seed, start
                 self._restart_with(self._start)
             case protocol.GoTo(branch, step):
-                self._set_mirror(False)
+                if self._mirrored:
+                    self._set_mirror(False)
+                    self.viewers.send(protocol.ErrorMessage("The real environment cannot go back; it is off now."))
                 self._restart_with(lambda: self.live.go_to(branch, step))
             case protocol.SetSpeed(value):
                 controls.set_speed(value)
@@ -262,10 +276,10 @@ class Player:
             case protocol.Mirror(on):
                 if self.mirror.state == "unavailable":
                     raise ProtocolError(f"The real environment is not available: {self.mirror.reason}.")
-                self._set_mirror(on)
                 if on:
-                    self._restart_with(self._start)
+                    self._restart_with(self._start_beside_env)
                 else:
+                    self._set_mirror(False)
                     self._show()
 
     def _set_mirror(self, on: bool) -> None:

@@ -148,7 +148,7 @@ class MessageDecoder:
 
 # -- server to client, text -------------------------------------------------------------------------------------------
 class ActionInfo(Struct):
-    """An action of a world; `keys` are values of KeyboardEvent.key."""
+    """An action of a world; `keys` are values of KeyboardEvent.key on a US keyboard, which the page finds by place."""
 
     index: int
     name: str
@@ -231,10 +231,12 @@ class Header(Struct, kw_only=True, tag_field="kind"):
 
 
 class DreamHeader(Header, kw_only=True, tag="dream"):
-    """A frame of the dream. `rate` is in steps per second; `next_action` is the one chosen for a single step."""
+    """A frame of the dream. `rate` is in steps per second; `next_action` is the one chosen for a single step; `status`
+    is what the environment's plug-in says of the picture."""
 
     state: str = "starting"
     reason: str = ""
+    status: str = ""
     branch: int = 0
     action: int | None = None
     next_action: int | None = None

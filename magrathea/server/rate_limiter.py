@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 
 RATE_WINDOW = 2.0  # seconds over which steps per second are counted
+MAX_VISITORS = 1024  # whose events are counted
 SMOOTHING = 0.1  # weight of the newest step in the smoothed model time
 
 
@@ -51,6 +52,23 @@ class RateLimiter:
     def reset(self, rate: float | None) -> None:
         """Change the rate; one event is allowed now."""
         self.rate, self._tokens, self._updated = rate, 1.0, self._clock()
+
+
+class RateLimiters:
+    """A limiter for each visitor; of more than `MAX_VISITORS`, the longest unused ones are forgotten. Arguments as of
+    `RateLimiter`."""
+
+    def __init__(self, rate: float, burst: float | None = None) -> None:
+        self._rate, self._burst = rate, burst
+        self._limiters: OrderedDict[str, RateLimiter] = OrderedDict()  # the longest unused first
+
+    def of(self, visitor: str) -> RateLimiter:
+        """The limiter of a visitor."""
+        limiter = self._limiters.setdefault(visitor, RateLimiter(self._rate, self._burst))
+        self._limiters.move_to_end(visitor)
+        if len(self._limiters) > MAX_VISITORS:
+            self._limiters.popitem(last=False)
+        return limiter
 
 
 class StepMeter:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated, Any, TypeVar
@@ -15,20 +17,20 @@ from msgspec import Meta, Struct
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
-from starlette.requests import HTTPConnection, Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from magrathea.errors import MagratheaError
-from magrathea.server.auth import STATIC
+from magrathea.server.auth import STATIC, visitor_of
 from magrathea.server.catalog import Catalog
 from magrathea.server.env_mirror import why_unavailable
 from magrathea.server.frame import Renderer
 from magrathea.server.live_session import LiveSession
 from magrathea.server.player import Player
 from magrathea.server.protocol import ErrorMessage, Number, ProtocolError, Seed, WorldMessage
-from magrathea.server.rate_limiter import RateLimiter
+from magrathea.server.rate_limiter import RateLimiter, RateLimiters
 from magrathea.server.session_manager import SessionManager
 from magrathea.server.session_pool import SessionPool
 from magrathea.server.store import MissingSession, Store, StoredSession
@@ -38,7 +40,8 @@ CLOSE_TRY_LATER = 1013  # WebSocket close code
 MAX_BODY_BYTES = 4096  # of a request that carries no file
 MESSAGES_PER_SECOND, ERRORS_PER_SECOND = 200.0, 5.0  # of one connection
 
-Handler = Callable[[Request], Awaitable[Response]]
+log = logging.getLogger(__name__)
+
 Query = TypeVar("Query", bound=Struct)
 
 
@@ -87,7 +90,6 @@ class Routes:
     """The routes of one server. What cannot be done is answered with 4xx and one line that says why.
 
     Args:
-        only: the world that "/" opens, in place of the start page.
         make_env: makes the real environment of a world.
     """
 
@@ -96,14 +98,13 @@ class Routes:
         catalog: Catalog,
         manager: SessionManager,
         pool: SessionPool,
-        only: str | None,
         make_env: Callable[[Any], gymnasium.Env],
     ) -> None:
-        self.catalog, self.manager, self.pool, self.only = catalog, manager, pool, only
+        self.catalog, self.manager, self.pool, self.limits = catalog, manager, pool, manager.limits
         self._make_env = make_env
-        rate = manager.limits.new_per_second
-        self._new_sessions = RateLimiter(rate, burst=4 * rate)
-        self._num_uploads = 0
+        rate = self.limits.new_per_second
+        self._new_sessions = RateLimiters(rate, burst=4 * rate)
+        self._uploads = Counter[str]()  # under way, by visitor
         self._why_unavailable: dict[str, asyncio.Task[str]] = {}
 
     def all(self) -> list[Route | WebSocketRoute]:
@@ -118,22 +119,22 @@ class Routes:
             Route("/api/worlds", self.worlds),
             Route("/api/worlds/{world}", self.world),
             Route("/api/worlds/{world}/card", self.card),
-            Route("/api/worlds/{world}/starts/{index:number}.png", _answering(self.start_picture)),
+            Route("/api/worlds/{world}/starts/{index:number}.png", self.start_picture),
             WebSocketRoute("/api/worlds/{world}/play", self.play),
-            Route("/api/sessions", _answering(self.sessions), methods=["GET"]),
-            Route("/api/sessions", _answering(self.upload), methods=["POST"]),
-            Route(session, _answering(self.session), methods=["GET"]),
-            Route(session, _answering(self.rename), methods=["PATCH"]),
-            Route(session, _answering(self.delete), methods=["DELETE"]),
-            Route(f"{session}/fork", _answering(self.fork), methods=["POST"]),
-            Route(f"{session}/file", _answering(self.download), methods=["GET"]),
-            Route(f"{session}/branches/{{branch:number}}", _answering(self.delete_branch), methods=["DELETE"]),
-            Route(f"{session}/branches/{{branch:number}}/steps/{{step:number}}.png", _answering(self.step_picture)),
+            Route("/api/sessions", self.sessions, methods=["GET"]),
+            Route("/api/sessions", self.upload, methods=["POST"]),
+            Route(session, self.session, methods=["GET"]),
+            Route(session, self.rename, methods=["PATCH"]),
+            Route(session, self.delete, methods=["DELETE"]),
+            Route(f"{session}/fork", self.fork, methods=["POST"]),
+            Route(f"{session}/file", self.download, methods=["GET"]),
+            Route(f"{session}/branches/{{branch:number}}", self.delete_branch, methods=["DELETE"]),
+            Route(f"{session}/branches/{{branch:number}}/steps/{{step:number}}.png", self.step_picture),
         ]
 
     # -- pages --------------------------------------------------------------------------------------------------------
     async def home(self, _: Request) -> Response:
-        return RedirectResponse(f"/play/{self.only}") if self.only else FileResponse(STATIC / "index.html")
+        return FileResponse(STATIC / "index.html")
 
     async def page(self, request: Request) -> Response:
         """The page that is named by the first part of the path."""
@@ -146,10 +147,12 @@ class Routes:
 
     # -- worlds -------------------------------------------------------------------------------------------------------
     async def worlds(self, _: Request) -> Response:
-        return JSONResponse([await self._description(world_id) for world_id in self.catalog])
+        """What is known of the worlds without loading them, which takes a second or more."""
+        return JSONResponse(await run_in_threadpool(self.catalog.listing))
 
     async def world(self, request: Request) -> Response:
-        return JSONResponse(await self._description(self._world_id(request)))
+        world_id = self._world_id(request)
+        return JSONResponse(msgspec.to_builtins(self.catalog.describe(world_id, await self._load(world_id))))
 
     async def card(self, request: Request) -> Response:
         text = self.catalog.card(self._world_id(request))
@@ -175,13 +178,6 @@ class Routes:
     async def _load(self, world_id: str) -> Any:
         return await run_in_threadpool(self.catalog.world, world_id)
 
-    async def _description(self, world_id: str) -> dict[str, Any]:
-        try:
-            world = await self._load(world_id)
-        except MagratheaError as error:
-            return {"id": world_id, "name": world_id, "error": str(error)}
-        return msgspec.to_builtins(self.catalog.describe(world_id, world))
-
     # -- sessions -----------------------------------------------------------------------------------------------------
     async def sessions(self, request: Request) -> Response:
         """The sessions (of one world) that have steps, several branches or a name."""
@@ -199,7 +195,7 @@ class Routes:
         return asdict(found) | {"active": player is not None, "viewers": len(player.viewers) if player else 0}
 
     async def rename(self, request: Request) -> Response:
-        body, session = await _body(request, Named), request.path_params["session"]
+        body, session = await self._body(request, Named), request.path_params["session"]
         await self.manager.store.run(Store.session, session)
         await self.manager.store.run(Store.rename, session, body.name)
         await self._refresh(session)
@@ -223,8 +219,8 @@ class Routes:
             await player.refresh()
 
     async def fork(self, request: Request) -> Response:
-        body = await _body(request, ForkBody)
-        self._allow_new_session()
+        body = await self._body(request, ForkBody)
+        self._allow_new_session(request)
         forked = await self.manager.fork(request.path_params["session"], body.branch, body.step, body.name)
         return await self._session_response(forked, 201)
 
@@ -237,20 +233,16 @@ class Routes:
 
     async def upload(self, request: Request) -> Response:
         """A session file as the body; its world is the one of this server that it was made in."""
-        name = _query(request, Named).name
-        self._allow_new_session()
-        limits = self.manager.limits
-        if self._num_uploads >= limits.uploads:
+        name, visitor, limits = _query(request, Named).name, visitor_of(request.scope), self.limits
+        self._allow_new_session(request)
+        if self._uploads.total() >= limits.uploads or self._uploads[visitor] >= limits.share(limits.uploads):
             raise MagratheaError(f"This server takes {limits.uploads} uploads at a time; try again in a minute.")
-        self._num_uploads += 1
+        self._uploads[visitor] += 1
         try:
-            async with asyncio.timeout(limits.upload_seconds):
-                file = await _limited_body(request, limits.upload_bytes)
+            file = await _limited_body(request, limits.upload_bytes, limits.upload_seconds)
             return await self._add_upload(file, name)
-        except TimeoutError:
-            raise HTTPException(408, f"The upload took longer than {limits.upload_seconds:g} seconds.") from None
         finally:
-            self._num_uploads -= 1
+            self._uploads -= Counter([visitor])
 
     async def _add_upload(self, file: bytes, name: str) -> Response:
         """Add the file to the first world that takes it."""
@@ -269,8 +261,16 @@ class Routes:
         png = await self.manager.picture(await self._load(found.world), session, branch, step)
         return Response(png, media_type="image/png")
 
-    def _allow_new_session(self) -> None:
-        if not self._new_sessions.allow():
+    async def _body(self, request: Request, kind: type[Query]) -> Query:
+        """The JSON body of a request, by default an empty object. Raises MagratheaError if it is not valid."""
+        data = await _limited_body(request, MAX_BODY_BYTES, self.limits.body_seconds)
+        try:
+            return msgspec.json.decode(data or b"{}", type=kind)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            raise MagratheaError(f"Request body refused: {error}.") from None
+
+    def _allow_new_session(self, connection: HTTPConnection) -> None:
+        if not self._new_sessions.of(visitor_of(connection.scope)).allow():
             raise MagratheaError("Too many new sessions at once; try again in a few seconds.")
 
     # -- playing ------------------------------------------------------------------------------------------------------
@@ -280,7 +280,7 @@ class Routes:
         world_id = websocket.path_params["world"]
         try:
             world = await self._load(world_id)
-            session, player = await self._player(world_id, world, _query(websocket, PlayQuery))
+            session, player = await self._player(websocket, world_id, world)
             viewer = player.attach()
         except MagratheaError as error:
             refusal = msgspec.json.encode(ErrorMessage(str(error), fatal=True))
@@ -293,7 +293,8 @@ class Routes:
         sender = asyncio.create_task(viewer.send_all(websocket))
         try:
             self._check_env(world_id, world, player)
-            await self.manager.store.run(Store.touch, session)
+            with suppress(MagratheaError):  # where the disk is full, what is there can still be seen
+                await self.manager.store.run(Store.touch, session)
             await _receive(websocket, player, viewer)
         finally:
             sender.cancel()
@@ -302,8 +303,9 @@ class Routes:
             with suppress(asyncio.CancelledError):
                 await sender
 
-    async def _player(self, world_id: str, world: Any, query: PlayQuery) -> tuple[str, Player]:
-        """The id and the player of the session that a query asks for."""
+    async def _player(self, websocket: WebSocket, world_id: str, world: Any) -> tuple[str, Player]:
+        """The id and the player of the session that a connection asks for."""
+        query, visitor = _query(websocket, PlayQuery), visitor_of(websocket.scope)
         if query.start is not None and query.start >= world.num_starts:
             raise MagratheaError(f"`start` must be from 0 to {world.num_starts - 1}, not {query.start}.")
         session, is_new = query.session, not query.session
@@ -312,15 +314,15 @@ class Routes:
             if found.world != world_id:
                 raise MissingSession("This session is not here: it belongs to another world.")
         else:
-            self.pool.make_room()
-            self._allow_new_session()
+            self.pool.make_room(visitor)
+            self._allow_new_session(websocket)
             session = await self.manager.add(world_id)
 
         def make_player() -> Player:
             live = LiveSession(self.manager, world, session)
             return Player(live, is_new=is_new, seed=query.seed, start=query.start, make_env=self._make_env)
 
-        return session, await self.pool.join(session, make_player)
+        return session, await self.pool.join(session, make_player, visitor)
 
     def _check_env(self, world_id: str, world: Any, player: Player) -> None:
         """Check once for a world whether its real environment can be made; tell the player if it cannot."""
@@ -352,18 +354,20 @@ async def _receive(websocket: WebSocket, player: Player, viewer: Viewer) -> None
                 viewer.send(ErrorMessage(str(error)))
 
 
-def _answering(handler: Handler) -> Handler:
-    """A handler whose MagratheaErrors are answered with 404 or 400 and their text."""
+async def _refuse(connection: HTTPConnection, error: Exception) -> Response | None:
+    """The answer to a request that cannot be done, in one line."""
+    reason = " ".join(str(error).split())
+    if isinstance(error, OSError):  # this machine's fault: its disk, or too many open files
+        log.warning("%s: %s", connection.url.path, reason)
+    if connection.scope["type"] == "websocket" or isinstance(error, ClientDisconnect):
+        return None
+    if isinstance(error, OSError):
+        return PlainTextResponse("The server cannot read or write what it needs; try again in a moment.", 503)
+    return PlainTextResponse(reason, 404 if isinstance(error, MissingSession) else 400)
 
-    async def answer(request: Request) -> Response:
-        try:
-            return await handler(request)
-        except MissingSession as error:
-            raise HTTPException(404, str(error)) from error
-        except MagratheaError as error:
-            raise HTTPException(400, str(error)) from error
 
-    return answer
+HANDLERS: dict[Any, Any] = {MagratheaError: _refuse, OSError: _refuse, ClientDisconnect: _refuse}
+"""What answers the errors of the routes, for Starlette."""
 
 
 def _query(connection: HTTPConnection, kind: type[Query]) -> Query:
@@ -375,21 +379,17 @@ def _query(connection: HTTPConnection, kind: type[Query]) -> Query:
         raise MagratheaError(f"Query refused: {error}.") from None
 
 
-async def _body(request: Request, kind: type[Query]) -> Query:
-    """The JSON body of a request, by default an empty object. Raises MagratheaError if it is not valid."""
-    data = await _limited_body(request, MAX_BODY_BYTES)
-    try:
-        return msgspec.json.decode(data or b"{}", type=kind)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise MagratheaError(f"Request body refused: {error}.") from None
-
-
-async def _limited_body(request: Request, max_bytes: int) -> bytes:
-    """The body of a request; one that is too large is answered with 413 before it is read whole."""
+async def _limited_body(request: Request, max_bytes: int, seconds: float) -> bytes:
+    """The body of a request; one that is too large is answered with 413 before it is read whole, one that is too slow
+    with 408."""
     parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > max_bytes:
-            raise HTTPException(413, f"The request is larger than {max_bytes} bytes, the most allowed.")
-        parts.append(part)
+    try:
+        async with asyncio.timeout(seconds):
+            async for part in request.stream():
+                size += len(part)
+                if size > max_bytes:
+                    raise HTTPException(413, f"The request is larger than {max_bytes} bytes, the most allowed.")
+                parts.append(part)
+    except TimeoutError:
+        raise HTTPException(408, f"The request took longer than {seconds:g} seconds.") from None
     return b"".join(parts)

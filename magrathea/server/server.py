@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import socket
@@ -14,7 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import gymnasium
 import platformdirs
@@ -25,13 +26,16 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from magrathea.errors import MagratheaError
-from magrathea.server.auth import GOOD_TOKEN_LENGTH, STATIC, Auth, check_token, is_loopback
+from magrathea.server.auth import GOOD_TOKEN_LENGTH, STATIC, Auth, check_public_url, check_token, is_loopback
 from magrathea.server.catalog import Catalog
+from magrathea.server.connections import TimedProtocol, max_connections, report_loop_error
 from magrathea.server.env_mirror import make_environment
-from magrathea.server.routes import Routes
+from magrathea.server.routes import HANDLERS, Routes
 from magrathea.server.session_manager import Limits, SessionManager
 from magrathea.server.session_pool import IDLE_SECONDS, SessionPool
 from magrathea.server.store import Store, StoreThread
+
+log = logging.getLogger(__name__)
 
 KEEP_UNTOUCHED_SECONDS = 86400.0  # that a session without steps, branches and a name is kept
 
@@ -39,33 +43,35 @@ KEEP_UNTOUCHED_SECONDS = 86400.0  # that a session without steps, branches and a
 def create_app(
     catalog: Catalog,
     *,
-    only: str | None = None,
     store: StoreThread | None = None,
     limits: Limits | None = None,
     token: str | None = None,
+    public_url: str | None = None,
     session_class: Any = None,
     make_env: Callable[[Any], gymnasium.Env] = make_environment,
 ) -> Starlette:
     """The web application.
 
     Args:
-        only: the world that "/" opens, in place of the start page.
         store: keeps the sessions; by default they end with the process.
-        token: what a visitor must send; without one, only this machine may connect.
+        token: what a visitor must send; without one, only this machine may connect, or who comes by `public_url`.
+        public_url: the address that visitors see, where it is another than the server's own.
         session_class: by default `magrathea.session.Session`.
         make_env: makes the real environment of a world.
 
-    Raises MagratheaError for an empty token.
+    Raises MagratheaError for an empty token, or a public URL that is none.
     """
     check_token(token)
+    check_public_url(public_url)
     if session_class is None:
         from magrathea.session import Session as session_class
     limits = limits or Limits()
     manager = SessionManager(store or StoreThread(), session_class, limits)
-    pool = SessionPool(limits.active)
+    pool = SessionPool(limits)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_exception_handler(report_loop_error)
         cleaner = asyncio.create_task(_clean_up(pool, manager.store))
         yield
         cleaner.cancel()
@@ -73,27 +79,52 @@ def create_app(
         await manager.close()
 
     routes = [
-        *Routes(catalog, manager, pool, only, make_env).all(),
+        *Routes(catalog, manager, pool, make_env).all(),
         Mount("/static", StaticFiles(directory=STATIC), name="static"),
     ]
-    return Starlette(routes=routes, lifespan=lifespan, middleware=[Middleware(Auth, token=token)])
+    return Starlette(
+        routes=routes,
+        lifespan=lifespan,
+        middleware=[Middleware(Auth, token=token, public_url=public_url)],
+        exception_handlers=HANDLERS,
+    )
+
+
+def server_config(app: Starlette) -> uvicorn.Config:
+    """How an application is served: its limits of size and time, and one line for each warning."""
+    max_connections()  # raises the limit of open files
+    return uvicorn.Config(
+        app, http=TimedProtocol, log_level="warning", ws_max_size=1 << 16, timeout_graceful_shutdown=2
+    )
 
 
 async def _clean_up(pool: SessionPool, store: StoreThread) -> None:
     while True:
-        await store.run(Store.delete_untouched, time.time() - KEEP_UNTOUCHED_SECONDS)
+        try:
+            await store.run(Store.delete_untouched, time.time() - KEEP_UNTOUCHED_SECONDS)
+        except MagratheaError as error:  # such as a full disk; tried again
+            log.warning("%s", error)
         await asyncio.sleep(IDLE_SECONDS / 4)
         pool.suspend_idle()
 
 
 def data_folder() -> Path:
-    """Where this user's data is kept: $MAGRATHEA_HOME, or the platform's own folder for data."""
+    """Where this user's data is kept: $MAGRATHEA_HOME, or the platform's own folder for data.
+
+    Raises MagratheaError where the user has no home folder.
+    """
     home = os.environ.get("MAGRATHEA_HOME")
-    return Path(home) if home else platformdirs.user_data_path("magrathea", appauthor=False)
+    folder = Path(home) if home else platformdirs.user_data_path("magrathea", appauthor=False)
+    if not home and not folder.is_absolute():
+        raise MagratheaError(
+            "This user has no home folder to keep data in; name a folder in the environment variable MAGRATHEA_HOME, "
+            "or a file with --store."
+        )
+    return folder
 
 
 def open_catalog(world: str | None, *, device: str = "auto") -> tuple[Catalog, str | None]:
-    """The shipped worlds, or the one named (a folder, a hub id or a shipped name) and its id.
+    """The shipped worlds and, first, the one named (a folder, a hub id or a shipped name); and the id of that.
 
     Raises MagratheaError if it cannot be loaded, or no world is named and none is shipped.
     """
@@ -108,8 +139,9 @@ def open_catalog(world: str | None, *, device: str = "auto") -> tuple[Catalog, s
         if not shipped:
             raise MagratheaError("No world is shipped with this install; name one: magrathea play FOLDER.")
         return Catalog(shipped, load), None
-    world_id = Path(str(world)).name.replace(" ", "-") or "world"
-    catalog = Catalog({world_id: shipped.get(str(world), world)}, load)
+    world_id = Path(world).resolve().name.replace(" ", "-") or "world"
+    named = {world_id: shipped.get(str(world), world)}
+    catalog = Catalog(named | {name: folder for name, folder in shipped.items() if name not in named}, load)
     catalog.world(world_id)  # so that a wrong name is reported in the terminal
     return catalog, world_id
 
@@ -123,52 +155,67 @@ def play(
     device: str = "auto",
     store: str | Path | None = None,
     token: str | bool | None = None,
+    public_url: str | None = None,
     max_active: int = Limits.active,
 ) -> None:
     """Serve worlds until interrupted.
 
     Args:
-        world: a world's folder, hub id or shipped name, whose page "/" opens; None offers all shipped worlds.
+        world: a world's folder, hub id or shipped name, whose page is opened; it is offered beside the shipped worlds.
         host, port: where to listen; port 0 takes any free one.
         open_browser: whether to open the page in this machine's browser.
         device: where the model runs: "cpu", "cuda", or "auto" for a GPU if there is one.
         store: the file that keeps the sessions; by default "sessions.db" in `data_folder()`.
         token: what a visitor must send; True makes one once and keeps it in the store, None does so unless only this
             machine can connect.
+        public_url: the address that visitors see, where a proxy or a forwarded port makes it another one.
         max_active: how many sessions may be played at a time.
 
-    Raises MagratheaError if the token is empty, the world cannot be loaded, the store cannot be used or the port is in
-    use.
+    Raises MagratheaError if the token is empty, the public URL is none, the world cannot be loaded, the store cannot be
+    used or the port is in use.
     """
     secret = None if isinstance(token, bool) else token
     check_token(secret)
-    catalog, only = open_catalog(world, device=device)
+    check_public_url(public_url)
+    catalog, opened = open_catalog(world, device=device)
     listener = _listen(host, port)
     sessions = StoreThread(store if store is not None else data_folder() / "sessions.db")
-    if token is True or (secret is None and not is_loopback(host)):
+    is_private = is_loopback(host) and (public_url is None or is_loopback(urlsplit(public_url).hostname or ""))
+    if token is True or (secret is None and not is_private):
         secret = sessions.call(Store.setting, "token", secrets.token_urlsafe(18))
     name = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    url = f"http://{name}:{listener.getsockname()[1]}/" + (f"?{urlencode({'token': secret})}" if secret else "")
-    app = create_app(catalog, only=only, store=sessions, token=secret, limits=Limits(active=max_active))
-    config = uvicorn.Config(app, log_level="warning", ws_max_size=1 << 16, timeout_graceful_shutdown=2)
-    print(f"Magrathea is at {url} (Ctrl+C ends it; sessions are kept in {sessions.path})", flush=True)
-    if secret is not None and len(secret) < GOOD_TOKEN_LENGTH:
-        print(
-            f"magrathea: the token has {len(secret)} characters and can be guessed; give at least {GOOD_TOKEN_LENGTH}, "
-            "or --token alone to have one made.",
-            file=sys.stderr,
-        )
-    server = uvicorn.Server(config)
-    if open_browser:
-        threading.Thread(target=_open_when_started, args=(server, url), daemon=True).start()
+    base = (public_url or f"http://{name}:{listener.getsockname()[1]}").rstrip("/")
+    path = f"/play/{quote(opened)}" if opened else "/"
+    url = base + path + (f"?{urlencode({'token': secret})}" if secret else "")
+    limits = Limits(active=max_active)
+    app = create_app(catalog, store=sessions, token=secret, public_url=public_url, limits=limits)
+
+    def announce() -> None:
+        print(f"Magrathea is at {url} (Ctrl+C ends it; sessions are kept in {sessions.path})", flush=True)
+        if secret is not None and len(secret) < GOOD_TOKEN_LENGTH:
+            print(
+                f"magrathea: the token has {len(secret)} characters and can be guessed; give at least "
+                f"{GOOD_TOKEN_LENGTH}, or --token alone to have one made.",
+                file=sys.stderr,
+            )
+        if open_browser:
+            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+
     with suppress(KeyboardInterrupt):
-        server.run(sockets=[listener])
+        _AnnouncedServer(server_config(app), announce).run(sockets=[listener])
 
 
-def _open_when_started(server: uvicorn.Server, url: str) -> None:
-    while not server.started:
-        time.sleep(0.05)
-    webbrowser.open(url)
+class _AnnouncedServer(uvicorn.Server):
+    """Calls a function as soon as connections are accepted."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.announce = announce
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.announce()
 
 
 def _listen(host: str, port: int) -> socket.socket:

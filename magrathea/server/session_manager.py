@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ class Limits:
     """What one server keeps and does at most."""
 
     active: int = 32  # sessions in the engine at a time
+    per_visitor: float = 0.5  # of the active sessions and of the uploads that one visitor may have
     viewers: int = 16  # connections to one session
     sessions: int = 2000
     branches: int = 500  # of one session
@@ -36,8 +38,13 @@ class Limits:
     upload_bytes: int = 256 << 20
     uploads: int = 4  # at a time
     upload_seconds: float = 60.0  # that the body of one may take
+    body_seconds: float = 10.0  # that any other body may take
     upload: FileLimits = field(default_factory=FileLimits)
-    new_per_second: float = 5.0  # sessions started, forked or uploaded, with bursts of four times as many
+    new_per_second: float = 5.0  # sessions that one visitor starts, forks or uploads, with bursts of four times as many
+
+    def share(self, limit: int) -> int:
+        """How many of `limit` one visitor may have: at least one."""
+        return max(1, math.ceil(self.per_visitor * limit))
 
 
 @dataclass(frozen=True)

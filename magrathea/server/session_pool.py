@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from magrathea.errors import MagratheaError
 from magrathea.server.player import Player
+from magrathea.server.session_manager import Limits
 
 INACTIVE_SECONDS = 600.0  # without input, after which a session with connections leaves a full pool
 IDLE_SECONDS = 60.0  # that a session without a connection stays active, for the connection to come back
@@ -16,18 +17,20 @@ IDLE_SECONDS = 60.0  # that a session without a connection stays active, for the
 
 @dataclass
 class PooledSession:
-    """A session that is active, and since when nobody is connected to it."""
+    """A session that is active, who opened it, and since when nobody is connected to it."""
 
     player: Player
     task: asyncio.Task[None]
+    visitor: str
     idle_since: float | None = None
 
 
 class SessionPool:
-    """The active sessions of a server, at most `max_active`. Used on the event loop."""
+    """The active sessions of a server, at most `limits.active`, and of one visitor a share of them. Used on the event
+    loop."""
 
-    def __init__(self, max_active: int) -> None:
-        self.max_active = max_active
+    def __init__(self, limits: Limits) -> None:
+        self.max_active, self.max_of_visitor = limits.active, limits.share(limits.active)
         self._pooled: dict[str, PooledSession] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
 
@@ -39,36 +42,45 @@ class SessionPool:
         pooled = self._pooled.get(session)
         return pooled.player if pooled else None
 
-    def make_room(self) -> None:
-        """Suspend a session if the pool is full: the longest idle one, else one that failed or whose viewers have sent
-        nothing for `INACTIVE_SECONDS`; raises MagratheaError if there is none."""
-        self.suspend_idle(need_one=True)
-        if len(self._pooled) >= self.max_active:
-            self._suspend_inactive()
-        if len(self._pooled) >= self.max_active:
+    def make_room(self, visitor: str) -> None:
+        """Suspend a session if the pool is full, or one of the visitor's if it has its share: the longest idle one,
+        else one that failed or whose viewers have sent nothing for `INACTIVE_SECONDS`.
+
+        Raises MagratheaError if there is none.
+        """
+        own = [session for session, pooled in self._pooled.items() if pooled.visitor == visitor]
+        if len(own) >= self.max_of_visitor and not self._suspend_one(own):
+            raise MagratheaError(
+                f"You have {len(own)} of the {self.max_active} active sessions of this server, the most that one "
+                "visitor may have; close one of their pages, and try again."
+            )
+        if len(self._pooled) >= self.max_active and not self._suspend_one(list(self._pooled)):
             raise MagratheaError(f"This server has {self.max_active} active sessions, the most allowed; try later.")
 
-    def _suspend_inactive(self) -> None:
-        now = time.monotonic()
-        inactive = [
-            (pooled.player.used_at, session)
-            for session, pooled in self._pooled.items()
-            if pooled.player.failure or now - pooled.player.used_at > INACTIVE_SECONDS
-        ]
-        if inactive:
-            _, session = min(inactive)
+    def _suspend_one(self, sessions: list[str]) -> bool:
+        """Suspend the one of these sessions that needs its place least; False if all are played."""
+        now, unused = time.monotonic(), list[tuple[bool, float, str]]()
+        for session in sessions:
+            pooled = self._pooled[session]
+            if pooled.idle_since is not None:
+                unused.append((False, pooled.idle_since, session))
+            elif pooled.player.failure or now - pooled.player.used_at > INACTIVE_SECONDS:
+                unused.append((True, pooled.player.used_at, session))
+        if unused:
+            *_, session = min(unused)
             self._pooled[session].player.viewers.disconnect("This session was idle, and its place was needed.")
             self._end(session)
+        return bool(unused)
 
-    async def join(self, session: str, make_player: Callable[[], Player]) -> Player:
+    async def join(self, session: str, make_player: Callable[[], Player], visitor: str) -> Player:
         """The player of a session for one more connection; starts one if the session is not active."""
         if session in self._ending:
             await asyncio.wait([self._ending[session]])
         pooled = self._pooled.get(session)
         if pooled is None:
-            self.make_room()
+            self.make_room(visitor)
             player = make_player()
-            pooled = PooledSession(player, asyncio.create_task(player.run()), time.monotonic())
+            pooled = PooledSession(player, asyncio.create_task(player.run()), visitor, time.monotonic())
             self._pooled[session] = pooled
         return pooled.player
 
@@ -82,13 +94,11 @@ class SessionPool:
         if pooled and not len(pooled.player.viewers):
             pooled.idle_since = time.monotonic()
 
-    def suspend_idle(self, *, need_one: bool = False) -> None:
-        """Suspend the sessions that were idle too long, and the longest idle one if the pool is full and one place is
-        needed."""
+    def suspend_idle(self) -> None:
+        """Suspend the sessions that were without a connection for too long."""
         now = time.monotonic()
-        idle = sorted((pooled.idle_since, key) for key, pooled in self._pooled.items() if pooled.idle_since is not None)
-        for index, (since, session) in enumerate(idle):
-            if now - since > IDLE_SECONDS or (need_one and index == 0 and len(self._pooled) >= self.max_active):
+        for session, pooled in list(self._pooled.items()):
+            if pooled.idle_since is not None and now - pooled.idle_since > IDLE_SECONDS:
                 self._end(session)
 
     def _end(self, session: str) -> asyncio.Task[None]:

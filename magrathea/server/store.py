@@ -16,29 +16,14 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from magrathea.errors import MagratheaError
-from magrathea.files import atomic_write
+from magrathea.server.database import MAX_BYTES, database_errors, open_database
 
-VERSION = 1
-SCHEMA = """
-CREATE TABLE session (id TEXT PRIMARY KEY, world TEXT NOT NULL, name TEXT NOT NULL, created REAL NOT NULL,
-    used REAL NOT NULL, head INTEGER, deleted INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE branch (id INTEGER PRIMARY KEY, session TEXT NOT NULL REFERENCES session, parent INTEGER REFERENCES branch,
-    forked_at INTEGER NOT NULL, first BLOB, created REAL NOT NULL);
-CREATE INDEX branch_of_session ON branch (session);
-CREATE INDEX branch_of_parent ON branch (parent);
-CREATE TABLE step (branch INTEGER NOT NULL REFERENCES branch, number INTEGER NOT NULL, record BLOB NOT NULL,
-    total_reward REAL NOT NULL, PRIMARY KEY (branch, number)) WITHOUT ROWID;
-CREATE TABLE snapshot (branch INTEGER NOT NULL REFERENCES branch, number INTEGER NOT NULL, file BLOB NOT NULL,
-    PRIMARY KEY (branch, number));
-CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-"""
-PAGE_BYTES, MAX_BYTES = 4096, 8 << 30  # of SQLite, and of the file by default
 NUM_STEPS = "coalesce((SELECT max(number) FROM step WHERE step.branch = branch.id), branch.forked_at)"
 
 P = ParamSpec("P")
@@ -101,37 +86,7 @@ class Store:
 
     def __init__(self, path: str | Path = ":memory:", max_bytes: int = MAX_BYTES) -> None:
         self.path = path
-        with self._errors():
-            if str(path) != ":memory:":
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=10, isolation_level=None)
-            self._check_owner()
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-                self._db.execute(f"PRAGMA {pragma}")
-            self._db.execute(f"PRAGMA max_page_count = {max_bytes // PAGE_BYTES}")
-        self._create_tables()
-
-    def _check_owner(self) -> None:
-        """Raises MagratheaError, before anything is written, if the file has tables but none of a store."""
-        tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if tables and not {"session", "branch", "step", "snapshot"} <= tables:
-            self._db.close()
-            raise MagratheaError(
-                f"Store '{self.path}' is a SQLite file of another program; choose another file with --store."
-            )
-
-    def _create_tables(self) -> None:
-        with self._transaction() as db:
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in filter(str.strip, SCHEMA.split(";")):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version = {VERSION}")
-            elif version != VERSION:
-                raise MagratheaError(
-                    f"Store '{self.path}' has version {version}, but this Magrathea reads version {VERSION}; "
-                    "install the Magrathea that made it, or choose another file with --store."
-                )
+        self._db = open_database(path, max_bytes)
 
     def close(self) -> None:
         """Write what is in the log (-wal) into the file, as far as no other server reads it, and close it."""
@@ -140,17 +95,8 @@ class Store:
         self._db.close()
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise MagratheaError(
-                f"Store '{self.path}' cannot be used ({error}); free some space, or choose another file with --store."
-            ) from error
-
-    @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._errors():
+        with database_errors(self.path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
@@ -161,7 +107,7 @@ class Store:
                 raise
 
     def _query(self, query: str, *values: object) -> list[tuple]:
-        with self._errors():
+        with database_errors(self.path):
             return self._db.execute(query, values).fetchall()
 
     # -- steps --------------------------------------------------------------------------------------------------------
@@ -386,28 +332,6 @@ class Store:
         with self._transaction() as db:
             db.execute("INSERT OR IGNORE INTO setting VALUES (?, ?)", (name, default))
             return db.execute("SELECT value FROM setting WHERE name = ?", (name,)).fetchone()[0]
-
-
-def backup_store(path: Path, target: Path) -> Path:
-    """Copy a store, also while a server uses it, to one new file that is whole; returns the target.
-
-    Raises MagratheaError if the store is missing, the target is there already, or one of them cannot be used.
-    """
-    if not path.is_file():
-        raise MagratheaError(f"There is no store '{path}'; name one with --store.")
-    if target.exists():
-        raise MagratheaError(f"File '{target}' is there already; name a new one.")
-    try:
-        with (
-            closing(sqlite3.connect(path, timeout=10)) as source,
-            atomic_write(target) as temporary,
-            closing(sqlite3.connect(temporary)) as copy,
-        ):
-            source.backup(copy)
-            copy.execute("PRAGMA journal_mode = DELETE")
-    except (sqlite3.Error, OSError) as error:
-        raise MagratheaError(f"Store '{path}' cannot be copied to '{target}' ({error}).") from error
-    return target
 
 
 class StoreThread:

@@ -12,5 +12,6 @@ PLUGIN = EnvironmentPlugin(
     recipe_folder=Path(__file__).parent,
     describe_cells="magrathea.environments.crafter.measures:describe_cells",
     visible_tiles="magrathea.environments.crafter.measures:visible_tiles",
+    picture_status="magrathea.environments.crafter.status:picture_status",
     resample="magrathea.environments.crafter.measures:resample",
 )

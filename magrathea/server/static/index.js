@@ -9,19 +9,33 @@ function element(name, properties, ...children) {
   return made;
 }
 
+// A card as soon as the world is known; the rest of it when the server has loaded the world.
 function card(world) {
-  const id = encodeURIComponent(world.id);
-  if (world.error) {
-    return element("li", { className: "card broken" }, element("h2", { textContent: world.name }), element("p", { textContent: world.error }));
-  }
-  const preview = element("img", { src: `/api/worlds/${id}/starts/0.png`, alt: "", className: "preview" });
-  const title = element("h2", {}, element("a", { href: `/play/${id}`, textContent: world.name }));
-  const facts = [`${world.actions.length} actions`, `${Number(world.fps)} frames a second`, world.license].filter(Boolean);
-  const foot = element("p", { className: "facts", textContent: facts.join(" · ") });
-  if (world.has_card) foot.append(" · ", element("a", { href: `/card/${id}`, textContent: "Model card" }));
+  const preview = element("div", { className: "preview" });
+  const title = element("h2", {}, element("a", { href: `/play/${encodeURIComponent(world.id)}`, textContent: world.name }));
+  const foot = element("p", { className: "facts", textContent: "Loading…" });
   const item = element("li", { className: "card" }, preview, title, element("p", { textContent: world.description }), foot);
-  cycleStarts(item, preview, id, world.num_starts);
+  load(world.id).then((loaded) => complete(item, preview, foot, loaded), (error) => {
+    item.className = "card broken";
+    item.replaceChildren(element("h2", { textContent: world.name }), element("p", { textContent: error.message }));
+  });
   return item;
+}
+
+async function load(id) {
+  const response = await fetch(`/api/worlds/${encodeURIComponent(id)}`);
+  if (!response.ok) throw new Error(await response.text());
+  return response.json();
+}
+
+function complete(item, preview, foot, world) {
+  const id = encodeURIComponent(world.id);
+  const image = element("img", { src: `/api/worlds/${id}/starts/0.png`, alt: "", className: "preview" });
+  preview.replaceWith(image);
+  const facts = [`${world.actions.length} actions`, `${Number(world.fps)} frames a second`, world.license].filter(Boolean);
+  foot.textContent = facts.join(" · ");
+  if (world.has_card) foot.append(" · ", element("a", { href: `/card/${id}`, textContent: "Model card" }));
+  cycleStarts(item, image, id, world.num_starts);
 }
 
 // While the pointer is on a card, its picture cycles through the start states.

@@ -1,10 +1,50 @@
-// Keyboard and touch buttons: sends which action is pressed and released.
+// Keyboard and touch buttons: sends which action is pressed and released. A world names its keys as a US keyboard has
+// them; they are found by their place (KeyboardEvent.code) and shown as this keyboard labels them.
 
 const ARROWS = { ArrowUp: "pad-up", ArrowLeft: "pad-left", ArrowDown: "pad-down", ArrowRight: "pad-right" };
 const GLYPHS = { ArrowUp: "↑", ArrowLeft: "←", ArrowDown: "↓", ArrowRight: "→", " ": "Space", Escape: "Esc",
   Backspace: "Bksp", Enter: "↵" };
 
-export const glyph = (key) => GLYPHS[key] ?? (key.length === 1 ? key.toUpperCase() : key);
+const PUNCTUATION = { " ": "Space", ".": "Period", ",": "Comma", "-": "Minus", "=": "Equal", "/": "Slash", ";": "Semicolon", "'": "Quote",
+  "[": "BracketLeft", "]": "BracketRight", "\\": "Backslash", "`": "Backquote" };
+
+const normal = (key) => (key.length === 1 ? key.toLowerCase() : key);
+
+// Where the key of a US keyboard is: "e" -> "KeyE".
+export function codeOf(key) {
+  if (/^[a-z]$/i.test(key)) return `Key${key.toUpperCase()}`;
+  if (/^[0-9]$/.test(key)) return `Digit${key}`;
+  return PUNCTUATION[key] ?? key;
+}
+
+// What this keyboard has printed on its keys, digits aside: asked of the browser, where it tells, and learned from keys that go down.
+const printed = new Map(); // code -> key
+
+export function glyph(key) {
+  const shown = printed.get(codeOf(key)) ?? key;
+  return GLYPHS[shown] ?? (shown.length === 1 ? shown.toUpperCase() : shown);
+}
+
+export function keyCap(key) {
+  const made = Object.assign(document.createElement("kbd"), { textContent: glyph(key) });
+  made.dataset.key = key;
+  return made;
+}
+
+function learn(code, key) {
+  if (!/^(Key|Minus|Equal|Bracket|Semicolon|Quote|Back(slash|quote)|Comma|Period|Slash)/.test(code) || [...key].length !== 1) return;
+  if (printed.get(code) === normal(key)) return;
+  printed.set(code, normal(key));
+  for (const shown of document.querySelectorAll("kbd[data-key]")) shown.textContent = glyph(shown.dataset.key);
+}
+
+async function learnLayout() {
+  try {
+    for (const [code, key] of await navigator.keyboard.getLayoutMap()) learn(code, key);
+  } catch {
+    // this browser does not tell
+  }
+}
 
 export function label(name) {
   const words = name.replace(/[_-]+/g, " ").trim();
@@ -19,35 +59,35 @@ export function shortcuts(actions) {
   return { pause: free("p", "Escape"), step: free(".", ","), reset: free("r", "Backspace"), heat: free("h", "u", "i") };
 }
 
-const normal = (key) => (key.length === 1 ? key.toLowerCase() : key);
-
 export class Keys {
   // on has: press(action), release(action or null), shortcut(name)
   constructor(actions, on) {
     this.on = on;
-    this.byKey = new Map(actions.flatMap((action) => action.keys.map((key) => [normal(key), action.index])));
-    this.shortcuts = new Map(Object.entries(shortcuts(actions)).map(([name, key]) => [key, name]));
+    const uses = [
+      ...Object.entries(shortcuts(actions)).filter(([, key]) => key).map(([name, key]) => [key, { shortcut: name }]),
+      ...actions.flatMap((action) => action.keys.map((key) => [key, { action: action.index }])),
+    ];
+    this.byCode = new Map(uses.map(([key, use]) => [codeOf(key), use]));
+    this.byKey = new Map(uses.map(([key, use]) => [normal(key), use])); // where a key has no place, or another one
     this.down = new Map(); // code of a key, or id of a pointer, that is held -> its action
     this.buttons = new Map();
     this.ended = false;
     window.addEventListener("keydown", (event) => this.keydown(event));
-    window.addEventListener("keyup", (event) => this.lift(event.code));
+    window.addEventListener("keyup", (event) => this.lift(event.code || event.key));
     window.addEventListener("blur", () => this.releaseAll());
+    learnLayout();
   }
 
   keydown(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event)) return;
-    const key = normal(event.key);
-    if (this.ended && (key === "r" || key === "Enter")) {
-      event.preventDefault();
-      if (!event.repeat) this.on.shortcut("reset");
-    } else if (this.byKey.has(key)) {
-      event.preventDefault();
-      if (!event.repeat) this.press(event.code, this.byKey.get(key));
-    } else if (this.shortcuts.has(key)) {
-      event.preventDefault();
-      if (!event.repeat) this.on.shortcut(this.shortcuts.get(key));
-    }
+    if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || isTyping(event)) return;
+    if (!event.shiftKey) learn(event.code, event.key);
+    const use = this.ended && (event.code === "KeyR" || ["r", "Enter"].includes(normal(event.key))) ? { shortcut: "reset" }
+      : this.byCode.get(event.code) ?? this.byKey.get(normal(event.key));
+    if (!use) return;
+    event.preventDefault();
+    if (event.repeat) return;
+    if (use.shortcut) this.on.shortcut(use.shortcut);
+    else this.press(event.code || event.key, use.action);
   }
 
   press(source, action) {
@@ -82,13 +122,15 @@ export class Keys {
     button.dataset.action = action.index;
     button.className = place;
     button.title = label(action.name);
-    button.setAttribute("aria-label", label(action.name));
-    const onPad = place.startsWith("pad-");
-    for (const key of onPad ? [] : action.keys.slice(0, 1)) {
-      button.append(Object.assign(document.createElement("kbd"), { textContent: glyph(key) }));
+    const text = Object.assign(document.createElement("span"), { textContent: label(action.name) });
+    if (place.startsWith("pad-")) {
+      const arrow = Object.assign(document.createElement("span"), { textContent: glyph(arrowOf(action)) });
+      arrow.setAttribute("aria-hidden", "true");
+      text.className = "hidden-text";
+      button.append(arrow, text);
+    } else {
+      button.append(...action.keys.slice(0, 1).map(keyCap), text);
     }
-    const text = onPad ? glyph(arrowOf(action)) : label(action.name);
-    button.append(Object.assign(document.createElement("span"), { textContent: text }));
     button.addEventListener("pointerdown", (event) => {
       event.preventDefault();
       button.setPointerCapture(event.pointerId);

@@ -1,7 +1,7 @@
 // The play page: draws the server's frames and sends keys.
 
 import { Connection } from "./connection.js";
-import { Keys, arrowOf, glyph, label, shortcuts } from "./keys.js";
+import { Keys, arrowOf, keyCap, glyph, label, shortcuts } from "./keys.js";
 import { Figures, fillStarts, text } from "./panel.js";
 import { drawHeat, drawPicture, fitPictures } from "./picture.js";
 import { SessionPanel } from "./session.js";
@@ -9,7 +9,8 @@ import { Timeline } from "./timeline.js";
 
 const $ = (id) => document.getElementById(id);
 const touch = matchMedia("(pointer: coarse)");
-const page = { world: null, keys: null, frame: null, mirror: null, start: null, hiddenPause: false, waiting: false, stopped: false, restore: null };
+const page = { world: null, keys: null, frame: null, mirror: null, start: null, waiting: false, stopped: false, restore: null };
+const HIDDEN = "paused while hidden"; // in sessionStorage, which outlives a reload: the session that hiding this page paused
 const figures = new Figures();
 const connection = new Connection(decodeURIComponent(location.pathname.split("/").pop()), { world: receiveWorld, session: receiveSession, frame: receiveFrame, error: toast, connection: showConnection });
 const session = new SessionPanel({ control: (on) => connection.send({ type: "control", on }), notify: toast });
@@ -41,6 +42,7 @@ function receiveSession(message) {
   timeline.show(message);
   if (page.restore && message.free) restoreSettings(page.restore);
   page.restore = null;
+  resumeShown();
 }
 
 function receiveFrame(frame) {
@@ -77,9 +79,10 @@ function showDream(frame) {
   if (page.world?.noop !== null) text($("realtime-note"), frame.realtime ? "Steps go on without a key" : "The world waits for your keys");
   if (page.keys) page.keys.ended = frame.state === "ended";
   const next = frame.next_action === null ? "" : `, next: ${label(page.world.actions[frame.next_action].name)}`;
-  $("pill").hidden = !paused;
-  text($("pill"), `Paused${next}`);
+  $("pill").hidden = !paused && !frame.status;
+  text($("pill"), [paused ? `Paused${next}` : "", frame.status].filter(Boolean).join(" · "));
   showMirrorStatus(frame.mirror);
+  if (paused) resumeShown();
   showOverlay();
 }
 
@@ -136,8 +139,8 @@ function overlayOf(state) {
   again.type = "button";
   again.className = "accent";
   again.addEventListener("click", () => reset());
-  if (state === "failed") return [line("The model failed", "h2"), line(page.frame.reason), again];
-  return [line("The episode ended", "h2"), line(touch.matches ? "Tap to start again." : "Press R to start again."), again];
+  if (state === "failed") return [line("This session cannot go on", "h2"), line(page.frame.reason), again];
+  return [line("The episode ended", "h2"), line(touch.matches ? "Tap to start again." : `Press ${glyph("r")} to start again.`), again];
 }
 
 function hint() {
@@ -150,7 +153,7 @@ function hint() {
   }
   const keys = arrows.length ? ["ArrowLeft", "ArrowUp", "ArrowDown", "ArrowRight"].filter((key) => arrows.some((action) => action.keys.includes(key)))
     : page.world.actions.flatMap((action) => action.keys.slice(0, 1)).slice(0, 4);
-  for (const key of keys) words.append(Object.assign(document.createElement("kbd"), { textContent: glyph(key) }));
+  words.append(...keys.map(keyCap));
   words.append(` Press ${arrows.length ? "an arrow key" : "a key"} to ${purpose}`);
   return [words];
 }
@@ -179,7 +182,7 @@ function setUp(world) {
   page.keys.layOut(world.actions, $("dpad"), $("primary"), $("actions"));
   for (const [name, key] of Object.entries(shortcuts(world.actions))) {
     const place = $(`${name}-key`);
-    if (place) place.textContent = key ? glyph(key) : "";
+    if (place && key) place.replaceWith(Object.assign(keyCap(key), { id: place.id }));
   }
   if (world.noop === null) {
     $("realtime-toggle").disabled = true;
@@ -216,6 +219,19 @@ function lookBack(looking) {
   if (page.stopped) connection.send({ type: "pause", on: looking });
 }
 
+// The real environment cannot begin where the dream is, so both start anew: not without asking.
+function mirrorChanged(on) {
+  $("mirror-confirm").hidden = !on || !page.frame?.step;
+  if ($("mirror-confirm").hidden) {
+    connection.send({ type: "mirror", on });
+    return;
+  }
+  $("mirror-toggle").checked = false;
+  const steps = page.frame.step === 1 ? "The step so far stays" : `The ${page.frame.step} steps so far stay`;
+  text($("mirror-question"), `Both start anew, side by side. ${steps} as a branch of this session.`);
+  $("mirror-start").focus();
+}
+
 function toggleHeat() {
   $("heat-toggle").checked = !$("heat-toggle").checked;
   showHeat();
@@ -232,7 +248,15 @@ function listen() {
   $("reset").addEventListener("click", reset);
   $("speed").addEventListener("change", (event) => connection.send({ type: "speed", value: event.target.value === "" ? null : Number(event.target.value) }));
   $("heat-toggle").addEventListener("change", showHeat);
-  $("mirror-toggle").addEventListener("change", (event) => connection.send({ type: "mirror", on: event.target.checked }));
+  $("mirror-toggle").addEventListener("change", (event) => mirrorChanged(event.target.checked));
+  $("mirror-start").addEventListener("click", () => {
+    $("mirror-confirm").hidden = true;
+    connection.send({ type: "mirror", on: true });
+  });
+  $("mirror-cancel").addEventListener("click", () => {
+    $("mirror-confirm").hidden = true;
+    $("mirror-toggle").focus();
+  });
   $("realtime-toggle").addEventListener("change", (event) => connection.send({ type: "realtime", on: event.target.checked }));
   $("seed").addEventListener("change", reset);
   $("seed").addEventListener("keydown", (event) => event.key === "Enter" && event.target.blur());
@@ -247,15 +271,22 @@ function listen() {
   window.addEventListener("resize", () => fitPictures($("pictures")));
 }
 
-// A session that only this page shows pauses while the page is hidden.
+// A session that only this page shows pauses while the page is hidden. That pause ends when the page is shown, even if it
+// was loaded again meanwhile.
 function visibilityChanged() {
   if (document.hidden && page.frame?.state === "playing" && session.alone) {
-    page.hiddenPause = true;
+    sessionStorage.setItem(HIDDEN, connection.session);
     connection.send({ type: "pause", on: true });
-  } else if (!document.hidden && page.hiddenPause) {
-    page.hiddenPause = false;
-    connection.send({ type: "pause", on: false });
+  } else {
+    resumeShown();
   }
+}
+
+function resumeShown() {
+  if (document.hidden || sessionStorage.getItem(HIDDEN) !== connection.session) return;
+  if (!connection.isOpen || !session.mayAct || !["paused", "playing"].includes(page.frame?.state)) return;
+  sessionStorage.removeItem(HIDDEN);
+  connection.send({ type: "pause", on: false });
 }
 
 listen();

@@ -20,6 +20,10 @@ export class SessionPanel {
     return Boolean(this.latest?.in_control);
   }
 
+  get mayAct() {
+    return Boolean(this.latest?.in_control || this.latest?.free);
+  }
+
   get alone() {
     return this.latest?.viewers === 1;
   }

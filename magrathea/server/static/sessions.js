@@ -27,21 +27,24 @@ function item(session) {
   if (session.viewers) facts.push(count(session.viewers, "viewer", "viewers"));
   const link = element("a", { href: `/play/${encodeURIComponent(session.world)}?session=${session.id}`, textContent: session.name || "Unnamed session" });
   const remove = element("button", { type: "button", textContent: "Delete" });
-  remove.setAttribute("aria-label", `Delete ${session.name || "this session"}`);
+  const named = session.name || "this session";
+  remove.setAttribute("aria-label", `Delete ${named}`);
   const made = element("li", { className: "session-item" }, element("img", { src: picture, alt: "", loading: "lazy", width: 72, height: 72 }),
     element("div", {}, element("h2", {}, link), element("p", { textContent: facts.join(" · ") })), remove);
-  remove.addEventListener("click", () => confirmed(remove) && erase(session.id, made));
+  remove.addEventListener("click", () => confirmed(remove, named) && erase(session.id, made));
   return made;
 }
 
 // The first click asks, the second does it.
-function confirmed(button) {
+function confirmed(button, named) {
   if (button.dataset.asked) return true;
   button.dataset.asked = "yes";
   button.textContent = "Delete for good?";
+  button.setAttribute("aria-label", `Delete for good? ${named}`);
   setTimeout(() => {
     delete button.dataset.asked;
     button.textContent = "Delete";
+    button.setAttribute("aria-label", `Delete ${named}`);
   }, 4000);
   return false;
 }

@@ -126,7 +126,7 @@ export class Timeline {
   cross(branch, number, width, y) {
     const sure = this.confirming === branch;
     const group = make("g", { role: "button", tabindex: 0, class: sure ? "cross sure" : "cross", "data-delete": branch,
-      "aria-label": `Delete branch ${number}${sure ? " for good" : ""}` },
+      "aria-label": sure ? `Delete for good? Branch ${number}` : `Delete branch ${number}` },
       make("rect", { x: width - CROSS, y: y - ROW / 2, width: CROSS, height: ROW }),
       make("text", { x: width - 2, y: y + 4, "text-anchor": "end" }));
     text(group.lastChild, sure ? "Delete for good?" : "✕");

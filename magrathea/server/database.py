@@ -1,0 +1,103 @@
+"""The SQLite file of a store: its tables, how it is opened, and how it is copied."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from magrathea.errors import MagratheaError
+from magrathea.files import atomic_write
+
+VERSION = 1
+SCHEMA = """
+CREATE TABLE session (id TEXT PRIMARY KEY, world TEXT NOT NULL, name TEXT NOT NULL, created REAL NOT NULL,
+    used REAL NOT NULL, head INTEGER, deleted INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE branch (id INTEGER PRIMARY KEY, session TEXT NOT NULL REFERENCES session, parent INTEGER REFERENCES branch,
+    forked_at INTEGER NOT NULL, first BLOB, created REAL NOT NULL);
+CREATE INDEX branch_of_session ON branch (session);
+CREATE INDEX branch_of_parent ON branch (parent);
+CREATE TABLE step (branch INTEGER NOT NULL REFERENCES branch, number INTEGER NOT NULL, record BLOB NOT NULL,
+    total_reward REAL NOT NULL, PRIMARY KEY (branch, number)) WITHOUT ROWID;
+CREATE TABLE snapshot (branch INTEGER NOT NULL REFERENCES branch, number INTEGER NOT NULL, file BLOB NOT NULL,
+    PRIMARY KEY (branch, number));
+CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+PAGE_BYTES, MAX_BYTES = 4096, 8 << 30  # of SQLite, and of the file by default
+
+
+@contextmanager
+def database_errors(path: str | Path) -> Iterator[None]:
+    """Raise a MagratheaError that names the file where SQLite or the disk fails."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise MagratheaError(
+            f"Store '{path}' cannot be used ({error}); free some space, or choose another file with --store."
+        ) from error
+
+
+def open_database(path: str | Path, max_bytes: int) -> sqlite3.Connection:
+    """Open a store's file, for use in one thread; it is made if missing, with its folder.
+
+    Raises MagratheaError if it cannot be read or written, or is of another program or version.
+    """
+    with database_errors(path):
+        if str(path) != ":memory:":
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        db = sqlite3.connect(path, timeout=10, isolation_level=None)
+        try:
+            _check_owner(db, path)
+            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+                db.execute(f"PRAGMA {pragma}")
+            db.execute(f"PRAGMA max_page_count = {max_bytes // PAGE_BYTES}")
+            _create_tables(db, path)
+        except BaseException:
+            db.close()
+            raise
+    return db
+
+
+def _check_owner(db: sqlite3.Connection, path: str | Path) -> None:
+    """Raises MagratheaError, before anything is written, if the file has tables but none of a store."""
+    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if tables and not {"session", "branch", "step", "snapshot"} <= tables:
+        raise MagratheaError(f"Store '{path}' is a SQLite file of another program; choose another file with --store.")
+
+
+def _create_tables(db: sqlite3.Connection, path: str | Path) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    with db:  # commits, or rolls back
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            for statement in filter(str.strip, SCHEMA.split(";")):
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version = {VERSION}")
+        elif version != VERSION:
+            raise MagratheaError(
+                f"Store '{path}' has version {version}, but this Magrathea reads version {VERSION}; "
+                "install the Magrathea that made it, or choose another file with --store."
+            )
+
+
+def backup_store(path: Path, target: Path) -> Path:
+    """Copy a store, also while a server uses it, to one new file that is whole; returns the target.
+
+    Raises MagratheaError if the store is missing, the target is there already, or one of them cannot be used.
+    """
+    if not path.is_file():
+        raise MagratheaError(f"There is no store '{path}'; name one with --store.")
+    if target.exists():
+        raise MagratheaError(f"File '{target}' is there already; name a new one.")
+    try:
+        with (
+            closing(sqlite3.connect(path, timeout=10)) as source,
+            atomic_write(target) as temporary,
+            closing(sqlite3.connect(temporary)) as copy,
+        ):
+            source.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")
+    except (sqlite3.Error, OSError) as error:
+        raise MagratheaError(f"Store '{path}' cannot be copied to '{target}' ({error}).") from error
+    return target
