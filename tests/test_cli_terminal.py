@@ -35,7 +35,7 @@ def run(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-@pytest.mark.parametrize("arguments", ["--help", "play --help", "train --help"])
+@pytest.mark.parametrize("arguments", ["--help", "play --help"])
 def test_a_pipe_that_nobody_reads_any_more_is_no_error(arguments: str) -> None:
     done = run(f"$M {arguments} | (sleep 0.1; head -c 0); echo ${{PIPESTATUS[0]}}", PYTHONUNBUFFERED="1")
     assert done.stdout.strip() in ("0", "141") and not done.stderr
@@ -49,9 +49,10 @@ def test_output_that_cannot_be_written_is_said() -> None:
     assert re.fullmatch(r"magrathea: .*No space left on device.*\n", done.stderr), done.stderr
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252", "utf-8"])
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
 def test_a_terminal_may_lack_letters(encoding: str) -> None:
-    for arguments in ("--help", "play --help", "collect --help", "play 'Welt-ä-世界'", "play $'\\xff'"):
+    for arguments in ("collect --help", "play $'Welt-ä-世界-\\xff'"):
         done = run(f"$M {arguments} > /dev/null; echo $?", PYTHONIOENCODING=encoding, LANG="C", LC_ALL="C")
         assert done.stdout.strip() in ("0", "2")
         assert done.stdout.strip() == "0" or re.fullmatch(r"magrathea: No world .*\n", done.stderr), done.stderr
@@ -134,9 +135,6 @@ def test_exit_code_of_an_error_of_the_system(
         assert cli.main(["play"]) == code
     said = (tmp_path / "err").read_text()
     assert message in said and said.count("\n") == 1
-    with pytest.raises(RuntimeError, match="a fault of ours"):
-        raised = RuntimeError("a fault of ours")
-        cli.main(["play"])
 
 
 @pytest.fixture

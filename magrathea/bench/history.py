@@ -21,6 +21,7 @@ from magrathea.session.snapshots import EVERY, FARTHEST, stays
 from magrathea.world import World
 
 NUM_MEASURED = 100  # steps that the medians are of
+NUM_REWINDS = 16  # steps that are gone back to, and as many just before a snapshot
 
 
 def measure_history(world: World, lengths: Sequence[int], seed: int = 0) -> dict[str, Any]:
@@ -32,8 +33,9 @@ def measure_history(world: World, lengths: Sequence[int], seed: int = 0) -> dict
 
     Returns:
         for each length: "ms_per_step", the median of a whole step; "memory_ms_per_step", the memory's part in it (a
-        write, a read, and the saving of its state, spread over the steps between two snapshots); "rewind_ms", going
-        back as far as costs most, and being ready for the next step; "passes_per_step";
+        write, a read, and the saving of its state, spread over the steps between two snapshots); "rewind_ms" and
+        "worst_rewind_ms", the median and the longest of going back to many steps and being ready for the next one;
+        "passes_per_step";
         and bytes per step of the memory's state, of the log, and of the session's file, which holds both and the
         snapshots.
     """
@@ -55,11 +57,13 @@ def measure_history(world: World, lengths: Sequence[int], seed: int = 0) -> dict
         began = time.perf_counter()
         state = sum(tensor.nbytes for tensor in session.memory.state_dict(0).values())
         keeping = (time.perf_counter() - began) / EVERY
+        rewinds = _rewind_seconds(session, np.random.default_rng(seed))
         measured[str(length)] = {
             "ms_per_step": round(1000 * float(np.median(took[length])), 3),
             "passes_per_step": round(passes[length] / NUM_MEASURED, 2),
             "memory_ms_per_step": round(1000 * (_memory_seconds(world, session) + keeping), 4),
-            "rewind_ms": round(1000 * _rewind_seconds(session), 1),
+            "rewind_ms": round(1000 * float(np.median(rewinds)), 1),
+            "worst_rewind_ms": round(1000 * max(rewinds), 1),
             "memory_bytes_per_step": round(state / length, 1),
             "log_bytes_per_step": record_of(world.layout).itemsize,
             "file_bytes_per_step": round(file_bytes[length] / length, 1),
@@ -99,15 +103,21 @@ def distinct_steps(world: World, num: int, seed: int) -> Tensor:
     return torch.where(torch.rand(steps.shape, generator=rng) < 0.3, others, steps)
 
 
-def _rewind_seconds(session: Session) -> float:
-    """The seconds of going back nearly to the beginning, just before a snapshot, and of being ready to go on."""
-    fork = session.fork()
+def _rewind_seconds(session: Session, rng: np.random.Generator) -> list[float]:
+    """The seconds of going back and of being ready to go on, to some steps anywhere and to those that cost most, just
+    before a snapshot."""
     length = int(session.num_steps[0]) + session.num_start_of(0)
-    begin = time.perf_counter()
-    fork.rewind(length - min(length - 1, FARTHEST - 1))
-    fork.prepare()
-    synchronize(session.world.device)
-    return time.perf_counter() - begin
+    anywhere = rng.integers(1, length, NUM_REWINDS).tolist()
+    before_snapshots = [max(1, number - number % FARTHEST - 1) for number in anywhere]
+    took = []
+    for number in [min(length - 1, FARTHEST - 1), *anywhere, *before_snapshots]:
+        fork = session.fork()
+        begin = time.perf_counter()
+        fork.rewind(length - number)
+        fork.prepare()
+        synchronize(session.world.device)
+        took.append(time.perf_counter() - begin)
+    return took
 
 
 @torch.inference_mode()

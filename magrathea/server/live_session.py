@@ -20,7 +20,7 @@ class LiveSession:
 
     Attributes:
         name, branches: as they were stored when `refresh` was called last.
-        committed: the newest stored step; set in the engine's thread.
+        committed: the newest stored step, at first without its record; set in the engine's thread while it has a slot.
     """
 
     def __init__(self, manager: SessionManager, world: Any, session: str) -> None:
@@ -68,13 +68,29 @@ class LiveSession:
             return forks
 
         forks = await self.manager.store.run(check)
+        loaded = await self._rewound(branch, number) or await self.manager.load(self.world, branch, number)
         await self.suspend()
-        loaded = await self.manager.load(self.world, branch, number)
         if forks:
             branch = await self.manager.store.run(Store.add_fork, self.session, branch, number)
         else:
             await self.manager.store.run(Store.switch, self.session, branch)
         return await self._activate(loaded, branch, number)
+
+    async def _rewound(self, branch: int, number: int) -> LoadedSession | None:
+        """The active session as it was after a step of its branch, computed from the snapshots of its memory that it
+        holds; None for a step of another branch."""
+        slot = self._slot
+        if slot is None or slot.closed or branch != self.branch:
+            return None
+        total_reward = await self.manager.store.run(Store.total_reward, branch, number)
+        session = await self.manager.engine.call(slot.batch.fork, slot)
+
+        def rewind() -> Any:
+            session.rewind(self.num_steps - number)
+            session.prepare()
+            return session
+
+        return LoadedSession(await asyncio.to_thread(rewind), total_reward, number)
 
     async def step(self, action: int) -> StepOutput:
         """Take an action of the action space; when this returns, the step is stored."""
@@ -88,9 +104,10 @@ class LiveSession:
         return output
 
     async def suspend(self) -> None:
-        """Leave the engine; the session takes no memory until it is resumed."""
+        """Leave the engine; the session takes no memory until it is resumed, from a snapshot that is made now."""
         slot, self._slot = self._slot, None
         if slot is not None:
+            await self.manager.engine.call(self.manager.snapshot_before_leaving, slot)
             await slot.close()
 
     async def refresh(self) -> None:
@@ -111,6 +128,7 @@ class LiveSession:
         tokens = loaded.session.tokens[0]
         self.branch, self.num_steps = branch, number
         self.snapshot_at, self.total_reward = loaded.snapshot_at, loaded.total_reward
+        self.committed = StoredStep(branch, number, b"", loaded.total_reward)
         await self.refresh()
         self._slot = await self.manager.engine.open(loaded.session, self)
         return tokens

@@ -114,13 +114,16 @@ def data_folder() -> Path:
     Raises MagratheaError where the user has no home folder.
     """
     home = os.environ.get("MAGRATHEA_HOME")
-    folder = Path(home) if home else platformdirs.user_data_path("magrathea", appauthor=False)
-    if not home and not folder.is_absolute():
-        raise MagratheaError(
-            "This user has no home folder to keep data in; name a folder in the environment variable MAGRATHEA_HOME, "
-            "or a file with --store."
-        )
-    return folder
+    if home:
+        return Path(home)
+    with suppress(RuntimeError):
+        folder = platformdirs.user_data_path("magrathea", appauthor=False)
+        if folder.is_absolute():
+            return folder
+    raise MagratheaError(
+        "This user has no home folder to keep data in; name a folder in the environment variable MAGRATHEA_HOME, or a "
+        "file with --store."
+    )
 
 
 def open_catalog(world: str | None, *, device: str = "auto") -> tuple[Catalog, str | None]:

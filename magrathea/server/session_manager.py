@@ -21,6 +21,7 @@ from magrathea.session.file import FileLimits
 from magrathea.session.history import record_of
 
 SNAPSHOT_STEPS, SNAPSHOT_SHARE = 256, 8  # a snapshot after so many steps, if they are a share of at least 1/8 of all
+MIN_SNAPSHOT_STEPS = 32  # after which a session that leaves the engine gets one
 
 log = logging.getLogger(__name__)
 
@@ -101,8 +102,7 @@ class SessionManager:
             steps = store.steps(branch, shared, number)
             if len(steps) != number - shared:
                 raise MagratheaError(f"Store '{store.path}' has lost steps of branch {branch}.")
-            last = store.steps(branch, number - 1, number)
-            return file, at, shared, steps, last[0].total_reward if last else 0.0
+            return file, at, shared, steps, store.total_reward(branch, number)
 
         file, at, shared, steps, total_reward = await self.store.run(read)
 
@@ -176,8 +176,17 @@ class SessionManager:
     def _snapshot_if_due(self, slot: BatchSlot, step: StoredStep) -> None:
         since = step.number - slot.owner.snapshot_at
         if since >= SNAPSHOT_STEPS and since * SNAPSHOT_SHARE >= step.number:
-            slot.owner.snapshot_at = step.number
-            self._snapshot_thread.submit(self._snapshot, slot.batch.fork(slot), step.branch, step.number)
+            self._snapshot_later(slot)
+
+    def snapshot_before_leaving(self, slot: BatchSlot) -> None:
+        """Make a snapshot of a session that leaves the engine, if some steps came after the last one."""
+        if not slot.closed and slot.owner.committed.number - slot.owner.snapshot_at >= MIN_SNAPSHOT_STEPS:
+            self._snapshot_later(slot)
+
+    def _snapshot_later(self, slot: BatchSlot) -> None:
+        live, step = slot.owner, slot.owner.committed
+        live.snapshot_at = step.number
+        self._snapshot_thread.submit(self._snapshot, slot.batch.fork(slot), step.branch, step.number)
 
     def _snapshot(self, session: Any, branch: int, number: int) -> None:
         try:

@@ -142,6 +142,11 @@ class Store:
             for row in self._query(query + " ORDER BY number", part, max(after, low), high)
         ]
 
+    def total_reward(self, branch: int, number: int) -> float:
+        """The sum of rewards up to a step of a branch."""
+        last = self.steps(branch, number - 1, number)
+        return last[0].total_reward if last else 0.0
+
     def record(self, branch: int, number: int) -> bytes:
         """The record of a step of a branch; step 0 is the last one that the branch was started from.
 

@@ -12,6 +12,9 @@ from magrathea.data import collect, make_env
 
 crafter = pytest.importorskip("crafter")
 
+from magrathea.environments.crafter.env import ACTION_NAMES, CrafterEnv  # noqa: E402
+from magrathea.environments.crafter.status import picture_status  # noqa: E402
+
 
 def test_crafter_recording_is_reproducible(tmp_path: Path) -> None:
     kwargs = {"steps": 20, "num_processes": 1, "max_episode_steps": 20}
@@ -44,3 +47,15 @@ def test_immortal_crafter_episode_ends_by_its_length_only() -> None:
         env.unwrapped.player.health = 0
         ends.append(env.step(0)[2:4])
     assert ends == [(False, False), (False, False), (False, True)] and env.unwrapped.player.health == 9
+
+
+def test_sleep_is_seen_in_the_picture() -> None:
+    """By day and by night; the player sleeps and wakes within the episode."""
+    env, rng, seen = CrafterEnv(mortal=False), np.random.default_rng(0), set()
+    env.reset(seed=0)
+    for step in range(600):
+        sleeps = step % 300 > 200 or rng.random() < 0.1
+        observation, _, _, _, info = env.step(ACTION_NAMES.index("sleep") if sleeps else int(rng.integers(17)))
+        assert (picture_status(observation) != "") == bool(info["sleeping"])
+        seen.add((bool(info["sleeping"]), bool(info["daylight"] < 0.5)))
+    assert len(seen) == 4

@@ -40,7 +40,8 @@ export function fitPictures(container) {
   const gap = Number.parseFloat(getComputedStyle(container).columnGap) || 0;
   const stacked = getComputedStyle(container).flexDirection === "column";
   const available = stacked ? container.clientWidth : (container.clientWidth - gap * (views.length - 1)) / views.length;
-  const most = Math.max(180, window.innerHeight - Number.parseFloat(getComputedStyle(container).getPropertyValue("--around")));
+  const pixels = (name) => Number.parseFloat(getComputedStyle(container).getPropertyValue(name));
+  const most = Math.max(pixels("--least"), window.innerHeight - pixels("--around"));
   const ratio = window.devicePixelRatio || 1;
   for (const view of views) {
     const canvas = view.querySelector("canvas");
