@@ -133,6 +133,13 @@ class History:
         self._tail, self._num_tail = steps.copy(), length - self._begin
         self.snapshots.truncate(length)
 
+    def rewind(self, num_steps: int) -> int:
+        """Forget the last steps; returns the seed of the first of them."""
+        length = len(self) - num_steps
+        seed = int(self.read(length, length + 1)["seed"][0])
+        self.truncate(length)
+        return seed
+
     # -- reading ------------------------------------------------------------------------------------------------------
     @property
     def last(self) -> np.ndarray:

@@ -19,7 +19,6 @@ from magrathea.sampler import FillResult, FillSettings, Purpose, derive_seed, fi
 from magrathea.session.context import DreamContext, Inference
 from magrathea.session.file import FileLimits, SessionState, pack, read_file, state_of, unpack, write_file
 from magrathea.session.history import Difference, History, StepKind, check_log
-from magrathea.session.replay import replay
 from magrathea.session.starts import Seed, Start, one_each, parse_seeds, parse_starts
 from magrathea.world import StepResult, World
 
@@ -307,21 +306,17 @@ class Session:
 
     @classmethod
     def from_bytes(
-        cls,
-        data: bytes,
-        world: World | None = None,
-        source: str = "This session",
-        limits: FileLimits | None = None,
+        cls, data: bytes, world: World | None = None, source: str = "This session", limits: FileLimits | None = None
     ) -> Session:
-        """A session from what `to_bytes` gave; see `load`. Errors begin with `source`; `limits` are for
-        files that others made."""
+        """A session from what `to_bytes` gave; see `load`. Errors begin with `source`; `limits` are for files of
+        others."""
         file = unpack(data, source, limits)
         world = file.world() if world is None else world
         return cls.from_state(world, state_of(file, world))
 
     # -- forks --------------------------------------------------------------------------------------------------------
     def fork(self, seed: Seed | None = None) -> Session:
-        """A session that goes on from here apart from this one. Shares the past, so it costs next to nothing.
+        """A session that goes on from here apart from this one. Shares the past, so it costs hardly any time or memory.
 
         With a seed (batch index b uses seed + b), or a sequence of B seeds, it draws other random numbers from here on.
         """
@@ -373,9 +368,7 @@ class Session:
             raise MagratheaError(f"Session cannot go back {numbers} steps; it has {have.tolist()} to go back.")
         for index, (history, number) in enumerate(zip(self._histories, numbers, strict=True)):
             if number:
-                length = len(history) - number
-                self._seeds[index] = int(history.read(length, length + 1)["seed"][0])
-                history.truncate(length)
+                self._seeds[index] = history.rewind(number)
         self._context.rewind()
         return self.observation
 
@@ -384,7 +377,32 @@ class Session:
 
         In its own world that gives the same session; in another world of the same layout, what that one makes of it.
         """
-        return replay(self, self.world if world is None else world)
+        world, have = self.world if world is None else world, self.num_steps
+        if world.layout != self.world.layout:
+            raise MagratheaError("Replay needs a world of the session's own layout; give one with the same slots.")
+        logs = [self.log_of(index) for index in range(self.batch_size)]
+        starts = [history.fork_start() for history in self._histories]
+        seeds = [int(log["seed"][0]) for log in logs]
+        again = self.from_state(world, SessionState.new(self.settings, self.inference, starts, seeds))
+        for back in range(int(have.max()), 0, -1):  # worlds with fewer steps begin later
+            again._replay_step({index: log[-back:][:1] for index, log in enumerate(logs) if have[index] >= back})
+        again._seeds = list(self._seeds)
+        return again
+
+    def _replay_step(self, logs: Mapping[int, np.ndarray]) -> None:
+        """Run one logged step (1,) of some worlds: with its action and seed if it was dreamt, else as it was."""
+        span = self.world.layout.role_span("action")
+        actions = torch.zeros(self.batch_size, span.stop - span.start, dtype=torch.long)
+        dreamt = [index for index, log in logs.items() if log["kind"][0] == StepKind.DREAMT]
+        for index in dreamt:
+            actions[index] = torch.from_numpy(logs[index]["tokens"][0, span].astype(np.int64))
+            self._seeds[index] = int(logs[index]["seed"][0])
+        logs = {index: log.copy() for index, log in logs.items()}
+        if dreamt:
+            tokens = self._imagine(actions, range(self.batch_size)).tokens.cpu().numpy()
+            for index in dreamt:
+                logs[index]["tokens"][0] = tokens[index]
+        self._commit_logs(logs)
 
     def diff(self, other: Session) -> list[Difference]:
         """The difference of each history to the one of the same batch index in another session of this world."""
