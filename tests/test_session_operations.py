@@ -117,36 +117,49 @@ def test_any_sequence_of_operations_equals_its_steps_alone(
 
 CONTINUE = """
 import sys
+from pathlib import Path
+
 import numpy as np, torch
 torch.set_num_threads(1)
-from session_worlds import wild_world
+from session_worlds import MEMORIES, wild_world
 from magrathea.session import Session
 
-session = Session.load(sys.argv[1], wild_world(sys.argv[2]))
-results = [session.step(np.array([number % 5, 3])) for number in range(70)]
-session.rewind(5)
-result = session.peek(np.array([1, 1]))
-np.savez(sys.argv[3], tokens=result.tokens.numpy(), **{name: values for name, values in result.uncertainty.items()})
-session.save(sys.argv[1])
+for index, memory in enumerate(MEMORIES):
+    file = Path(sys.argv[1]) / f"{index}.mwsession"
+    session = Session.load(file, wild_world(memory))
+    for number in range(70):
+        session.step(np.array([number % 5, 3]))
+    session.rewind(5)
+    result = session.peek(np.array([1, 1]))
+    np.savez(file.with_suffix(".npz"), tokens=result.tokens.numpy(), **result.uncertainty)
+    session.save(file)
 """
 
 
+@pytest.fixture(scope="module")
+def continued(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Session]]:
+    """A session of each memory; and the folder of their files, from which another process continued them."""
+    folder, sessions = tmp_path_factory.mktemp("continued"), []
+    for index, memory in enumerate(MEMORIES):
+        session = Session(wild_world(memory), BATCH_SIZE, seed=3)
+        for number in range(75):
+            take_step(session, ("step", [number % 5, 2]) if number % 3 else ("observe", [0, 1], number % 20))
+        session.save(folder / f"{index}.mwsession")
+        sessions.append(session)
+    subprocess.run([sys.executable, "-c", CONTINUE, str(folder)], check=True, cwd=Path(__file__).parent)
+    return folder, sessions
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("memory", MEMORIES)
-def test_another_process_continues_bit_for_bit(tmp_path: Path, memory: str) -> None:
-    world, file = wild_world(memory), tmp_path / "a.mwsession"
-    session = Session(world, BATCH_SIZE, seed=3)
-    for number in range(75):
-        take_step(session, ("step", [number % 5, 2]) if number % 3 else ("observe", [0, 1], number % 20))
-    session.save(file)
-    command = [sys.executable, "-c", CONTINUE, str(file), memory, str(tmp_path / "peeked.npz")]
-    subprocess.run(command, check=True, cwd=Path(__file__).parent)
+@pytest.mark.parametrize("index", range(len(MEMORIES)), ids=MEMORIES)
+def test_another_process_continues_bit_for_bit(continued: tuple[Path, list[Session]], index: int) -> None:
+    file, session = continued[0] / f"{index}.mwsession", continued[1][index]
     for number in range(65):
         session.step(np.array([number % 5, 3]))
-    peeked, result = np.load(tmp_path / "peeked.npz"), session.peek(np.array([1, 1]))
+    peeked, result = np.load(file.with_suffix(".npz")), session.peek(np.array([1, 1]))
     assert np.array_equal(peeked["tokens"], result.tokens)
     assert all(np.array_equal(peeked[name], values) for name, values in result.uncertainty.items())
-    assert_same(session, Session.load(file, world))
+    assert_same(session, Session.load(file, session.world))
 
 
 def test_peek_returns_what_step_returns() -> None:
