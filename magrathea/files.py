@@ -49,7 +49,11 @@ def system_error(error: BaseException, path: Path | None = None) -> MagratheaErr
     if path is not None and Path(os.fsdecode(named)).parent == path.parent:
         named = path  # not its temporary file
     reason = os.strerror(number) if number else " ".join(str(error).split())
-    what = f"'{os.fsdecode(named)}' cannot be used" if named else "A file cannot be used"
+    what = (
+        f"'{os.fsdecode(named)}' cannot be {'used' if path is None else 'written'}"
+        if named
+        else "A file cannot be used"
+    )
     remedy = _REMEDIES.get(number or 0)
     return MagratheaError(f"{what}: {reason}" + (f"; {remedy}." if remedy else "."))
 

@@ -371,8 +371,12 @@ def picture_of(space: spaces.Space, value: Any) -> np.ndarray:
     if path is None:
         raise MagratheaError(f"Space {space} holds no picture; look at its values instead.")
     picture = np.asarray(value_at(value, path))
-    picture = picture[..., None] if picture.ndim == 2 else picture
-    return np.repeat(picture, 3, axis=-1) if picture.shape[-1] == 1 else np.array(picture[..., :3])
+    return to_rgb(picture[..., None] if picture.ndim == 2 else picture)
+
+
+def to_rgb(pictures: np.ndarray) -> np.ndarray:
+    """Pictures (..., height, width, 1, 3 or 4 channels) as (..., height, width, 3); transparency is dropped."""
+    return np.repeat(pictures, 3, axis=-1) if pictures.shape[-1] == 1 else np.array(pictures[..., :3])
 
 
 CONVERT = """'--env-kwargs {"size": [64, 64]}' makes it one"""

@@ -102,12 +102,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     for name in ("fsync", "replace"):
         with monkeypatch.context() as patch:
             patch.setattr(files.os, name, full)
-            reason = r"settings.json' cannot be used: No space left on device; free some space"
+            reason = r"settings.json' cannot be written: No space left on device; free some space"
             with pytest.raises(MagratheaError, match=reason), atomic_write(path) as fresh:
                 fresh.write_text("new")
         assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
     missing = tmp_path / "missing" / "file"
-    with pytest.raises(MagratheaError, match=f"'{missing}' cannot be used: No such file"), atomic_write(missing):
+    with pytest.raises(MagratheaError, match=f"'{missing}' cannot be written: No such file"), atomic_write(missing):
         pass
 
 

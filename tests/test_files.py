@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from magrathea.errors import MagratheaError
 from magrathea.files import atomic_write
 
 
@@ -14,7 +15,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     for text in ("old", "new"):
         with atomic_write(path) as file:
             file.write_text(text)
-    with pytest.raises(OSError, match="full"), atomic_write(path) as file:
+    with pytest.raises(MagratheaError, match="full"), atomic_write(path) as file:
         file.write_text("ha")
         raise OSError("full")
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]

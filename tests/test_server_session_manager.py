@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from lights import lights_world
+from server_square_world import SquareSession, SquareWorld
 
 from magrathea.errors import MagratheaError
 from magrathea.server import session_manager
@@ -114,5 +115,32 @@ def test_snapshots_keep_restoring_short(monkeypatch: pytest.MonkeyPatch) -> None
         kept = await manager.store.run(Store._query, "SELECT number FROM snapshot")
         assert len(kept) == 2  # the start, and the newest
         manager.store.close()
+
+    asyncio.run(main())
+
+
+def test_a_live_session_is_rewound_from_what_it_holds_and_leaves_a_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that going back takes no longer the more steps came after the last snapshot of the store."""
+
+    async def main() -> None:
+        manager = SessionManager(StoreThread(), SquareSession)
+        live = LiveSession(manager, SquareWorld(), await manager.add("square"))
+        await live.start(1, 0)
+        for step in range(40):
+            await live.step(5 if step % 3 else 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(manager, "load", None)
+            first = live.branch
+            tokens = await live.go_to(first, 7)
+        assert live.num_steps == 7 and live.branch != first and live.total_reward == 4
+        assert (tokens == (await manager.load(live.world, first, 7)).session.tokens[0]).all()
+        await live.step(5)
+        assert live.total_reward == 5
+        assert await live.go_to(first, 40) is not None and live.num_steps == 40  # from the snapshot that it left
+        await live.suspend()
+        await asyncio.to_thread(manager._snapshot_thread.shutdown, wait=True)
+        kept = await manager.store.run(Store._query, "SELECT branch, number FROM snapshot ORDER BY number")
+        assert kept == [(first, 0), (first, 40)]
+        await manager.close()
 
     asyncio.run(main())

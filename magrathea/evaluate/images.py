@@ -13,6 +13,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
+from magrathea.spaces import to_rgb
+
 PSNR_CAP = 20 * float(np.log10(255.0))  # 48.1 dB: an error of one grey level, the least that a uint8 picture can show
 CHUNK = 256  # pictures that are compared at once
 GAP = 8  # pixels between pictures of a video
@@ -59,10 +61,9 @@ def sharpness(pictures: np.ndarray) -> np.ndarray:
 
 
 def upscale(pictures: np.ndarray, smallest: int = 252) -> np.ndarray:
-    """pictures (…, rows, columns, 1 or 3) -> (…, 3), enlarged by the whole factor that brings rows to `smallest`."""
+    """pictures (…, rows, columns, 1, 3 or 4) -> (…, 3), enlarged by the whole factor that brings rows to `smallest`."""
     factor = max(1, round(smallest / pictures.shape[-3]))
-    rgb = np.broadcast_to(pictures, (*pictures.shape[:-1], 3))
-    return rgb.repeat(factor, axis=-3).repeat(factor, axis=-2)
+    return to_rgb(pictures).repeat(factor, axis=-3).repeat(factor, axis=-2)
 
 
 def side_by_side(real: np.ndarray, dream: np.ndarray) -> np.ndarray:

@@ -9,19 +9,20 @@ import torch
 from torch import Tensor
 
 from magrathea.layout import Layout, Slot
+from magrathea.spaces import find_picture
 from magrathea.tokenizers import Tokenizer
 from magrathea.world import World
 
 
 def picture_slot(world: World) -> Slot | None:
-    """The first observation slot that holds pictures (rows, columns, channels) of uint8, if there is one."""
+    """The slot of the picture that is shown of an observation, if that has channels, 16 x 16 pixels or more, and a grid
+    of tokens."""
+    path = find_picture(world.observation_space)
+    key = None if path is None else "/".join(map(str, path))
     for slot in world.layout.of_role("observation"):
-        if not slot.is_grid:
-            continue
-        space = slot_tokenizer(world, slot).space
-        shape = getattr(space, "shape", None) or ()
-        if len(shape) == 3 and getattr(space, "dtype", None) == np.uint8 and min(shape[:2]) >= 16:
-            return slot
+        if slot.is_grid and _leaf_key(world, slot) == key:
+            shape = slot_tokenizer(world, slot).space.shape or ()
+            return slot if len(shape) == 3 and min(shape[:2]) >= 16 else None
     return None
 
 
@@ -35,10 +36,14 @@ def leaf_of(observation: Any, slot: Slot) -> np.ndarray:
     return np.asarray(observation)
 
 
+def _leaf_key(world: World, slot: Slot) -> str:
+    leaves, key = world.tokenizers["observation"].leaves, slot.name.partition("/")[2]
+    return key if key in leaves else key.rpartition("/")[0]
+
+
 def slot_tokenizer(world: World, slot: Slot) -> Tokenizer:
     """The tokenizer of the observation's leaf that a slot's tokens belong to."""
-    leaves, key = world.tokenizers["observation"].leaves, slot.name.partition("/")[2]
-    return leaves[key if key in leaves else key.rpartition("/")[0]]
+    return world.tokenizers["observation"].leaves[_leaf_key(world, slot)]
 
 
 def pictures_of(world: World, slot: Slot, tokens: np.ndarray) -> np.ndarray:

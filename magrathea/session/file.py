@@ -8,6 +8,7 @@ import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,7 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from magrathea.errors import MagratheaError
-from magrathea.files import atomic_write
+from magrathea.files import atomic_write, naming_the_file
 from magrathea.layout import Layout
 from magrathea.sampler import FillSettings
 from magrathea.session.context import Inference
@@ -128,12 +129,10 @@ def _checksum(header: str, tensors: dict[str, Tensor]) -> str:
 def write_file(path: str | Path, data: bytes) -> Path:
     """Write a session's file atomically, in a folder that is made if it is not there."""
     path = Path(path)
-    try:
+    with naming_the_file(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:
             temporary.write_bytes(data)
-    except OSError as error:
-        raise MagratheaError(f"Session file '{path}' cannot be written ({error.strerror}).") from error
     return path
 
 
@@ -304,7 +303,7 @@ def _check_memory(state: SessionState, world: World) -> None:
     memory = world.new_memory(len(state.histories))
     for row, history in enumerate(state.histories):
         current = [state.memory[row]] if state.num_in_memory[row] else []
-        for kept in [*(state for _, state in history.snapshots.states()), *current]:
+        for kept in chain((state for _, state in history.snapshots.states()), current):
             memory.load_state_dict(row, kept)
 
 

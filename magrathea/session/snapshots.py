@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 EVERY = 64  # steps from one snapshot to the next
-FARTHEST = 4 * EVERY  # steps between two, however far back: as many as are computed again at most after rewinding
+FARTHEST = 2 * EVERY  # steps between two, however far back: as many as are computed again at most after rewinding
 MemoryState = dict[str, Tensor]  # of one world
 
 
@@ -112,8 +112,9 @@ class Snapshots:
     def truncate(self, length: int) -> None:
         """Remove those of more than `length` steps."""
         if max(self.changes, default=0) > length:
+            newest = self.nearest(length)
+            self.newest = self.at(newest) if newest else {}
             self.changes = {number: changes for number, changes in self.changes.items() if number <= length}
-            *_, self.newest = {}, *(state for _, state in self.states())
 
     def fork(self) -> Snapshots:
         """The same snapshots, to continue apart from these."""
@@ -131,10 +132,11 @@ class Snapshots:
         return max((kept for kept in self.changes if kept <= number), default=0)
 
     def at(self, number: int) -> MemoryState:
-        """The state after a number of steps."""
+        """The state after a number of steps, at which there is a snapshot."""
         if number == max(self.changes):
             return self.newest
-        return next(state for kept, state in self.states() if kept == number)
+        until = [changes for kept, changes in self.changes.items() if kept <= number]
+        return {name: _assemble([changes[name] for changes in until if name in changes]) for name in until[-1]}
 
     def states(self) -> Iterator[tuple[int, MemoryState]]:
         """All of them, oldest first."""
@@ -142,6 +144,21 @@ class Snapshots:
         for number, changes in self.changes.items():
             state = apply_changes(state, changes)
             yield number, state
+
+
+def _assemble(changes: list[Change]) -> Tensor:
+    """The tensor after changes that fit each other, the first or a later one of which holds all of it."""
+    start = max(index for index, change in enumerate(changes) if change.rows is None)
+    whole, later = changes[start].values, [change for change in changes[start + 1 :] if len(change.values)]
+    if not later:
+        return whole
+    length = max([len(whole), *(int(change.rows.max()) + 1 for change in later if change.rows is not None)])
+    state = torch.zeros(length, *whole.shape[1:], dtype=whole.dtype, device=whole.device)
+    _bits(state)[: len(whole)] = _bits(whole)
+    for change in later:
+        if change.rows is not None:
+            _bits(state)[change.rows.long()] = _bits(change.values)
+    return state
 
 
 def stays(old: int, number: int) -> bool:
