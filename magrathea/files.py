@@ -58,6 +58,16 @@ def system_error(error: BaseException, path: Path | None = None) -> MagratheaErr
     return MagratheaError(f"{what}: {reason}" + (f"; {remedy}." if remedy else "."))
 
 
+def require_space(path: Path, num_bytes: int) -> None:
+    """Raises MagratheaError where the disk of a file that is to be written has less space than that."""
+    free = shutil.disk_usage(path.parent).free
+    if free < num_bytes:
+        raise MagratheaError(
+            f"'{path}' cannot be written: it needs {num_bytes:,} bytes, and the disk has {free:,} left; free some "
+            "space, and try again."
+        )
+
+
 @contextmanager
 def naming_the_file(path: Path) -> Iterator[None]:
     """Raise a MagratheaError that names a path where the operating system does not let the block write there."""

@@ -227,4 +227,4 @@ def _write_files(files: WorldFiles, folder: Path, name: str) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     card = folder / "README.md"
     if not card.exists():
-        card.write_text(f"# {files.config['metadata'].get('name', name)}\n\nA world made with Magrathea.\n")
+        card.write_text(f"# {files.config['metadata'].get('name', name)}\n\nA world made with Magrathea.\n", "utf-8")

@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 from server_square_world import serving, square_app
 from test_server_http import connected, frame_of, send, text_of
-from test_server_sessions import ask
+from test_server_sessions import ask, decode_frame_of
 from websockets.exceptions import ConnectionClosed
 
 from magrathea.server import connections, session_pool
 from magrathea.server.session_manager import Limits
+from magrathea.server.store import Store, StoreThread
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -139,6 +140,31 @@ def test_a_visitor_who_takes_nothing_of_an_answer_is_given_up(monkeypatch: pytes
             for _ in range(20_000):
                 slow.sendall(request)
                 time.sleep(0.0001)
+
+
+def test_a_full_disk_stops_the_session_with_a_reason_and_not_the_server(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = StoreThread(tmp_path / "store.db")
+    with serving(square_app(store=store)) as url, connected(url) as viewer:
+        session = text_of(viewer, "world")["session"]
+        send(viewer, type="step", action=2)
+        frame_of(viewer, 1)
+        store.call(Store._query, "PRAGMA max_page_count = 1")  # it never grows from here on
+        send(viewer, type="speed", value=None)
+        send(viewer, type="pause", on=False)
+        send(viewer, type="press", action=2)
+        while (header := decode_frame_of(viewer).header).state != "failed":
+            pass
+        assert re.search(r"store.db' cannot be used \(.*full\); free some space", header.reason)
+        assert ask(f"{url}/health")[0] == 200 and ask(f"{url}/api/sessions/{session}")[1]["num_steps"] == header.step
+        store.call(Store._query, "PRAGMA max_page_count = 100000")
+        with connected(url, f"session={session}") as again:  # whoever loads the page again goes on
+            frame_of(again, header.step)
+            send(viewer, type="step", action=2)
+            frame_of(again, header.step + 1)
+    said = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert said and not any(record.exc_info or "\n" in record.getMessage() for record in said)
 
 
 SERVE = """

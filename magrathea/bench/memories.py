@@ -61,7 +61,7 @@ def compare(
                 model = replace(settings.model, memory=memory)
                 world = train(dataset, folder, replace(settings, model=model, seed=seed), device=device)
                 write_result(path, _measure(world, dataset, folder / "report", options))
-            measured.append(json.loads(path.read_text()))
+            measured.append(json.loads(path.read_text("utf-8")))
         mean = cattrs.structure(pooled(measured), ComparedMemory)
         compared[memory] = replace(mean, columns={"seeds": num_seeds} | mean.columns)
     return write_comparison(compared, out)

@@ -34,7 +34,7 @@ def write_comparison(compared: Mapping[str, ComparedMemory], out: Path) -> str:
     lines = [columns, ["---"] + ["---:"] * (len(columns) - 1)]
     lines += [[row.get(column, "–") for column in columns] for row in rows]
     text = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-    (out / "comparison.md").write_text(text)
+    (out / "comparison.md").write_text(text, "utf-8")
     return text
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optree
 
-from magrathea.files import atomic_write
+from magrathea.files import atomic_write, require_space
 
 if TYPE_CHECKING:
     import h5py  # optional; imported when a file is written
@@ -50,10 +50,10 @@ def stack(values: list[Any]) -> Any:
 
 
 def save_episode(episode: Episode, path: Path) -> None:
-    """Write one episode into a file, atomically."""
+    """Write one episode into a file, atomically: first in memory, since HDF5 reports a full disk many times."""
     import h5py
 
-    with atomic_write(path) as fresh, h5py.File(fresh, "w") as file:
+    with atomic_write(path) as fresh, h5py.File(fresh, "w", driver="core", backing_store=False) as file:
         group = file.create_group("episode")
         group.attrs.update({"seed": episode.seed, "total_steps": len(episode)})
         _write(group, "observations", episode.observation)
@@ -62,6 +62,8 @@ def save_episode(episode: Episode, path: Path) -> None:
         _write(group, "terminations", episode.terminated)
         _write(group, "truncations", episode.truncated)
         _write(group, "infos", episode.infos)
+        file.flush()
+        fresh.write_bytes(file.id.get_file_image())
 
 
 def episode_length(path: Path) -> int | None:
@@ -76,10 +78,14 @@ def episode_length(path: Path) -> int | None:
 
 
 def merge_episodes(paths: list[Path], target: Path) -> int:
-    """Copy the files of single episodes, still compressed, into one of Minari's; returns the number of steps."""
+    """Copy the files of single episodes, still compressed, into one of Minari's; returns the number of steps.
+
+    Raises MagratheaError where the disk has too little space.
+    """
     import h5py
 
     num_steps = 0
+    require_space(target, sum(path.stat().st_size for path in paths))
     with h5py.File(target, "w", track_order=True) as merged:
         for index, path in enumerate(paths):
             with h5py.File(path, "r") as file:

@@ -182,7 +182,7 @@ def write_card(folder: Path, world: World, result: EvaluationResult) -> Path:
     """Write the model card, README.md, into a world's folder."""
     text = TEMPLATES.get_template("card.md").render(world=world, metadata=world.metadata, result=result)
     with atomic_write(folder / "README.md") as file:
-        file.write_text(text + "\n")
+        file.write_text(text + "\n", "utf-8")
     return folder / "README.md"
 
 
@@ -199,5 +199,6 @@ TEMPLATES.filters |= {"number": number, "interval": interval}
 def _write_page(path: Path, template: str, result: Any, plots: list[str]) -> Path:
     """Render a result into a page, atomically."""
     with atomic_write(path) as file:
-        file.write_text(TEMPLATES.get_template(template).render(result=result, about=result.about, plots=plots) + "\n")
+        text = TEMPLATES.get_template(template).render(result=result, about=result.about, plots=plots)
+        file.write_text(text + "\n", "utf-8")
     return path

@@ -202,4 +202,4 @@ def write_result(path: Path, result: Any) -> None:
     """Write a result (a dataclass, or a dict of them) as JSON, atomically."""
     value = {name: asdict(each) for name, each in result.items()} if isinstance(result, dict) else asdict(result)
     with atomic_write(path) as file:
-        file.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        file.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
