@@ -150,7 +150,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_commands_on_a_full_disk_say_so(small_disk: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["full", "read-only"])
+def test_commands_on_a_disk_that_takes_nothing_say_so(kind: str, small_disk: Path, tmp_path: Path) -> None:
     garden, data, world = DOCS / "examples", tmp_path / "data", tmp_path / "world"
     collect = "$M collect garden:Garden-v0 --num-processes 1 --max-episode-steps 80"
     train = f"$M train {data} --size debug --steps 5 --no-report"
@@ -162,10 +163,13 @@ def test_commands_on_a_full_disk_say_so(small_disk: Path, tmp_path: Path) -> Non
         f"$M sessions backup {small_disk}/copy.db --store {_store(tmp_path)}",
     ):
         shutil.rmtree(small_disk / "data", ignore_errors=True)
-        (small_disk / "ballast").write_bytes(bytes(2**20 - 2**16))
+        if kind == "full":
+            (small_disk / "ballast").write_bytes(bytes(2**20 - 2**16))
+        else:
+            subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
         done = run(f"cd {garden}; {command}")
         (said,) = [line for line in done.stderr.splitlines() if line.startswith("magrathea: ")][-1:] or [done.stderr]
-        assert done.returncode == 2 and re.search("full|No space left|free some space", said), (
+        assert done.returncode == 2 and re.search("No space left|free some space|Read-only file system", said), (
             command,
             done.returncode,
             done.stderr,

@@ -99,5 +99,7 @@ def backup_store(path: Path, target: Path) -> Path:
             source.backup(copy)
             copy.execute("PRAGMA journal_mode = DELETE")
     except (sqlite3.Error, OSError) as error:
-        raise MagratheaError(f"Store '{path}' cannot be copied to '{target}' ({error}).") from error
+        raise MagratheaError(
+            f"Store '{path}' cannot be copied to '{target}' ({error}); free some space, or name another file."
+        ) from error
     return target
