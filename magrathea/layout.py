@@ -8,16 +8,38 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from magrathea.errors import MagratheaError
 
 Role = Literal["action", "observation", "reward", "terminated"]
 ROLES: tuple[Role, ...] = ("action", "observation", "reward", "terminated")
+
+
+class Codec(Protocol):
+    """How the tokens of a slot and its values belong together: what a step shows, given what the one before showed.
+
+    A module without parameters. C tokens, of a vocabulary of V, of which 0 keeps what was there; Q values; K features
+    of a token.
+    """
+
+    num_features: int
+
+    def decode(self, tokens: Int[Tensor, "*n C"], previous: Int[Tensor, "*n Q"]) -> Int[Tensor, "*n Q"]:
+        """The values that tokens make of those of the step before."""
+        ...
+
+    def features(self, values: Int[Tensor, "*n Q"], before: Int[Tensor, "*n Q"]) -> Float[Tensor, "*n C K"]:
+        """What the model sees of values, by token, given those of the step before."""
+        ...
+
+    def equivalents(self, values: Int[Tensor, "*n Q"], previous: Int[Tensor, "*n Q"]) -> Bool[Tensor, "*n C V"]:
+        """The tokens that make these values equally well."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +53,8 @@ class Slot:
         grid: rows and columns in which its tokens are laid out.
         group: rows and columns of neighbouring tokens that share one position of the transformer; at the grid's far
             edges a position may have fewer.
+        values_of: name of the slot before, where this slot holds the values that the tokens of that one decode to. They
+            have no positions, are never holes, and show the model what the tokens mean.
     """
 
     name: str
@@ -38,6 +62,7 @@ class Slot:
     vocab_size: int
     grid: tuple[int, int] = (1, 1)
     group: tuple[int, int] = (1, 1)
+    values_of: str | None = None
 
     @cached_property
     def num_tokens(self) -> int:
@@ -46,7 +71,7 @@ class Slot:
     @property
     def is_grid(self) -> bool:
         """Whether its tokens are a picture's: a grid of 3x3 or more."""
-        return min(self.grid) >= 3
+        return self.values_of is None and min(self.grid) >= 3
 
     @property
     def tokens_per_position(self) -> int:
@@ -58,7 +83,7 @@ class Slot:
 
     @property
     def num_positions(self) -> int:
-        return self.position_grid[0] * self.position_grid[1]
+        return 0 if self.values_of is not None else self.position_grid[0] * self.position_grid[1]
 
     @property
     def absent(self) -> int:
@@ -76,6 +101,9 @@ class Layout:
         names = [slot.name for slot in self.slots]
         if len(set(names)) != len(names):
             raise MagratheaError(f"Layout has two slots of one name: {names}.")
+        for before, slot in zip((None, *self.slots), self.slots, strict=False):
+            if slot.values_of is not None and (before is None or slot.values_of != before.name):
+                raise MagratheaError(f"Slot '{slot.name}' does not follow '{slot.values_of}', whose values it holds.")
 
     @cached_property
     def num_tokens(self) -> int:
@@ -106,6 +134,21 @@ class Layout:
         return slice(spans[0].start, spans[-1].stop)
 
     @cached_property
+    def token_slots(self) -> tuple[Slot, ...]:
+        """The slots whose tokens are predicted: all but those that hold values."""
+        return tuple(slot for slot in self.slots if slot.values_of is None)
+
+    @cached_property
+    def values_slots(self) -> dict[str, Slot]:
+        """The slots that hold values, by the name of the slot that they are the values of."""
+        return {slot.values_of: slot for slot in self.slots if slot.values_of is not None}
+
+    @cached_property
+    def values_mask(self) -> Bool[Tensor, " N"]:
+        """True on the entries of a step that are values."""
+        return torch.cat([torch.full((slot.num_tokens,), slot.values_of is not None) for slot in self.slots])
+
+    @cached_property
     def absent_tokens(self) -> Int[Tensor, " N"]:
         """A step of which every slot is absent."""
         return torch.cat([torch.full((slot.num_tokens,), slot.absent) for slot in self.slots])
@@ -119,14 +162,18 @@ class Layout:
 
     @property
     def picture(self) -> Slot:
-        """The observation's largest grid of tokens; raises MagratheaError where there is none of 3x3 or more."""
-        slots = [slot for slot in self.of_role("observation") if slot.is_grid]
+        """The observation's largest grid of tokens that mean the same in every step; raises MagratheaError where there
+        is none of 3x3 or more."""
+        slots = [slot for slot in self.of_role("observation") if slot.is_grid and slot.name not in self.values_slots]
         if not slots:
-            raise MagratheaError("This world has no picture of 3x3 tokens or more; choose the memory 'window'.")
+            raise MagratheaError(
+                "This world has no picture of 3x3 tokens or more that mean the same in every step; choose the memory "
+                "'window'."
+            )
         return max(slots, key=lambda slot: slot.num_tokens)
 
     def to_config(self) -> list[dict[str, Any]]:
-        return [asdict(slot) for slot in self.slots]
+        return [{key: x for key, x in asdict(slot).items() if x is not None} for slot in self.slots]
 
     @classmethod
     def from_config(cls, config: list[dict[str, Any]]) -> Layout:

@@ -1,8 +1,8 @@
 """Hole masks: each use of a world is a pattern of tokens to fill.
 
 Each function takes a layout and returns a hole mask: a boolean tensor whose last dimension is the N tokens of a step,
-True where a token is a hole to be filled. Past steps are always known. Functions of a random pattern also take the
-leading shape of the masks wanted and a generator.
+True where a token is a hole to be filled. Past steps are always known. Values, which tokens decode to, are never holes.
+Functions of a random pattern also take the leading shape of the masks wanted and a generator.
 """
 
 from __future__ import annotations
@@ -17,12 +17,17 @@ from magrathea.errors import MagratheaError
 from magrathea.layout import Layout, Role
 
 
-def _holes(layout: Layout, *roles: Role) -> Bool[Tensor, " N"]:
+def _entries(layout: Layout, *roles: Role) -> Bool[Tensor, " N"]:
     """True on the slots of these roles."""
-    hole_mask = torch.zeros(layout.num_tokens, dtype=torch.bool)
+    entries = torch.zeros(layout.num_tokens, dtype=torch.bool)
     for slot in layout.of_role(*roles):
-        hole_mask[layout.span(slot.name)] = True
-    return hole_mask
+        entries[layout.span(slot.name)] = True
+    return entries
+
+
+def _holes(layout: Layout, *roles: Role) -> Bool[Tensor, " N"]:
+    """True on the tokens of these roles; values follow from their tokens, and are no holes."""
+    return _entries(layout, *roles) & ~layout.values_mask
 
 
 def _keep_some(
@@ -76,12 +81,12 @@ def random_holes(
 
 def goal_prompt(layout: Layout) -> Bool[Tensor, " N"]:
     """Absent tokens of a prompt toward a goal: all of a step but its observation."""
-    return ~_holes(layout, "observation")
+    return ~_entries(layout, "observation")
 
 
 def return_prompt(layout: Layout) -> Bool[Tensor, " N"]:
     """Absent tokens of a prompt toward a return: all of a step but its reward."""
-    return ~_holes(layout, "reward")
+    return ~_entries(layout, "reward")
 
 
 FIXED: dict[str, Callable[[Layout], Tensor]] = {

@@ -41,7 +41,7 @@ class WorldFiles:
 # Sizes are checked here, before anything of that size is made. The sizes of the model are checked by `ModelConfig`, the
 # settings of the sampler by `FillSettings`, and spaces by `space_from_config`.
 MOST_CONFIG_BYTES = 16 * 2**20
-MOST_TOKENS = 2**16  # of a step
+MOST_TOKENS = 2**18  # of a step, values included
 _Name = Annotated[str, msgspec.Meta(max_length=200)]
 _Side = Annotated[int, msgspec.Meta(ge=1, le=MOST_TOKENS)]
 
@@ -52,6 +52,7 @@ class _SlotConfig(msgspec.Struct, forbid_unknown_fields=True):
     vocab_size: Annotated[int, msgspec.Meta(ge=1, le=2**24)]
     grid: tuple[_Side, _Side]
     group: tuple[_Side, _Side]
+    values_of: _Name | None = None
 
 
 class _Metadata(msgspec.Struct):

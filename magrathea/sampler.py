@@ -129,7 +129,7 @@ def _draw(
 ) -> tuple[Int[Tensor, "I N"], Float[Tensor, "I N"]]:
     """A token for each hole, and the probability of the likeliest one there."""
     drawn, certainty = tokens.clone(), torch.ones_like(uniforms)
-    for slot in layout.slots:
+    for slot in layout.token_slots:
         span = layout.span(slot.name)
         open_holes = holes[:, span]
         if not open_holes.any():
@@ -189,6 +189,8 @@ def _select(
     if passes_left <= 1:
         return holes
     quota = torch.ceil(left / passes_left)
+    if bool(((holes & (certainty >= settings.threshold)).sum(-1) >= quota).all()):
+        return holes & (certainty >= settings.threshold)
     return holes & ((certainty >= settings.threshold) | (_ranks(certainty, holes) < quota[:, None]))
 
 

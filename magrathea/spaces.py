@@ -201,7 +201,7 @@ def is_name(key: Any) -> bool:
     return isinstance(key, str) and key.isprintable() and "/" not in key and key.strip(".") != ""
 
 
-def index_batch(values: Any, index: int | slice) -> Any:
+def index_batch(values: Any, index: int | slice | np.ndarray) -> Any:
     """A copy of one member, or of a part, of a batch of values: arrays (B, ...), or a dict or tuple of such."""
 
     def member(part: Any) -> Any:

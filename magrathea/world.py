@@ -18,14 +18,14 @@ from magrathea.devices import resolve_device
 from magrathea.display import world_html
 from magrathea.errors import MagratheaError
 from magrathea.interfaces import EpisodeReadout, Memory, MemoryReadout, MemorySpec
-from magrathea.layout import ROLES, Layout, Role, Slot, group_for
+from magrathea.layout import ROLES, Codec, Layout, Role, Slot, group_for
 from magrathea.memory import WindowSpec, memory_class
 from magrathea.model.config import ModelConfig
 from magrathea.model.transformer import NO_READOUT, MaskedTransformer
 from magrathea.model.weight_names import current_name, first_name
 from magrathea.pretrained import WorldFiles, find_world, read_world, write_world
 from magrathea.sampler import FillResult, FillSettings
-from magrathea.spaces import space_from_config, space_to_config
+from magrathea.spaces import index_batch, space_from_config, space_to_config
 from magrathea.tokenizers import Tokenizer, tokenizer_from
 
 Tokenizers = dict[Role, Tokenizer]
@@ -69,14 +69,33 @@ class StepResult:
 
 def layout_for(tokenizers: Tokenizers) -> Layout:
     """The slots that the tokenizers of all roles need, in the order of the roles."""
-    slots = []
+    slots: list[Slot] = []
     for role in ROLES:
-        for key, spec in tokenizers[role].slot_specs.items():
-            name = f"{role}/{key}" if key else role
+        specs = tokenizers[role].slot_specs
+        with_values = {key.rpartition("/")[0] for key, spec in specs.items() if spec.codec is not None}
+        for key, spec in specs.items():
+            alone = spec.codec is not None or key in with_values
             slots.append(
-                Slot(name=name, role=role, vocab_size=spec.vocab_size, grid=spec.grid, group=group_for(spec.grid))
+                Slot(
+                    name=f"{role}/{key}" if key else role,
+                    role=role,
+                    vocab_size=spec.vocab_size,
+                    grid=spec.grid,
+                    group=(1, 1) if alone else group_for(spec.grid),
+                    values_of=slots[-1].name if spec.codec is not None else None,
+                )
             )
     return Layout(tuple(slots))
+
+
+def codecs_of(tokenizers: Tokenizers) -> dict[str, Codec]:
+    """The codecs of the slots that have values, by the slots' names."""
+    codecs = {}
+    for role in ROLES:
+        for key, spec in tokenizers[role].slot_specs.items():
+            if spec.codec is not None:
+                codecs["/".join(filter(None, (role, key.rpartition("/")[0])))] = spec.codec
+    return codecs
 
 
 class World:
@@ -109,7 +128,8 @@ class World:
 
     def _new_model(self) -> MaskedTransformer:
         """An untrained one, in which tokens with similar features have similar vectors."""
-        model = MaskedTransformer(self.layout, self.config.model, memory_class(self.config.model.memory))
+        kind, codecs = memory_class(self.config.model.memory), codecs_of(self.tokenizers)
+        model = MaskedTransformer(self.layout, self.config.model, kind, codecs)
         for role in ROLES:
             for slot, spec in zip(self.layout.of_role(role), self.tokenizers[role].slot_specs.values(), strict=True):
                 if spec.token_features is not None:
@@ -201,8 +221,9 @@ class World:
         _check_layout(layout, tokenizers)
         kind = memory_class(model_config.memory)
         weights = {current_name(key): weight for key, weight in tensors["model"].items()}
-        _check_weights(weights, layout, model_config, kind)
-        model = MaskedTransformer(layout, model_config, kind)
+        codecs = codecs_of(tokenizers)
+        _check_weights(weights, layout, model_config, kind, codecs)
+        model = MaskedTransformer(layout, model_config, kind, codecs)
         model.load_state_dict({key: weight.float() for key, weight in weights.items()})
         starts = tensors["starts"].get("starts", torch.zeros(0, 1, layout.num_tokens, dtype=torch.int32))
         _check_starts(starts, layout)
@@ -249,9 +270,18 @@ class World:
             raise MagratheaError(f"The {role} has leading shape {tokens.shape[:-1]}; give {num_steps} of them.")
         return tokens
 
-    def encode(self, action: Any, observation: Any, reward: Any = None, terminated: Any = None) -> Int[Tensor, "B N"]:
-        """One step of B worlds -> tokens. What is None is absent, as the action of a reset is."""
-        seen = self.tokenizers["observation"].encode(observation)
+    def encode(
+        self,
+        action: Any,
+        observation: Any,
+        reward: Any = None,
+        terminated: Any = None,
+        previous: Int[Tensor, "B N"] | None = None,
+    ) -> Int[Tensor, "B N"]:
+        """One step of B worlds, and the tokens of the one before -> tokens. What is None is absent, as the action of a
+        reset is."""
+        before = None if previous is None else self.decode_observation(previous)
+        seen = self.tokenizers["observation"].encode(observation, before)
         values = {"action": action, "reward": reward, "terminated": terminated}
         parts = [seen if role == "observation" else self._encode_role(role, values[role], len(seen)) for role in ROLES]
         return torch.from_numpy(np.concatenate(parts, axis=-1))
@@ -260,7 +290,7 @@ class World:
         self, observation: Any, action: Any, reward: Any = None, terminated: Any = None
     ) -> Int[Tensor, "T N"]:
         """T observations and the T - 1 actions, rewards and endings between them -> tokens."""
-        seen = self.tokenizers["observation"].encode(observation)
+        seen = self._encode_in_order(observation)
         num_steps = len(seen) - 1
         parts = []
         for role, values in (("action", action), ("reward", reward), ("terminated", terminated)):
@@ -268,6 +298,15 @@ class World:
             rest = self._encode_role(role, values, num_steps) if num_steps else first[:0]  # type: ignore[arg-type]
             parts.append(np.concatenate([first, rest]))
         return torch.from_numpy(np.concatenate([parts[0], seen, *parts[1:]], axis=-1))
+
+    def _encode_in_order(self, observation: Any) -> np.ndarray:
+        """Observations (T, *shape), each given the one before -> their tokens (T, …)."""
+        tokenizer = self.tokenizers["observation"]
+        if not self.layout.values_slots:
+            return tokenizer.encode(observation)
+        first = tokenizer.encode(index_batch(observation, slice(0, 1)))
+        later = index_batch(observation, slice(1, None))
+        return np.concatenate([first, tokenizer.encode(later, index_batch(observation, slice(0, -1)))])
 
     def prompt_tokens(self, *, goal: Any = None, total_reward: float | None = None) -> Int[Tensor, "1 N"]:
         """A prompt to act toward: an observation to reach, or a return over the next 64 steps."""
@@ -314,7 +353,7 @@ class World:
             tokens=tokens,
             uncertainty={
                 slot.name: uncertainty[:, self.layout.span(slot.name)].reshape(-1, *slot.grid)
-                for slot in self.layout.slots
+                for slot in self.layout.token_slots
             },
             num_passes=filled.num_passes.cpu().numpy(),
         )
@@ -356,20 +395,27 @@ class World:
 def _check_layout(layout: Layout, tokenizers: Tokenizers) -> None:
     """Raises MagratheaError where a layout is not that of its tokenizers."""
     stored, expected = (
-        [(slot.name, slot.role, slot.vocab_size, slot.grid) for slot in each.slots]
+        [(slot.name, slot.role, slot.vocab_size, slot.grid, slot.values_of) for slot in each.slots]
         for each in (layout, layout_for(tokenizers))
     )
     if stored != expected:
         raise MagratheaError(f"its layout has the slots {stored}, but its tokenizers make {expected}; save it anew.")
 
 
-def _check_weights(weights: dict[str, Tensor], layout: Layout, config: ModelConfig, kind: type[MemorySpec]) -> None:
+def _check_weights(
+    weights: dict[str, Tensor],
+    layout: Layout,
+    config: ModelConfig,
+    kind: type[MemorySpec],
+    codecs: dict[str, Codec],
+) -> None:
     """Raises MagratheaError where weights are not those of a model of these sizes, before one is made."""
     if config.num_layers + config.num_memory_layers > len(weights):
         raise MagratheaError("it has fewer weights than its model has layers; save it anew.")
     layout = Layout(layout.slots)  # whose cached tensors may be on the meta device
     with torch.device("meta"):
-        expected = {name: tensor.shape for name, tensor in MaskedTransformer(layout, config, kind).state_dict().items()}
+        model = MaskedTransformer(layout, config, kind, codecs)
+        expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     for name in sorted(expected.keys() | weights.keys()):
         if name not in weights or name not in expected:
             raise MagratheaError(f"weight '{name}' is {'missing' if name in expected else 'unknown'}; save it anew.")

@@ -50,6 +50,8 @@ def debug_world(debug_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
     recipe = folder / "board.toml"
     recipe.write_text(
         'size = "debug"\nsteps = 800\nlearning_rate = 3e-3\nheld_out = 0.1\n'
-        "[tokenizer]\npatch = [4, 4]\n[batch]\nnum_segments = 16\nnum_steps = 6\nnum_prompted = 1\n"
+        "[model]\nnum_recent = 0\nnum_memory_layers = 1\n"
+        '[tokenizer]\nimage = "patch"\nnumbers = "box"\npatch = [4, 4]\n'
+        "[batch]\nnum_segments = 16\nnum_steps = 6\nnum_prompted = 1\n"
     )
     return train(debug_dataset.folder, folder / "board", load_settings(recipe))

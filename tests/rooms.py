@@ -12,7 +12,7 @@ from magrathea.layout import Layout, Slot
 from magrathea.memory import MemorySpec, memory_class
 from magrathea.model.config import ModelConfig
 from magrathea.model.transformer import MaskedTransformer
-from magrathea.train.batches import BatchConfig
+from magrathea.train.batches import SizedBatch
 from magrathea.train.cache import TokenCache
 from magrathea.train.trainer import TrainerConfig, draw_update, learning_rate, make_optimizer, update_loss
 
@@ -62,14 +62,14 @@ def learn(memory: str, steps: int, enough: float = 1.0, num_episodes: int = 200,
     config = TrainerConfig(
         steps=steps,
         learning_rate=4e-3,
-        batch=BatchConfig(num_segments=16, num_steps=6, num_prompted=0, num_earlier=12),
+        batch=SizedBatch(num_segments=16, num_steps=6, num_prompted=0, num_earlier=12),
     )
     optimizer = make_optimizer(model, config)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = group["scale"] * learning_rate(step / steps, config)
         optimizer.zero_grad()
-        update_loss(model, draw_update(cache, config, step)).backward()
+        update_loss(model, draw_update(cache, config.batch, config.seed, step)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 100 == 99:

@@ -280,7 +280,7 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
     policy = "explorer"
     collect("magrathea/MiniGrid-v0", 200, folder / "data", policy=policy, num_processes=1, max_episode_steps=40)
     recipe = folder / "rooms.toml"
-    recipe.write_text('size = "debug"\nsteps = 3\nheld_out = 0.4\n[tokenizer]\npatch = [9, 9]\n')
+    recipe.write_text('size = "debug"\nsteps = 3\nheld_out = 0.4\n[tokenizer]\nimage = "patch"\npatch = [9, 9]\n')
     for name, memory in {"one": "window", "two": "spatial_map"}.items():
         train(folder / "data", folder / name, load_settings(recipe, memory=memory))
     return folder / "data", [folder / "one", folder / "two"]

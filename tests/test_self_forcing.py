@@ -14,13 +14,13 @@ from magrathea.data import Dataset
 from magrathea.memory import memory_class
 from magrathea.model.transformer import MaskedTransformer
 from magrathea.progress import Stages
-from magrathea.train.batches import Batch, BatchConfig, draw_batch
+from magrathea.train.batches import Batch, SizedBatch, draw_batch
 from magrathea.train.cache import TokenCache, encode_dataset
 from magrathea.train.self_forcing import sample_context
 from magrathea.train.trainer import update_loss
 from magrathea.world import World
 
-CONFIG = BatchConfig(num_segments=24, num_steps=6, corrupt_prob=0, self_forcing_prob=0.7)
+CONFIG = SizedBatch(num_segments=24, num_steps=6, corrupt_prob=0, self_forcing_prob=0.7)
 
 
 @pytest.fixture(scope="module")

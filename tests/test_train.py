@@ -21,13 +21,13 @@ from magrathea.errors import MagratheaError
 from magrathea.layout import Layout, Slot
 from magrathea.progress import Stages
 from magrathea.train import TrainSettings, load_settings, train
-from magrathea.train.batches import BatchConfig, draw_batch, draw_prompted_batch, resample_slots
+from magrathea.train.batches import SizedBatch, draw_batch, draw_prompted_batch, resample_slots
 from magrathea.train.cache import RETURN_STEPS, TokenCache, encode_dataset
 from magrathea.train.settings import shipped_recipes
 from magrathea.train.trainer import Progress, TrainerConfig, train_model
 from magrathea.world import World
 
-BATCH = BatchConfig(num_segments=4, num_steps=5, num_prompted=2, self_forcing_prob=0.5, self_forcing_rounds=2)
+BATCH = SizedBatch(num_segments=4, num_steps=5, num_prompted=2, self_forcing_prob=0.5, self_forcing_rounds=2)
 CONFIG = TrainerConfig(steps=6, checkpoint_seconds=0, batch=BATCH)
 
 
@@ -120,7 +120,7 @@ def test_segments_do_not_cross_episodes(work: Path, debug_world: World) -> None:
 def test_prompts_hold_only_the_goal_or_the_return(work: Path, debug_world: World) -> None:
     layout = debug_world.layout
     cache = TokenCache.open(work / "tokens", layout)
-    config = BatchConfig(num_prompted=60, num_steps=8, corrupt_prob=0)
+    config = SizedBatch(num_prompted=60, num_steps=8, corrupt_prob=0)
     batch = draw_prompted_batch(cache, config, torch.Generator().manual_seed(0))
     assert batch.prompt is not None and batch.tokens.shape[1] == 7 and batch.first == 1
     observation, to_act = layout.span("observation"), batch.hole_mask.any(-1)
@@ -149,7 +149,7 @@ def test_only_trainable_parameters_change(debug_world: World, debug_dataset: Dat
     changed = {name for name, weights in after.items() if not torch.equal(before[name], weights.bfloat16().float())}
     assert changed == {"goal_proj.weight"}
     with pytest.raises(MagratheaError, match="num_segments and num_prompted are both 0"):
-        BatchConfig(num_segments=0, num_prompted=0)
+        SizedBatch(num_segments=0, num_prompted=0)
     recipe.write_text(f'size = "debug"\nsteps = 3\ntrainable = ["nose"]\n{batch}')
     with pytest.raises(MagratheaError, match="'nose', which no parameter begins with"):
         train(debug_dataset.folder, tmp_path / "other", load_settings(recipe, init_from=str(begin)))
@@ -157,9 +157,9 @@ def test_only_trainable_parameters_change(debug_world: World, debug_dataset: Dat
 
 def test_only_the_context_is_corrupted(work: Path, debug_world: World) -> None:
     cache = TokenCache.open(work / "tokens", debug_world.layout)
-    config = BatchConfig(num_segments=64, num_steps=6, corrupt_prob=1.0, max_corrupt_rate=0.5)
+    config = SizedBatch(num_segments=64, num_steps=6, corrupt_prob=1.0, max_corrupt_rate=0.5)
     batch = draw_batch(cache, config, torch.Generator().manual_seed(0))
-    uncorrupted = BatchConfig(num_segments=64, num_steps=6, corrupt_prob=0)
+    uncorrupted = SizedBatch(num_segments=64, num_steps=6, corrupt_prob=0)
     clean = draw_batch(cache, uncorrupted, torch.Generator().manual_seed(0))
     assert torch.equal(batch.tokens, clean.tokens)
     assert not torch.equal(batch.past_tokens[:, 1:], batch.tokens)
@@ -174,12 +174,12 @@ def test_resample_slots_replaces_only_predicted_single_tokens() -> None:
     predicted = dict.fromkeys(("observation", "observation/light"), np.zeros(0))
     cache: Any = SimpleNamespace(layout=Layout(slots), predicted=predicted)
     past = 10 * (torch.arange(64) % 4)[:, None, None].expand(-1, 5, 11) + torch.arange(11) % 4
-    shown = resample_slots(past, cache, BatchConfig(slot_resample_prob=0.5), torch.Generator().manual_seed(0))
+    shown = resample_slots(past, cache, SizedBatch(slot_resample_prob=0.5), torch.Generator().manual_seed(0))
     changed = shown != past
     assert not changed[..., :-1].any() and 0.2 < changed[..., -1].any(-1).float().mean() < 0.5
     light = shown[..., -1]
     assert (light == light[:, :1]).all()  # one value for all steps of a context
-    none = resample_slots(past, cache, BatchConfig(slot_resample_prob=0), torch.Generator().manual_seed(0))
+    none = resample_slots(past, cache, SizedBatch(slot_resample_prob=0), torch.Generator().manual_seed(0))
     assert torch.equal(none, past)
 
 

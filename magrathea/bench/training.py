@@ -12,10 +12,10 @@ from magrathea.bench.peak import count_flops, synchronize
 from magrathea.memory import NUM_FEATURES, MemoryReadout, memory_class
 from magrathea.memory.episodic_buffer import NUM_RETRIEVED
 from magrathea.model.transformer import MaskedTransformer
-from magrathea.train.batches import BatchConfig
+from magrathea.train.batches import SizedBatch
 from magrathea.world import World
 
-BATCH = BatchConfig()  # the default segments of an update
+BATCH = SizedBatch()  # the default segments of an update
 NUM_SEGMENTS, NUM_STEPS, NUM_EARLIER = BATCH.num_segments, BATCH.num_steps, BATCH.num_earlier
 
 

@@ -21,6 +21,10 @@ class ModelConfig:
         num_memory_layers: layers that encode a past step, once.
         window: W, number of past steps that are attended to.
         mlp_ratio: hidden width of the feed-forward layers over D.
+        num_conv_blocks: residual blocks of convolutions over the cells of a picture that has values, before the layers,
+            and as many after them.
+        num_recent: R, if not 0 the last R steps are shown to the step that is filled position by position, instead of
+            attended to; slots that have values need that.
         memory: name of the memory beyond the window, of several with "+" between them, each with a size after ":".
     """
 
@@ -29,26 +33,37 @@ class ModelConfig:
     num_memory_layers: Annotated[int, Range(0, 1000)] = 1
     window: Annotated[int, Range(1, 63)] = 6
     mlp_ratio: Annotated[int, Range(1, 64)] = 2
+    num_conv_blocks: Annotated[int, Range(0, 100)] = 0
+    num_recent: Annotated[int, Range(0, 63)] = 0
     memory: str = "window"
 
     def __post_init__(self) -> None:
         check(self)
         if self.width % HEAD_WIDTH:
             raise MagratheaError(f"width is {self.width}; give a multiple of {HEAD_WIDTH}.")
+        if self.num_recent > self.window:
+            raise MagratheaError(f"num_recent is {self.num_recent}; give at most the window, {self.window}.")
+
+    @property
+    def attends_to_window(self) -> bool:
+        return self.num_recent == 0
 
     @property
     def num_heads(self) -> int:
         return self.width // HEAD_WIDTH
 
     def to_config(self) -> dict[str, Any]:
-        return asdict(self)
+        """All fields, but those that worlds of earlier versions do not have only where they differ from the default: a
+        world's fingerprint must not change."""
+        later = {"num_conv_blocks": 0, "num_recent": 0}
+        return {name: value for name, value in asdict(self).items() if later.get(name) != value}
 
 
 SIZES: dict[str, ModelConfig] = {
-    "debug": ModelConfig(width=48, num_layers=2, num_memory_layers=1, window=3, mlp_ratio=2),
-    "tiny": ModelConfig(width=144, num_layers=4, num_memory_layers=1, window=4),
-    "small": ModelConfig(width=192, num_layers=5, num_memory_layers=2, window=6),
-    "base": ModelConfig(width=384, num_layers=8, num_memory_layers=2, window=8),
+    "debug": ModelConfig(width=48, num_layers=2, num_memory_layers=0, window=3, num_recent=3, num_conv_blocks=1),
+    "tiny": ModelConfig(width=144, num_layers=3, num_memory_layers=0, window=3, num_recent=3, num_conv_blocks=2),
+    "small": ModelConfig(width=192, num_layers=4, num_memory_layers=0, window=4, num_recent=4, num_conv_blocks=2),
+    "base": ModelConfig(width=384, num_layers=8, num_memory_layers=0, window=4, num_recent=4, num_conv_blocks=3),
 }
 
 

@@ -87,6 +87,16 @@ class Conditioning:
 NO_CONDITIONING = Conditioning()
 
 
+def with_memory(
+    keys: Tensor, values: Tensor, memory_steps: KeysValues | None, layer: int, step: int
+) -> tuple[Tensor, Tensor]:
+    """Keys and values (B, H, K, E) of a layer, and behind them those of the steps that a memory gives."""
+    if memory_steps is None:
+        return keys, values
+    more_keys, more_values = (part[layer, :, step] for part in memory_steps)
+    return torch.cat([keys, more_keys], dim=2), torch.cat([values, more_values], dim=2)
+
+
 @runtime_checkable
 class KVCache(Protocol):
     """The past that steps with holes may attend to, in each of the model's layers, and what conditions them."""
@@ -104,8 +114,9 @@ class KVCache(Protocol):
         """The encodings (B, num_steps, P, D) of the step before each that is filled; 0 where there is none."""
         ...
 
-    def prev_tokens(self, num_steps: int) -> Tensor:
-        """Their tokens (B, num_steps, N); -1 where there is none."""
+    def recent_tokens(self, num_steps: int, num_recent: int) -> Tensor:
+        """The steps (B, num_steps, num_recent, N) before each, the newest first; where there are fewer, the oldest
+        again, and -1 where there is none."""
         ...
 
 
@@ -120,7 +131,7 @@ class NoKVCache:
     def prev_encodings(self, num_steps: int) -> Tensor:
         return torch.zeros(())
 
-    def prev_tokens(self, num_steps: int) -> Tensor:
+    def recent_tokens(self, num_steps: int, num_recent: int) -> Tensor:
         return torch.tensor(-1)
 
 
@@ -138,7 +149,11 @@ class SegmentKVCache:
     """
 
     def __init__(
-        self, steps: StepEncoding, window: int, first: int = 0, conditioning: Conditioning = NO_CONDITIONING
+        self,
+        steps: StepEncoding,
+        window: int,
+        first: int = 0,
+        conditioning: Conditioning = NO_CONDITIONING,
     ) -> None:
         self.tokens, self.encodings = steps.tokens, steps.encodings
         self.keys = [layer.unbind(1) for layer in steps.keys.unbind(0)]
@@ -157,25 +172,21 @@ class SegmentKVCache:
         return part
 
     def prev_encodings(self, num_steps: int) -> Tensor:
-        return self._before(self.encodings, num_steps, none=0)
-
-    def prev_tokens(self, num_steps: int) -> Tensor:
-        return self._before(self.tokens, num_steps, none=-1)
-
-    def _before(self, steps: Tensor, num_steps: int, none: int) -> Tensor:
         if self.first:
-            return steps[:, self.first - 1 : self.first - 1 + num_steps]
-        return torch.cat([torch.full_like(steps[:, :1], none), steps[:, : num_steps - 1]], dim=1)
+            return self.encodings[:, self.first - 1 : self.first - 1 + num_steps]
+        return torch.cat([torch.zeros_like(self.encodings[:, :1]), self.encodings[:, : num_steps - 1]], dim=1)
+
+    def recent_tokens(self, num_steps: int, num_recent: int) -> Tensor:
+        last = torch.arange(self.first - 1, self.first - 1 + num_steps, device=self.tokens.device)
+        index = last[:, None] - torch.arange(num_recent, device=self.tokens.device)
+        return torch.where(last[:, None, None] < 0, -1, self.tokens[:, index.clamp(min=0)])
 
     def attend(self, layer: int, step: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, None]:
         now = self.first + step
         window = slice(max(0, now - self.window), now)
-        all_keys, all_values = [keys, *self.keys[layer][window]], [values, *self.values[layer][window]]
-        if self.conditioning.memory_steps is not None:
-            memory_keys, memory_values = self.conditioning.memory_steps
-            all_keys.append(memory_keys[layer, :, step])
-            all_values.append(memory_values[layer, :, step])
-        return torch.cat(all_keys, dim=2), torch.cat(all_values, dim=2), None
+        all_keys = torch.cat([keys, *self.keys[layer][window]], dim=2)
+        all_values = torch.cat([values, *self.values[layer][window]], dim=2)
+        return *with_memory(all_keys, all_values, self.conditioning.memory_steps, layer, step), None
 
 
 class RingKVCache:
@@ -190,11 +201,12 @@ class RingKVCache:
 
     def __init__(self, config: ModelConfig, batch_size: int, layout: Layout, like: Tensor) -> None:
         self.window, self.num_positions = config.window, layout.num_positions
-        columns = (config.window + 1) * self.num_positions
+        self.attends_to_window = config.attends_to_window
+        columns = (config.window + 1) * self.num_positions if self.attends_to_window else 0
         shape = (config.num_layers, batch_size, config.num_heads, columns, HEAD_WIDTH)
         self.num_written = [0] * batch_size
         encoding = like.new_zeros(batch_size, self.num_positions, config.width)
-        tokens = torch.full((batch_size, layout.num_tokens), -1, device=like.device)
+        tokens = torch.full((batch_size, max(1, config.num_recent), layout.num_tokens), -1, device=like.device)
         self._use(like.new_zeros(shape), like.new_zeros(shape), encoding, tokens)
         self.conditioning = NO_CONDITIONING
 
@@ -202,16 +214,18 @@ class RingKVCache:
         """Store the worlds in these tensors, which may have room for more of them."""
         self._storage, batch_size = (keys, values, encoding, tokens), len(self.num_written)
         self.keys, self.values = keys[:, :batch_size], values[:, :batch_size]
-        self.last_encoding, self.last_tokens = encoding[:batch_size], tokens[:batch_size]
+        self.last_encoding, self.last_steps = encoding[:batch_size], tokens[:batch_size]
 
     # -- reading ------------------------------------------------------------------------------------------------------
     def prev_encodings(self, num_steps: int) -> Tensor:
         return self.last_encoding.unsqueeze(1)
 
-    def prev_tokens(self, num_steps: int) -> Tensor:
-        return self.last_tokens.unsqueeze(1)
+    def recent_tokens(self, num_steps: int, num_recent: int) -> Tensor:
+        return self.last_steps.unsqueeze(1)
 
     def attend(self, layer: int, step: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        if not self.attends_to_window:
+            return *with_memory(keys, values, self.conditioning.memory_steps, layer, step), None
         lengths = [min(count, self.window) for count in self.num_written]
         columns = (1 + max(lengths)) * self.num_positions
         all_keys, all_values = self.keys[layer, :, :, :columns], self.values[layer, :, :, :columns]
@@ -221,13 +235,10 @@ class RingKVCache:
         if min(lengths) < max(lengths):
             ends = (1 + torch.tensor(lengths, device=keys.device)) * self.num_positions
             visible = (torch.arange(columns, device=keys.device) < ends[:, None])[:, None, None]
-        if self.conditioning.memory_steps is not None:
-            memory_keys, memory_values = self.conditioning.memory_steps
-            all_keys = torch.cat([all_keys, memory_keys[layer, :, step]], dim=2)
-            all_values = torch.cat([all_values, memory_values[layer, :, step]], dim=2)
-            if visible is not None:
-                visible = F.pad(visible, (0, memory_keys.shape[-2]), value=True)
-        return all_keys, all_values, visible
+        memory_steps = self.conditioning.memory_steps
+        if memory_steps is not None and visible is not None:
+            visible = F.pad(visible, (0, memory_steps[0].shape[-2]), value=True)
+        return *with_memory(all_keys, all_values, memory_steps, layer, step), visible
 
     # -- writing ------------------------------------------------------------------------------------------------------
     def write(self, step: StepEncoding, batch_indices: Sequence[int]) -> None:
@@ -237,17 +248,19 @@ class RingKVCache:
             whole_batch = [batch_indices[i] for i in here] == list(range(len(self.num_written)))
             source = slice(None) if whole_batch else here
             target = slice(None) if whole_batch else [batch_indices[i] for i in here]
-            start = (1 + place) * self.num_positions
-            self.keys[:, target, :, start : start + self.num_positions] = step.keys[:, source].squeeze(2)
-            self.values[:, target, :, start : start + self.num_positions] = step.values[:, source].squeeze(2)
+            if self.attends_to_window:
+                start = (1 + place) * self.num_positions
+                self.keys[:, target, :, start : start + self.num_positions] = step.keys[:, source].squeeze(2)
+                self.values[:, target, :, start : start + self.num_positions] = step.values[:, source].squeeze(2)
             self.last_encoding[target] = step.encodings[source].squeeze(1)
-            self.last_tokens[target] = step.tokens[source].squeeze(1).to(self.last_tokens.device)
+            new, before = step.tokens[source].to(self.last_steps.device), self.last_steps[target][:, :-1]
+            self.last_steps[target] = torch.cat([new, torch.where(before < 0, new, before)], dim=1)
         for index in batch_indices:
             self.num_written[index] += 1
 
     def reset(self, batch_indices: list[int]) -> None:
         """Empty these worlds' rings."""
-        self.last_encoding[batch_indices], self.last_tokens[batch_indices] = 0, -1
+        self.last_encoding[batch_indices], self.last_steps[batch_indices] = 0, -1
         for index in batch_indices:
             self.num_written[index] = 0
 
@@ -256,12 +269,13 @@ class RingKVCache:
         """A copy of some worlds' rings."""
         part = object.__new__(RingKVCache)
         part.window, part.num_positions = self.window, self.num_positions
+        part.attends_to_window = self.attends_to_window
         part.num_written = [self.num_written[index] for index in batch_indices.tolist()]
         part._use(
             self.keys.index_select(1, batch_indices),
             self.values.index_select(1, batch_indices),
             self.last_encoding[batch_indices],
-            self.last_tokens[batch_indices],
+            self.last_steps[batch_indices],
         )
         part.conditioning = NO_CONDITIONING
         return part
@@ -277,11 +291,11 @@ class RingKVCache:
                 self.keys[:, index],
                 self.values[:, index],
                 self.last_encoding[index],
-                self.last_tokens[index],
+                self.last_steps[index],
             )
         self._use(*self._storage)
         self.keys[:, have:], self.values[:, have:] = other.keys, other.values
-        self.last_encoding[have:], self.last_tokens[have:] = other.last_encoding, other.last_tokens
+        self.last_encoding[have:], self.last_steps[have:] = other.last_encoding, other.last_steps
 
     def keep(self, batch_indices: Sequence[int]) -> None:
         """Drop all worlds but these, in this order; those that stay in their places are not copied."""
@@ -290,7 +304,7 @@ class RingKVCache:
         if places:
             self.keys[:, places], self.values[:, places] = self.keys[:, moved], self.values[:, moved]
             self.last_encoding[places] = self.last_encoding[moved]
-            self.last_tokens[places] = self.last_tokens[moved]
+            self.last_steps[places] = self.last_steps[moved]
         self.num_written = [self.num_written[index] for index in batch_indices]
         keys, values, encoding, tokens = self._storage
         if 4 * len(batch_indices) < len(tokens):

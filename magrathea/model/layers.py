@@ -7,7 +7,7 @@ share a position, V vocabulary of a slot, C cells of a picture.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +15,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from magrathea.interfaces import MemoryOutputs, MemoryReadout
-from magrathea.layout import Layout, Slot
+from magrathea.layout import Codec, Layout, Slot
 from magrathea.model.config import HEAD_WIDTH
 
+Codecs = Mapping[str, Codec]  # of the slots that have values, by name
+
+KEEP_BIAS = 3.0  # log odds
 TIME_PERIOD = 64  # steps after which a rotary time repeats, exactly: a world can run for ever
 # Pairs of numbers rotate; a third of them for each axis. Each axis keeps two pairs that do not, so that a head can also
 # attend by content, wherever and whenever it is.
@@ -58,7 +61,7 @@ def _coordinates(layout: Layout) -> Tensor:
     """(P, 2) row and column of every position; (0, 0) for a slot of one token."""
     places = [
         torch.cartesian_prod(torch.arange(rows, dtype=torch.float64), torch.arange(columns, dtype=torch.float64))
-        for rows, columns in (slot.position_grid for slot in layout.slots)
+        for rows, columns in (slot.position_grid for slot in layout.token_slots)
     ]
     return torch.cat([place.reshape(-1, 2) for place in places])
 
@@ -110,6 +113,20 @@ class Attention(nn.Module):
         return self.out(attended.transpose(-2, -3).flatten(-2))
 
 
+def attend(
+    queries: Float[Tensor, "B H P 48"],
+    keys: Float[Tensor, "B H K 48"],
+    values: Float[Tensor, "B H K 48"],
+    visible: Bool[Tensor, "B 1 1 K"] | None,
+) -> Float[Tensor, "B H P 48"]:
+    """Attention. On CPUs PyTorch's own takes three times as long in bfloat16 as two products of matrices do."""
+    if queries.dtype != torch.bfloat16 or queries.device.type != "cpu":
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible)
+    scores = queries @ (keys * HEAD_WIDTH**-0.5).transpose(-2, -1)
+    scores = scores if visible is None else scores.masked_fill(~visible, -math.inf)
+    return scores.softmax(-1) @ values
+
+
 class FeedForward(nn.Module):
     """Two linear layers with a squared rectifier between them (So et al. 2021)."""
 
@@ -123,38 +140,135 @@ class FeedForward(nn.Module):
 
 
 # -- tokens to positions ----------------------------------------------------------------------------------------------
-class StepEmbedding(nn.Module):
-    """Tokens with holes -> positions. The tokens of a group are embedded side by side in one position."""
+class ValuesEmbedding(nn.Module):
+    """What the tokens of a slot with values show -> positions: of a step with holes its known tokens and what the
+    steps before it showed, of a past step all of it."""
 
-    def __init__(self, layout: Layout, width: int) -> None:
+    def __init__(self, codec: Codec, num_recent: int, width: int) -> None:
         super().__init__()
-        self.layout = layout
+        self.known_proj = Linear(codec.num_features + 1, width)
+        self.recent_proj = Linear(num_recent * codec.num_features, width)
+        self.past_proj = Linear(codec.num_features, width)
+
+
+class StepEmbedding(nn.Module):
+    """Tokens with holes -> positions. The tokens of a group are embedded side by side in one position; those of a slot
+    with values as what they show."""
+
+    def __init__(self, layout: Layout, width: int, codecs: Codecs, num_recent: int) -> None:
+        super().__init__()
+        self.layout, self.codecs = layout, codecs
         self.tokens = nn.ModuleList()
         self.merge = nn.ModuleList()
-        for slot in layout.slots:
+        self.recent_proj = nn.ModuleDict()
+        for slot in layout.token_slots:
+            if slot.name in codecs:
+                self.tokens.append(ValuesEmbedding(codecs[slot.name], num_recent, width))
+                self.merge.append(nn.Identity())
+                continue
             table = nn.Embedding(slot.vocab_size + 2, token_width(slot, width))  # tokens, absent, hole
             nn.init.normal_(table.weight, std=0.5)
             self.tokens.append(table)
             self.merge.append(Linear(width, width) if slot.tokens_per_position > 1 else nn.Identity())
+            if num_recent:
+                self.recent_proj[_module_name(slot)] = Linear(num_recent * width, width)
         self.position = nn.Parameter(torch.randn(layout.num_positions, width) * 0.5)
 
     def forward(
-        self, tokens: Int[Tensor, "*n N"], hole_mask: Bool[Tensor, "*n N"] | None = None
+        self,
+        tokens: Int[Tensor, "*n N"],
+        hole_mask: Bool[Tensor, "*n N"] | None = None,
+        recent: Int[Tensor, "*n R N"] | None = None,
     ) -> Float[Tensor, "*n P D"]:
-        """Steps -> their positions; hole_mask True = hole."""
+        """Past steps -> their positions; or steps with holes (True in hole_mask), given the steps before, the newest
+        first."""
         parts = []
-        for slot in self.layout.slots:
+        for slot in self.layout.token_slots:
             span = self.layout.span(slot.name)
             known = tokens[..., span]
+            if slot.name in self.codecs:
+                parts.append(self._embed_values(slot, tokens, hole_mask, recent))
+                continue
             if hole_mask is not None:
                 known = known.masked_fill(hole_mask[..., span], slot.vocab_size + 1)
-            parts.append(self.embed_slot(slot, known))
+            x = self.embed_slot(slot, known)
+            if recent is not None:
+                before = self.embed_slot(slot, _or_absent(recent[..., span], slot)).transpose(-2, -3).flatten(-2)
+                x = x + self.recent_proj[_module_name(slot)](before)
+            parts.append(x)
         return torch.cat(parts, dim=-2) + self.position
+
+    def _embed_values(
+        self, slot: Slot, tokens: Int[Tensor, "*n N"], hole_mask: Tensor | None, recent: Tensor | None
+    ) -> Float[Tensor, "*n C D"]:
+        """The positions of a slot with values."""
+        codec, embedding = self.codecs[slot.name], self.tokens[self.layout.token_slots.index(slot)]
+        assert isinstance(embedding, ValuesEmbedding)
+        values = self.layout.values_slots[slot.name]
+        span = self.layout.span(values.name)
+        if hole_mask is None or recent is None:
+            own = tokens[..., span]
+            return embedding.past_proj(self._features(codec, own, own, values))
+        before = recent[..., span]
+        own = tokens[..., self.layout.span(slot.name)]
+        known = (~hole_mask[..., self.layout.span(slot.name)] & (own < slot.vocab_size)).unsqueeze(-1)
+        older = torch.cat([before[..., 1:, :], before[..., -1:, :]], dim=-2)
+        shown = self._features(codec, before, older, values)  # (..., R, C, K)
+        x = embedding.recent_proj(shown.transpose(-2, -3).flatten(-2))
+        if not known.any():
+            return x
+        last = before[..., 0, :].clamp(min=0)
+        decoded = codec.features(codec.decode(own, last), last)
+        return x + embedding.known_proj(torch.cat([decoded, torch.ones_like(decoded[..., :1])], dim=-1) * known)
+
+    @staticmethod
+    def _features(
+        codec: Codec, values: Int[Tensor, "*n Q"], before: Int[Tensor, "*n Q"], slot: Slot
+    ) -> Float[Tensor, "*n C K"]:
+        """What values show, given those of the step before; 0 where there are none."""
+        is_there = (values[..., :1] >= 0) & (values[..., :1] < slot.vocab_size)
+        return codec.features(values, before) * is_there.unsqueeze(-1)
 
     def embed_slot(self, slot: Slot, tokens: Int[Tensor, "*n C"]) -> Float[Tensor, "*n Q D"]:
         """The tokens of one slot -> its positions, without the positions' own vectors."""
-        index = self.layout.slots.index(slot)
+        index = self.layout.token_slots.index(slot)
         return self.merge[index](self.tokens[index](group_tokens(tokens, slot)).flatten(-2))
+
+
+# -- cells of a picture -----------------------------------------------------------------------------------------------
+class ConvBlock(nn.Module):
+    """A residual block of two convolutions over the cells of a picture (He et al. 2016), which is also given a vector
+    that concerns the whole step."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = Convolution(width), Convolution(width, scale=0.0)
+        self.context_proj = Linear(width, width, scale=0.0)
+
+    def forward(self, x: Float[Tensor, "n D h w"], context: Float[Tensor, "n D"]) -> Float[Tensor, "n D h w"]:
+        hidden = self.first(F.silu(F.group_norm(x, 8))) + self.context_proj(context)[..., None, None]
+        return x + self.second(F.silu(hidden))
+
+
+class Convolution(nn.Module):
+    """3x3, without bias, in the type of its input, whatever its weights are kept in."""
+
+    def __init__(self, width: int, scale: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(width, width, 3, 3) * (scale * (9 * width) ** -0.5))
+
+    def forward(self, x: Float[Tensor, "n D h w"]) -> Float[Tensor, "n D h w"]:
+        weight = self.weight.to(x.dtype).contiguous(memory_format=torch.channels_last)
+        return F.conv2d(x, weight, padding=1)
+
+
+def _module_name(slot: Slot) -> str:
+    """PyTorch allows no dots in names of modules and parameters."""
+    return slot.name.replace(".", "_")
+
+
+def _or_absent(tokens: Tensor, slot: Slot) -> Tensor:
+    return torch.where(tokens < 0, slot.absent, tokens)
 
 
 def token_width(slot: Slot, width: int) -> int:
@@ -204,36 +318,49 @@ class StepHead(nn.Module):
     def __init__(self, layout: Layout, width: int, memory: MemoryOutputs) -> None:
         super().__init__()
         self.layout, self.memory_slots = layout, memory.slots
+        self.slots, self.coded = layout.token_slots, frozenset(layout.values_slots)
         self.split = nn.ModuleList(
-            Linear(width, width) if slot.tokens_per_position > 1 else nn.Identity() for slot in layout.slots
+            Linear(width, width) if slot.tokens_per_position > 1 else nn.Identity() for slot in self.slots
         )
-        self.out = nn.ModuleList(Linear(token_width(slot, width), slot.vocab_size, scale=0.1) for slot in layout.slots)
+        self.out = nn.ModuleList(Linear(token_width(slot, width), slot.vocab_size, scale=0.1) for slot in self.slots)
+        self.out_bias = nn.ParameterDict(
+            {_module_name(slot): _keep_bias(slot) for slot in self.slots if slot.name in self.coded}
+        )
         self.copy_bias = nn.ModuleList(
-            Linear(token_width(slot, width), self._num_sources(slot), scale=0.0) if _is_seen(slot) else nn.Identity()
-            for slot in layout.slots
+            Linear(token_width(slot, width), self._num_sources(slot), scale=0.0)
+            if self._is_copied(slot)
+            else nn.Identity()
+            for slot in self.slots
         )
         self.copy_vectors = nn.ModuleList(
-            nn.Embedding(slot.vocab_size + 1, token_width(slot, width)) if _is_seen(slot) else nn.Identity()
-            for slot in layout.slots
+            nn.Embedding(slot.vocab_size + 1, token_width(slot, width)) if self._is_copied(slot) else nn.Identity()
+            for slot in self.slots
         )
         self.copy_gate = nn.ModuleList(
             Linear(token_width(slot, width), self._num_sources(slot) * token_width(slot, width), scale=0.0)
-            if _is_seen(slot)
+            if self._is_copied(slot)
             else nn.Identity()
-            for slot in layout.slots
+            for slot in self.slots
         )
         self.prev_frame_attention = nn.ModuleList(
-            PrevFrameAttention(slot, token_width(slot, width)) if _is_picture(slot) else nn.Identity()
-            for slot in layout.slots
+            PrevFrameAttention(slot, token_width(slot, width)) if self._is_picture(slot) else nn.Identity()
+            for slot in self.slots
         )
+
+    def _is_copied(self, slot: Slot) -> bool:
+        """Whether a slot's tokens mean the same in every step, so that they can be copied from the one before."""
+        return slot.role == "observation" and slot.name not in self.coded
+
+    def _is_picture(self, slot: Slot) -> bool:
+        return self._is_copied(slot) and slot.is_grid
 
     def _num_sources(self, slot: Slot) -> int:
         return 1 + (slot.name in self.memory_slots)
 
     def copy_sources(self, previous: Int[Tensor, "*n N"], readout: MemoryReadout) -> list[list[Tensor]]:
         """For each slot the tokens (..., its tokens) that may be copied: of the previous step, and predicted ones."""
-        sources = [[previous[..., self.layout.span(slot.name)]] if _is_seen(slot) else [] for slot in self.layout.slots]
-        for slot, tokens in zip(self.layout.slots, sources, strict=True):
+        sources = [[previous[..., self.layout.span(slot.name)]] if self._is_copied(slot) else [] for slot in self.slots]
+        for slot, tokens in zip(self.slots, sources, strict=True):
             if slot.name in self.memory_slots and slot.name in readout.predicted_tokens:
                 tokens.append(readout.predicted_tokens[slot.name])
         return sources
@@ -241,7 +368,7 @@ class StepHead(nn.Module):
     def features(self, x: Float[Tensor, "*n P D"]) -> list[Tensor]:
         """Positions -> for each slot (..., its tokens, E), ready for its output table."""
         x, start, features = norm(x), 0, []
-        for slot, split in zip(self.layout.slots, self.split, strict=True):
+        for slot, split in zip(self.slots, self.split, strict=True):
             place = split(x[..., start : start + slot.num_positions, :])
             start += slot.num_positions
             features.append(ungroup_tokens(place.unflatten(-1, (slot.tokens_per_position, -1)), slot))
@@ -249,16 +376,18 @@ class StepHead(nn.Module):
 
     def add_prev_frame(self, features: Sequence[Tensor], sources: Sequence[Sequence[Tensor]]) -> list[Tensor]:
         """For each slot its features (..., its tokens, E) plus what is attended to in the previous step's picture."""
-        parts = zip(self.layout.slots, features, sources, self.copy_vectors, self.prev_frame_attention, strict=True)
+        parts = zip(self.slots, features, sources, self.copy_vectors, self.prev_frame_attention, strict=True)
         return [
-            feature + attention(feature, vectors(source[0]).to(feature.dtype)) if _is_picture(slot) else feature
+            feature + attention(feature, vectors(source[0]).to(feature.dtype)) if self._is_picture(slot) else feature
             for slot, feature, source, vectors, attention in parts
         ]
 
     def logits(self, index: int, features: Float[Tensor, "*n E"], sources: Sequence[Tensor]) -> Float[Tensor, "*n V"]:
         """Features of tokens of the slot of this index, and the tokens (...) that may be copied -> logits."""
         if not sources:
-            return self.out[index](features)
+            name = _module_name(self.slots[index])
+            logits = self.out[index](features)
+            return logits + self.out_bias[name].to(logits.dtype) if name in self.out_bias else logits
         tokens = torch.stack(list(sources), dim=-1)
         bias = self.copy_bias[index](features)[..., : len(sources)]
         gates = self.copy_gate[index](features).unflatten(-1, (-1, features.shape[-1]))[..., : len(sources), :]
@@ -270,16 +399,15 @@ class StepHead(nn.Module):
     def forward(self, x: Float[Tensor, "*n P D"], sources: Sequence[Sequence[Tensor]]) -> dict[str, Tensor]:
         """Positions, and for each slot its copy sources -> for each slot's name the logits (..., its tokens, V)."""
         features = self.add_prev_frame(self.features(x), sources)
-        each = enumerate(zip(self.layout.slots, features, sources, strict=True))
+        each = enumerate(zip(self.slots, features, sources, strict=True))
         return {slot.name: self.logits(index, features, copied) for index, (slot, features, copied) in each}
 
 
-def _is_seen(slot: Slot) -> bool:
-    return slot.role == "observation"
-
-
-def _is_picture(slot: Slot) -> bool:
-    return _is_seen(slot) and slot.is_grid
+def _keep_bias(slot: Slot) -> nn.Parameter:
+    """At first the token that keeps what was there is the likeliest."""
+    bias = torch.zeros(slot.vocab_size)
+    bias[0] = KEEP_BIAS
+    return nn.Parameter(bias)
 
 
 class PrevFrameAttention(nn.Module):

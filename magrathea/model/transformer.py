@@ -10,8 +10,10 @@ Shapes: B batch, T steps, N tokens of a step, P positions of a step, D width, H 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -31,16 +33,20 @@ from magrathea.model.kv_cache import (
 )
 from magrathea.model.layers import (
     Attention,
+    Codecs,
+    ConvBlock,
     FeedForward,
     Linear,
     RotaryPositions,
     StepEmbedding,
     StepHead,
     apply_rotary,
+    attend,
     norm,
     principal_components,
 )
 
+CHANGE_WEIGHT = 5.0  # in the loss, of a token that does not keep what was there
 FEATURES_SCALE = 4.0  # a few numbers concern all of a step
 NO_READOUT = MemoryReadout()
 
@@ -60,7 +66,7 @@ class Block(nn.Module):
         attended = []
         for step, (query, own_keys, own_values) in enumerate(steps):
             all_keys, all_values, visible = kv_cache.attend(self.index, step, own_keys, own_values)
-            attended.append(F.scaled_dot_product_attention(query, all_keys, all_values, attn_mask=visible))
+            attended.append(attend(query, all_keys, all_values, visible))
         heads = attended[0].unsqueeze(1) if len(attended) == 1 else torch.stack(attended, dim=1)
         x = x + self.attention.merge_heads(heads)
         return x + self.feed_forward(x)
@@ -73,21 +79,35 @@ class MaskedTransformer(nn.Module):
         layout: the slots of a step.
         config: sizes.
         memory: the kind of memory whose readouts the model is given.
+        codecs: of the slots that have values, by name.
     """
 
     absent: Tensor
 
-    def __init__(self, layout: Layout, config: ModelConfig, memory: type[MemorySpec]) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        config: ModelConfig,
+        memory: type[MemorySpec],
+        codecs: Codecs = MappingProxyType({}),
+    ) -> None:
         super().__init__()
         self.layout, self.config, self.num_heads = layout, config, config.num_heads
-        self.embedding = StepEmbedding(layout, config.width)
+        self.codecs = dict(codecs)
+        self.codec_modules = nn.ModuleList(codecs.values())  # type: ignore[arg-type]
+        self.embedding = StepEmbedding(layout, config.width, codecs, config.num_recent)
+        self.cell_slots = tuple(slot for slot in layout.token_slots if slot.name in codecs and slot.is_grid)
+        num_blocks = config.num_conv_blocks if self.cell_slots else 0
+        self.conv_blocks = nn.ModuleList(ConvBlock(config.width) for _ in range(2 * num_blocks))
+        self.context_proj = Linear(config.width, config.width) if num_blocks else None
         self.prompt_embedding = nn.Parameter(torch.randn(config.width) * 0.5)
         self.positions = RotaryPositions(layout)
         self.memory_layers = nn.ModuleList(Block(config, index) for index in range(config.num_memory_layers))
-        self.past_kv_proj = Linear(config.width, 2 * config.num_layers * config.width)
-        self.prev_step_proj = Linear(config.width, config.width, scale=0.0)
-        self.goal_proj = Linear(config.width, config.width, scale=0.0)
         outputs = memory.outputs(layout)
+        attends_to_past = config.attends_to_window or outputs.steps
+        self.past_kv_proj = Linear(config.width, 2 * config.num_layers * config.width) if attends_to_past else None
+        self.prev_step_proj = Linear(config.width, config.width, scale=0.0) if config.attends_to_window else None
+        self.goal_proj = Linear(config.width, config.width, scale=0.0)
         self.memory_grids = tuple(slot for slot in layout.slots if slot.name in outputs.slots and slot.is_grid)
         self.memory_proj = Linear(config.width, config.width, scale=0.0) if self.memory_grids else None
         self.feature_proj = Linear(NUM_FEATURES, config.width, scale=0.0) if outputs.features else None
@@ -102,7 +122,7 @@ class MaskedTransformer(nn.Module):
     def init_from_features(self, slot: Slot, token_features: Float[Tensor, "V F"]) -> None:
         """Before training: half of the initial vectors of a slot's tokens are principal components of given features,
         so that what is learned of one token holds for those with similar features."""
-        index = self.layout.slots.index(slot)
+        index = self.layout.token_slots.index(slot)
         for part in (self.embedding.tokens, self.head.copy_vectors, self.head.out):
             table = part[index].get_parameter("weight")[: slot.vocab_size]
             similar = principal_components(token_features, table.shape[1])
@@ -126,6 +146,7 @@ class MaskedTransformer(nn.Module):
 
     def keys_values(self, encodings: Float[Tensor, "B T P D"], time: Int[Tensor, "B T"]) -> KeysValues:
         """Encodings at times -> keys and values for all layers, each (L, B, T, H, P, 48)."""
+        assert self.past_kv_proj is not None
         heads = self.past_kv_proj(encodings)
         heads = heads.unflatten(-1, (self.config.num_layers, 2, self.num_heads, HEAD_WIDTH))
         keys, values = heads.permute(4, 3, 0, 1, 5, 2, 6).unbind(0)  # (L, B, T, H, P, 48)
@@ -134,7 +155,10 @@ class MaskedTransformer(nn.Module):
     def encode_past(self, tokens: Int[Tensor, "B T N"], time: Int[Tensor, "B T"]) -> StepEncoding:
         """Final steps at times, as later steps attend to them."""
         encodings = self.encode(tokens)
-        return StepEncoding(tokens, encodings, *self.keys_values(encodings, time))
+        if self.config.attends_to_window:
+            return StepEncoding(tokens, encodings, *self.keys_values(encodings, time))
+        none = encodings.new_zeros(self.config.num_layers, *tokens.shape[:2], self.num_heads, 0, HEAD_WIDTH)
+        return StepEncoding(tokens, encodings, none, none)
 
     def condition(
         self, readout: MemoryReadout, time: Int[Tensor, "B T"], prompt: Int[Tensor, "B N"] | None = None
@@ -193,15 +217,52 @@ class MaskedTransformer(nn.Module):
         kv_cache: KVCache,
     ) -> Float[Tensor, "B T P D"]:
         """Steps with holes at times -> the last layer's output at their positions."""
-        x = self.embedding(tokens, hole_mask).to(self.compute_dtype)
-        x = self._add_conditioning(x + self.prev_step_proj(kv_cache.prev_encodings(tokens.shape[1])), kv_cache)
+        num_recent = self.config.num_recent
+        recent = kv_cache.recent_tokens(tokens.shape[1], num_recent) if num_recent else None
+        x = self.embedding(tokens, hole_mask, recent).to(self.compute_dtype)
+        if self.prev_step_proj is not None:
+            x = x + self.prev_step_proj(kv_cache.prev_encodings(tokens.shape[1]))
+        x = self._add_conditioning(x, kv_cache)
+        half = len(self.conv_blocks) // 2
+        x = self._convolve(x, self.conv_blocks[:half])
         rotations = self.positions(time)
         state = kv_cache.conditioning.readout.state
         for index, layer in enumerate(self.layers):
             x = layer(x, rotations, kv_cache)
             if index == 0 and self.recurrence is not None and state is not None:
                 x = x + self.recurrence.read(state, x)  # after one layer all positions know the action
-        return x
+        return self._convolve(x, self.conv_blocks[half:])
+
+    def _convolve(self, x: Float[Tensor, "B T P D"], blocks: Iterable[nn.Module]) -> Float[Tensor, "B T P D"]:
+        """Residual blocks over the cells of pictures, given the mean of all other positions."""
+        if self.context_proj is None:
+            return x
+        parts, end = [], 0
+        others = torch.ones(x.shape[2], dtype=torch.bool)
+        for slot in self.cell_slots:
+            others[self._positions_of(slot)] = False
+        context = self.context_proj(norm(x[:, :, others].mean(2))).flatten(0, 1)
+        for slot in self.cell_slots:
+            where = self._positions_of(slot)
+            cells = x[:, :, where].flatten(0, 1).transpose(1, 2).unflatten(2, slot.grid)
+            for block in blocks:
+                cells = block(cells, context)
+            parts += [x[:, :, end : where.start], cells.flatten(2).transpose(1, 2).unflatten(0, x.shape[:2])]
+            end = where.stop
+        return torch.cat([*parts, x[:, :, end:]], dim=2)
+
+    def _positions_of(self, slot: Slot) -> slice:
+        start = self.layout.first_position(slot)
+        return slice(start, start + slot.num_positions)
+
+    @torch.no_grad()
+    def with_values(self, tokens: Int[Tensor, "*n N"], previous: Int[Tensor, "*n N"]) -> Int[Tensor, "*n N"]:
+        """Steps whose values are what their tokens make of those of the step before each."""
+        tokens = tokens.clone()
+        for name, codec in self.codecs.items():
+            values = self.layout.span(self.layout.values_slots[name].name)
+            tokens[..., values] = codec.decode(tokens[..., self.layout.span(name)], previous[..., values])
+        return tokens
 
     def _add_conditioning(self, x: Float[Tensor, "B T P D"], kv_cache: KVCache) -> Float[Tensor, "B T P D"]:
         readout, prompt = kv_cache.conditioning.readout, kv_cache.conditioning.prompt
@@ -237,7 +298,7 @@ class MaskedTransformer(nn.Module):
 
     def _copy_sources(self, kv_cache: KVCache, num_steps: int) -> list[list[Tensor]]:
         """For each slot the tokens (B, num_steps, its tokens) that may be copied into the steps that are filled."""
-        previous = kv_cache.prev_tokens(num_steps)
+        previous = kv_cache.recent_tokens(num_steps, 1)[..., 0, :]
         previous = torch.where(previous < 0, self.absent, previous)
         return self.head.copy_sources(previous, kv_cache.conditioning.readout)
 
@@ -264,19 +325,45 @@ class MaskedTransformer(nn.Module):
         time = torch.arange(first, past_tokens.shape[1], device=tokens.device).expand(tokens.shape[:2])
         sources = self._copy_sources(kv_cache, tokens.shape[1])
         hidden = self.hidden(tokens, hole_mask, time, kv_cache)
-        return self._loss(self.head.add_prev_frame(self.head.features(hidden), sources), sources, tokens, hole_mask)
+        features = self.head.add_prev_frame(self.head.features(hidden), sources)
+        previous = past_tokens[:, max(0, first - 1) : past_tokens.shape[1] - 1]
+        return self._loss(features, sources, tokens, hole_mask, previous)
 
     def _loss(
-        self, features: Sequence[Tensor], copy_sources: Sequence[Sequence[Tensor]], tokens: Tensor, hole_mask: Tensor
+        self,
+        features: Sequence[Tensor],
+        copy_sources: Sequence[Sequence[Tensor]],
+        tokens: Tensor,
+        hole_mask: Tensor,
+        previous: Tensor,
     ) -> tuple[Tensor, Tensor]:
         total = torch.zeros((), device=tokens.device)
         num_holes = torch.zeros((), device=tokens.device)
-        for index, (slot, feature, sources) in enumerate(zip(self.layout.slots, features, copy_sources, strict=True)):
+        whole = sum(slot.num_tokens for slot in self.layout.token_slots)
+        parts = zip(self.layout.token_slots, features, copy_sources, strict=True)
+        for index, (slot, feature, sources) in enumerate(parts):
             span = self.layout.span(slot.name)
             target = tokens[..., span]
             holes = hole_mask[..., span] & (target < slot.vocab_size)
-            weight = max(1.0, self.layout.num_tokens / (10 * slot.num_tokens))  # no slot is under a tenth of a step
+            weight = max(1.0, whole / (10 * slot.num_tokens))  # no slot is under a tenth of a step
+            if slot.name in self.codecs:
+                loss, weights = self._set_loss(slot, self.head.logits(index, feature, []), tokens, previous, holes)
+                total, num_holes = total + weight * loss, num_holes + weight * weights
+                continue
             logits = self.head.logits(index, feature[holes], [source[holes] for source in sources]).float()
             total = total + weight * F.cross_entropy(logits, target[holes], reduction="sum")
             num_holes = num_holes + weight * holes.sum()
         return total, num_holes
+
+    def _set_loss(
+        self, slot: Slot, logits: Tensor, tokens: Tensor, previous: Tensor, holes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The negative log-likelihood of all tokens that are equally good in each hole of a slot with values, summed,
+        and the sum of its weights: what changes counts more."""
+        values_slot = self.layout.values_slots[slot.name]
+        values = self.layout.span(values_slot.name)
+        some = holes.any(-1) & (previous[..., values.start] < values_slot.vocab_size)
+        good = self.codecs[slot.name].equivalents(tokens[some][:, values], previous[some][:, values])
+        log_probs = logits[some].float().log_softmax(-1).masked_fill(~good, -math.inf)
+        weights = holes[some] * torch.where(good[..., 0], 1.0, CHANGE_WEIGHT)
+        return -(log_probs.logsumexp(-1) * weights).sum(), weights.sum()

@@ -78,7 +78,7 @@ class DreamContext:
 
     def _new_ring(self) -> RingKVCache:
         model = self.world.model
-        like = model.past_kv_proj.weight.detach().to(model.compute_dtype)
+        like = torch.empty(0, dtype=model.compute_dtype, device=model.device)
         return RingKVCache(self.world.config.model, len(self.histories), self.world.layout, like)
 
     # -- what the next step is given ----------------------------------------------------------------------------------

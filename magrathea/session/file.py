@@ -23,7 +23,7 @@ from magrathea.files import atomic_write, naming_the_file
 from magrathea.layout import Layout
 from magrathea.sampler import FillSettings
 from magrathea.session.context import Inference
-from magrathea.session.history import History, check_log, record_of
+from magrathea.session.history import LARGE_STEP, History, PackedSteps, check_log, record_of
 from magrathea.session.snapshots import Change, Changes, MemoryState, apply_changes, difference
 from magrathea.world import World
 
@@ -76,11 +76,7 @@ class SessionState:
 # -- writing ----------------------------------------------------------------------------------------------------------
 def pack(state: SessionState, world: World) -> bytes:
     """The contents of a session's file."""
-    steps = [history.read() for history in state.histories]
-    tensors = {
-        field: torch.from_numpy(np.concatenate([np.ascontiguousarray(row[field]) for row in steps])) for field in FIELDS
-    }
-    rows = []
+    tensors, rows = _log_tensors(np.concatenate([history.read() for history in state.histories])), []
     for row, history in enumerate(state.histories):
         rows.append(
             {
@@ -110,6 +106,14 @@ def pack(state: SessionState, world: World) -> bytes:
         "checksum": _checksum(header, tensors),
     }
     return save(tensors, metadata)
+
+
+def _log_tensors(log: np.ndarray) -> dict[str, Tensor]:
+    """Records (T,) as tensors; compressed where a step is large."""
+    if log.dtype.itemsize > LARGE_STEP:
+        data = np.frombuffer(PackedSteps.pack(log).data, np.uint8)
+        return {"packed": torch.from_numpy(data.copy()), "tokens": torch.zeros(len(log), 0)}
+    return {field: torch.from_numpy(np.ascontiguousarray(log[field])) for field in FIELDS}
 
 
 def _tensors_of(place: str, changes: Changes) -> dict[str, Tensor]:
@@ -289,6 +293,10 @@ def _state_of(file: SessionFile, world: World) -> SessionState:
 def _log(tensors: dict[str, Tensor], layout: Layout) -> np.ndarray:
     """The log (T,) of all rows, one after the other."""
     log = np.zeros(len(tensors["tokens"]), record_of(layout))
+    if log.dtype.itemsize > LARGE_STEP:
+        log = PackedSteps(tensors["packed"].numpy().tobytes(), len(log), log.dtype).unpack()
+        check_log(log, layout)
+        return log
     for field in FIELDS:
         values = tensors[field].numpy()
         if (values.dtype, values.shape) != (log[field].dtype, log[field].shape):

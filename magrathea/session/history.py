@@ -6,6 +6,7 @@ the same however long the log is, and so does a fork.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -17,6 +18,7 @@ from magrathea.layout import Layout
 from magrathea.session.snapshots import Snapshots
 
 CHUNK = 64  # steps
+LARGE_STEP = 4096  # bytes; steps that are larger are kept compressed
 
 
 class StepKind(IntEnum):
@@ -45,17 +47,54 @@ def check_log(log: np.ndarray, layout: Layout) -> None:
         raise MagratheaError("A log has steps without an observation, or dreamt steps without all; take a whole one.")
 
 
+@dataclass(frozen=True)
+class PackedSteps:
+    """Records (T,) of steps, compressed: most of what a step holds is as it was in the step before.
+
+    Attributes:
+        data: by zlib.
+        length: T.
+        record: their type.
+    """
+
+    data: bytes
+    length: int
+    record: np.dtype
+
+    @classmethod
+    def pack(cls, steps: np.ndarray) -> PackedSteps:
+        changes = steps.copy()
+        changes["tokens"][1:] -= steps["tokens"][:-1]  # wraps around
+        return cls(zlib.compress(changes.tobytes(), level=1), len(steps), steps.dtype)
+
+    def unpack(self) -> np.ndarray:
+        """The records again; raises ValueError where the data are not those of so many."""
+        size = self.length * self.record.itemsize
+        unpacker = zlib.decompressobj()
+        data = unpacker.decompress(self.data, size)
+        if len(data) != size or unpacker.unconsumed_tail or not unpacker.eof:
+            raise ValueError("its steps are not compressed as they should be")
+        steps = np.frombuffer(data, self.record).copy()
+        np.cumsum(steps["tokens"], axis=0, dtype=steps["tokens"].dtype, out=steps["tokens"])
+        return steps
+
+
 @dataclass(frozen=True, eq=False)
 class _Chunk:
     """CHUNK steps that no longer change, and those before them."""
 
     before: _Chunk | None
-    steps: np.ndarray
+    packed: np.ndarray | PackedSteps
     end: int  # number of steps up to here
 
     @property
     def begin(self) -> int:
         return self.end - CHUNK
+
+    @property
+    def steps(self) -> np.ndarray:
+        """(CHUNK,) records."""
+        return self.packed if isinstance(self.packed, np.ndarray) else self.packed.unpack()
 
 
 @dataclass(frozen=True)
@@ -122,7 +161,9 @@ class History:
         if self._num_tail == CHUNK:
             self._tail.flags.writeable = False
             self._begin += CHUNK
-            self._chunks = _Chunk(self._chunks, self._tail, self._begin)
+            is_large = self._tail.itemsize > LARGE_STEP
+            steps = PackedSteps.pack(self._tail) if is_large else self._tail
+            self._chunks = _Chunk(self._chunks, steps, self._begin)
             self._tail, self._num_tail = np.zeros(CHUNK, self._tail.dtype), 0
 
     def truncate(self, length: int) -> None:
@@ -202,5 +243,5 @@ class History:
         first = None if len(self) == len(other) else both
         if steps.any():
             first = shared + int(steps.argmax())
-        num_tokens = {slot.name: int(differs[:, layout.span(slot.name)].sum()) for slot in layout.slots}
+        num_tokens = {slot.name: int(differs[:, layout.span(slot.name)].sum()) for slot in layout.token_slots}
         return Difference(first, int(steps.sum()), num_tokens, (len(self), len(other)))

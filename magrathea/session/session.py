@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,7 @@ class Session:
 
     def observe(self, action: Any, observation: Any, reward: Any = None, terminated: Any = None) -> StepResult:
         """Commit a real step of every world instead of dreaming one."""
-        tokens = self.world.encode(action, observation, reward, terminated)
+        tokens = self.world.encode(action, observation, reward, terminated, previous=self.tokens)
         if len(tokens) != self.batch_size:
             raise MagratheaError(f"Session has a batch of {self.batch_size} but observed {len(tokens)}.")
         self._commit(range(self.batch_size), tokens.numpy()[:, None], StepKind.OBSERVED)
@@ -216,7 +217,7 @@ class Session:
     # -- filling ------------------------------------------------------------------------------------------------------
     def infer_action(self, observation: Any) -> Any:
         """The action (B, …) that most likely leads from now to this observation (B, *shape)."""
-        tokens = self.world.encode(None, observation)
+        tokens = self.world.encode(None, observation, previous=self.tokens)
         hole_mask = masks.inverse_dynamics(self.world.layout).expand_as(tokens)
         return self._fill_action(tokens, hole_mask, None)
 
@@ -280,7 +281,11 @@ class Session:
         generators = [self._generators[index] for index in batch_indices]
         for index, generator in zip(batch_indices, generators, strict=True):
             generator.manual_seed(derive_seed(self._seeds[index], purpose, self._histories[index].num_steps))
-        return fill(predict, tokens.to(device), hole_mask, self.world.layout, self.settings, generators)
+        filled = fill(predict, tokens.to(device), hole_mask, self.world.layout, self.settings, generators)
+        if not model.codecs:
+            return filled
+        before = self.tokens[list(batch_indices)].to(device)
+        return replace(filled, tokens=model.with_values(filled.tokens, before))
 
     # -- files --------------------------------------------------------------------------------------------------------
     def save(self, path: str | Path) -> Path:

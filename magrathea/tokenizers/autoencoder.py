@@ -108,7 +108,15 @@ class MaskedAutoencoderTokenizer(Tokenizer):
         return quantizer.values(torch.arange(self.vocab_size)).numpy()
 
     # -- verbs --------------------------------------------------------------------------------------------------------
-    def fit(self, values: Any, *, seed: int = 0, steps: int | None = None, minutes: float | None = None) -> Self:
+    def fit(
+        self,
+        values: Any,
+        *,
+        previous: Any = None,
+        seed: int = 0,
+        steps: int | None = None,
+        minutes: float | None = None,
+    ) -> Self:
         """Learn from frames (M, H, W[, channels]) for `steps` or `minutes`, or else as long as the constructor says.
 
         On a CUDA device where there is one. M may be tens of thousands, memory-mapped is fine.
@@ -167,7 +175,7 @@ class MaskedAutoencoderTokenizer(Tokenizer):
         return torch.from_numpy(cut.reshape(len(images), rows * columns, -1)).float() / 127.5 - 1
 
     @torch.inference_mode()
-    def _encode(self, values: np.ndarray) -> np.ndarray:
+    def _encode(self, values: np.ndarray, previous: np.ndarray | None) -> np.ndarray:
         model = self.model
         chunks = (values[begin : begin + _FRAMES_AT_A_TIME] for begin in range(0, len(values), _FRAMES_AT_A_TIME))
         tokens = [model.quantizer.codes(model.encode(self._patches(chunk))).numpy() for chunk in chunks]

@@ -11,7 +11,10 @@ import numpy as np
 import torch
 
 from magrathea.errors import MagratheaError
+from magrathea.layout import Codec
 from magrathea.spaces import first_outside
+
+VALUES = "values"  # name of the kind of tokens that are the values which those before them decode to
 
 
 @dataclass(frozen=True)
@@ -22,17 +25,22 @@ class SlotSpec:
         vocab_size: number of different tokens.
         grid: (rows, columns) in which they are laid out.
         token_features: (vocab_size, F) numbers that are close for similar tokens, or None where no two do.
+        codec: given where these are no tokens to predict, but the values that the tokens before them decode to; it
+            decodes them.
     """
 
     vocab_size: int
     grid: tuple[int, int]
     token_features: np.ndarray | None = None
+    codec: Codec | None = None
 
 
 class Tokenizer(ABC):
     """Turns values of `space` into `tokens_per_step` tokens in [0, vocab_size) laid out on `grid`, and back.
 
-    `encode` and `decode` take any leading dimensions (...), are deterministic, and never modify their input.
+    `encode` and `decode` take any leading dimensions (...), are deterministic, and never modify their input. A
+    tokenizer may be a conditional codec, whose tokens say how a value is made of the one of the step before; then what
+    they decode to follows them, so that `decode` needs nothing else.
     """
 
     type_name: str = ""
@@ -78,20 +86,23 @@ class Tokenizer(ABC):
         return np.dtype(self.space.dtype)
 
     # -- what a world needs -------------------------------------------------------------------------------------------
-    def fit(self, values: Any, *, seed: int = 0) -> Self:
-        """Learn from values (M, *space.shape) what must be learnt; many tokenizers need nothing."""
-        del values, seed
+    def fit(self, values: Any, *, previous: Any = None, seed: int = 0) -> Self:
+        """Learn from values (M, *space.shape), and those of the step before each, what must be learnt; many tokenizers
+        need nothing."""
+        del values, previous, seed
         return self
 
     def token_features(self) -> np.ndarray | None:
         """(vocab_size, F) numbers that are close for tokens that look alike, or None where no two do."""
         return None
 
-    def encode(self, values: Any) -> np.ndarray:
-        """values (..., *space.shape) -> int64 tokens (..., tokens_per_step); raises MagratheaError on others."""
+    def encode(self, values: Any, previous: Any = None) -> np.ndarray:
+        """values (..., *space.shape), and those of the step before where there is one -> int64 tokens
+        (..., tokens_per_step); raises MagratheaError on others."""
         array = self.check_values(values)
         leading = array.shape[: array.ndim - len(self.value_shape)]
-        tokens = self._encode(array.reshape(-1, *self.value_shape))
+        before = None if previous is None else self.check_values(previous).reshape(-1, *self.value_shape)
+        tokens = self._encode(array.reshape(-1, *self.value_shape), before)
         return tokens.astype(np.int64, copy=False).reshape(*leading, self.tokens_per_step)
 
     def decode(self, tokens: Any) -> Any:
@@ -101,8 +112,8 @@ class Tokenizer(ABC):
         return values.astype(self.value_dtype, copy=False).reshape((*array.shape[:-1], *self.value_shape))
 
     @abstractmethod
-    def _encode(self, values: np.ndarray) -> np.ndarray:
-        """Checked values (M, *space.shape) -> tokens (M, tokens_per_step)."""
+    def _encode(self, values: np.ndarray, previous: np.ndarray | None) -> np.ndarray:
+        """Checked values (M, *space.shape), and those of the step before -> tokens (M, tokens_per_step)."""
 
     @abstractmethod
     def _decode(self, tokens: np.ndarray) -> np.ndarray:

@@ -51,15 +51,17 @@ class CompositeTokenizer(Tokenizer):
     def grid(self) -> tuple[int, int]:
         return (1, sum(leaf.tokens_per_step for leaf in self._leaves.values()))
 
-    def fit(self, values: Any, *, seed: int = 0) -> Self:
-        for key, leaf_values in zip(self._leaves, self._flatten(values), strict=True):
-            _named(key, lambda key=key, part=leaf_values: self._leaves[key].fit(part, seed=seed))
+    def fit(self, values: Any, *, previous: Any = None, seed: int = 0) -> Self:
+        for key, part, before in zip(self._leaves, self._flatten(values), self._flatten(previous), strict=True):
+            _named(
+                key, lambda key=key, part=part, before=before: self._leaves[key].fit(part, previous=before, seed=seed)
+            )
         return self
 
-    def encode(self, values: Any) -> np.ndarray:
+    def encode(self, values: Any, previous: Any = None) -> np.ndarray:
         parts = [
-            _named(key, lambda key=key, part=part: self._leaves[key].encode(part))
-            for key, part in zip(self._leaves, self._flatten(values), strict=True)
+            _named(key, lambda key=key, part=part, before=before: self._leaves[key].encode(part, before))
+            for key, part, before in zip(self._leaves, self._flatten(values), self._flatten(previous), strict=True)
         ]
         if len({part.shape[:-1] for part in parts}) != 1:
             shapes = {key: part.shape[:-1] for key, part in zip(self._leaves, parts, strict=True)}
@@ -77,10 +79,12 @@ class CompositeTokenizer(Tokenizer):
         return optree.tree_unflatten(self._tree, decoded)
 
     def _flatten(self, values: Any) -> list[Any]:
+        if values is None:
+            return [None] * len(self._leaves)
         parts = map_leaves(lambda leaf, part: part, self.space, values, "The value to tokenize")
         return self._tree.flatten_up_to(parts)
 
-    def _encode(self, values: np.ndarray) -> np.ndarray:
+    def _encode(self, values: np.ndarray, previous: np.ndarray | None) -> np.ndarray:
         raise NotImplementedError("a composite encodes leaf by leaf")
 
     def _decode(self, tokens: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ class DiscreteTokenizer(Tokenizer):
     def grid(self) -> tuple[int, int]:
         return (1, 1)
 
-    def _encode(self, values: np.ndarray) -> np.ndarray:
+    def _encode(self, values: np.ndarray, previous: np.ndarray | None) -> np.ndarray:
         check_in_space("DiscreteTokenizer", values, self.space)
         return (values.astype(np.int64) - self._start)[:, None]
 
@@ -71,7 +71,7 @@ class TerminatedTokenizer(Tokenizer):
     def _accepts(self, dtype: np.dtype) -> bool:
         return dtype.kind in "biu"
 
-    def _encode(self, values: np.ndarray) -> np.ndarray:
+    def _encode(self, values: np.ndarray, previous: np.ndarray | None) -> np.ndarray:
         if values.dtype.kind != "b":
             check_in_space("TerminatedTokenizer", values, self.space)
         return values.astype(np.int64)[:, None]
@@ -111,7 +111,7 @@ class MultiDiscreteTokenizer(Tokenizer):
     def grid(self) -> tuple[int, int]:
         return grid_of(self.value_shape)
 
-    def _encode(self, values: np.ndarray) -> np.ndarray:
+    def _encode(self, values: np.ndarray, previous: np.ndarray | None) -> np.ndarray:
         check_in_space("MultiDiscreteTokenizer", values, self.space)
         return (values.astype(np.int64) - self._start).reshape(len(values), -1)
 
@@ -147,7 +147,7 @@ class MultiBinaryTokenizer(Tokenizer):
     def _accepts(self, dtype: np.dtype) -> bool:
         return dtype.kind in "biu"
 
-    def _encode(self, values: np.ndarray) -> np.ndarray:
+    def _encode(self, values: np.ndarray, previous: np.ndarray | None) -> np.ndarray:
         if values.dtype.kind != "b":
             check_in_space("MultiBinaryTokenizer", values, self.space)
         return values.astype(np.int64).reshape(len(values), -1)

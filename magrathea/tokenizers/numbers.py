@@ -67,7 +67,7 @@ class BoxTokenizer(Tokenizer):
     def grid(self) -> tuple[int, int]:
         return grid_of(self.value_shape)
 
-    def fit(self, values: Any, *, seed: int = 0) -> Self:
+    def fit(self, values: Any, *, previous: Any = None, seed: int = 0) -> Self:
         array = self.check_values(values).astype(np.float64).reshape(-1, self.tokens_per_step)
         if len(array) == 0:
             raise MagratheaError("BoxTokenizer.fit got no values; give (M, *space.shape) with M > 0")
@@ -76,7 +76,7 @@ class BoxTokenizer(Tokenizer):
         self._centers = np.stack([np.pad(centers, (0, num_bins - len(centers)), "edge") for centers in per_entry])
         return self
 
-    def _encode(self, values: np.ndarray) -> np.ndarray:
+    def _encode(self, values: np.ndarray, previous: np.ndarray | None) -> np.ndarray:
         if self.value_dtype.kind in "biu":
             check_in_space("BoxTokenizer", values, self._box)
         flat = values.astype(np.float64).reshape(len(values), -1)
@@ -152,7 +152,7 @@ class RewardTokenizer(Tokenizer):
     def grid(self) -> tuple[int, int]:
         return (1, 1)
 
-    def fit(self, values: Any, *, seed: int = 0) -> Self:
+    def fit(self, values: Any, *, previous: Any = None, seed: int = 0) -> Self:
         rewards = self.check_values(values).astype(np.float64).reshape(-1)
         distinct = np.unique(np.append(np.round(rewards, 6), 0.0))
         if len(distinct) <= self._num_bins:
@@ -161,7 +161,7 @@ class RewardTokenizer(Tokenizer):
             self._centers = _symlog_bins(distinct[0], distinct[-1], self._num_bins)
         return self
 
-    def _encode(self, values: np.ndarray) -> np.ndarray:
+    def _encode(self, values: np.ndarray, previous: np.ndarray | None) -> np.ndarray:
         return nearest(self._centers, values.astype(np.float64))[:, None]
 
     def _decode(self, tokens: np.ndarray) -> np.ndarray:

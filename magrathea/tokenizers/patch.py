@@ -107,7 +107,7 @@ class PatchTokenizer(PatchedTokenizer):
         return self.patch_grid
 
     # -- verbs --------------------------------------------------------------------------------------------------------
-    def fit(self, values: Any, *, seed: int = 0) -> Self:
+    def fit(self, values: Any, *, previous: Any = None, seed: int = 0) -> Self:
         """Make the codebook from frames (M, H, W[, channels]); M may be tens of thousands, memory-mapped is fine."""
         images = self._images_to_fit(values, seed)
         self._codebook = fit_codebook(images, self.patch, self._num_codes, seed)
@@ -116,7 +116,7 @@ class PatchTokenizer(PatchedTokenizer):
     def token_features(self) -> np.ndarray:
         return self.codebook.reshape(self.vocab_size, -1).astype(np.float32)
 
-    def _encode(self, values: np.ndarray) -> np.ndarray:
+    def _encode(self, values: np.ndarray, previous: np.ndarray | None) -> np.ndarray:
         images, codes = self._images(values), self.codebook.reshape(self.vocab_size, -1)
         tokens = np.empty((len(images), self.tokens_per_step), np.int64)
         for begin in range(0, len(images), _FRAMES_AT_A_TIME):

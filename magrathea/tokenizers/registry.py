@@ -16,12 +16,14 @@ from magrathea.spaces import is_image, leaf_spaces_of
 from magrathea.tokenizers.autoencoder import MaskedAutoencoderTokenizer
 from magrathea.tokenizers.base import Tokenizer
 from magrathea.tokenizers.composite import CompositeTokenizer
+from magrathea.tokenizers.delta import DeltaTokenizer
 from magrathea.tokenizers.discrete import (
     DiscreteTokenizer,
     MultiBinaryTokenizer,
     MultiDiscreteTokenizer,
     TerminatedTokenizer,
 )
+from magrathea.tokenizers.motion import MotionTokenizer
 from magrathea.tokenizers.numbers import BoxTokenizer, RewardTokenizer
 from magrathea.tokenizers.patch import PatchTokenizer
 
@@ -34,8 +36,10 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
         TerminatedTokenizer,
         RewardTokenizer,
         PatchTokenizer,
+        MotionTokenizer,
         MaskedAutoencoderTokenizer,
         BoxTokenizer,
+        DeltaTokenizer,
         CompositeTokenizer,
     )
 }
@@ -43,34 +47,44 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
 `magrathea.tokenizers`, named by that type."""
 
 IMAGE_TOKENIZERS: dict[str, type[Tokenizer]] = {
-    cls.type_name: cls for cls in (PatchTokenizer, MaskedAutoencoderTokenizer)
+    cls.type_name: cls for cls in (MotionTokenizer, PatchTokenizer, MaskedAutoencoderTokenizer)
 }
 """Built-in tokenizers of images."""
 
+NUMBER_TOKENIZERS: dict[str, type[Tokenizer]] = {cls.type_name: cls for cls in (DeltaTokenizer, BoxTokenizer)}
+"""Built-in tokenizers of other Boxes."""
 
-def tokenizer_for(space: gymnasium.Space, *, image: str = "patch", **options: Any) -> Tokenizer:
-    """A tokenizer for a space; `image` is the type of its images' tokenizers: "patch", "autoencoder", or a
-    plug-in's.
 
-    `options` are that image tokenizer's and `BoxTokenizer`'s; each leaf takes those that concern its kind. `fit` it
+def tokenizer_for(space: gymnasium.Space, *, image: str = "patch", numbers: str = "box", **options: Any) -> Tokenizer:
+    """A tokenizer for a space.
+
+    Args:
+        space: of the values.
+        image: type of the tokenizers of its images: "motion", "patch", "autoencoder", or a plug-in's.
+        numbers: type of the tokenizers of its other Boxes: "delta" or "box".
+        options: of those two; each leaf takes those that concern its kind. `fit` it
     where its kind needs that. Raises MagratheaError for a space that has no tokenizer and for an option that none has.
     """
     image_class = load_plugin(plugins.TOKENIZERS, image, Tokenizer, IMAGE_TOKENIZERS)
-    known = _options_of(image_class) | _options_of(BoxTokenizer)
+    numbers_class = load_plugin(plugins.TOKENIZERS, numbers, Tokenizer, NUMBER_TOKENIZERS)
+    known = _options_of(image_class) | _options_of(numbers_class)
     if foreign := sorted(set(options) - known):
         raise MagratheaError(f"Unknown option '{foreign[0]}' of image={image!r}; known are {', '.join(sorted(known))}")
+    classes = image_class, numbers_class
     if isinstance(space, spaces.Dict | spaces.Tuple):
-        leaves = {key: _leaf_for(leaf, image_class, options) for key, leaf in leaf_spaces_of(space)}
+        leaves = {key: _leaf_for(leaf, *classes, options) for key, leaf in leaf_spaces_of(space)}
         return CompositeTokenizer(space, leaves)
-    return _leaf_for(space, image_class, options)
+    return _leaf_for(space, *classes, options)
 
 
-def _leaf_for(space: gymnasium.Space, image_class: type[Tokenizer], options: dict[str, Any]) -> Tokenizer:
+def _leaf_for(
+    space: gymnasium.Space, image_class: type[Tokenizer], numbers_class: type[Tokenizer], options: dict[str, Any]
+) -> Tokenizer:
     """The tokenizer of a space that holds no other spaces, with those of the options that concern it."""
     if is_image(space):
         return _with_options(image_class, space, options)
     if isinstance(space, spaces.Box):
-        return _with_options(BoxTokenizer, space, options)
+        return _with_options(numbers_class, space, options)
     if isinstance(space, spaces.Discrete):
         return DiscreteTokenizer(space)
     if isinstance(space, spaces.MultiDiscrete):

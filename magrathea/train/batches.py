@@ -13,9 +13,11 @@ from magrathea import masks
 from magrathea.errors import MagratheaError
 from magrathea.layout import Layout
 from magrathea.memory import MemoryReadout
+from magrathea.model.transformer import MaskedTransformer
 from magrathea.settings import Range, Share, check
 from magrathea.train.cache import RETURN_STEPS, Segments, TokenCache
 
+FILLED_POSITIONS = 1100  # of an update
 UNREWARDED_PROB = 0.1  # probability that a segment's context has no rewards and endings
 
 
@@ -24,8 +26,12 @@ class BatchConfig:
     """The segments of an update, and how their context is augmented.
 
     Attributes:
-        num_segments: segments of an update, over all processes.
-        num_steps: T, steps of a segment.
+        num_segments: segments of an update, over all processes; if not given, so many that about 1,100 positions of the
+            transformer are filled.
+        num_steps: T, steps of a segment; if not given, one more than its context, or 12 where the model attends to the
+            window.
+        num_context: of them, steps at the beginning that are only shown; if not given, as many as are shown to the step
+            that is filled, or 1 where the model attends to the window.
         num_prompted: further segments, whose actions are predicted given a goal or a return.
         corrupt_prob: probability that a segment's context is corrupted, so that a dream can recover from its mistakes.
         max_corrupt_rate: highest fraction of a corrupted context's observation tokens that are replaced.
@@ -38,8 +44,9 @@ class BatchConfig:
         uses: weights of the uses of a world among the holes, where they differ from `masks.MIXTURE`.
     """
 
-    num_segments: Annotated[int, Range(0, 10**6)] = 16
-    num_steps: Annotated[int, Range(2, 10**6)] = 12
+    num_segments: Annotated[int, Range(0, 10**6)] | None = None
+    num_steps: Annotated[int, Range(2, 10**6)] | None = None
+    num_context: Annotated[int, Range(1, 10**6)] | None = None
     num_prompted: Annotated[int, Range(0, 10**6)] = 1
     corrupt_prob: Share = 0.5
     max_corrupt_rate: Share = 0.08
@@ -53,8 +60,34 @@ class BatchConfig:
     def __post_init__(self) -> None:
         check(self)
         masks.weights_of(self.uses)  # refuses what is no use
-        if not self.num_segments and not self.num_prompted:
+        if self.num_segments == 0 and not self.num_prompted:
             raise MagratheaError("num_segments and num_prompted are both 0; give 1 or more of one of them.")
+        if self.num_context and self.num_steps and self.num_context >= self.num_steps:
+            raise MagratheaError(f"num_context is {self.num_context}; give less than num_steps, {self.num_steps}.")
+
+    def fit_to(self, model: MaskedTransformer) -> SizedBatch:
+        """With the numbers that were not given."""
+        num_recent = model.config.num_recent
+        context = self.num_context or max(1, num_recent)
+        steps = self.num_steps or (context + 1 if num_recent else 12)
+        if context >= steps:
+            raise MagratheaError(f"num_steps is {steps}; give more than the {context} steps of context.")
+        sizes = {"num_segments": self.num_segments, "num_steps": steps, "num_context": context}
+        if self.num_segments is None:
+            share = round(FILLED_POSITIONS / (model.layout.num_positions * (steps - context)))
+            sizes["num_segments"] = max(4, min(128, share))
+        if model.recurrence is None:
+            sizes["num_earlier"] = 0
+        return SizedBatch(**vars(self) | sizes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizedBatch(BatchConfig):
+    """A batch all of whose sizes are known."""
+
+    num_segments: int = 16
+    num_steps: int = 12
+    num_context: int = 1
 
 
 @dataclass(frozen=True)
@@ -88,22 +121,21 @@ class Batch:
         return replace(self, readout=self.readout.map(lambda part: part[own].to(device)), **parts)
 
 
-def draw_batch(cache: TokenCache, config: BatchConfig, generator: Generator) -> Batch:
+def draw_batch(cache: TokenCache, config: SizedBatch, generator: Generator) -> Batch:
     """Random segments; every step but the first has the holes of one use of the world."""
     layout = cache.layout
     segments = cache.segments(config.num_segments, config.num_steps, config.num_earlier, generator)
-    shape = (config.num_segments, config.num_steps - 1)
+    first = config.num_context
+    shape = (config.num_segments, config.num_steps - first)
     hole_mask = masks.mixture(layout, shape, generator, masks.weights_of(config.uses))
     context = corrupt_context(segments.tokens, layout, config, generator)
-    readout, earlier = read_memory(segments, hole_mask, 1, layout, config, generator)
+    readout, earlier = read_memory(segments, hole_mask, first, layout, config, generator)
     context = resample_slots(context, cache, config, generator)
     seeds = draw_sample_seeds(hole_mask, layout, config, generator)
-    return Batch(
-        context, segments.tokens[:, 1:], hole_mask, first=1, readout=readout, earlier=earlier, sample_seeds=seeds
-    )
+    return Batch(context, segments.tokens[:, first:], hole_mask, first, None, readout, earlier, seeds)
 
 
-def draw_prompted_batch(cache: TokenCache, config: BatchConfig, generator: Generator) -> Batch:
+def draw_prompted_batch(cache: TokenCache, config: SizedBatch, generator: Generator) -> Batch:
     """Segments whose actions are predicted given a prompt: a goal, which is the observation of a later step within
     RETURN_STEPS / 2 of the segment's end, or the return from the first step on. Actions after a goal was reached are no
     targets."""
@@ -124,7 +156,7 @@ def draw_prompted_batch(cache: TokenCache, config: BatchConfig, generator: Gener
 
 
 def read_memory(
-    segments: Segments, hole_mask: Tensor, first: int, layout: Layout, config: BatchConfig, generator: Generator
+    segments: Segments, hole_mask: Tensor, first: int, layout: Layout, config: SizedBatch, generator: Generator
 ) -> tuple[MemoryReadout, Tensor]:
     """The memory's readout (B, T - first, ...) for steps with holes (B, T - first, N), with the action where it is
     known, and the earlier steps (B, E, N). Both are absent in some segments, so that the world can be run without its
@@ -141,7 +173,7 @@ def read_memory(
     return MemoryReadout(predicted, steps, features=features), torch.where(dropped, absent, segments.earlier)
 
 
-def draw_sample_seeds(hole_mask: Tensor, layout: Layout, config: BatchConfig, generator: Generator) -> Tensor | None:
+def draw_sample_seeds(hole_mask: Tensor, layout: Layout, config: SizedBatch, generator: Generator) -> Tensor | None:
     """Seeds (B, T) of the steps of the context that the model samples itself (0 for all others), for steps with holes
     (B, T, N): in some segments a random fraction of the steps whose action is known."""
     if not config.self_forcing_prob:
@@ -155,7 +187,7 @@ def draw_sample_seeds(hole_mask: Tensor, layout: Layout, config: BatchConfig, ge
     return seeds * (is_sampled & knows_action)
 
 
-def resample_slots(context: Tensor, cache: TokenCache, config: BatchConfig, generator: Generator) -> Tensor:
+def resample_slots(context: Tensor, cache: TokenCache, config: SizedBatch, generator: Generator) -> Tensor:
     """The context (B, T, N) with the first step of another segment, in some segments, in the slots that consist of one
     token and that the memory predicts.
 
@@ -173,7 +205,7 @@ def resample_slots(context: Tensor, cache: TokenCache, config: BatchConfig, gene
     return result
 
 
-def corrupt_context(tokens: Tensor, layout: Layout, config: BatchConfig, generator: Generator) -> Tensor:
+def corrupt_context(tokens: Tensor, layout: Layout, config: SizedBatch, generator: Generator) -> Tensor:
     """The context (B, T, N) with two corruptions, each of some segments: a fraction of the observation tokens is
     replaced by those at the same index in other steps of the batch; and rewards and endings are absent, as they are in
     recordings without them."""

@@ -50,7 +50,8 @@ class TokenCache:
     """The tokens of some episodes, concatenated.
 
     Attributes:
-        tokens: (S, N) of the dtype that holds them (`_token_dtype`), memory-mapped.
+        tokens: (S, N without values) of the dtype that holds them (`token_dtype`), memory-mapped.
+        values: (S, Q) uint8 or uint16, the entries of steps that are values, memory-mapped.
         returns: (S,) likewise, token of the return after each step: the sum of the next RETURN_STEPS rewards.
         ends: (E,) index just past the last step of each episode.
         predicted: by slot name (S, 2, tokens of the slot), likewise, memory-mapped, the memory's prediction of each
@@ -61,6 +62,7 @@ class TokenCache:
     """
 
     tokens: np.ndarray
+    values: np.ndarray
     returns: np.ndarray
     ends: np.ndarray
     predicted: dict[str, np.ndarray]
@@ -82,7 +84,8 @@ class TokenCache:
             np.load(file, mmap_mode="r") if (file := folder / f"{name}.npy").exists() else None
             for name in ("sources", "features")
         )
-        return cls(tokens, np.load(folder / "returns.npy"), ends, predicted, sources, features, layout)
+        values = np.load(folder / "values.npy", mmap_mode="r")
+        return cls(tokens, values, np.load(folder / "returns.npy"), ends, predicted, sources, features, layout)
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
@@ -90,14 +93,16 @@ class TokenCache:
         return (folder / EPISODES_FILE).exists()
 
     @classmethod
-    def build(cls, encoded: Iterable[tuple[Tensor, np.ndarray]], world: World, folder: Path) -> TokenCache:
+    def build(cls, encoded: Iterable[tuple[np.ndarray, np.ndarray]], world: World, folder: Path) -> TokenCache:
         """Write the cache of episodes of tokens (T + 1, N) and rewards (T,), with the readouts of the memory."""
         folder.mkdir(parents=True, exist_ok=True)
-        tokens, returns = [], []
+        tokens, values, returns = [], [], []
         arrays: dict[Path, list[np.ndarray]] = defaultdict(list)
-        num_steps, dtype = 0, _token_dtype(world.layout)
-        for steps, reward in encoded:
-            tokens.append(steps.numpy().astype(dtype))
+        num_steps, dtype, is_value = 0, token_dtype(world.layout), world.layout.values_mask.numpy()
+        for compact, reward in encoded:
+            tokens.append(compact[:, ~is_value])
+            values.append(compact[:, is_value].astype(_values_dtype(world.layout)))
+            steps = torch.from_numpy(compact.astype(np.int64))
             returns.append(_return_tokens(reward, world).astype(dtype))
             readout = world.read_episode(steps)
             for name, predicted in readout.predicted_tokens.items():
@@ -109,6 +114,7 @@ class TokenCache:
                 arrays[folder / "features.npy"].append(readout.features.numpy())
             num_steps += len(steps)
         np.save(folder / "tokens.npy", np.concatenate(tokens))
+        np.save(folder / "values.npy", np.concatenate(values))
         np.save(folder / "returns.npy", np.concatenate(returns))
         for file, parts in arrays.items():
             np.save(file, np.concatenate(parts))
@@ -135,7 +141,10 @@ class TokenCache:
 
     def _steps(self, index: np.ndarray, exists: np.ndarray) -> Tensor:
         """Tokens (..., N) of the steps at indices (...), absent tokens where no step exists."""
-        tokens = torch.from_numpy(self.tokens[np.where(exists, index, 0)].astype(np.int64))
+        chosen, is_value = np.where(exists, index, 0), self.layout.values_mask.numpy()
+        steps = np.empty((*index.shape, self.layout.num_tokens), np.int64)
+        steps[..., ~is_value], steps[..., is_value] = self.tokens[chosen], self.values[chosen]
+        tokens = torch.from_numpy(steps)
         return torch.where(torch.from_numpy(exists)[..., None], tokens, self.layout.absent_tokens)
 
     def _readout(self, index: np.ndarray) -> MemoryReadout:
@@ -160,10 +169,15 @@ class TokenCache:
         return longer.first(num_steps), longer.tokens[torch.arange(num), index], index
 
 
-def _token_dtype(layout: Layout) -> np.dtype:
+def token_dtype(layout: Layout) -> np.dtype:
     """The smallest dtype of the cache that holds every token of a layout, those that mean "absent" included."""
     largest = max(layout.absent_tokens.max().item(), max(slot.vocab_size for slot in layout.slots))
     return np.min_scalar_type(largest) if largest > np.iinfo(np.uint16).max else np.dtype(np.uint16)
+
+
+def _values_dtype(layout: Layout) -> np.dtype:
+    """The smallest dtype that holds every value of a step that is there."""
+    return np.min_scalar_type(max((slot.vocab_size - 1 for slot in layout.values_slots.values()), default=0))
 
 
 def _predicted_file(folder: Path, slot: str) -> Path:
@@ -177,13 +191,13 @@ def encode_episode(episode: Episode, world: World) -> Tensor:
 
 def encode_dataset(
     dataset: Dataset, episodes: Sequence[int], world: World, stages: Stages
-) -> list[tuple[Tensor, np.ndarray]]:
-    """The tokens (T + 1, N) and the rewards (T,) of every given episode."""
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The tokens (T + 1, N), of the cache's dtype, and the rewards (T,) of every given episode."""
     stages.begin("encoding")
     encoded = []
     for number, index in enumerate(episodes, start=1):
         episode = dataset.episode(index)
-        encoded.append((encode_episode(episode, world), episode.reward))
+        encoded.append((encode_episode(episode, world).numpy().astype(token_dtype(world.layout)), episode.reward))
         stages.update(number / len(episodes), f"episode {number} of {len(episodes)}")
     return encoded
 

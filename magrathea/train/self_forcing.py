@@ -34,13 +34,13 @@ def sample_context(model: MaskedTransformer, batch: Batch, num_rounds: int = 1) 
         return batch
     device, layout, first = batch.tokens.device, model.layout, batch.first
     indices = batch.sample_seeds.any(1).nonzero().squeeze(-1)
-    is_observed = (masks.forward_dynamics(layout) & ~masks.judge(layout)).to(device)
+    is_observed = (~masks.goal_prompt(layout)).to(device)
     is_present = batch.tokens[indices] != layout.absent_tokens.to(device)
     replaced = (batch.sample_seeds[indices] > 0)[..., None] & is_observed & is_present
     past_tokens = batch.past_tokens.clone()
     for _ in range(num_rounds):
         context = past_tokens[indices]
-        samples = _sample_steps(model, context, batch, indices)
+        samples = model.with_values(_sample_steps(model, context, batch, indices), context[:, first - 1 : -1])
         past_tokens[indices, first:] = torch.where(replaced, samples, context[:, first:])
     return replace(batch, past_tokens=past_tokens)
 

@@ -25,7 +25,8 @@ class TrainSettings(TrainerConfig):
 
     Attributes:
         model: shape of the masked transformer; in a recipe, what differs from the named `size`.
-        tokenizer: arguments of `tokenizer_for`: `image` (a kind of image tokenizer) and that tokenizer's options.
+        tokenizer: arguments of `tokenizer_for`: `image` and `numbers` (kinds of tokenizers, "motion" and "delta" if not
+            given) and those tokenizers' options.
         fill: how the world's dreams are sampled.
         held_out: fraction of the episodes that are kept for evaluation.
         num_starts: number of stored start states.

@@ -30,6 +30,7 @@ from magrathea.world import Tokenizers, World, WorldConfig
 NUM_FITTING_FRAMES = 50_000
 WORK_FOLDER = ".training"
 DEFAULT_MINUTES = 10.0
+DEFAULT_TOKENIZERS = {"image": "motion", "numbers": "delta"}  # of observations
 MIN_HELD_OUT = 2
 
 
@@ -103,7 +104,8 @@ def _prepare(
             _init_from(source_world, world, source)
         encoded = encode_dataset(source, episodes, world, report.stages)
         report.stages.begin("fitting the memory")
-        world.memory = memory_class(config.model.memory).fit(world.layout, (steps for steps, _ in encoded))
+        steps = (torch.from_numpy(tokens.astype(np.int64)) for tokens, _ in encoded)
+        world.memory = memory_class(config.model.memory).fit(world.layout, steps)
         world.starts = _draw_starts(source, held_out, world, settings)
         world.metadata["training"]["tokenizer"] = report.tokenizers(world, source, held_out)
         world.save_pretrained(out)
@@ -145,14 +147,16 @@ def _fit_tokenizers(source: Dataset, episodes: Any, settings: TrainSettings) -> 
     rewards."""
     total = sum(len(source.episode(index).reward) + 1 for index in episodes)
     every = slice(None, None, max(1, -(-total // NUM_FITTING_FRAMES)))
-    frames, actions, rewards = [], [], []
+    frames, before, actions, rewards = [], [], [], []
     for index in episodes:
         episode = source.episode(index)
-        frames.append(index_batch(episode.observation, every))
+        steps = np.arange(len(episode.reward) + 1)[every]
+        frames.append(index_batch(episode.observation, steps))
+        before.append(index_batch(episode.observation, np.maximum(steps - 1, 0)))
         actions.append(index_batch(episode.action, every))
         rewards.append(episode.reward)
-    observation = tokenizer_for(source.observation_space, **settings.tokenizer)
-    observation.fit(_concatenate(frames), seed=settings.seed)
+    observation = tokenizer_for(source.observation_space, **DEFAULT_TOKENIZERS | dict(settings.tokenizer))
+    observation.fit(_concatenate(frames), previous=_concatenate(before), seed=settings.seed)
     action = tokenizer_for(source.action_space).fit(_concatenate(actions), seed=settings.seed)
     reward = RewardTokenizer().fit(np.concatenate(rewards))
     return {"action": action, "observation": observation, "reward": reward, "terminated": TerminatedTokenizer()}
@@ -174,13 +178,13 @@ def _draw_starts(source: Dataset, held_out: Any, world: World, settings: TrainSe
     if not long_enough:
         raise MagratheaError(f"No held-out episode has {window} steps; collect longer or more episodes.")
     used = long_enough[: settings.num_starts]
-    encoded = {index: encode_episode(source.episode(index), world) for index in used}
-    starts = []
-    for number in range(settings.num_starts):
-        tokens = encoded[long_enough[number % len(long_enough)]]
-        first = 0 if number < len(long_enough) // 2 else int(rng.integers(len(tokens) - window))
-        starts.append(tokens[first : first + window])
-    return torch.stack(starts)
+    starts: dict[int, torch.Tensor] = {}
+    for place, index in enumerate(used):
+        tokens = encode_episode(source.episode(index), world)
+        for number in range(place, settings.num_starts, len(used)):
+            first = 0 if number < len(long_enough) // 2 else int(rng.integers(len(tokens) - window))
+            starts[number] = tokens[first : first + window].clone()
+    return torch.stack([starts[number] for number in range(settings.num_starts)])
 
 
 def _metadata(source: Dataset, settings: TrainSettings, out: Path) -> dict[str, Any]:

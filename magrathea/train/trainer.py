@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from magrathea.model.transformer import MaskedTransformer
 from magrathea.settings import Count, Positive, Range, Seed, Share, check
 from magrathea.train import distributed
-from magrathea.train.batches import Batch, BatchConfig, draw_batch, draw_prompted_batch
+from magrathea.train.batches import Batch, BatchConfig, SizedBatch, draw_batch, draw_prompted_batch
 from magrathea.train.cache import TokenCache
 from magrathea.train.checkpoint import load_checkpoint, save_checkpoint
 from magrathea.train.self_forcing import sample_context
@@ -97,12 +97,12 @@ def update_loss(model: nn.Module, batches: list[Batch]) -> Tensor:
     return loss / distributed.sum_over_processes(num_holes) * distributed.num_processes()
 
 
-def draw_update(cache: TokenCache, config: TrainerConfig, step: int) -> list[Batch]:
+def draw_update(cache: TokenCache, config: SizedBatch, seed: int, step: int) -> list[Batch]:
     """The batches of update number `step`, over all processes; a function of the seed and the number alone."""
-    generator = Generator().manual_seed(config.seed * 1_000_003 + step)
-    batches = [draw_batch(cache, config.batch, generator)] if config.batch.num_segments else []
-    if config.batch.num_prompted:
-        batches.append(draw_prompted_batch(cache, config.batch, generator))
+    generator = Generator().manual_seed(seed * 1_000_003 + step)
+    batches = [draw_batch(cache, config, generator)] if config.num_segments else []
+    if config.num_prompted:
+        batches.append(draw_prompted_batch(cache, config, generator))
     return batches
 
 
@@ -125,13 +125,13 @@ def train_model(
     optimizer, progress = make_optimizer(model, config), Progress()
     if checkpoint.exists():
         progress = Progress(**load_checkpoint(checkpoint, model, optimizer))
-    parallel_model = distributed.data_parallel(model)
+    parallel_model, sizes = distributed.data_parallel(model), config.batch.fit_to(model)
     model.train()
     start, saved = time.monotonic() - progress.seconds, time.monotonic()
     while (fraction := distributed.broadcast(progress.fraction_done(config))) < 1:
         for group in optimizer.param_groups:
             group["lr"] = group["scale"] * learning_rate(fraction, config)
-        batches = draw_update(cache, config, progress.step)
+        batches = draw_update(cache, sizes, config.seed, progress.step)
         own = [batch.shard(distributed.rank(), distributed.num_processes(), model.device) for batch in batches]
         own = [sample_context(model, batch, config.batch.self_forcing_rounds) for batch in own]
         loss = update_loss(parallel_model, own)

@@ -90,13 +90,13 @@ class IlluminatedPatchTokenizer(PatchedTokenizer):
         return (1, rows * columns + 1)
 
     # -- verbs --------------------------------------------------------------------------------------------------------
-    def fit(self, values: Any, *, seed: int = 0) -> Self:
+    def fit(self, values: Any, *, previous: Any = None, seed: int = 0) -> Self:
         """Find codes and illuminations in frames (M, H, W[, channels]), of which at most 4,000 are used."""
         images = sample_frames(self._images_to_fit(values, seed), _MAX_FIT_FRAMES, seed)
         self._fitted = fit_illumination(self._cut(images), self._num_codes, self._num_lights, seed)
         return self
 
-    def _encode(self, values: np.ndarray) -> np.ndarray:
+    def _encode(self, values: np.ndarray, previous: np.ndarray | None) -> np.ndarray:
         images = self._images(values)
         tokens = np.empty((len(images), self.tokens_per_step), np.int64)
         for begin in range(0, len(images), FRAMES_AT_A_TIME):

@@ -30,7 +30,7 @@ class NoisyPatchTokenizer(PatchTokenizer):
 
     type_name = "noisy_patch"
 
-    def fit(self, values: Any, *, seed: int = 0) -> Self:
+    def fit(self, values: Any, *, previous: Any = None, seed: int = 0) -> Self:
         """Make the codebook from frames (M, H, W[, channels]); M may be tens of thousands, memory-mapped is fine."""
         images = self._images_to_fit(values, seed)
         self._codebook = fit_noisy_codebook(images, self.patch, self._num_codes, seed)

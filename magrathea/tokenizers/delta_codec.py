@@ -1,0 +1,92 @@
+"""Numbers as instructions: each keeps its value, adds a difference, or is set, given the value of the step before.
+
+A value is a whole number 0…LEVELS - 1 of even levels between the least and the greatest value of its entry. The first
+token of an entry keeps its value, the next A add a difference in levels, the others set it to one of S levels.
+
+B steps, C entries, A differences, S settings, V = 1 + A + S tokens.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+LEVELS = 2**16
+MARGIN = 1.5  # tokens whose error is up to so many times the least, and one level, are equally good
+NUM_WAVES = 6  # features of a value are its sine and cosine at so many frequencies, each twice the one before
+MOST_CHANGE = 6.0  # of the feature of a change, in standard deviations
+
+
+class DeltaCodec(nn.Module):
+    """Decodes and compares the tokens of numbers.
+
+    Args:
+        differences: (C, A) int64 in levels, none 0.
+        settings: (C, S) int64 levels.
+        change_scale: (C,) standard deviation of the changes, in levels, above 0.
+    """
+
+    differences: Tensor
+    settings: Tensor
+    change_scale: Tensor
+
+    def __init__(self, differences: Tensor, settings: Tensor, change_scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("differences", differences, persistent=False)
+        self.register_buffer("settings", settings, persistent=False)
+        self.register_buffer("change_scale", change_scale.float(), persistent=False)
+        self.num_features = 2 + 2 * NUM_WAVES
+
+    @property
+    def vocab_size(self) -> int:
+        return 1 + self.differences.shape[1] + self.settings.shape[1]
+
+    def _choices(self, previous: Int[Tensor, "*n C"]) -> Int[Tensor, "*n C V"]:
+        """What every token makes of the values of the step before."""
+        before = previous[..., None]
+        added = (before + self.differences).clamp(0, LEVELS - 1)
+        return torch.cat([before, added, self.settings.expand(*previous.shape, -1)], dim=-1)
+
+    def decode(self, tokens: Int[Tensor, "*n C"], previous: Int[Tensor, "*n C"]) -> Int[Tensor, "*n C"]:
+        """The values that tokens make of those of the step before."""
+        tokens = tokens.clamp(max=self.vocab_size - 1)
+        return self._choices(previous).gather(-1, tokens[..., None]).squeeze(-1)
+
+    def features(self, values: Int[Tensor, "*n C"], before: Int[Tensor, "*n C"]) -> Float[Tensor, "*n C K"]:
+        """What the model sees of values: each at several scales, and how much it changed."""
+        place = values.float() / (LEVELS - 1) * 2 - 1
+        angles = place[..., None] * (math.pi * 2.0 ** torch.arange(NUM_WAVES, device=values.device))
+        change = ((values - before).float() / self.change_scale).clamp(-MOST_CHANGE, MOST_CHANGE)
+        return torch.cat([torch.stack([place, change], dim=-1), angles.sin(), angles.cos()], dim=-1)
+
+    def _errors(self, values: Int[Tensor, "*n C"], previous: Int[Tensor, "*n C"]) -> Int[Tensor, "*n C V"]:
+        return (self._choices(previous) - values[..., None]).abs()
+
+    def equivalents(self, values: Int[Tensor, "*n C"], previous: Int[Tensor, "*n C"]) -> Bool[Tensor, "*n C V"]:
+        """The tokens that make these values equally well."""
+        errors = self._errors(values, previous)
+        return errors <= MARGIN * errors.min(-1, keepdim=True).values + 1
+
+    def encode(self, values: Int[Tensor, "*n C"], previous: Int[Tensor, "*n C"]) -> Int[Tensor, "*n C"]:
+        """The best token of every entry, the first of several."""
+        return self._errors(values, previous).argmin(-1)
+
+    def encode_alone(self, values: Int[Tensor, "*n C"]) -> Int[Tensor, "*n C"]:
+        """The nearest setting of values without a step before."""
+        errors = (self.settings - values[..., None]).abs()
+        return 1 + self.differences.shape[1] + errors.argmin(-1)
+
+
+def fit_choices(values: Int[Tensor, " M"], most: int) -> Int[Tensor, " most"]:
+    """The values themselves where they are few, or else a number for each of `most` parts of equal weight, where a part
+    weighs as many values as it has and as wide as it is; the last repeats where there are fewer."""
+    different = torch.unique(values)
+    if len(different) > most:
+        ranks = torch.linspace(0, 1, most)
+        by_weight = torch.quantile(values.double()[torch.randperm(len(values))[:100_000]], ranks.double())
+        even = torch.linspace(float(different[0]), float(different[-1]), most).double()
+        different = torch.unique(torch.cat([by_weight[::2], even[::2]]).round().long())[:most]
+    return torch.cat([different, different[-1:].expand(most - len(different))])

@@ -1,0 +1,236 @@
+"""Pictures as instructions: each cell keeps, moves or draws, given the picture of the step before.
+
+As in video codecs, where a predicted frame is written as motion from a frame that the decoder already holds. The first
+M tokens of a cell are offsets (dy, dx): the cell shows what stood that far above and left of it; the first of them is
+(0, 0), which keeps the cell. The other K tokens draw a code, which is a cell's pixels.
+
+B pictures, H rows and W columns of pixels, c channels, Q = H * W * c values of a picture, C cells, p pixels of a cell,
+M offsets, K codes, V = M + K tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+TOLERANCE = 5e-4  # mean squared error, of values in 0…1, that is never seen
+MARGIN = 1.4  # tokens whose error is up to so many times the least are equally good
+_PIXELS_AT_A_TIME = 2**21  # compared at a time
+
+
+class MotionCodec(nn.Module):
+    """Decodes and compares the tokens of pictures.
+
+    Args:
+        shape: (H, W, c) of a picture.
+        cell: (height, width) of a cell in pixels; cells at the far edges may reach beyond the picture.
+        offsets: (M, 2) rows and columns, the first (0, 0).
+        codes: (K, p * c) uint8.
+    """
+
+    offsets: Tensor
+    codes: Tensor
+    cell_rows: Tensor
+    cell_columns: Tensor
+    pixel_index: Tensor
+    moved_pixels: Tensor
+
+    def __init__(self, shape: tuple[int, int, int], cell: tuple[int, int], offsets: Tensor, codes: Tensor) -> None:
+        super().__init__()
+        self.shape, self.cell = shape, cell
+        self.grid = grid_of_cells(shape, cell)
+        self.num_features = cell[0] * cell[1] * shape[2]
+        self.register_buffer("offsets", offsets.long(), persistent=False)
+        self.register_buffer("codes", codes, persistent=False)
+        rows, columns = _cell_pixels(self.grid, cell)
+        self.register_buffer("cell_rows", rows, persistent=False)
+        self.register_buffer("cell_columns", columns, persistent=False)
+        self.register_buffer("pixel_index", _pixel_index(shape, self.grid, cell), persistent=False)
+        where = (rows[:, None] - self.offsets[:, :1]).clamp(0, shape[0] - 1) * shape[1]  # (C, M, p)
+        where = where + (columns[:, None] - self.offsets[:, 1:]).clamp(0, shape[1] - 1)
+        self.register_buffer("moved_pixels", where.int(), persistent=False)
+
+    @property
+    def num_offsets(self) -> int:
+        return len(self.offsets)
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.offsets) + len(self.codes)
+
+    # -- cells --------------------------------------------------------------------------------------------------------
+    def cells(self, values: Int[Tensor, "*n Q"]) -> Int[Tensor, "*n C P"]:
+        """Pictures -> the values of their cells; beyond an edge the last row and column go on."""
+        height, width, channels = self.shape
+        rows, columns = (size * side for size, side in zip(self.grid, self.cell, strict=True))
+        if (rows, columns) != (height, width):
+            return self._gather(values, self.cell_rows, self.cell_columns)
+        picture = values.reshape(-1, self.grid[0], self.cell[0], self.grid[1], self.cell[1], channels)
+        return picture.transpose(2, 3).reshape(*values.shape[:-1], self.grid[0] * self.grid[1], -1)
+
+    def picture(self, cells: Int[Tensor, "*n C P"]) -> Int[Tensor, "*n Q"]:
+        """The inverse of `cells`."""
+        pixels = cells.reshape(*cells.shape[:-2], -1, self.shape[2])
+        return pixels.index_select(-2, self.pixel_index).flatten(-2)
+
+    def features(self, values: Int[Tensor, "*n Q"], before: Int[Tensor, "*n Q"]) -> Float[Tensor, "*n C P"]:
+        """What the model sees of pictures, whatever was before: their cells' pixels, about in -0.4…0.6."""
+        return self.cells(values).float() / 255 - 0.4
+
+    def _gather(self, values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Pixels at rows and columns (..., C, p), which may be beyond the edges, of pictures (..., Q): (..., C, P)."""
+        height, width, channels = self.shape
+        where = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
+        pixels = values.reshape(*values.shape[:-1], height * width, channels)
+        index = where.expand(*values.shape[:-1], *where.shape[-2:]).flatten(-2)
+        taken = pixels.gather(-2, index[..., None].expand(*index.shape, channels))
+        return taken.reshape(*index.shape[:-1], where.shape[-2], -1)
+
+    # -- tokens -------------------------------------------------------------------------------------------------------
+    def decode(self, tokens: Int[Tensor, "*n C"], previous: Int[Tensor, "*n Q"]) -> Int[Tensor, "*n Q"]:
+        """The pictures that tokens make of those of the step before."""
+        moves = tokens < self.num_offsets
+        offsets = self.offsets[tokens.clamp(max=self.num_offsets - 1)]  # (..., C, 2)
+        moved = self._gather(previous, self.cell_rows - offsets[..., :1], self.cell_columns - offsets[..., 1:])
+        drawn = self.codes[(tokens - self.num_offsets).clamp(0, len(self.codes) - 1)].to(moved.dtype)
+        return self.picture(torch.where(moves[..., None], moved, drawn))
+
+    def errors(self, values: Int[Tensor, "B Q"], previous: Int[Tensor, "B Q"]) -> Float[Tensor, "B C V"]:
+        """The mean squared error of every token in every cell, of values in 0…1. Where a cell did not change, all
+        tokens but the one that keeps it have an error of 1."""
+        target, before = self.cells(values).float() / 255, self.cells(previous).float() / 255
+        kept = (target - before).square().mean(-1)
+        errors = torch.ones(*kept.shape, self.vocab_size, device=kept.device)
+        errors[..., 0] = kept
+        changed = kept > TOLERANCE
+        batch, cell = changed.nonzero(as_tuple=True)
+        if len(batch):
+            target = target[batch, cell]
+            moved = self._offset_errors(target, previous, batch, cell)
+            errors[batch, cell] = torch.cat([moved, self._code_errors(target)], dim=-1)
+        return errors
+
+    def _offset_errors(self, target: Tensor, previous: Tensor, batch: Tensor, cell: Tensor) -> Tensor:
+        """(n, M) errors of the offsets for cells (n, P) with these indices."""
+        height, width, channels = self.shape
+        pixels = previous.reshape(-1, channels).float() / 255
+        parts = []
+        at_a_time = max(1, _PIXELS_AT_A_TIME // (self.num_offsets * target.shape[1]))
+        for some in torch.arange(len(batch), device=batch.device).split(at_a_time):
+            index = self.moved_pixels[cell[some]] + (batch[some] * (height * width)).int()[:, None, None]
+            shown = pixels.index_select(0, index.flatten()).view(*index.shape[:2], -1)
+            parts.append((shown - target[some][:, None]).square_().mean(-1))
+        return torch.cat(parts)
+
+    def _code_errors(self, target: Float[Tensor, "n P"]) -> Float[Tensor, "n K"]:
+        codes = self.codes.float() / 255
+        squares = target.square().sum(-1, keepdim=True) + codes.square().sum(-1)
+        return (squares - 2 * target @ codes.T).clamp(min=0) / target.shape[-1]
+
+    def equivalents(self, values: Int[Tensor, "*n Q"], previous: Int[Tensor, "*n Q"]) -> Bool[Tensor, "*n C V"]:
+        """The tokens that make each cell of the pictures, of those before, equally well."""
+        errors = self.errors(values.flatten(0, -2), previous.flatten(0, -2))
+        good = errors <= MARGIN * errors.min(-1, keepdim=True).values + TOLERANCE
+        return good.view(*values.shape[:-1], *good.shape[1:])
+
+    def encode(self, values: Int[Tensor, "B Q"], previous: Int[Tensor, "B Q"]) -> Int[Tensor, "B C"]:
+        """The best token of every cell: the one that keeps it, where that is as good as any."""
+        errors = self.errors(values, previous)
+        least, best = errors.min(-1)
+        return torch.where(errors[..., 0] <= MARGIN * least + TOLERANCE, 0, best)
+
+    def encode_alone(self, values: Int[Tensor, "B Q"]) -> Int[Tensor, "B C"]:
+        """The code nearest to every cell of pictures without one before."""
+        target = self.cells(values).float() / 255
+        return self.num_offsets + self._code_errors(target.flatten(0, 1)).argmin(-1).view(target.shape[:2])
+
+
+def grid_of_cells(shape: tuple[int, ...], cell: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of cells that cover a picture (H, W, c)."""
+    return -(-shape[0] // cell[0]), -(-shape[1] // cell[1])
+
+
+def _cell_pixels(grid: tuple[int, int], cell: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Row and column (C, p) of every pixel of every cell."""
+    rows, columns = torch.meshgrid(torch.arange(grid[0] * cell[0]), torch.arange(grid[1] * cell[1]), indexing="ij")
+    by_cell = (
+        x.reshape(grid[0], cell[0], grid[1], cell[1]).transpose(1, 2).reshape(grid[0] * grid[1], -1)
+        for x in (rows, columns)
+    )
+    return tuple(by_cell)  # type: ignore[return-value]
+
+
+def _pixel_index(shape: tuple[int, int, int], grid: tuple[int, int], cell: tuple[int, int]) -> Tensor:
+    """(H * W) where each pixel of a picture stands among the pixels of its cells."""
+    rows, columns = torch.meshgrid(torch.arange(shape[0]), torch.arange(shape[1]), indexing="ij")
+    number = (rows // cell[0]) * grid[1] + columns // cell[1]
+    return (number * (cell[0] * cell[1]) + rows % cell[0] * cell[1] + columns % cell[1]).flatten()
+
+
+# -- fitting ----------------------------------------------------------------------------------------------------------
+def fit_offsets(
+    values: Int[Tensor, "B Q"],
+    previous: Int[Tensor, "B Q"],
+    shape: tuple[int, int, int],
+    cell: tuple[int, int],
+    candidates: Int[Tensor, "M 2"],
+    most: int,
+    least_gain: float,
+    generator: torch.Generator,
+    num_cells: int = 1500,
+) -> Tensor:
+    """The offsets (M, 2) that draw most of the cells that change, chosen one after the other while each draws a share
+    of `least_gain` more; the first is (0, 0)."""
+    keep = torch.zeros(1, 2, dtype=torch.long)
+    codec = MotionCodec(shape, cell, candidates, torch.zeros(1, cell[0] * cell[1] * shape[2], dtype=torch.uint8))
+    target, before = codec.cells(values).float() / 255, codec.cells(previous).float() / 255
+    batch, index = ((target - before).square().mean(-1) > 2 * TOLERANCE).nonzero(as_tuple=True)
+    if not len(batch):
+        return keep
+    some = torch.randperm(len(batch), generator=generator)[:num_cells]
+    batch, index = batch[some], index[some]
+    draws = codec._offset_errors(target[batch, index], previous, batch, index) < 6 * TOLERANCE
+    left, chosen = torch.ones(len(batch), dtype=torch.bool), []
+    while len(chosen) < most - 1:
+        gains = (draws & left[:, None]).float().mean(0)
+        best = int(gains.argmax())
+        if gains[best] < least_gain:
+            break
+        chosen.append(best)
+        left &= ~draws[:, best]
+    return torch.cat([keep, candidates[chosen]])
+
+
+def fit_codes(cells: Tensor, num_codes: int, num_rounds: int, generator: torch.Generator) -> Tensor:
+    """At most `num_codes` codes uint8 (K, P) for cells (n, P) uint8: k-means (Lloyd 1982), in which a code without
+    cells takes the place of the cell that is drawn worst."""
+    different = torch.unique(cells, dim=0)
+    if len(different) <= num_codes:
+        return different
+    values = cells.float()
+    codes = different[torch.randperm(len(different), generator=generator)[:num_codes]].float()
+    for _ in range(num_rounds):
+        distance, nearest = [], []
+        norms = codes.square().sum(-1)
+        for part in values.split(8192):
+            least, index = (norms - 2 * part @ codes.T).min(-1)
+            distance.append(least + part.square().sum(-1))
+            nearest.append(index)
+        assigned = torch.cat(nearest)
+        count = torch.bincount(assigned, minlength=num_codes)
+        sums = torch.zeros_like(codes).index_add_(0, assigned, values)
+        codes = torch.where(count[:, None] > 0, sums / count.clamp(min=1)[:, None], codes)
+        empty = (count == 0).nonzero().flatten()
+        codes[empty] = values[torch.cat(distance).topk(len(empty)).indices]
+    return codes.round().to(torch.uint8).unique(dim=0)
+
+
+def candidate_offsets(shape: tuple[int, ...], near: int = 8, far: int = 24, slim: int = 2) -> Int[Tensor, "M 2"]:
+    """Offsets that are tried: all up to `near` pixels, and up to `far` along one axis; never (0, 0)."""
+    reach = [min(far, size - 1) for size in shape[:2]]
+    rows, columns = torch.meshgrid(*(torch.arange(-size, size + 1) for size in reach), indexing="ij")
+    offsets = torch.stack([rows.flatten(), columns.flatten()], dim=-1)
+    size = offsets.abs()
+    wanted = (size.amax(-1) <= near) | (size.amin(-1) <= slim)
+    return offsets[wanted & (size.amax(-1) > 0)]
