@@ -32,7 +32,8 @@ class BatchConfig:
             window.
         num_context: of them, steps at the beginning that are only shown; if not given, as many as are shown to the step
             that is filled, or 1 where the model attends to the window.
-        num_prompted: further segments, whose actions are predicted given a goal or a return.
+        num_prompted: further segments, whose actions are predicted given a goal or a return; if not given, 1 where the
+            model attends to the window, or else none.
         corrupt_prob: probability that a segment's context is corrupted, so that a dream can recover from its mistakes.
         max_corrupt_rate: highest fraction of a corrupted context's observation tokens that are replaced.
         self_forcing_prob: probability that some steps of a segment's context are sampled by the model itself.
@@ -47,7 +48,7 @@ class BatchConfig:
     num_segments: Annotated[int, Range(0, 10**6)] | None = None
     num_steps: Annotated[int, Range(2, 10**6)] | None = None
     num_context: Annotated[int, Range(1, 10**6)] | None = None
-    num_prompted: Annotated[int, Range(0, 10**6)] = 1
+    num_prompted: Annotated[int, Range(0, 10**6)] | None = None
     corrupt_prob: Share = 0.5
     max_corrupt_rate: Share = 0.08
     self_forcing_prob: Share = 0.0
@@ -60,7 +61,7 @@ class BatchConfig:
     def __post_init__(self) -> None:
         check(self)
         masks.weights_of(self.uses)  # refuses what is no use
-        if self.num_segments == 0 and not self.num_prompted:
+        if self.num_segments == self.num_prompted == 0:
             raise MagratheaError("num_segments and num_prompted are both 0; give 1 or more of one of them.")
         if self.num_context and self.num_steps and self.num_context >= self.num_steps:
             raise MagratheaError(f"num_context is {self.num_context}; give less than num_steps, {self.num_steps}.")
@@ -73,6 +74,8 @@ class BatchConfig:
         if context >= steps:
             raise MagratheaError(f"num_steps is {steps}; give more than the {context} steps of context.")
         sizes = {"num_segments": self.num_segments, "num_steps": steps, "num_context": context}
+        if self.num_prompted is None:
+            sizes["num_prompted"] = 0 if num_recent else 1
         if self.num_segments is None:
             share = round(FILLED_POSITIONS / (model.layout.num_positions * (steps - context)))
             sizes["num_segments"] = max(4, min(128, share))
@@ -88,6 +91,7 @@ class SizedBatch(BatchConfig):
     num_segments: int = 16
     num_steps: int = 12
     num_context: int = 1
+    num_prompted: int = 1
 
 
 @dataclass(frozen=True)
