@@ -35,7 +35,10 @@ def _keep_some(
 ) -> Bool[Tensor, "*steps N"]:
     """Each hole of `hole_mask` stays a hole with probability `ratio`, drawn anew for each step if not given."""
     share = torch.rand(*shape, 1, generator=generator) if ratio is None else torch.full((*shape, 1), ratio)
-    return hole_mask & (torch.rand(*shape, hole_mask.shape[-1], generator=generator) < share)
+    holes = hole_mask.nonzero().squeeze(-1)
+    result = torch.zeros(*shape, len(hole_mask), dtype=torch.bool)
+    result[..., holes] = torch.rand(*shape, len(holes), generator=generator) < share
+    return result
 
 
 def forward_dynamics(layout: Layout) -> Bool[Tensor, " N"]:
@@ -135,6 +138,8 @@ def mixture(
     choice = torch.multinomial(probabilities, num_masks, replacement=True, generator=generator).reshape(*shape, 1)
     hole_mask = torch.zeros(*shape, layout.num_tokens, dtype=torch.bool)
     for index, name in enumerate(names):
-        use = FIXED[name](layout) if name in FIXED else RANDOM[name](layout, shape, generator)
-        hole_mask = torch.where(choice == index, use, hole_mask)
+        here = choice.squeeze(-1) == index
+        num_here = int(here.sum())
+        if num_here:
+            hole_mask[here] = FIXED[name](layout) if name in FIXED else RANDOM[name](layout, (num_here,), generator)
     return hole_mask

@@ -64,9 +64,12 @@ class MotionCodec(nn.Module):
         """Pictures -> the values of their cells; beyond an edge the last row and column go on."""
         height, width, channels = self.shape
         rows, columns = (size * side for size, side in zip(self.grid, self.cell, strict=True))
-        if (rows, columns) != (height, width):
-            return self._gather(values, self.cell_rows, self.cell_columns)
-        picture = values.reshape(-1, self.grid[0], self.cell[0], self.grid[1], self.cell[1], channels)
+        picture = values.reshape(-1, height, width, channels)
+        for axis, (have, need) in enumerate(((height, rows), (width, columns)), start=1):
+            if have < need:
+                last = picture.narrow(axis, have - 1, 1)
+                picture = torch.cat([picture, *[last] * (need - have)], dim=axis)
+        picture = picture.reshape(-1, self.grid[0], self.cell[0], self.grid[1], self.cell[1], channels)
         return picture.transpose(2, 3).reshape(*values.shape[:-1], self.grid[0] * self.grid[1], -1)
 
     def picture(self, cells: Int[Tensor, "*n C P"]) -> Int[Tensor, "*n Q"]:

@@ -199,6 +199,8 @@ def resample_slots(context: Tensor, cache: TokenCache, config: SizedBatch, gener
     context, and stay wrong once a dream has got it wrong.
     """
     layout = cache.layout
+    if not cache.predicted:
+        return context
     resampled = torch.rand(len(context), 1, 1, generator=generator) < config.slot_resample_prob
     others = context[torch.randperm(len(context), generator=generator), 0][:, None]
     result = context.clone()
@@ -213,14 +215,14 @@ def corrupt_context(tokens: Tensor, layout: Layout, config: SizedBatch, generato
     """The context (B, T, N) with two corruptions, each of some segments: a fraction of the observation tokens is
     replaced by those at the same index in other steps of the batch; and rewards and endings are absent, as they are in
     recordings without them."""
-    batch_size, _, num_tokens = tokens.shape
+    batch_size, result = len(tokens), tokens.clone()
     corrupted = torch.rand(batch_size, 1, 1, generator=generator) < config.corrupt_prob
     rate = torch.rand(batch_size, 1, 1, generator=generator) * config.max_corrupt_rate * corrupted
-    flat = tokens.reshape(-1, num_tokens)
-    others = flat[torch.randperm(len(flat), generator=generator)].reshape_as(tokens)
-    is_observed = masks.forward_dynamics(layout) & ~masks.judge(layout)
-    replaced = is_observed & (torch.rand(tokens.shape, generator=generator) < rate)
-    result = torch.where(replaced, others, tokens)
+    is_observed = (masks.forward_dynamics(layout) & ~masks.judge(layout)).nonzero().squeeze(-1)
+    seen = tokens[..., is_observed]
+    flat = seen.flatten(0, 1)
+    others = flat[torch.randperm(len(flat), generator=generator)].view_as(seen)
+    result[..., is_observed] = torch.where(torch.rand(seen.shape, generator=generator) < rate, others, seen)
     unrewarded = torch.rand(batch_size, generator=generator) < UNREWARDED_PROB
     for slot in layout.of_role("reward", "terminated"):
         result[unrewarded, :, layout.span(slot.name)] = slot.absent

@@ -145,6 +145,8 @@ class TokenCache:
         steps = np.empty((*index.shape, self.layout.num_tokens), np.int64)
         steps[..., ~is_value], steps[..., is_value] = self.tokens[chosen], self.values[chosen]
         tokens = torch.from_numpy(steps)
+        if exists.all():
+            return tokens
         return torch.where(torch.from_numpy(exists)[..., None], tokens, self.layout.absent_tokens)
 
     def _readout(self, index: np.ndarray) -> MemoryReadout:
