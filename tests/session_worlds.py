@@ -18,7 +18,7 @@ from magrathea.memory import memory_class
 from magrathea.model.config import ModelConfig, model_size
 from magrathea.model.transformer import MaskedTransformer
 from magrathea.tokenizers import RewardTokenizer, TerminatedTokenizer, tokenizer_for
-from magrathea.world import World, WorldConfig, layout_for
+from magrathea.world import World, WorldConfig, codecs_of, layout_for
 
 NUM_ACTIONS = 5
 Played = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -96,9 +96,11 @@ ZERO_INITIALIZED = (
     "head.copy_bias",
     "head.copy_gate",
     "head.prev_frame_attention",
+    "conv_blocks",
 )
 COMBINED = "spatial_map+recurrent:8+retrieval-pose:20"
-MEMORIES = ("window", "spatial_map", "spatial_map:20", "echo", "cycle_clock", "recurrent", "retrieval", COMBINED)
+MOTION = "motion:"  # before a memory's name: pictures are motions, and the last steps are shown position by position
+MEMORIES = ("window", f"{MOTION}window", f"{MOTION}recurrent", "spatial_map", "spatial_map:20", "echo", "cycle_clock", "recurrent", "retrieval", COMBINED)
 
 
 def play_board(num_steps: int, seed: int = 0) -> Played:
@@ -126,17 +128,23 @@ def wild_world(memory: str = "window", seed: int = 0) -> World:
     """An untrained world of the board, so that random numbers determine nearly every token."""
     observation, action, reward, terminated = play_board(400)
     light = {"image": "lit_patch", "num_lights": 3} if memory == "cycle_clock" else {}
+    is_motion, memory = memory.startswith(MOTION), memory.removeprefix(MOTION)
+    options = {"image": "motion", "cell": (4, 4), "num_codes": 20} if is_motion else {"patch": (4, 4), **light}
+    size = model_size("debug") if is_motion else replace(model_size("debug"), num_recent=0, num_memory_layers=1)
     if memory == "cycle_clock":
         observation = nights(observation)
     tokenizers = {
         "action": tokenizer_for(Board.action_space),
-        "observation": tokenizer_for(Board.observation_space, patch=(4, 4), **light).fit(observation),
+        "observation": tokenizer_for(Board.observation_space, **options).fit(
+            observation[1:], previous=observation[:-1], seed=0
+        ),
         "reward": RewardTokenizer().fit(reward),
         "terminated": TerminatedTokenizer(),
     }
     torch.manual_seed(seed)
-    config = WorldConfig(replace(model_size("debug"), memory=memory), metadata={"name": "wild"})
-    model = MaskedTransformer(layout_for(tokenizers), config.model, memory_class(memory)).eval()
+    config = WorldConfig(replace(size, memory=memory), metadata={"name": "wild"})
+    layout, kind = layout_for(tokenizers), memory_class(memory)
+    model = MaskedTransformer(layout, config.model, kind, codecs_of(tokenizers)).eval()
     for name, weight in model.named_parameters():
         if name.startswith(ZERO_INITIALIZED):
             torch.nn.init.normal_(weight, std=0.2)

@@ -38,6 +38,10 @@ class BatchConfig:
         max_corrupt_rate: highest fraction of a corrupted context's observation tokens that are replaced.
         self_forcing_prob: probability that some steps of a segment's context are sampled by the model itself.
         self_forcing_rounds: number of such samples, each conditioned on the one before.
+        own_dream_prob: probability that the last steps of an update's context are a dream of the model's own, one step
+            after the other; only for models that do not attend to the window.
+        own_dream_from: fraction of the training from which that happens.
+        own_dream_steps: most steps of such a dream.
         slot_resample_prob: probability that a segment's context gets another segment's tokens in the slots that consist
             of one token and that the memory predicts.
         memory_dropout: probability that a segment gets no readout of the memory.
@@ -53,6 +57,9 @@ class BatchConfig:
     max_corrupt_rate: Share = 0.08
     self_forcing_prob: Share = 0.0
     self_forcing_rounds: Annotated[int, Range(1, 1000)] = 1
+    own_dream_prob: Share = 0.0
+    own_dream_from: Share = 0.5
+    own_dream_steps: Annotated[int, Range(1, 100)] = 4
     slot_resample_prob: Share = 0.2
     memory_dropout: Share = 0.1
     num_earlier: Annotated[int, Range(0, 10**6)] = 36
@@ -107,6 +114,7 @@ class Batch:
         readout: (B, T - first, ...) of the memory.
         earlier: (B, E, N) the steps before the segment, for a recurrent memory.
         sample_seeds: (B, T - first) seeds of the steps whose context the model samples itself; 0 for all others.
+        dream_seeds: (B, K) seeds of the last K steps before `first`, which the model dreams itself.
     """
 
     past_tokens: Tensor
@@ -117,6 +125,7 @@ class Batch:
     readout: MemoryReadout = MemoryReadout()  # noqa: RUF009 (it never changes)
     earlier: Tensor | None = None
     sample_seeds: Tensor | None = None
+    dream_seeds: Tensor | None = None
 
     def shard(self, rank: int, num_processes: int, device: torch.device) -> Batch:
         """The segments of one of several processes, on its device."""
@@ -137,6 +146,19 @@ def draw_batch(cache: TokenCache, config: SizedBatch, generator: Generator) -> B
     context = resample_slots(context, cache, config, generator)
     seeds = draw_sample_seeds(hole_mask, layout, config, generator)
     return Batch(context, segments.tokens[:, first:], hole_mask, first, None, readout, earlier, seeds)
+
+
+def draw_dream_batch(cache: TokenCache, config: SizedBatch, generator: Generator) -> Batch:
+    """Segments whose last step is predicted from a context that ends in a dream of the model's own."""
+    layout, num = cache.layout, config.num_segments
+    num_dreamt = int(torch.randint(1, config.own_dream_steps + 1, (), generator=generator))
+    first = config.num_context + num_dreamt
+    segments = cache.segments(num, first + 1, config.num_earlier, generator)
+    hole_mask = masks.forward_dynamics(layout).expand(num, 1, -1)
+    readout, earlier = read_memory(segments, hole_mask, first, layout, config, generator)
+    seeds = torch.randint(1, 2**62, (num, num_dreamt), generator=generator)
+    targets = segments.tokens[:, first:]
+    return Batch(segments.tokens, targets, hole_mask, first, None, readout, earlier, dream_seeds=seeds)
 
 
 def draw_prompted_batch(cache: TokenCache, config: SizedBatch, generator: Generator) -> Batch:

@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from magrathea import masks
+from magrathea.memory import MemoryReadout
 from magrathea.model.transformer import MaskedTransformer
 from magrathea.sampler import FillSettings, fill
 from magrathea.train.batches import Batch
@@ -42,6 +43,31 @@ def sample_context(model: MaskedTransformer, batch: Batch, num_rounds: int = 1) 
         context = past_tokens[indices]
         samples = model.with_values(_sample_steps(model, context, batch, indices), context[:, first - 1 : -1])
         past_tokens[indices, first:] = torch.where(replaced, samples, context[:, first:])
+    return replace(batch, past_tokens=past_tokens)
+
+
+@torch.no_grad()
+def dream_context(model: MaskedTransformer, batch: Batch) -> Batch:
+    """The batch, in whose context the last steps are dreamt by the model, one after the other, given their actions."""
+    if batch.dream_seeds is None:
+        return batch
+    layout, past_tokens = model.layout, batch.past_tokens.clone()
+    num_dreamt = batch.dream_seeds.shape[1]
+    is_observed = (~masks.goal_prompt(layout)).to(past_tokens.device)
+    for index, seeds in enumerate(batch.dream_seeds.unbind(1), start=batch.first - num_dreamt):
+        real = past_tokens[:, index : index + 1]
+        step = replace(
+            batch,
+            past_tokens=past_tokens[:, :index],
+            tokens=real,
+            first=index,
+            readout=MemoryReadout(),
+            sample_seeds=seeds[:, None],
+        )
+        dreamt = _sample_steps(model, past_tokens[:, : index + 1], step, torch.arange(len(real)))
+        dreamt = model.with_values(dreamt, past_tokens[:, index - 1 : index])
+        is_there = real != layout.absent_tokens.to(real.device)
+        past_tokens[:, index : index + 1] = torch.where(is_observed & is_there, dreamt, real)
     return replace(batch, past_tokens=past_tokens)
 
 

@@ -14,10 +14,10 @@ from torch import Generator, Tensor, nn
 from magrathea.model.transformer import MaskedTransformer
 from magrathea.settings import Count, Positive, Range, Seed, Share, check
 from magrathea.train import distributed
-from magrathea.train.batches import Batch, BatchConfig, SizedBatch, draw_batch, draw_prompted_batch
+from magrathea.train.batches import Batch, BatchConfig, SizedBatch, draw_batch, draw_dream_batch, draw_prompted_batch
 from magrathea.train.cache import TokenCache
 from magrathea.train.checkpoint import load_checkpoint, save_checkpoint
-from magrathea.train.self_forcing import sample_context
+from magrathea.train.self_forcing import dream_context, sample_context
 
 LOGIT_SCALE_RATE = 6.0  # learning rate of the logit scales, relative to that of all other parameters
 
@@ -97,10 +97,13 @@ def update_loss(model: nn.Module, batches: list[Batch]) -> Tensor:
     return loss / distributed.sum_over_processes(num_holes) * distributed.num_processes()
 
 
-def draw_update(cache: TokenCache, config: SizedBatch, seed: int, step: int) -> list[Batch]:
-    """The batches of update number `step`, over all processes; a function of the seed and the number alone."""
+def draw_update(cache: TokenCache, config: SizedBatch, seed: int, step: int, fraction_done: float = 0.0) -> list[Batch]:
+    """The batches of update number `step`, over all processes; a function of the arguments alone."""
     generator = Generator().manual_seed(seed * 1_000_003 + step)
-    batches = [draw_batch(cache, config, generator)] if config.num_segments else []
+    may_dream = config.own_dream_prob and fraction_done >= config.own_dream_from
+    dreams = may_dream and torch.rand((), generator=generator) < config.own_dream_prob
+    draw = draw_dream_batch if dreams else draw_batch
+    batches = [draw(cache, config, generator)] if config.num_segments else []
     if config.num_prompted:
         batches.append(draw_prompted_batch(cache, config, generator))
     return batches
@@ -131,9 +134,9 @@ def train_model(
     while (fraction := distributed.broadcast(progress.fraction_done(config))) < 1:
         for group in optimizer.param_groups:
             group["lr"] = group["scale"] * learning_rate(fraction, config)
-        batches = draw_update(cache, sizes, config.seed, progress.step)
+        batches = draw_update(cache, sizes, config.seed, progress.step, fraction)
         own = [batch.shard(distributed.rank(), distributed.num_processes(), model.device) for batch in batches]
-        own = [sample_context(model, batch, config.batch.self_forcing_rounds) for batch in own]
+        own = [dream_context(model, sample_context(model, batch, sizes.self_forcing_rounds)) for batch in own]
         loss = update_loss(parallel_model, own)
         optimizer.zero_grad()
         loss.backward()
