@@ -100,7 +100,18 @@ ZERO_INITIALIZED = (
 )
 COMBINED = "spatial_map+recurrent:8+retrieval-pose:20"
 MOTION = "motion:"  # before a memory's name: pictures are motions, and the last steps are shown position by position
-MEMORIES = ("window", f"{MOTION}window", f"{MOTION}recurrent", "spatial_map", "spatial_map:20", "echo", "cycle_clock", "recurrent", "retrieval", COMBINED)
+MEMORIES = (
+    "window",
+    f"{MOTION}window",
+    f"{MOTION}recurrent",
+    "spatial_map",
+    "spatial_map:20",
+    "echo",
+    "cycle_clock",
+    "recurrent",
+    "retrieval",
+    COMBINED,
+)
 
 
 def play_board(num_steps: int, seed: int = 0) -> Played:

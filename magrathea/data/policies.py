@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 import numpy as np
+import optree
+from gymnasium import spaces
 
 from magrathea.errors import MagratheaError
 from magrathea.plugins import environment_plugin, load_reference
 
 Policy = Callable[[Any, dict[str, Any]], Any]
 PolicyMaker = Callable[[gymnasium.Env, np.random.Generator], Policy]
-LONGEST_HOLD = 8
+LONGEST_HOLD = 8  # steps
+EFFECT_STEPS = 25  # last ones of an action, of whose changes the median is its effect
+PIXEL_NOISE = 12  # of 255
+DRIFT_MEMORY = 0.9  # of a step for the one before
 
 
 def _sampler(env: gymnasium.Env, rng: np.random.Generator) -> Callable[[], Any]:
@@ -41,6 +48,62 @@ def sticky(env: gymnasium.Env, rng: np.random.Generator) -> Policy:
         return action
 
     return act
+
+
+def explore(env: gymnasium.Env, rng: np.random.Generator) -> Policy:
+    """Travels and tries everything: holds each discrete action for 1 to 8 steps, and draws half of them by how much
+    they changed the observation so far; lets continuous actions drift."""
+    if isinstance(env.action_space, spaces.Box) and env.action_space.dtype.kind == "f":
+        return _drift(env.action_space, rng)
+    if isinstance(env.action_space, spaces.Discrete):
+        return _by_effect(env.action_space, rng)
+    return sticky(env, rng)
+
+
+def _by_effect(space: spaces.Discrete, rng: np.random.Generator) -> Policy:
+    changes = [deque([1.0], maxlen=EFFECT_STEPS) for _ in range(int(space.n))]  # shares of values that changed
+    left, action, before = 0, 0, None
+
+    def act(observation: Any, info: dict[str, Any]) -> Any:
+        nonlocal left, action, before
+        leaves = [np.asarray(leaf) for leaf in optree.tree_leaves(observation)]
+        if before is not None and all(now.shape == then.shape for now, then in zip(leaves, before, strict=True)):
+            changed = np.mean([_share_changed(now, then) for now, then in zip(leaves, before, strict=True)])
+            changes[action].append(float(changed))
+        before = leaves
+        if left == 0:
+            effect = np.array([np.median(own) for own in changes])
+            by_effect = rng.random() < 0.5 and effect.sum() > 0
+            action = int(rng.choice(len(effect), p=effect / effect.sum() if by_effect else None))
+            left = int(rng.integers(1, LONGEST_HOLD + 1))
+        left -= 1
+        return space.start + action
+
+    return act
+
+
+def _share_changed(now: np.ndarray, before: np.ndarray) -> float:
+    """The share of values that differ, of pixels by more than noise."""
+    if now.dtype == np.uint8:
+        return float((np.abs(now.astype(np.int16) - before) > PIXEL_NOISE).mean())
+    return float((now != before).mean()) if now.dtype.kind in "biuf" else 0.0
+
+
+def _drift(space: spaces.Box, rng: np.random.Generator) -> Policy:
+    """An autoregressive process whose values at any moment are even over the range of each number."""
+    low, high = np.where(np.isfinite(space.low), space.low, -1.0), np.where(np.isfinite(space.high), space.high, 1.0)
+    state = rng.standard_normal(space.shape)
+
+    def act(observation: Any, info: dict[str, Any]) -> Any:
+        nonlocal state
+        state = DRIFT_MEMORY * state + (1 - DRIFT_MEMORY**2) ** 0.5 * rng.standard_normal(space.shape)
+        share = 0.5 + 0.5 * _erf(state / 2**0.5)
+        return (low + share * (high - low)).astype(space.dtype)
+
+    return act
+
+
+_erf = np.vectorize(math.erf, otypes=[float])
 
 
 def policy_named(name: str, env_id: str = "") -> PolicyMaker:
@@ -72,4 +135,4 @@ def current_policy_name(name: str) -> str:
     return name.partition(":")[2] if name.startswith("magrathea.data.") else name
 
 
-_POLICIES: dict[str, PolicyMaker] = {"random": random, "sticky": sticky}
+_POLICIES: dict[str, PolicyMaker] = {"random": random, "sticky": sticky, "explore": explore}

@@ -243,7 +243,7 @@ class ConvBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.first, self.second = Convolution(width), Convolution(width, scale=0.0)
-        self.context_proj = Linear(width, width, scale=0.0)
+        self.context_proj = Linear(width, width)
 
     def forward(self, x: Float[Tensor, "n D h w"], context: Float[Tensor, "n D"]) -> Float[Tensor, "n D h w"]:
         hidden = self.first(F.silu(F.group_norm(x, 8))) + self.context_proj(context)[..., None, None]

@@ -99,7 +99,7 @@ class MaskedTransformer(nn.Module):
         self.cell_slots = tuple(slot for slot in layout.token_slots if slot.name in codecs and slot.is_grid)
         num_blocks = config.num_conv_blocks if self.cell_slots else 0
         self.conv_blocks = nn.ModuleList(ConvBlock(config.width) for _ in range(2 * num_blocks))
-        self.context_proj = Linear(config.width, config.width) if num_blocks else None
+        self.context_proj = Linear(2 * config.width, config.width) if num_blocks else None
         self.prompt_embedding = nn.Parameter(torch.randn(config.width) * 0.5)
         self.positions = RotaryPositions(layout)
         self.memory_layers = nn.ModuleList(Block(config, index) for index in range(config.num_memory_layers))
@@ -116,6 +116,11 @@ class MaskedTransformer(nn.Module):
         self.layers = nn.ModuleList(Block(config, index) for index in range(config.num_layers))
         self.head = StepHead(layout, config.width, outputs)
         self.register_buffer("absent", layout.absent_tokens, persistent=False)
+        role_of_position = [slot.role for slot in layout.token_slots for _ in range(slot.num_positions)]
+        in_cells = [slot in self.cell_slots for slot in layout.token_slots for _ in range(slot.num_positions)]
+        roles = list(zip(role_of_position, in_cells, strict=True))
+        self.action_positions = [i for i, (role, _) in enumerate(roles) if role == "action"]
+        self.other_positions = [i for i, (role, is_cell) in enumerate(roles) if role != "action" and not is_cell]
         self.compute_dtype = torch.float32
 
     @torch.no_grad()
@@ -234,14 +239,13 @@ class MaskedTransformer(nn.Module):
         return self._convolve(x, self.conv_blocks[half:])
 
     def _convolve(self, x: Float[Tensor, "B T P D"], blocks: Iterable[nn.Module]) -> Float[Tensor, "B T P D"]:
-        """Residual blocks over the cells of pictures, given the mean of all other positions."""
+        """Residual blocks over the cells of pictures, given the means of the action's and of all other positions."""
         if self.context_proj is None:
             return x
         parts, end = [], 0
-        others = torch.ones(x.shape[2], dtype=torch.bool)
-        for slot in self.cell_slots:
-            others[self._positions_of(slot)] = False
-        context = self.context_proj(norm(x[:, :, others].mean(2))).flatten(0, 1)
+        is_action, is_other = self.action_positions, self.other_positions
+        means = [norm(x[:, :, where].mean(2)) for where in (is_action, is_other)]
+        context = self.context_proj(torch.cat(means, dim=-1)).flatten(0, 1)
         for slot in self.cell_slots:
             where = self._positions_of(slot)
             cells = x[:, :, where].flatten(0, 1).transpose(1, 2).unflatten(2, slot.grid)
@@ -294,7 +298,10 @@ class MaskedTransformer(nn.Module):
     ) -> dict[str, Tensor]:
         """Steps with holes at times -> for each slot's name logits (B, T, its tokens, its vocabulary)."""
         x = self.hidden(tokens, hole_mask, time, kv_cache)
-        return self.head(x, self._copy_sources(kv_cache, tokens.shape[1]))
+        logits = self.head(x, self._copy_sources(kv_cache, tokens.shape[1]))
+        for name in self.codecs:
+            logits[name][..., 0] += math.log(CHANGE_WEIGHT)  # what keeps was trained with less weight
+        return logits
 
     def _copy_sources(self, kv_cache: KVCache, num_steps: int) -> list[list[Tensor]]:
         """For each slot the tokens (B, num_steps, its tokens) that may be copied into the steps that are filled."""
