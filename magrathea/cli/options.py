@@ -61,8 +61,9 @@ OwnEnvId = Annotated[
 Policy = Annotated[
     str,
     arg(
-        help='"random", "sticky" (repeats each action for a while, so that it gets farther), the "explorer" of the '
-        'ready-made environments, or "module:function".'
+        help='"explore" (holds each action for a while, and draws those that change something more often; lets '
+        'continuous ones drift), "random", "sticky" (holds each action for a while), the "explorer" of the ready-made '
+        'environments, or "module:function".'
     ),
 ]
 MaxEpisodeSteps = Annotated[

@@ -13,6 +13,7 @@ from magrathea.errors import MagratheaError
 from magrathea.server.engine import BatchSlot, StepOutput
 from magrathea.server.session_manager import LoadedSession, SessionManager
 from magrathea.server.store import Branch, Store, StoredStep
+from magrathea.session.history import record_bytes
 
 
 class LiveSession:
@@ -44,7 +45,7 @@ class LiveSession:
         def make() -> tuple[Any, bytes, bytes]:
             session = self.manager.session_class(self.world, seed=seed, start=start)
             session.prepare()
-            return session, session.log_of(0, -1).tobytes(), session.to_bytes()
+            return session, record_bytes(session.log_of(0, -1)), session.to_bytes()
 
         session, first, file = await asyncio.to_thread(make)
         branch = await self.manager.store.run(Store.add_root, self.session, first, file)
@@ -122,7 +123,7 @@ class LiveSession:
         """The step of an output as it is to be stored, given its record (1,) in the session's log."""
         reward = float(output.result.reward[output.index])
         total_reward = self.total_reward + (reward if math.isfinite(reward) else 0.0)
-        return StoredStep(self.branch, self.num_steps + 1, record.tobytes(), total_reward)
+        return StoredStep(self.branch, self.num_steps + 1, record_bytes(record), total_reward)
 
     async def _activate(self, loaded: LoadedSession, branch: int, number: int) -> Tensor:
         tokens = loaded.session.tokens[0]

@@ -18,7 +18,7 @@ from magrathea.server.engine import BatchSlot, Engine, StepOutput
 from magrathea.server.frame import Renderer
 from magrathea.server.store import Store, StoredStep, StoreThread
 from magrathea.session.file import FileLimits
-from magrathea.session.history import record_of
+from magrathea.session.history import record_bytes, record_from_bytes
 
 SNAPSHOT_STEPS, SNAPSHOT_SHARE = 256, 8  # a snapshot after so many steps, if they are a share of at least 1/8 of all
 MIN_SNAPSHOT_STEPS = 32  # after which a session that leaves the engine gets one
@@ -161,8 +161,8 @@ class SessionManager:
             raise MagratheaError(f"A session may have {self.limits.steps} steps at most; this one has {num_steps}.")
         rewards = world.decode_reward(torch.from_numpy(records["tokens"][num_start:].astype(np.int64)))
         totals = np.cumsum(np.where(np.isfinite(rewards), rewards, 0.0), dtype=float)
-        steps = [(step.tobytes(), float(total)) for step, total in zip(records[num_start:], totals, strict=True)]
-        return records[num_start - 1].tobytes(), steps
+        packed = [record_bytes(records[index : index + 1]) for index in range(num_start - 1, len(records))]
+        return packed[0], [(step, float(total)) for step, total in zip(packed[1:], totals, strict=True)]
 
     # -- in the engine's thread ---------------------------------------------------------------------------------------
     def _commit(self, outputs: Sequence[tuple[BatchSlot, StepOutput]]) -> None:
@@ -197,7 +197,9 @@ class SessionManager:
 
 def _record(world: Any, data: bytes) -> np.ndarray:
     """A step's record (1,) in the session's log: its tokens, kind and seed."""
-    record = record_of(world.layout)
-    if len(data) != record.itemsize:
-        raise MagratheaError("This session was made in another world of the same name; open it with that one.")
-    return np.frombuffer(data, record)
+    try:
+        return record_from_bytes(data, world.layout)
+    except ValueError as error:
+        raise MagratheaError(
+            "This session was made in another world of the same name; open it with that one."
+        ) from error

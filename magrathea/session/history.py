@@ -71,12 +71,30 @@ class PackedSteps:
         """The records again; raises ValueError where the data are not those of so many."""
         size = self.length * self.record.itemsize
         unpacker = zlib.decompressobj()
-        data = unpacker.decompress(self.data, size)
+        try:
+            data = unpacker.decompress(self.data, size)
+        except zlib.error as error:
+            raise ValueError("its steps are not compressed as they should be") from error
         if len(data) != size or unpacker.unconsumed_tail or not unpacker.eof:
             raise ValueError("its steps are not compressed as they should be")
         steps = np.frombuffer(data, self.record).copy()
         np.cumsum(steps["tokens"], axis=0, dtype=steps["tokens"].dtype, out=steps["tokens"])
         return steps
+
+
+def record_bytes(record: np.ndarray) -> bytes:
+    """One record (1,) as bytes, compressed where a step is large."""
+    return PackedSteps.pack(record).data if record.itemsize > LARGE_STEP else record.tobytes()
+
+
+def record_from_bytes(data: bytes, layout: Layout) -> np.ndarray:
+    """The inverse of `record_bytes`; raises ValueError for the bytes of another record."""
+    record = record_of(layout)
+    if record.itemsize > LARGE_STEP:
+        return PackedSteps(data, 1, record).unpack()
+    if len(data) != record.itemsize:
+        raise ValueError("its steps are of another size")
+    return np.frombuffer(data, record)
 
 
 @dataclass(frozen=True, eq=False)
