@@ -48,6 +48,10 @@ def session_png(session: Any) -> bytes | None:
     return png_bytes(picture_grid(np.stack(pictures)))
 
 
+def _describe_step(slots: Any) -> str:
+    return f"{sum(slot.num_tokens for slot in slots)} tokens in the slots {', '.join(slot.name for slot in slots)}"
+
+
 def world_html(world: Any) -> str:
     """A table of what a world is, with the picture of its first start state. All text is escaped."""
     model = world.config.model
@@ -56,7 +60,7 @@ def world_html(world: Any) -> str:
         "description": world.metadata.get("description", ""),
         "model": f"{sum(weights.numel() for weights in world.model.parameters()):,} parameters, width {model.width}, "
         f"{model.num_layers} layers, window of {model.window} steps",
-        "step": f"{world.layout.num_tokens} tokens in the slots {', '.join(slot.name for slot in world.layout.slots)}",
+        "step": _describe_step(world.layout.token_slots),
         "memory": model.memory,
         "action space": str(world.action_space),
         "observation space": str(world.observation_space),

@@ -14,7 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-TOLERANCE = 5e-4  # mean squared error, of values in 0…1, that is never seen
+TOLERANCE = 1.5e-4  # mean squared error, of values in 0…1, that is never seen
+OTHER = 1e-3  # from which a cell counts as changed when offsets are chosen
+ALIKE = 3e-3  # up to which an offset draws such a cell
 MARGIN = 1.4  # tokens whose error is up to so many times the least are equally good
 _PIXELS_AT_A_TIME = 2**21  # compared at a time
 
@@ -188,12 +190,12 @@ def fit_offsets(
     keep = torch.zeros(1, 2, dtype=torch.long)
     codec = MotionCodec(shape, cell, candidates, torch.zeros(1, cell[0] * cell[1] * shape[2], dtype=torch.uint8))
     target, before = codec.cells(values).float() / 255, codec.cells(previous).float() / 255
-    batch, index = ((target - before).square().mean(-1) > 2 * TOLERANCE).nonzero(as_tuple=True)
+    batch, index = ((target - before).square().mean(-1) > OTHER).nonzero(as_tuple=True)
     if not len(batch):
         return keep
     some = torch.randperm(len(batch), generator=generator)[:num_cells]
     batch, index = batch[some], index[some]
-    draws = codec._offset_errors(target[batch, index], previous, batch, index) < 6 * TOLERANCE
+    draws = codec._offset_errors(target[batch, index], previous, batch, index) < ALIKE
     left, chosen = torch.ones(len(batch), dtype=torch.bool), []
     while len(chosen) < most - 1:
         gains = (draws & left[:, None]).float().mean(0)

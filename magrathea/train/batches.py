@@ -18,6 +18,7 @@ from magrathea.settings import Range, Share, check
 from magrathea.train.cache import RETURN_STEPS, Segments, TokenCache
 
 FILLED_POSITIONS = 1100  # of an update
+OWN_DREAM_PROB = 0.25
 UNREWARDED_PROB = 0.1  # probability that a segment's context has no rewards and endings
 
 
@@ -39,7 +40,7 @@ class BatchConfig:
         self_forcing_prob: probability that some steps of a segment's context are sampled by the model itself.
         self_forcing_rounds: number of such samples, each conditioned on the one before.
         own_dream_prob: probability that the last steps of an update's context are a dream of the model's own, one step
-            after the other; only for models that do not attend to the window.
+            after the other; if not given, 0.25 where the model has slots with values, or else 0.
         own_dream_from: fraction of the training from which that happens.
         own_dream_steps: most steps of such a dream.
         slot_resample_prob: probability that a segment's context gets another segment's tokens in the slots that consist
@@ -57,9 +58,9 @@ class BatchConfig:
     max_corrupt_rate: Share = 0.08
     self_forcing_prob: Share = 0.0
     self_forcing_rounds: Annotated[int, Range(1, 1000)] = 1
-    own_dream_prob: Share = 0.0
-    own_dream_from: Share = 0.5
-    own_dream_steps: Annotated[int, Range(1, 100)] = 4
+    own_dream_prob: Share | None = None
+    own_dream_from: Share = 0.6
+    own_dream_steps: Annotated[int, Range(1, 100)] = 3
     slot_resample_prob: Share = 0.2
     memory_dropout: Share = 0.1
     num_earlier: Annotated[int, Range(0, 10**6)] = 36
@@ -81,6 +82,8 @@ class BatchConfig:
         if context >= steps:
             raise MagratheaError(f"num_steps is {steps}; give more than the {context} steps of context.")
         sizes = {"num_segments": self.num_segments, "num_steps": steps, "num_context": context}
+        if self.own_dream_prob is None:
+            sizes["own_dream_prob"] = OWN_DREAM_PROB if model.codecs else 0.0
         if self.num_prompted is None:
             sizes["num_prompted"] = 0 if num_recent else 1
         if self.num_segments is None:
@@ -99,6 +102,7 @@ class SizedBatch(BatchConfig):
     num_steps: int = 12
     num_context: int = 1
     num_prompted: int = 1
+    own_dream_prob: float = 0.0
 
 
 @dataclass(frozen=True)

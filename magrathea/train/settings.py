@@ -27,7 +27,7 @@ class TrainSettings(TrainerConfig):
         model: shape of the masked transformer; in a recipe, what differs from the named `size`.
         tokenizer: arguments of `tokenizer_for`: `image` and `numbers` (kinds of tokenizers, "motion" and "delta" if not
             given) and those tokenizers' options.
-        fill: how the world's dreams are sampled.
+        fill: how the world's dreams are sampled; if not given, as suits its tokenizers.
         held_out: fraction of the episodes that are kept for evaluation.
         num_starts: number of stored start states.
         init_from: folder or name of a world whose tokenizers and weights the training starts from.
@@ -38,7 +38,7 @@ class TrainSettings(TrainerConfig):
 
     model: ModelConfig = SIZES["tiny"]
     tokenizer: Mapping[str, Any] = field(default_factory=dict)
-    fill: FillSettings = field(default_factory=FillSettings)
+    fill: FillSettings | None = None
     held_out: Annotated[float, Range(0, 0.9)] = 0.05
     num_starts: Count = 64
     init_from: str | None = None

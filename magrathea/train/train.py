@@ -18,6 +18,7 @@ from magrathea.files import atomic_write
 from magrathea.layout import Role
 from magrathea.memory import memory_class
 from magrathea.pretrained import folder_to_write
+from magrathea.sampler import FillSettings
 from magrathea.spaces import check_space, index_batch
 from magrathea.tokenizers import RewardTokenizer, TerminatedTokenizer, Tokenizer, tokenizer_for
 from magrathea.train import distributed
@@ -25,7 +26,7 @@ from magrathea.train.cache import TokenCache, encode_dataset, encode_episode
 from magrathea.train.report import TrainReport
 from magrathea.train.settings import TrainSettings
 from magrathea.train.trainer import train_model
-from magrathea.world import Tokenizers, World, WorldConfig
+from magrathea.world import Tokenizers, World, WorldConfig, codecs_of
 
 NUM_FITTING_FRAMES = 50_000
 WORK_FOLDER = ".training"
@@ -79,6 +80,12 @@ def train(
     return world.to("cpu")
 
 
+def default_fill(tokenizers: Tokenizers) -> FillSettings:
+    """How the dreams of a world are filled where its recipe does not say: in one pass where slots have values, and
+    without what is less than a fifth as likely as the likeliest."""
+    return FillSettings(order="one_shot", min_probability=0.2) if codecs_of(tokenizers) else FillSettings()
+
+
 def _held_out_share(num_episodes: int, wanted: float) -> float:
     """The fraction of the episodes that is held out: the wanted one, but at least 8 episodes, or 10% where the dataset
     has fewer than 80, and never one alone, on which nothing can be measured."""
@@ -98,7 +105,7 @@ def _prepare(
         report.stages.begin("fitting tokenizers")
         tokenizers = source_world.tokenizers if source_world else _fit_tokenizers(source, episodes, settings)
         metadata = _metadata(source, settings, out)
-        config = WorldConfig(settings.model, settings.fill, metadata=metadata)
+        config = WorldConfig(settings.model, settings.fill or default_fill(tokenizers), metadata=metadata)
         world = World(tokenizers, config, _no_starts(tokenizers))
         if source_world is not None:
             _init_from(source_world, world, source)
