@@ -74,8 +74,8 @@ def test_two_processes_train_as_one(debug_dataset: Dataset, tmp_path: Path) -> N
     """Under torchrun, from the command line, with a composite memory."""
     recipe = tmp_path / "two.toml"
     recipe.write_text(
-        'size = "debug"\nsteps = 4\n[tokenizer]\npatch = [4, 4]\n'
-        '[model]\nmemory = "spatial_map+recurrent:8+retrieval"\n'
+        'size = "debug"\nsteps = 4\n[tokenizer]\nimage = "patch"\npatch = [4, 4]\n'
+        '[model]\nnum_recent = 0\nmemory = "spatial_map+recurrent:8+retrieval"\n'
         "[batch]\nnum_segments = 4\nnum_steps = 5\nnum_prompted = 2\nself_forcing_prob = 0.5\n"
     )
     asked = ["train", str(debug_dataset.folder), "--recipe", str(recipe), "--no-report", "--device", "cpu"]
@@ -143,14 +143,15 @@ def test_only_trainable_parameters_change(debug_world: World, debug_dataset: Dat
     """A trained world can learn to act toward goals while its other parameters are frozen."""
     begin, recipe = debug_world.save_pretrained(tmp_path / "begin"), tmp_path / "goals.toml"
     batch = "[batch]\nnum_segments = 0\nnum_steps = 5\nnum_prompted = 4\n"
-    recipe.write_text(f'size = "debug"\nsteps = 3\ntrainable = ["goal_proj"]\n{batch}')
+    model = "[model]\nnum_recent = 0\nnum_memory_layers = 1\n"
+    recipe.write_text(f'size = "debug"\nsteps = 3\ntrainable = ["goal_proj"]\n{model}{batch}')
     world = train(debug_dataset.folder, tmp_path / "world", load_settings(recipe, init_from=str(begin)))
     before, after = World.from_pretrained(begin).model.state_dict(), world.model.state_dict()
     changed = {name for name, weights in after.items() if not torch.equal(before[name], weights.bfloat16().float())}
     assert changed == {"goal_proj.weight"}
     with pytest.raises(MagratheaError, match="num_segments and num_prompted are both 0"):
         SizedBatch(num_segments=0, num_prompted=0)
-    recipe.write_text(f'size = "debug"\nsteps = 3\ntrainable = ["nose"]\n{batch}')
+    recipe.write_text(f'size = "debug"\nsteps = 3\ntrainable = ["nose"]\n{model}{batch}')
     with pytest.raises(MagratheaError, match="'nose', which no parameter begins with"):
         train(debug_dataset.folder, tmp_path / "other", load_settings(recipe, init_from=str(begin)))
 
@@ -252,7 +253,7 @@ def test_training_refuses_missing_or_mismatched_data(debug_dataset: Dataset, tmp
         train(tmp_path / "nothing", tmp_path / "world")
     with pytest.raises(MagratheaError, match="No recipe 'nonesuch'"):
         load_settings("nonesuch")
-    (tmp_path / "debug.toml").write_text('size = "debug"\nsteps = 1\n[tokenizer]\npatch = [4, 4]\n')
+    (tmp_path / "debug.toml").write_text('size = "debug"\nsteps = 1\n[tokenizer]\nimage = "patch"\npatch = [4, 4]\n')
     settings = load_settings(tmp_path / "debug.toml")
     train(debug_dataset.folder, tmp_path / "world", settings)
     with pytest.raises(MagratheaError, match="other settings or data"):
