@@ -36,7 +36,8 @@ def test_copy_has_one_environment_less():
 def test_debug_world_is_recorded_trained_and_dreamed():
     gymnasium.register("deletion/Board-v0", entry_point="board:Board")
     collect("deletion/Board-v0", 120, "board", policy="random", num_processes=1, max_episode_steps=12)
-    settings = 'size = "debug"\\nsteps = 3\\n[tokenizer]\\nimage = "patch"\\npatch = [4, 4]\\n[batch]\\nnum_steps = 4\\n'
+    tokenizer = '[tokenizer]\\nimage = "patch"\\npatch = [4, 4]\\n'
+    settings = f'size = "debug"\\nsteps = 3\\n{tokenizer}[batch]\\nnum_steps = 4\\n'
     Path("recipe.toml").write_text(settings)
     train("board", "world", load_settings("recipe.toml"))
     env = gymnasium.make("magrathea/Dream-v0", world="world")
