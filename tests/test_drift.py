@@ -13,7 +13,7 @@ from board import Board
 
 from magrathea.data import Dataset
 from magrathea.evaluate.drift import (
-    CONTROL,
+    CHANGE,
     IMPOSSIBLE,
     MAX_EXTRA,
     KnownTokens,
@@ -74,7 +74,7 @@ def test_drift_is_found_where_it_is(debug_world: World, recordings: list[Recordi
     sound = [EncodedEpisode.of(debug_world, walk) for walk in walks]
     decayed = [EncodedEpisode.of(debug_world, decaying(debug_world, walk, seed)) for seed, walk in enumerate(walks)]
     well, ill = (describe_drift(debug_world, recordings, dreams, known, AGES) for dreams in (sound, decayed))
-    assert well.change[CONTROL].low < 1 < well.change[CONTROL].high
+    assert well.change[CHANGE].low < 1 < well.change[CHANGE].high
     assert well.change[IMPOSSIBLE].value == 0 and ill.change[IMPOSSIBLE].low > 0.05
     for name, grows in (("histogram distance", 1), ("confidence", -1)):
         assert (ill.ages["200"][name].value - ill.ages["50"][name].value) * grows > 0.02, name

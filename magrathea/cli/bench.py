@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
+from tyro.conf import Positional, arg
+
 from magrathea.cli.options import (
     DatasetFolder,
     Device,
     Folder,
     MeasuringMinutes,
     OptionalSize,
+    OptionalText,
     Recipe,
+    Size,
     TrainingMinutes,
     TrainingSteps,
     WorldName,
+    json_object,
 )
 from magrathea.settings import Count, Positive, Range, Seed
 
 Length = Annotated[int, Range(1, 10_000_000)]
+ArenaIds = Annotated[Positional[tuple[str, ...]], arg(metavar="[ENV_ID ...]")]
 NumPlayers = Annotated[int, Range(1, 1024)]
 
 
@@ -150,6 +156,55 @@ def bench_memory_sizes(
     options = Options(num_episodes=num_episodes, minutes=minutes, device=device, seed=seed)
     print(compare_sizes(world, dataset, out, sizes, options))
     print(f"The table and the figure are in {out}")
+
+
+def bench_arena(
+    environments: ArenaIds = (),
+    *,
+    out: Folder,
+    list_file: OptionalText = None,
+    minutes: Positive = 5.0,
+    steps: Count = 20_000,
+    size: Size = "tiny",
+    report_minutes: Positive = 2.0,
+    num_processes: Annotated[int, Range(1, 1024)] = 2,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Make worlds of environments that nobody tuned for and compare them with reality. Run it again to resume it.
+
+    Each is recorded, trained and measured by default settings; a table with filmstrips shows them all.
+
+    Args:
+        environments: Gymnasium ids, or "module:id"; keyword arguments may follow an id as a JSON object, as in
+            'CarRacing-v3 {"continuous": false}'.
+        out: folder of the table (JSON and a page) and of a dataset, a world and a report for each environment.
+        list_file: TOML file with a table [[environment]] (id, name, kwargs, needs, policy) for each; used where no
+            environments are given. By default the list that comes with Magrathea.
+        minutes: training time of each.
+        steps: number of steps of each to record.
+        size: size of the models.
+        report_minutes: approximate time to measure each.
+        num_processes: number of processes that record in parallel.
+        seed: seed of everything random.
+    """
+    from magrathea.bench.arena import DEFAULT_LIST, ArenaEnvironment, ArenaSettings, read_environments, run_arena
+
+    listed = []
+    for text in environments:
+        env_id, _, keywords = text.partition(" ")
+        listed.append(ArenaEnvironment(id=env_id, kwargs=json_object(keywords or "{}", f"'{env_id}'")))
+    settings = ArenaSettings(
+        minutes=minutes,
+        steps=steps,
+        size=size,
+        report_minutes=report_minutes,
+        num_processes=num_processes,
+        device=device,
+        seed=seed,
+    )
+    run_arena(listed or read_environments(list_file or DEFAULT_LIST), out, settings)
+    print(f"The table is {out / 'arena.html'}")
 
 
 def _print_json(measured: dict[str, Any]) -> None:

@@ -104,6 +104,10 @@ def _print_report(result: Any, page: Path) -> None:
     """Print the headlines of a result, and where its page is."""
     from magrathea.evaluate.report import headline_text
 
+    for sentence in getattr(result, "verdict", []):
+        print(sentence)
     for item in result.headlines:
         print(headline_text(item))
+    for sentence in getattr(result, "not_measured", []):
+        print(f"Not measured: {sentence}")
     print(f"The report is {page}")

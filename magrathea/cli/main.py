@@ -11,7 +11,15 @@ from inspect import cleandoc
 from typing import IO
 
 from magrathea.cli.allocator import keep_memory
-from magrathea.cli.bench import bench, bench_history, bench_memories, bench_memory_sizes, bench_players, bench_profile
+from magrathea.cli.bench import (
+    bench,
+    bench_arena,
+    bench_history,
+    bench_memories,
+    bench_memory_sizes,
+    bench_players,
+    bench_profile,
+)
 from magrathea.cli.build import collect, make, train
 from magrathea.cli.evaluate import evaluate, evaluate_drift, evaluate_memory
 from magrathea.cli.options import run_command
@@ -39,6 +47,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "bench players": bench_players,
     "bench memories": bench_memories,
     "bench memory-sizes": bench_memory_sizes,
+    "bench arena": bench_arena,
 }
 """Every command by its words; the longest name that an invocation begins with is the one that runs."""
 

@@ -26,14 +26,12 @@ class Cells:
         copied: (T, tokens of the slot) the token that showed the same location when it was last seen in the window, -1
             where none did: the accuracy of a perfect memory of the map, below 1 where tokens are not steady.
         step_conditions: conditions on which whole steps are counted; those of `conditions` if there are none.
-        frame_conditions: name -> (T + 1,) bool, conditions on frames for which the PSNR of dreams is reported apart.
     """
 
     groups: dict[str, np.ndarray]
     conditions: dict[str, np.ndarray]
     copied: np.ndarray | None = None
     step_conditions: dict[str, np.ndarray] = field(default_factory=dict)
-    frame_conditions: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def num_steps(self) -> int:

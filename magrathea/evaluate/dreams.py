@@ -1,161 +1,196 @@
-"""Open-loop dreams of 64 steps: PSNR and SSIM over the horizon, and whether they follow the actions."""
+"""Open-loop dreams against what was recorded: pictures, numbers, choices and events, under the same actions."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from magrathea import masks
-from magrathea.evaluate.cells import VisibleTiles
-from magrathea.evaluate.environment_hooks import describe_cells, visible_tiles
-from magrathea.evaluate.images import psnr, side_by_side, ssim, write_contact_sheet, write_video
+from magrathea.evaluate.images import side_by_side, squared_error, write_contact_sheet, write_video
 from magrathea.evaluate.recordings import Recording
-from magrathea.evaluate.results import ImageQuality, Sources
+from magrathea.evaluate.results import Curves, DreamMeasures, Figure, Sources
 from magrathea.evaluate.rollouts import Rollouts
-from magrathea.evaluate.slots import action_scores, leaf_of, pictures_of
-from magrathea.evaluate.statistics import Tally, figure, ratio_of_ratios
-from magrathea.layout import Slot
-from magrathea.world import World
+from magrathea.evaluate.slots import CHOICES, NUMBERS, PICTURE
+from magrathea.evaluate.statistics import (
+    Tally,
+    difference_of_ratios,
+    figure,
+    gain,
+    root_of_ratio,
+)
 
 HORIZON = 64
-HORIZONS = (1, 2, 4, 8, 16, 32, 48, 64)
-BATCH_SIZE = 8
+HORIZONS = {
+    PICTURE: (1, 2, 4, 8, 16, 32, 64),
+    NUMBERS: (1, 2, 5, 10, 20, 50),
+    CHOICES: (1, 2, 4, 8, 16, 32, 64),
+}
+SHOWN = (0, 1, 2, 4, 8, 16, 32)  # steps of the filmstrips
+TOLERANCE = 12  # grey levels up to which a pixel is unchanged, or right
+ENERGY_STEPS = range(8, 17)  # in which motion is measured
 NUM_VIDEOS = 4
+NUM_STRIPS = 6
 REPLAY = "resampled replay"
 
-
-def real_pictures(recordings: list[Recording], rollouts: Rollouts, slot: Slot, index: int) -> np.ndarray:
-    """(1 + H, rows, columns, channels) of a rollout: the last real frame, and the frames that the dream stands for;
-    the recording's last one repeats beyond its end."""
-    frames = leaf_of(recordings[rollouts.episodes[index]].episode.observation, slot)
-    start = int(rollouts.starts[index])
-    return frames[np.minimum(np.arange(start, start + rollouts.horizon + 1), len(frames) - 1)]
+Values = dict[str, np.ndarray]  # kind -> (R, 1 + H, …), as `by_kind` returns them
 
 
-def measure_images(
-    world: World, recordings: list[Recording], rollouts: Rollouts, slot: Slot, replay: Rollouts | None = None
-) -> ImageQuality:
-    """PSNR and SSIM at each horizon, for all frames and under the conditions on frames that the environment's plug-in
-    knows (such as daylight), which have to hold from the start up to the frame."""
-    tally, env_id, layout = Tally(len(recordings)), world.metadata.get("env_id", ""), world.layout
-    tiles = [visible_tiles(env_id, recording, layout, slot) for recording in recordings]
-    window = world.config.model.window
-    conditions = [describe_cells(env_id, recording, layout, slot, window).frame_conditions for recording in recordings]
-    horizons = np.array([horizon for horizon in HORIZONS if horizon <= rollouts.horizon])
-    for index, episode in enumerate(rollouts.episodes):
-        frames = real_pictures(recordings, rollouts, slot, index)
-        sources = {
-            "dream": pictures_of(world, slot, rollouts.dreamt[index]),
-            "repeat": np.broadcast_to(frames[:1], frames[1:].shape),
-            "reconstruction": pictures_of(world, slot, rollouts.recorded[index]),
-        }
+def measure_dreams(
+    recordings: list[Recording],
+    rollouts: Rollouts,
+    real: Values,
+    dream: Values,
+    replay: tuple[Values, np.ndarray] | None = None,
+    before: np.ndarray | None = None,
+    scale: np.ndarray | None = None,
+) -> DreamMeasures:
+    """Compare dreams with what was recorded, at the same steps of the same starts as repeating the last real step.
+
+    Args:
+        real, dream: what followed, by kind.
+        replay: the same of the real environment with other random choices, and (R, H) where there is it.
+        before: (R, Q) the numbers one step before the last real one.
+        scale: (Q,) the standard deviations of the numbers; those without one are left out.
+    """
+    num_episodes, measured = len(recordings), {}
+    if PICTURE in real:
+        replayed = None if replay is None else (replay[0][PICTURE], replay[1])
+        measured |= measure_pictures(rollouts, real[PICTURE], dream[PICTURE], num_episodes, replayed)
+    if NUMBERS in real and before is not None and scale is not None and (scale > 0).any():
+        measured["error"] = measure_numbers(rollouts, real[NUMBERS], dream[NUMBERS], before, scale, num_episodes)
+    if CHOICES in real:
+        measured["right"] = measure_choices(rollouts, real[CHOICES], dream[CHOICES], num_episodes)
+    return DreamMeasures(**measured, events=measure_events(rollouts, num_episodes))
+
+
+def measure_pictures(
+    rollouts: Rollouts,
+    real: np.ndarray,
+    dream: np.ndarray,
+    num_episodes: int,
+    replay: tuple[np.ndarray, np.ndarray] | None = None,
+) -> dict[str, Curves | Sources | Figure]:
+    """The fields of `DreamMeasures` for pictures (R, 1 + H, rows, columns, channels)."""
+    tally = Tally(num_episodes)
+    for index, (episode, _) in enumerate(rollouts.starts):
+        sources = {"dream": (dream[index], rollouts.valid[index])}
         if replay is not None:
-            sources[REPLAY] = pictures_of(world, slot, replay.dreamt[index])
-        known = tiles[episode]
-        if known is not None:
-            recorded = leaf_of(recordings[episode].episode.observation, slot)
-            sources["oracle bound"] = oracle_bound(recorded, known, int(rollouts.starts[index]), rollouts.horizon)
-        real = frames[horizons]
-        repeated = psnr(sources["repeat"][horizons - 1], real)
-        for source, pictures in sources.items():
-            shown = pictures[horizons - 1]
-            values = {"psnr": psnr(shown, real), "ssim": ssim(shown, real)}
-            values["gain"] = values["psnr"] - repeated
-            valid = (replay if replay is not None and source == REPLAY else rollouts).valid[index]
-            for condition, where in _holding(conditions[episode], int(rollouts.starts[index]), valid).items():
-                for position in np.flatnonzero(where[horizons - 1]):
-                    for metric, of_metric in values.items():
-                        name = f"{metric}/{condition}/{source}/{horizons[position]}"
-                        tally.add_mean(name, [episode], [of_metric[position]])
-    psnr_curves, gain, ssim_curves = (tally.nested(f"{metric}/") for metric in ("psnr", "gain", "ssim"))
-    return ImageQuality(psnr=psnr_curves, psnr_gain=gain, ssim=ssim_curves)
+            sources[REPLAY] = replay[0][index], replay[1][index] & rollouts.valid[index]
+        repeated = squared_error(real[index, :1], real[index])
+        for source, (frames, valid) in sources.items():
+            errors = squared_error(frames, real[index])
+            for step in _valid_steps(PICTURE, valid):
+                tally.add(f"gain/{source}/{step}", [episode], repeated[[step]], errors[[step]], [1])
+        for step in _valid_steps(PICTURE, rollouts.valid[index]):
+            _tally_changed(tally, episode, step, real[index], dream[index])
+        steps = [step for step in ENERGY_STEPS if step <= rollouts.valid[index].sum()]
+        if steps:
+            energy = [_motion(frames, steps) for frames in (dream[index], real[index])]
+            tally.add("motion energy", [episode], [energy[0]], [energy[1]], [len(steps)])
+    return {
+        "gain": tally.nested("gain/", gain),
+        "changed_pixels": tally.nested("pixels/"),
+        "motion_energy": tally.figure("motion energy"),
+    }
 
 
-def _holding(conditions: dict[str, np.ndarray], start: int, valid: np.ndarray) -> dict[str, np.ndarray]:
-    """Conditions on frames (T + 1,) -> on dreamt steps (H,) of a rollout: valid ones, up to which they always held."""
-    result = {"all": valid}
-    for name, holds in conditions.items():
-        along = holds[np.minimum(np.arange(start, start + len(valid) + 1), len(holds) - 1)]
-        result[name] = valid & np.logical_and.accumulate(along)[1:]
-    return result
+def _valid_steps(kind: str, valid: np.ndarray) -> list[int]:
+    """The horizons at which a rollout, valid (H,), can be compared."""
+    return [step for step in HORIZONS[kind] if step <= valid.sum()]
 
 
-def oracle_bound(frames: np.ndarray, tiles: VisibleTiles, start: int, horizon: int) -> np.ndarray:
-    """The H frames after `start` of an episode, with the mean tile at every location that no frame 0…start showed: the
-    smallest error possible without knowledge of locations never seen.
-
-    frames (T + 1, height, width, channels); the last one repeats beyond the end. Returns (H, height, width, channels).
-    """
-    pictures = tiles.view.tile_pictures(frames)
-    mean_tile = pictures[tiles.shown].mean(axis=0) if tiles.shown.any() else np.zeros(())
-    steps = np.minimum(start + 1 + np.arange(horizon), len(frames) - 1)
-    locations = tiles.view.locations(tiles.poses)
-    seen = {tuple(location) for location in locations[: start + 1][tiles.shown[: start + 1]].tolist()}
-    known = np.array([tuple(location) in seen for location in locations[steps].reshape(-1, 2).tolist()], dtype=bool)
-    unknown = tiles.shown[steps] & ~known.reshape(tiles.shown[steps].shape)
-    result = frames[steps].copy()
-    tiles.view.tile_pictures(result)[unknown] = mean_tile.round().astype(result.dtype)
-    return result
+def _motion(frames: np.ndarray, steps: list[int]) -> float:
+    """The sum over steps of the mean absolute difference from the frame before."""
+    now, before = (frames[np.array(steps) - shift].astype(np.float32) for shift in (0, 1))
+    return float(np.abs(now - before).reshape(len(steps), -1).mean(axis=1).sum())
 
 
-def measure_controllability(
-    world: World, rollouts: Rollouts, num_episodes: int, replay: Rollouts | None = None
-) -> dict[str, dict[str, Sources]]:
-    """The inverse dynamics' accuracy at naming the commanded action from the dream's frames, and that on the
-    recording's ("real") and on the resampled replay's; and their ratios, on the same steps.
+def _tally_changed(tally: Tally, episode: int, step: int, real: np.ndarray, dream: np.ndarray) -> None:
+    """Count the pixels that are no longer those of the last real frame in reality or in the dream, and which of them
+    the dream has right."""
 
-    "picture changed" keeps the steps in which the recording's picture changed: actions without effect look alike.
-    """
-    tally, seen = Tally(num_episodes), world.layout.role_span("observation")
-    before = rollouts.real[:, -rollouts.horizon - 1 : -1, seen]
-    changed = (rollouts.recorded[..., seen] != before).any(axis=-1)
-    sources = {"dream": rollouts, "real": replace(rollouts, dream=rollouts.real)}
-    if replay is not None:
-        sources[REPLAY] = replay
-    correct = {source: _actions_named(world, rolled) for source, rolled in sources.items()}
-    result: dict = {}
-    for condition, holds in (("all steps", True), ("picture changed", changed)):
-        for band, steps in ((f"1…{HORIZON}", slice(None)), ("1", slice(0, 1))):
-            figures = result.setdefault(condition, {}).setdefault(band, {})
-            for source, rolled in sources.items():
-                where = (rolled.valid & holds)[:, steps]
-                for other in dict.fromkeys((source, "real")):
-                    name = f"{condition}/{band}/{source}/{other}"
-                    tally.add_mean(name, rollouts.episodes, correct[other][:, steps], where)
-                name = f"{condition}/{band}/{source}"
-                figures[source] = tally.figure(f"{name}/{source}")
-                if source != "real":
-                    pair = tally.statistics(f"{name}/{source}", f"{name}/real")
-                    figures[f"{source} / real"] = figure(pair, ratio_of_ratios)
-    return result
+    def differs(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        return np.abs(one.astype(np.int16) - other).max(axis=-1) > TOLERANCE
+
+    right, changed = ~differs(dream[step], real[step]), differs(real[step], real[0])
+    for name, where in (("changed", changed), ("changed in the dream", differs(dream[step], real[0]))):
+        tally.add(f"pixels/{name}/{step}", [episode], [(right & where).sum()], [where.sum()])
+    tally.add_mean(f"pixels/share changed/{step}", [episode], changed[None])
 
 
-def _actions_named(world: World, rollouts: Rollouts) -> np.ndarray:
-    """(R, H) whether the inverse dynamics name the action of each step from the dream's pictures."""
-    window = rollouts.real.shape[1] - rollouts.horizon
-    named = []
-    for part in torch.from_numpy(rollouts.dream).split(BATCH_SIZE):
-        logits = world.predict_segment(part, masks.inverse_dynamics(world.layout), window)
-        named.append(action_scores(world.layout, logits, part[:, window:]))
-    return np.concatenate(named)
+def measure_numbers(
+    rollouts: Rollouts,
+    real: np.ndarray,
+    dream: np.ndarray,
+    before: np.ndarray,
+    scale: np.ndarray,
+    num_episodes: int,
+) -> Curves:
+    """Root mean squared errors of numbers (R, 1 + H, Q) in standard deviations, by source and horizon, and the ratios
+    of the dream's to those of repeating the last real step and of going on as it changed."""
+    tally, used = Tally(num_episodes), scale > 0
+    for index, (episode, _) in enumerate(rollouts.starts):
+        last = real[index, 0]
+        for step in _valid_steps(NUMBERS, rollouts.valid[index]):
+            guesses = {"dream": dream[index, step], "repeat": last, "linear": last + step * (last - before[index])}
+            squares = {
+                source: np.square((guess - real[index, step])[used] / scale[used]).sum()
+                for source, guess in guesses.items()
+            }
+            for source, square in squares.items():
+                tally.add(f"{source}/{step}", [episode], [square], [used.sum()])
+                if source != "dream":
+                    tally.add(f"dream / {source}/{step}", [episode], [squares["dream"]], [square], [used.sum()])
+    return tally.nested(statistic=root_of_ratio)
 
 
-def write_videos(world: World, recordings: list[Recording], rollouts: Rollouts, slot: Slot, out: Path) -> list[str]:
-    """Write videos and a contact sheet of real frames and dreams, of the longest rollouts; returns their names."""
+def measure_choices(rollouts: Rollouts, real: np.ndarray, dream: np.ndarray, num_episodes: int) -> Curves:
+    """Shares of choices (R, 1 + H, Q) that are right, by source and horizon, and how much more often the dream's are
+    than those of the last real step."""
+    tally = Tally(num_episodes)
+    for index, (episode, _) in enumerate(rollouts.starts):
+        for step in _valid_steps(CHOICES, rollouts.valid[index]):
+            for source, guess in (("dream", dream[index, step]), ("repeat", real[index, 0])):
+                tally.add_mean(f"{source}/{step}", [episode], (guess == real[index, step])[None])
+    curves = tally.nested()
+    curves["dream − repeat"] = {
+        step: figure(tally.statistics(f"dream/{step}", f"repeat/{step}"), difference_of_ratios)
+        for step in curves.get("dream", {})
+    }
+    return curves
+
+
+def measure_events(rollouts: Rollouts, num_episodes: int) -> dict[str, Sources]:
+    """Shares of steps with a positive or negative reward or an ending, in dreams and in what was recorded of the same
+    steps; of a dream only up to its own ending."""
+    tally = Tally(num_episodes)
+    ended = np.cumsum(rollouts.dream.terminated, axis=1) - rollouts.dream.terminated > 0
+    for source, steps, where in (
+        ("dream", rollouts.dream, rollouts.valid & ~ended),
+        ("reality", rollouts.real, rollouts.valid),
+    ):
+        events = {"positive reward": steps.reward > 0, "negative reward": steps.reward < 0, "ending": steps.terminated}
+        for name, happened in events.items():
+            tally.add_mean(f"{name}/{source}", rollouts.episodes, happened, where)
+    return tally.nested()
+
+
+def write_filmstrips(
+    recordings: list[Recording], rollouts: Rollouts, real: np.ndarray, dream: np.ndarray, out: Path, fps: float
+) -> list[str]:
+    """Write videos of real frames and dreams side by side, of the longest rollouts, and `dreams.png`, a sheet of their
+    frames at some steps; returns the names of the videos."""
     lengths = rollouts.valid.sum(axis=1)
-    chosen = np.argsort(-lengths, kind="stable")[:NUM_VIDEOS]
-    fps, names, rows = float(world.metadata.get("fps") or 10), [], []
-    for number, index in enumerate(chosen.tolist()):
+    chosen, names, rows = np.argsort(-lengths, kind="stable")[:NUM_STRIPS].tolist(), [], []
+    for number, index in enumerate(chosen):
         length = int(lengths[index])
-        frames = real_pictures(recordings, rollouts, slot, index)[1 : length + 1]
-        dream = pictures_of(world, slot, rollouts.dreamt[index, :length])
-        names.append(f"dream-{number}.mp4")
-        write_video(out / names[-1], side_by_side(frames, dream), fps)
-        shown = [horizon - 1 for horizon in HORIZONS if horizon <= length]
-        rows.append((f"ep. {recordings[rollouts.episodes[index]].number}\nreal", [frames[step] for step in shown]))
-        rows.append(("dream", [dream[step] for step in shown]))
-    write_contact_sheet(out / "dreams.png", [f"step {horizon}" for horizon in HORIZONS], rows)
+        if number < NUM_VIDEOS:
+            names.append(f"dream-{number}.mp4")
+            pair = (frames[index, 1 : length + 1] for frames in (real, dream))
+            write_video(out / names[-1], side_by_side(*pair), fps)
+        shown = [step for step in SHOWN if step <= length]
+        number_of_episode = recordings[rollouts.starts[index][0]].number
+        rows.append((f"ep. {number_of_episode}\nreal", [real[index, step] for step in shown]))
+        rows.append(("dream", [dream[index, step] for step in shown]))
+    write_contact_sheet(out / "dreams.png", [f"step {step}" for step in SHOWN], rows)
     return names

@@ -18,12 +18,13 @@ from magrathea.evaluate.report import drift_headlines, write_drift_page
 from magrathea.evaluate.results import DriftMeasures, DriftResult, Figure, Sources, write_result
 from magrathea.evaluate.rollouts import choose_starts, recent_steps
 from magrathea.evaluate.segments import SegmentBatch, gather_segments
-from magrathea.evaluate.slots import action_scores, picture_slot, pictures_of
+from magrathea.evaluate.slots import comparable, picture_slot, pictures_of
 from magrathea.evaluate.statistics import Tally, difference_of_ratios, figure, finite, ratio_of_ratios
 from magrathea.layout import Slot
 from magrathea.progress import Stages
 from magrathea.sampler import derive_seed
 from magrathea.session import Session
+from magrathea.spaces import index_batch
 from magrathea.world import World
 
 AGES = (50, 100, 200, 500, 1000, 2000)
@@ -35,9 +36,10 @@ NUM_SHOWN = 6  # dreams on the contact sheet
 NUM_REAL = 128  # segments of recordings
 NUM_DRAWS = 40  # draws of as many real segments as there are dreams
 KNOWN_STEPS = 40_000
+SOME = slice(None, None, 50)  # steps whose values are read: there are many in a step
 BATCH_SIZE = 8
 SHARES = {"known": 0.15, "dreams": 0.75}  # of the time that is left when each begins
-CONTROL, IMPOSSIBLE, DISTANCE = "controllability", "impossible neighbours", "histogram distance"
+CHANGE, IMPOSSIBLE, DISTANCE = "pictures that change", "impossible neighbours", "histogram distance"
 
 
 def evaluate_drift(
@@ -126,7 +128,7 @@ class KnownTokens:
     """The tokens that recordings of the training show.
 
     Attributes:
-        slot: of the observation, whose tokens are described.
+        slot: of the observation, whose tokens are described; that of the values where tokens have some.
         frequencies: (V + 1,) of its tokens.
         neighbours: for tokens side by side and one above the other, the sorted numbers of the pairs that occur.
         num_steps: recorded steps that were read.
@@ -142,14 +144,16 @@ class KnownTokens:
         """From other episodes than those measured on, as many as make 40,000 steps or fit the budget, one at least."""
         world, frames, num_steps = subject.world, [], 0
         slot = picture_slot(world) or world.layout.of_role("observation")[0]
+        slot = world.layout.values_slots.get(slot.name, slot)
         for number in other_episodes(world, subject.dataset, subject.recordings):
-            tokens = world.encode(None, subject.dataset.episode(number).observation)
+            observation = subject.dataset.episode(number).observation
+            tokens = world.encode(None, observation if slot.values_of is None else index_batch(observation, SOME))
             frames.append(tokens[:, world.layout.span(slot.name)].numpy())
             num_steps += len(tokens)
             if num_steps >= KNOWN_STEPS or budget.spent():
                 break
         tokens = np.concatenate(frames)
-        neighbours = [np.unique(pairs) for pairs in _pairs(tokens, slot)]
+        neighbours = [np.unique(pairs) for pairs in _pairs(tokens, slot)] if slot.values_of is None else []
         return cls(slot, histogram(tokens, slot.vocab_size), neighbours, num_steps)
 
     def impossible(self, tokens: np.ndarray) -> np.ndarray:
@@ -231,22 +235,20 @@ def describe_drift(
 
 def _tally(world: World, segments: list[SegmentBatch], known: KnownTokens, num_sources: int) -> Tally:
     """What single steps tell, by dream or recording."""
-    layout, tally = world.layout, Tally(num_sources)
-    seen, span = layout.role_span("observation"), layout.span(known.slot.name)
-    forward, inverse = masks.forward_dynamics(layout), masks.inverse_dynamics(layout)
+    layout, tally, picture = world.layout, Tally(num_sources), picture_slot(world)
+    observed = {slot.name for slot in layout.of_role("observation")}
+    seen, span, forward = comparable(layout), layout.span(known.slot.name), masks.forward_dynamics(layout)
     for part in segments:
         sources, valid = part.episodes, part.valid
-        changed = (part.targets != part.previous)[..., seen].any(-1).numpy()
-        tally.add_mean("pictures that change", sources, changed, valid)
-        impossible = known.impossible(part.targets[..., span].numpy())
-        tally.add_mean(IMPOSSIBLE, sources, impossible, np.broadcast_to(valid[..., None], impossible.shape))
-        correct = action_scores(layout, part.predict(world, inverse), part.targets)
-        tally.add_mean(CONTROL, sources, correct, valid & changed)
+        tally.add_mean(CHANGE, sources, (part.targets != part.previous)[..., seen].any(-1).numpy(), valid)
+        if known.slot.values_of is None:
+            impossible = known.impossible(part.targets[..., span].numpy())
+            tally.add_mean(IMPOSSIBLE, sources, impossible, np.broadcast_to(valid[..., None], impossible.shape))
         logits = part.predict(world, forward)
-        sure = [logits[slot.name].softmax(-1).amax(-1).cpu().numpy() for slot in layout.of_role("observation")]
+        sure = [each.softmax(-1).amax(-1).cpu().numpy() for name, each in logits.items() if name in observed]
         tally.add_mean("confidence", sources, np.concatenate(sure, axis=-1).mean(-1), valid)
-        if picture_slot(world) is not None:
-            pictures = pictures_of(world, known.slot, part.targets[:, ::10].numpy())
+        if picture is not None:
+            pictures = pictures_of(world, picture, part.targets[:, ::10].numpy())
             tally.add_mean("sharpness", sources, sharpness(pictures), valid[:, ::10])
     return tally
 
@@ -285,7 +287,9 @@ def _distance_by_chance(
 def _change(first: Tally, last: Tally) -> Sources:
     """From the first age to the last, over the dreams that came so far."""
     result = {}
-    for name, statistic in ((CONTROL, ratio_of_ratios), (IMPOSSIBLE, difference_of_ratios)):
+    for name, statistic in ((CHANGE, ratio_of_ratios), (IMPOSSIBLE, difference_of_ratios)):
+        if name not in last:
+            continue
         late = last.statistics(name)
         both = np.concatenate([late, first.statistics(name)], axis=1)
         result[name] = figure(both[late[:, 1] > 0], statistic)

@@ -1,55 +1,33 @@
-"""Pictures: PSNR, SSIM and sharpness, videos (mp4 through PyAV) and contact sheets."""
+"""Pictures: PSNR and sharpness, videos (mp4 through PyAV) and contact sheets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
-from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from magrathea.spaces import to_rgb
 
 PSNR_CAP = 20 * float(np.log10(255.0))  # 48.1 dB: an error of one grey level, the least that a uint8 picture can show
-CHUNK = 256  # pictures that are compared at once
 GAP = 8  # pixels between pictures of a video
 CAPTION = 22  # pixels above them
 BACKGROUND = (17, 20, 28)
 INK = (214, 219, 230)
 
 
+def squared_error(pictures: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """pictures, real (…, rows, columns, C) uint8 -> (…) mean squared error of pixels in 0…1."""
+    difference = pictures.astype(np.float32) - real
+    np.square(difference, out=difference)
+    return difference.mean(axis=(-3, -2, -1), dtype=np.float64) / 255**2
+
+
 def psnr(pictures: np.ndarray, real: np.ndarray) -> np.ndarray:
     """pictures, real (…, rows, columns, C) uint8 -> PSNR (…) in dB, at most `PSNR_CAP`."""
-
-    def measure(one: Tensor, other: Tensor) -> Tensor:
-        return peak_signal_noise_ratio(one, other, data_range=255.0, reduction="none", dim=(1, 2, 3))
-
-    return np.minimum(_compare(measure, pictures, real), PSNR_CAP)
-
-
-def ssim(pictures: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """pictures, real (…, rows, columns, C) uint8 -> SSIM (…), with an 11x11 Gaussian window."""
-
-    def measure(one: Tensor, other: Tensor) -> Tensor:
-        return torch.as_tensor(structural_similarity_index_measure(one, other, data_range=255.0, reduction="none"))
-
-    return _compare(measure, pictures, real)
-
-
-def _compare(measure: Callable[[Tensor, Tensor], Tensor], pictures: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """A measure of pairs of pictures (n, C, rows, columns) float32, in chunks."""
-    shape = pictures.shape[:-3]
-    flat = [np.moveaxis(array.reshape(-1, *array.shape[-3:]), -1, 1) for array in (pictures, real)]
-    values = []
-    for begin in range(0, len(flat[0]), CHUNK):
-        pair = (torch.from_numpy(array[begin : begin + CHUNK].astype(np.float32)) for array in flat)
-        values.append(measure(*pair).reshape(-1).numpy())
-    return np.concatenate(values).reshape(shape).astype(np.float64) if values else np.zeros(shape)
+    return -10 * np.log10(np.maximum(squared_error(pictures, real), 10 ** (-PSNR_CAP / 10)))
 
 
 def sharpness(pictures: np.ndarray) -> np.ndarray:

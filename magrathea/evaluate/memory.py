@@ -19,7 +19,7 @@ from magrathea.evaluate.report import memory_headlines, write_memory_page
 from magrathea.evaluate.results import MemoryMeasures, MemoryResult, write_result
 from magrathea.evaluate.revisits import measure_revisits
 from magrathea.evaluate.self_consistency import Tracker, measure_self_consistency, motions_of_actions, track_dreams
-from magrathea.evaluate.slots import picture_slot
+from magrathea.evaluate.slots import comparable, picture_slot
 from magrathea.evaluate.statistics import Tally
 from magrathea.layout import Slot
 from magrathea.progress import Stages
@@ -59,16 +59,17 @@ def measure_memory(subject: Subject) -> MemoryMeasures:
     tile shows, revisits where `infos["pose"]` is (x, y, angle). Raises MagratheaError where it tells neither."""
     world, recordings = subject.world, subject.recordings
     slot, has_pose = picture_slot(world), "pose" in recordings[0].episode.infos
-    tiles = None if slot is None else visible_tiles(subject.dataset.env_id, recordings[0], world.layout, slot)
+    is_tiled = slot is not None and slot.name not in world.layout.values_slots
+    tiles = visible_tiles(subject.dataset.env_id, recordings[0], world.layout, slot) if slot and is_tiled else None
     if slot is None or (tiles is None and not has_pose):
         raise MagratheaError(
             f"Dataset '{subject.dataset.folder}' does not tell which location a picture shows, or this world's tokens "
             "are no tiles; measure memory on Crafter or MiniGrid, or record infos['pose'] (x, y, degrees)."
         )
     predicted, largest = predict_recordings(world, recordings, subject.budget.part(PREDICTIONS_SHARE))
-    span, tally = world.layout.role_span("observation"), Tally(len(recordings))
+    seen, tally = comparable(world.layout), Tally(len(recordings))
     for index, (recording, guesses) in enumerate(zip(recordings, predicted, strict=True)):
-        tally.add_mean("next step", [index], (guesses == recording.tokens)[None, :, span], guesses[None, :, :1] >= 0)
+        tally.add_mean("next step", [index], (guesses == recording.tokens)[None][..., seen], guesses[None, :, :1] >= 0)
     fields = {} if tiles is None else _measure_tiles(subject, predicted, slot)
     if has_pose:
         fields["revisits"] = measure_revisits(world, slot, recordings, predicted)

@@ -1,43 +1,41 @@
-"""The next step given the real ones before it: tokens, reward and termination, calibration, acting toward a goal."""
+"""The next step given the real ones before it: tokens, reward and termination, calibration."""
 
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from magrathea import masks
 from magrathea.evaluate.cells import Cells
 from magrathea.evaluate.environment_hooks import describe_cells
 from magrathea.evaluate.recordings import Budget, Recording
-from magrathea.evaluate.results import Figure, NextStep
+from magrathea.evaluate.results import NextStep
 from magrathea.evaluate.segments import SegmentBatch, segment_batches
-from magrathea.evaluate.slots import action_scores
 from magrathea.evaluate.statistics import Tally, expected_calibration_error
 from magrathea.layout import Slot
 from magrathea.world import World
 
 NUM_BINS = 15
-GOAL_DISTANCE = 8  # steps from the picture before the action to the goal
-NUM_PROMPTED = 1024  # most steps that are predicted with prompts
 
 
 def measure_next_step(world: World, recordings: list[Recording], budget: Budget) -> NextStep:
     """Predict every held-out step (or as many as the budget allows, in an order drawn at random) by the likeliest token
-    of every hole, all at once."""
+    of every hole, all at once. Slots whose tokens mean something only relative to the step before are left out."""
     layout, num_episodes = world.layout, len(recordings)
-    slots, env_id, window = layout.of_role("observation"), world.metadata.get("env_id", ""), world.config.model.window
+    env_id, window = world.metadata.get("env_id", ""), world.config.model.window
+    slots = [slot for slot in layout.of_role("observation") if slot in layout.token_slots]
     measures = []
-    for slot in slots:
+    for slot in (slot for slot in slots if slot.name not in layout.values_slots):
         cells = [describe_cells(env_id, recording, layout, slot, window) for recording in recordings]
         measures.append(_SlotMeasure(world, slot, cells))
     tally = Tally(num_episodes)
     hole_mask, seen = masks.forward_dynamics(layout), layout.role_span("observation")
     for batch in segment_batches(recordings, window):
         logits = batch.predict(world, hole_mask)
-        correct = np.stack([each.add(batch, logits[each.slot.name]).all(axis=-1) for each in measures]).all(axis=0)
-        repeated = (batch.targets == batch.previous)[..., seen].all(-1).numpy()
-        _tally_steps(tally, measures[0].cells, batch, {"model": np.asarray(correct), "repeat": repeated})
+        correct = [each.add(batch, logits[each.slot.name]).all(axis=-1) for each in measures]
+        if len(measures) == len(slots):
+            repeated = (batch.targets == batch.previous)[..., seen].all(-1).numpy()
+            _tally_steps(tally, measures[0].cells, batch, {"model": np.stack(correct).all(axis=0), "repeat": repeated})
         _tally_events(tally, world, recordings, batch, logits)
         if budget.spent():
             break
@@ -124,26 +122,3 @@ def _tally_events(
         tally.add_f1("events/positive reward", episode, guess > 0, actual > 0)
         tally.add_f1("events/negative reward", episode, guess < 0, actual < 0)
         tally.add_f1("events/terminated", episode, terminated[index, used], recorded.terminated[steps[used] - 1])
-
-
-def measure_goals(world: World, recordings: list[Recording], budget: Budget, seed: int = 0) -> dict[str, Figure]:
-    """Share of actions that are predicted as recorded, without a prompt, with the picture 8 steps ahead as the goal,
-    and with the goal of another step."""
-    layout, tally, num_prompted = world.layout, Tally(len(recordings)), 0
-    absent, absent_mask = layout.absent_tokens, masks.goal_prompt(layout)
-    for batch in segment_batches(recordings, world.config.model.window, batch_size=32, chunk=1, seed=seed):
-        goals = []
-        for episode, step in zip(batch.episodes, batch.steps[:, 0], strict=True):
-            tokens = recordings[episode].tokens
-            goals.append(tokens[min(step - 1 + GOAL_DISTANCE, len(tokens) - 1)])
-        goal = torch.where(absent_mask, absent, torch.from_numpy(np.stack(goals)))
-        prompts = {"no prompt": None, "goal": goal}
-        if len(goal) > 1:
-            prompts["wrong goal"] = goal.roll(1, dims=0)
-        for name, prompt in prompts.items():
-            logits = batch.predict(world, masks.behaviour_cloning(layout), prompt)
-            tally.add_mean(name, batch.episodes, action_scores(layout, logits, batch.targets))
-        num_prompted += len(goals)
-        if num_prompted >= NUM_PROMPTED or budget.spent():
-            break
-    return tally.nested()

@@ -19,13 +19,16 @@ from magrathea.evaluate.results import About
 from magrathea.memory import EpisodeReadout, MemoryReadout
 from magrathea.world import World
 
+MIN_EPISODES = 4  # that are read whatever the time
+READING_SHARE = 0.2  # of the time
+
 
 @dataclass(kw_only=True)
 class EncodedEpisode:
     """The steps of a recorded or dreamt episode as tokens.
 
     Attributes:
-        tokens: (T + 1, N) int64.
+        tokens: (T + 1, N) integers; of a type of two bytes where there are values, which may be many.
         absent: (N,) the tokens of a step that is not there.
         readout: what the world's memory reads out before each step.
     """
@@ -38,7 +41,10 @@ class EncodedEpisode:
     def of(cls, world: World, tokens: np.ndarray) -> EncodedEpisode:
         """Add the memory's readout to steps (T + 1, N)."""
         readout = world.read_episode(torch.from_numpy(tokens))
-        return cls(tokens=tokens, absent=world.layout.absent_tokens.numpy(), readout=readout)
+        absent = world.layout.absent_tokens.numpy()
+        if world.layout.values_slots and absent.max() <= np.iinfo(np.int16).max:
+            tokens = tokens.astype(np.int16)
+        return cls(tokens=tokens, absent=absent, readout=readout)
 
     def readout_at(self, steps: np.ndarray) -> MemoryReadout:
         """The memory's readout at some steps (C,), without and with the action: (C, 2, ...)."""
@@ -53,7 +59,7 @@ class EncodedEpisode:
 
     def _steps(self, index: np.ndarray) -> np.ndarray:
         """Tokens (..., N) of steps (...), absent where the index is less than 0."""
-        return np.where(index[..., None] < 0, self.absent, self.tokens[np.maximum(index, 0)])
+        return np.where(index[..., None] < 0, self.absent, self.tokens[np.maximum(index, 0)].astype(np.int64))
 
 
 @dataclass(kw_only=True)
@@ -131,17 +137,25 @@ def other_episodes(world: World, dataset: Dataset, recordings: list[Recording]) 
     return [number for number in range(len(dataset)) if number not in used] or sorted(used)
 
 
-def held_out_recordings(world: World, dataset: Dataset, num_episodes: int, seed: int = 0) -> list[Recording]:
-    """Up to `num_episodes` of the episodes that the world was not trained on, drawn by the seed, encoded."""
+def held_out_recordings(
+    world: World, dataset: Dataset, num_episodes: int, seed: int = 0, budget: Budget | None = None
+) -> list[Recording]:
+    """Up to `num_episodes` of the episodes that the world was not trained on, drawn by the seed, encoded; in their
+    order in the dataset."""
     unseen = unseen_episodes(world, dataset)
     chosen = np.random.default_rng(seed).permutation(unseen)[:num_episodes]
-    return encode_episodes(world, dataset, sorted(chosen.tolist()))
+    recordings = encode_episodes(world, dataset, chosen.tolist(), budget)
+    return sorted(recordings, key=lambda recording: recording.number)
 
 
-def encode_episodes(world: World, dataset: Dataset, numbers: list[int]) -> list[Recording]:
-    """Read and encode episodes of a dataset."""
+def encode_episodes(
+    world: World, dataset: Dataset, numbers: list[int], budget: Budget | None = None
+) -> list[Recording]:
+    """Read and encode episodes of a dataset; when the budget is spent, no more than there are, but 4 at least."""
     recordings = []
     for number in numbers:
+        if budget is not None and budget.spent() and len(recordings) >= MIN_EPISODES:
+            break
         episode = dataset.episode(number)
         tokens = world.encode_episode(episode.observation, episode.action, episode.reward, episode.terminated)
         encoded = EncodedEpisode.of(world, tokens.numpy())
@@ -184,7 +198,10 @@ class Subject:
         self.budget = Budget(None if options.minutes is None else 60 * options.minutes)
         self.world = world if isinstance(world, World) else World.from_pretrained(world, device=options.device)
         self.dataset = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
-        self.recordings = held_out_recordings(self.world, self.dataset, options.num_episodes, options.seed)
+        time_to_read = self.budget.part(READING_SHARE)
+        self.recordings = held_out_recordings(
+            self.world, self.dataset, options.num_episodes, options.seed, time_to_read
+        )
 
     def about(self) -> About:
         """What was evaluated, and the time that it has taken up to now."""

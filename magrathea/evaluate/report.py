@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from magrathea.evaluate.plots import plot_horizon, plot_memory
 from magrathea.evaluate.results import (
+    DreamMeasures,
     DriftMeasures,
     DriftResult,
     EvaluationResult,
     Figure,
     Headline,
-    ImageQuality,
     MemoryMeasures,
     MemoryResult,
     NextStep,
@@ -25,7 +26,11 @@ from magrathea.files import atomic_write
 from magrathea.layout import Layout, Slot
 from magrathea.world import World
 
-HORIZON = "16"  # dreamt steps, of the PSNR among the headlines
+CHANCE = 0.5  # of obedience
+TRY = (
+    "To try: more --minutes of training, more recorded --steps, another --policy, or for pictures a smaller size "
+    "(--env-kwargs '{\"size\": [64, 64]}')."
+)
 # groups of cells, the first of which a world has is its headline
 GROUPS = {"visible and still": "seen before, still", "visible before": "seen before", "unchanged": "that do not change"}
 # conditions on steps whose shares are headlines; where there are none, that of all steps is
@@ -65,32 +70,104 @@ def headline_text(item: Headline) -> str:
     return f"{item.name}: {as_text(item.figure, item.unit)}{comparison}"
 
 
-def evaluation_headlines(
-    layout: Layout,
-    next_step: NextStep,
-    controllability: dict[str, dict[str, Sources]],
-    images: ImageQuality | None,
-    goals: Sources,
-) -> list[Headline]:
-    """The figures that say most about a world, best known first."""
-    items = [_tokens_headline(slot, next_step.tokens_correct[slot.name]) for slot in layout.of_role("observation")]
-    conditions = [name for name in STEPS if name in next_step.steps_correct] or ["all"]
-    for condition in conditions:
-        figures, name = next_step.steps_correct[condition], f"Steps correct in all tokens{STEPS.get(condition, '')}"
-        items.append(Headline(name, figures["model"], "%", f"repeat {short(figures['repeat'])}"))
-    figures = controllability["picture changed"]["1…64"]
-    comparison = f"{short(figures['dream'])} on dreams, {short(figures['real'])} on real frames"
-    if "resampled replay / real" in figures:
-        comparison += f"; resampled replay {short(figures['resampled replay / real'])}"
-    items.append(
-        Headline("Controllability of dreams, relative to real frames", figures["dream / real"], "%", comparison)
-    )
-    items += [] if images is None else _image_headlines(images)
-    others = ", ".join(f"{name} {short(figure)}" for name, figure in goals.items() if name != "goal")
-    name = "Acts toward a picture 8 steps ahead (experimental): actions as recorded"
-    items.append(Headline(name, goals["goal"], "%", others))
-    items.append(Headline("Expected calibration error", next(iter(next_step.calibration_error.values())), "%"))
-    return [item for item in items if item.figure.value is not None]
+def verdict(dreams: DreamMeasures) -> list[str]:
+    """What to know of a world first: where it is no better than repeating the last step or does not obey, and what to
+    try; else that neither is so."""
+    weak, measured = [], []
+    for what, figures, (first, second), is_no_better, unit in _against_repeating(dreams):
+        known = {step: figures[step] for step in (first, second) if figures.get(step, Figure()).value is not None}
+        measured += [f"better than repeating the last {what} after {_listed(known)}"] if known else []
+        lost = {step: each for step, each in known.items() if is_no_better(each)}
+        if lost:
+            texts = ", ".join(as_text(each, unit) for each in lost.values())
+            weak.append(f"No better than repeating the last {what} after {_listed(lost)}: {texts}.")
+    for kind, curves in dreams.obedience.items():
+        figures = curves["obedience"]
+        step = next((step for step in ("4", "8", "1") if figures.get(step, Figure()).value is not None), None)
+        if step is None:
+            continue
+        measured.append(f"it follows the actions ({kind}, {short(figures[step])})")
+        if (figures[step].low or 0.0) <= CHANCE:
+            weak.append(f"It may not follow the actions ({kind}): obedience after {step} {as_text(figures[step])}.")
+    if weak:
+        return [*weak, TRY]
+    text = "; ".join(measured)
+    return [f"{text[0].upper()}{text[1:]}."] if measured else ["There was too little to tell how good this world is."]
+
+
+def _against_repeating(dreams: DreamMeasures) -> list[tuple[str, Sources, tuple[str, str], Any, str]]:
+    """What repeating is measured by: its name, figures, two horizons, when a figure is no better, and its unit."""
+    not_above = lambda each: (each.value if each.low is None else each.low) <= 0  # noqa: E731
+    not_below = lambda each: (each.value if each.high is None else each.high) >= 1  # noqa: E731
+    return [
+        ("picture", dreams.gain.get("dream", {}), ("1", "4"), not_above, "dB"),
+        ("numbers", dreams.error.get("dream / repeat", {}), ("1", "10"), not_below, ""),
+        ("choices", dreams.right.get("dream − repeat", {}), ("1", "4"), not_above, "%"),
+    ]
+
+
+def _listed(steps: Iterable[str]) -> str:
+    names = list(steps)
+    return " and ".join(names) + (" step" if names == ["1"] else " steps")
+
+
+def evaluation_headlines(layout: Layout, next_step: NextStep, dreams: DreamMeasures) -> list[Headline]:
+    """The figures that say most about a world; some may have no value."""
+    items = [*_dream_headlines(dreams), *_event_headlines(dreams, next_step)]
+    for slot in layout.of_role("observation"):
+        if slot.name in next_step.tokens_correct:
+            items.append(_tokens_headline(slot, next_step.tokens_correct[slot.name]))
+    if next_step.steps_correct:
+        for condition in [name for name in STEPS if name in next_step.steps_correct] or ["all"]:
+            figures, name = next_step.steps_correct[condition], f"Steps correct in all tokens{STEPS.get(condition, '')}"
+            items.append(Headline(name, figures["model"], "%", f"repeat {short(figures['repeat'])}"))
+    return items
+
+
+def _dream_headlines(dreams: DreamMeasures) -> list[Headline]:
+    """Of dreams against what was recorded, and of their obedience."""
+    items = []
+    if dreams.gain:
+        best = dreams.gain.get("resampled replay", {})
+        for step in ("1", "4", "16"):
+            comparison = f"resampled replay {short(best[step], 'dB')}" if step in best else ""
+            name = f"Gain over repeating the last picture, after {_listed([step])}"
+            items.append(Headline(name, dreams.gain["dream"].get(step, Figure()), "dB", comparison))
+        pixels = {name: figures.get("4", Figure()) for name, figures in dreams.changed_pixels.items()}
+        comparison = f"repeating 0%; of those that the dream changes {short(pixels['changed in the dream'])}"
+        items.append(Headline("Changed pixels right, after 4 steps", pixels["changed"], "%", comparison))
+        items.append(Headline("Motion in dreams over that in reality", dreams.motion_energy, "", "1 is right"))
+    for step in ("1", "10", "50") if dreams.error else ():
+        others = {name: dreams.error[name].get(step, Figure()) for name in ("repeat", "linear")}
+        comparison = f"repeating {short(others['repeat'], '')}, linear extrapolation {short(others['linear'], '')}"
+        name = f"Error of numbers in standard deviations, after {_listed([step])}"
+        items.append(Headline(name, dreams.error["dream"].get(step, Figure()), "", comparison))
+    for step in ("1", "4", "16") if dreams.right else ():
+        comparison = f"repeating {short(dreams.right['repeat'].get(step, Figure()))}"
+        name = f"Choices right, after {_listed([step])}"
+        items.append(Headline(name, dreams.right["dream"].get(step, Figure()), "%", comparison))
+    for kind, curves in dreams.obedience.items():
+        figures = {step: curves["obedience"].get(step, Figure()) for step in ("1", "4", "8")}
+        others = ", ".join(f"{short(figures[step])} after {_listed([step])}" for step in ("1", "8"))
+        comparison = f"chance 50%; {others}; {figures['4'].count} pairs of futures"
+        items.append(Headline(f"Obedience ({kind}), after 4 steps", figures["4"], "%", comparison))
+    return items
+
+
+def _event_headlines(dreams: DreamMeasures, next_step: NextStep) -> list[Headline]:
+    """Of events that happened in dreams or in reality."""
+    items = []
+    for name, sources in dreams.events.items():
+        if any(sources[source].value for source in ("dream", "reality")):
+            comparison = f"in reality {as_text(sources['reality'])}"
+            f1 = next_step.events.get("terminated" if name == "ending" else name, {}).get("f1", Figure())
+            comparison += "" if f1.value is None else f"; F1 at the next step {short(f1, '')}"
+            items.append(Headline(f"Dreamt steps with {_article(name)} {name}", sources["dream"], "%", comparison))
+    return items
+
+
+def _article(name: str) -> str:
+    return "an" if name[0] in "aeiou" else "a"
 
 
 def _tokens_headline(slot: Slot, conditions: dict[str, dict[str, Sources]]) -> Headline:
@@ -105,18 +182,6 @@ def _tokens_headline(slot: Slot, conditions: dict[str, dict[str, Sources]]) -> H
     name += ("" if condition == "all" else f", in {condition}") + (f" ({slot.name})" if "/" in slot.name else "")
     comparison = f"repeat {short(figures['repeat'])}"
     return Headline(name, figures["model"], "%", comparison)
-
-
-def _image_headlines(images: ImageQuality) -> list[Headline]:
-    items = []
-    for condition, gains in images.psnr_gain.items():
-        values = {name: curve.get(HORIZON, Figure()) for name, curve in images.psnr[condition].items()}
-        gain = {name: curve.get(HORIZON, Figure()) for name, curve in gains.items()}
-        parts = [f"{name} {short(values[name], 'dB')}" for name in ("dream", "repeat", "reconstruction")]
-        parts += [f"{name} +{short(gain[name], 'dB')}" for name in ("resampled replay", "oracle bound") if name in gain]
-        where = "" if condition == "all" else f", {condition}"
-        items.append(Headline(f"PSNR above repeating, at step {HORIZON}{where}", gain["dream"], "dB", ", ".join(parts)))
-    return items
 
 
 def memory_headlines(measured: MemoryMeasures) -> list[Headline]:
@@ -142,13 +207,13 @@ def drift_headlines(measured: DriftMeasures) -> list[Headline]:
     if first is None or last is None:
         return []
     titles = {
-        "controllability": f"Controllability at step {last} as a share of that at step {first}",
+        "pictures that change": f"Pictures that change at step {last} as a share of those at step {first}",
         "impossible neighbours": f"Impossible neighbours at step {last} above those at step {first}",
     }
     places = {f"at step {first}": measured.ages[first], f"at step {last}": measured.ages[last]}
     places["in recordings"] = measured.recordings
     items = []
-    for name, title in titles.items():
+    for name, title in ((name, title) for name, title in titles.items() if name in measured.change):
         comparison = ", ".join(f"{as_text(figures[name])} {where}" for where, figures in places.items())
         items.append(Headline(title, measured.change[name], "%", comparison))
     return [item for item in items if item.figure.value is not None]
@@ -156,12 +221,12 @@ def drift_headlines(measured: DriftMeasures) -> list[Headline]:
 
 def write_evaluation_page(out: Path, result: EvaluationResult) -> Path:
     """Write the plots and `index.html`, into the folder that holds the videos."""
-    plots = []
-    for metric, unit in (("psnr", "dB"), ("ssim", "SSIM")):
-        for condition, curves in getattr(result.images, metric, {}).items():
-            plots.append(f"{metric}-{condition}.png")
-            title = f"{metric.upper()} over the horizon, {condition} frames"
-            plot_horizon(out / plots[-1], curves, title, unit)
+    plots, dreams = [], result.dreams
+    for name, curves, unit in (("gain", dreams.gain, "dB"), ("error", dreams.error, "standard deviations")):
+        if curves:
+            plots.append(f"{name}.png")
+            shown = {source: figures for source, figures in curves.items() if "/" not in source}
+            plot_horizon(out / plots[-1], shown, f"{name.capitalize()} over the horizon", unit)
     return _write_page(out / "index.html", "evaluation.html", result, plots)
 
 

@@ -29,7 +29,7 @@ class Figure:
 
 
 Sources = dict[str, Figure]  # what was measured (model, a baseline, a bound) -> its figure
-Curves = dict[str, dict[str, Sources]]  # condition on the frames -> source -> horizon -> figure
+Curves = dict[str, Sources]  # what was measured -> horizon -> figure
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class About:
 
 @dataclass(frozen=True, kw_only=True)
 class NextStep:
-    """The next step given the real steps before it.
+    """The next step given the real steps before it. Tokens are compared where they mean the same in every step.
 
     Attributes:
         tokens_correct: slot -> condition on steps -> group of cells -> source -> share of tokens that are correct.
@@ -78,20 +78,33 @@ class NextStep:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageQuality:
-    """Pictures of open-loop dreams against the recorded frames: condition -> source -> horizon -> figure.
-
-    Sources: "dream"; "repeat" of the last real frame; "reconstruction" by the tokenizer; "resampled replay", the real
-    environment under the same actions with other random numbers; "oracle bound", the recorded frame without the
-    locations that had never been seen.
+class DreamMeasures:
+    """Open-loop dreams against what was recorded, from the same steps and under the same actions. What does not apply
+    to a world's observations is empty.
 
     Attributes:
-        psnr: in dB, averaged over frames, at most 48.1 (an error of one grey level); psnr_gain: above "repeat".
+        gain: source -> horizon -> dB: of pictures 10·log10 of the mean squared error of repeating the last real frame
+            over that of the source, over all starts. Sources: "dream"; "resampled replay", the real environment under
+            the same actions with other random numbers, which no dream can be expected to surpass.
+        changed_pixels: which pixels -> horizon -> share that the dream has right: those that "changed" since the last
+            real frame, and those "changed in the dream"; and "share changed", that of the first kind among all.
+        motion_energy: mean absolute difference of successive frames, the dream's over reality's, at steps 8 to 16.
+        error: source -> horizon -> root mean squared error of numbers in their standard deviations. Sources: "dream";
+            "repeat" of the last real step; "linear" extrapolation from the last two; the dream's over that of each.
+        right: source -> horizon -> share of choices that are right.
+        events: event -> "dream" and "reality" -> share of steps in which it happens.
+        obedience: kind of observation -> "obedience" -> horizon -> share of dreams of two futures under different
+            actions that are nearer to their own reality than to the other, where the two differ; and "no difference",
+            the share of pairs in which they do not.
     """
 
-    psnr: Curves
-    psnr_gain: Curves
-    ssim: Curves
+    gain: Curves = field(default_factory=dict)
+    changed_pixels: Curves = field(default_factory=dict)
+    motion_energy: Figure = Figure()
+    error: Curves = field(default_factory=dict)
+    right: Curves = field(default_factory=dict)
+    events: dict[str, Sources] = field(default_factory=dict)
+    obedience: dict[str, Curves] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,20 +112,19 @@ class EvaluationResult:
     """Result of `magrathea eval`, in `metrics.json`.
 
     Attributes:
-        controllability: condition on steps -> horizon -> source -> accuracy of the inverse dynamics at naming the
-            commanded action; "dream / real" and "resampled replay / real" are ratios.
-        goal_accuracy: prompt -> share of actions as recorded.
-        images: None for worlds without pictures.
+        verdict: sentences that say in plain words where the world is no better than repeating or does not obey, and
+            what to try; or that neither is so.
         videos: names of video files that show dreams and the recording side by side.
+        not_measured: what could not be measured, or not as usual, and why: a sentence for each.
     """
 
     about: About
+    verdict: list[str]
     headlines: list[Headline]
     next_step: NextStep
-    controllability: dict[str, dict[str, Sources]]
-    goal_accuracy: Sources
-    images: ImageQuality | None
+    dreams: DreamMeasures
     videos: list[str]
+    not_measured: list[str]
 
 
 @dataclass(frozen=True)
@@ -174,7 +186,8 @@ class DriftMeasures:
         ages: age -> measure -> figure.
         recordings: measure -> figure.
         first, last: the ages that `change` compares; None where fewer than two were reached.
-        change: "controllability" (ratio of last to first) and "impossible neighbours" (difference), in the same dreams.
+        change: "pictures that change" (ratio of last to first) and "impossible neighbours" (difference), in the same
+            dreams.
         endings: episodes that ended in 1,000 dreamt steps.
     """
 

@@ -1,8 +1,10 @@
-"""Open-loop dreams, and the real environment under the same actions; both are given nothing else of the recording."""
+"""Open-loop dreams, and the real environment under chosen actions; both are given nothing else of the recording."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -12,10 +14,11 @@ import torch
 from magrathea.data import Dataset, Episode
 from magrathea.data.episode import stack
 from magrathea.data.make_env import make_env_from_metadata
-from magrathea.data.recorder import plain_action
+from magrathea.data.recorder import checked_copy, plain_action
 from magrathea.errors import MagratheaError
 from magrathea.evaluate.environment_hooks import resample
 from magrathea.evaluate.recordings import Budget, EncodedEpisode, Recording
+from magrathea.memory import WindowSpec
 from magrathea.session import Session
 from magrathea.spaces import index_batch
 from magrathea.world import World
@@ -24,56 +27,81 @@ BATCH_SIZE = 16
 MIN_STEPS = 8
 MAX_CONTEXT = 512  # steps of the recording before a dream; those beyond the window are in its memory
 
+Start = tuple[int, int]  # (index of the recording, last real step)
+
+
+@dataclass
+class Steps:
+    """What followed, dreamt or real: R times H steps.
+
+    Attributes:
+        observation: by leaf of the observation space (R, 1 + H, *shape); the first is the last real one.
+        reward: (R, H) float32.
+        terminated: (R, H) bool.
+    """
+
+    observation: list[np.ndarray]
+    reward: np.ndarray
+    terminated: np.ndarray
+
 
 @dataclass
 class Rollouts:
-    """Dreams and the recorded steps that they stand for. R rollouts, W past steps, H dreamt steps.
+    """Dreams and the recorded steps that they stand for: R rollouts of H steps.
 
     Attributes:
-        episodes: (R,) indices of the recordings.
-        starts: (R,) index in its recording of the last real step.
-        real, dream: (R, W + H, N) tokens; the first W are the same.
-        valid: (R, H) False beyond the recording's end.
+        starts: (R,) where each begins.
+        real, dream: what followed, under the same actions.
+        valid: (R, H) False beyond the recording's end, where its last observation repeats.
     """
 
-    episodes: np.ndarray
-    starts: np.ndarray
-    real: np.ndarray
-    dream: np.ndarray
+    starts: list[Start]
+    real: Steps
+    dream: Steps
     valid: np.ndarray
+
+    @property
+    def episodes(self) -> np.ndarray:
+        """(R,) indices of the recordings."""
+        return np.array([index for index, _ in self.starts])
 
     @property
     def horizon(self) -> int:
         return self.valid.shape[1]
 
-    @property
-    def dreamt(self) -> np.ndarray:
-        """(R, H, N) the dreamt steps."""
-        return self.dream[:, -self.horizon :]
 
-    @property
-    def recorded(self) -> np.ndarray:
-        """(R, H, N) the real steps that they stand for; the last one repeats beyond the recording's end."""
-        return self.real[:, -self.horizon :]
+# -- where dreams begin -----------------------------------------------------------------------------------------------
+def context_and_least(recordings: list[Recording], window: int) -> tuple[int, int]:
+    """Recorded steps that dreams begin with, and steps at least that they are measured for: the window and 8, or fewer
+    where most recordings are shorter than that."""
+    typical = int(np.median([len(recording.tokens) for recording in recordings]))
+    context = max(1, min(window, typical - MIN_STEPS))
+    return context, max(1, min(MIN_STEPS, typical - context))
 
 
 def choose_starts(
-    recordings: list[Recording], window: int, horizon: int, num_rollouts: int, seed: int = 0
-) -> list[tuple[int, int]]:
-    """(recording, last real step) of rollouts, taken from the recordings in turns, `horizon` steps apart or more.
+    recordings: list[Recording],
+    window: int,
+    horizon: int,
+    num_rollouts: int,
+    seed: int = 0,
+    least: int = MIN_STEPS,
+    apart: int | None = None,
+) -> list[Start]:
+    """Where rollouts begin: drawn from the recordings in turns, `apart` steps (by default the horizon) or more apart.
 
-    Recordings that are too short for the whole horizon are used as far as they reach, if that is 8 steps or more.
+    Recordings that are too short for the whole horizon are used as far as they reach, if that is `least` steps or more.
     Raises MagratheaError where there is none.
     """
-    rng = np.random.default_rng(seed)
-    least = min(horizon, MIN_STEPS)
+    rng, apart = np.random.default_rng(seed), horizon if apart is None else apart
+    least = min(horizon, least)
     choices = []
     for recording in recordings:
         last = len(recording.tokens) - 1
         room = last - (window - 1)
-        offset = int(rng.integers(max(1, room % horizon + 1))) if room >= horizon else 0
-        places = range(window - 1 + offset, last - least + 1, horizon)
-        choices.append(rng.permutation(np.array(list(places), dtype=np.int64)).tolist())
+        offset = int(rng.integers(max(1, room % apart + 1))) if room >= horizon else 0
+        steps = range(window - 1 + offset, last - least + 1, apart)
+        choices.append(rng.permutation(np.array(list(steps), dtype=np.int64)).tolist())
     if not any(choices):
         raise MagratheaError(
             f"No held-out episode is long enough to dream from: it takes {window} steps and {least} more; collect "
@@ -81,108 +109,115 @@ def choose_starts(
         )
     starts = []
     for turn in range(max(map(len, choices), default=0)):
-        starts += [(index, places[turn]) for index, places in enumerate(choices) if turn < len(places)]
+        starts += [(index, steps[turn]) for index, steps in enumerate(choices) if turn < len(steps)]
     return starts[:num_rollouts]
 
 
-def recent_steps(episodes: list[EncodedEpisode] | list[Recording], starts: list[tuple[int, int]], num_steps: int):
-    """The tokens (R, num_steps, N) of the steps up to each start (index, step)."""
+def recent_steps(episodes: Sequence[EncodedEpisode], starts: list[Start], num_steps: int) -> np.ndarray:
+    """The tokens (R, num_steps, N) of the steps up to each start."""
     return np.stack([episodes[index].tokens[step - num_steps + 1 : step + 1] for index, step in starts])
 
 
+# -- dreams -----------------------------------------------------------------------------------------------------------
 def roll_out(
-    world: World,
-    recordings: list[Recording],
-    starts: list[tuple[int, int]],
-    horizon: int,
-    *,
-    budget: Budget,
-    seed: int = 0,
+    world: World, recordings: list[Recording], starts: list[Start], horizon: int, *, budget: Budget, seed: int = 0
 ) -> Rollouts:
     """Dream from each start under the recording's actions; stops after the batch in which the budget is spent."""
-    batches = []
+    real, dreams, valid = [], [], []
     for begin in range(0, len(starts), BATCH_SIZE):
-        batches.append(_dream_batch(world, recordings, starts[begin : begin + BATCH_SIZE], horizon, seed + begin))
+        part = starts[begin : begin + BATCH_SIZE]
+        recorded = [_recorded(recordings[index].episode, step, horizon) for index, step in part]
+        real.append(_stacked([steps for steps, _, _ in recorded]))
+        valid.append(np.stack([inside for _, inside, _ in recorded]))
+        seeds = range(seed + begin, seed + begin + len(part))
+        dreams.append(dream(world, recordings, part, stack([actions for *_, actions in recorded]), seeds))
         if budget.spent():
             break
-    return Rollouts(**{name: np.concatenate([getattr(batch, name) for batch in batches]) for name in vars(batches[0])})
+    num_rollouts = sum(map(len, valid))
+    return Rollouts(starts[:num_rollouts], _joined(real), _joined(dreams), np.concatenate(valid))
 
 
-def _dream_batch(
-    world: World, recordings: list[Recording], starts: list[tuple[int, int]], horizon: int, seed: int
-) -> Rollouts:
-    window = world.config.model.window
-    steps = np.stack([np.arange(start - window + 1, start + horizon + 1) for _, start in starts])
-    lengths = np.array([len(recordings[index].tokens) for index, _ in starts])
-    inside = np.minimum(steps, lengths[:, None] - 1)
-    real = np.stack([recordings[index].tokens[chosen] for (index, _), chosen in zip(starts, inside, strict=True)])
+def dream(world: World, recordings: list[Recording], starts: list[Start], actions: Any, seeds: Sequence[int]) -> Steps:
+    """Dream from the recorded steps up to each of R starts, under actions (R, H, *shape), with a seed for each."""
+    length = world.config.model.window if isinstance(world.memory, WindowSpec) else MAX_CONTEXT
     context = [
-        torch.from_numpy(recordings[index].tokens[max(0, start + 1 - MAX_CONTEXT) : start + 1])
-        for index, start in starts
+        torch.from_numpy(recordings[index].tokens[max(0, step + 1 - length) : step + 1].astype(np.int64))
+        for index, step in starts
     ]
-    session, dream = Session(world, batch_size=len(starts), seed=seed, start=context), []
-    for step in range(horizon):
-        actions = world.decode_action(torch.from_numpy(real[:, window + step]))
-        dream.append(session.step(actions).tokens.numpy())
-    return Rollouts(
-        np.array([index for index, _ in starts]),
-        np.array([start for _, start in starts]),
-        real,
-        np.concatenate([real[:, :window], np.stack(dream, axis=1)], axis=1),
-        (steps < lengths[:, None])[:, window:],
-    )
+    session = Session(world, batch_size=len(starts), seed=list(seeds), start=context)
+    first = [index_batch(recordings[index].episode.observation, step) for index, step in starts]
+    observations, rewards, endings = [stack(first)], [], []
+    for step in range(len(optree.tree_leaves(actions)[0][0])):
+        result = session.step(optree.tree_map(lambda part, step=step: part[:, step], actions))
+        observations.append(result.observation)
+        rewards.append(result.reward)
+        endings.append(result.terminated)
+    leaves = [np.stack(part, axis=1) for part in zip(*map(optree.tree_leaves, observations), strict=True)]
+    return Steps(leaves, np.stack(rewards, axis=1), np.stack(endings, axis=1))
 
 
-def resampled_replay(
-    world: World, source: Dataset, recordings: list[Recording], rollouts: Rollouts, budget: Budget, seed: int = 0
-) -> Rollouts | None:
-    """Rollouts of the real environment in place of the dream: restored to the same moments by seed and actions, then
-    stepped by the recorded actions with its random choices redrawn.
+def _recorded(episode: Episode, start: int, horizon: int) -> tuple[Steps, np.ndarray, Any]:
+    """What was recorded after a step, without the first dimension of `Steps`; (H,) which of it is within the recording;
+    and the actions (H, *shape). The last of each repeats beyond the end."""
+    steps = np.minimum(np.arange(start, start + horizon), len(episode) - 1)
+    seen = index_batch(episode.observation, np.minimum(np.arange(start, start + horizon + 1), len(episode)))
+    recorded = Steps(list(map(np.asarray, optree.tree_leaves(seen))), episode.reward[steps], episode.terminated[steps])
+    return recorded, np.arange(start, start + horizon) < len(episode), index_batch(episode.action, steps)
 
-    A dream has other random choices than the recording too, so no dream can be expected to agree with the recording
-    better than this. Rollouts for which there was no time, and steps after the replay's end, are not valid. None where
-    the environment is not installed, or does not reproduce a recorded episode from its seed.
+
+def _stacked(parts: Sequence[Steps]) -> Steps:
+    leaves = [np.stack(leaf) for leaf in zip(*(part.observation for part in parts), strict=True)]
+    return Steps(leaves, np.stack([part.reward for part in parts]), np.stack([part.terminated for part in parts]))
+
+
+def _joined(parts: Sequence[Steps]) -> Steps:
+    leaves = [np.concatenate(leaf) for leaf in zip(*(part.observation for part in parts), strict=True)]
+    rewards, endings = ([getattr(part, name) for part in parts] for name in ("reward", "terminated"))
+    return Steps(leaves, np.concatenate(rewards), np.concatenate(endings))
+
+
+# -- the real environment ---------------------------------------------------------------------------------------------
+class Replay:
+    """The real environment of a dataset, restored to recorded moments by seed and actions.
+
+    Raises:
+        MagratheaError: where the environment cannot be made.
     """
-    try:
-        env = make_env_from_metadata(source.metadata)
-    except MagratheaError as error:
-        print(f"Not measured against a resampled replay: {error}", flush=True)
-        return None
-    dream, valid = rollouts.dream.copy(), np.zeros_like(rollouts.valid)
-    try:
-        for index, (episode, start) in enumerate(zip(rollouts.episodes, rollouts.starts, strict=True)):
-            if budget.spent():
+
+    def __init__(self, source: Dataset) -> None:
+        self._env_id, self._env = source.env_id, make_env_from_metadata(source.metadata)
+
+    def close(self) -> None:
+        self._env.close()
+
+    @property
+    def env(self) -> gymnasium.Env:
+        return self._env
+
+    def go_on(
+        self, episode: Episode, start: int, actions: Any, resample_seed: int | None = None
+    ) -> list[np.ndarray] | None:
+        """What actions (H, *shape) lead to from step `start` of an episode: by leaf (1 + H or fewer, *shape), of which
+        the first is the observation at the start; None where that is not the recorded one.
+
+        resample_seed: of the random choices from there on; the recorded episode's generator goes on, if not given.
+        """
+        observation, _ = self._env.reset(seed=episode.seed)
+        for step in range(start):
+            observation, *_ = self._env.step(plain_action(self._env.action_space, index_batch(episode.action, step)))
+        leaves = [optree.tree_leaves(self._copied(observation))]
+        recorded = optree.tree_leaves(index_batch(episode.observation, start))
+        if not all(map(np.array_equal, leaves[0], recorded)):
+            return None
+        if resample_seed is not None:
+            resample(self._env, self._env_id, resample_seed)
+        for step in range(len(optree.tree_leaves(actions)[0])):
+            action = plain_action(self._env.action_space, index_batch(actions, step))
+            observation, _, terminated, truncated, _ = self._env.step(action)
+            leaves.append(optree.tree_leaves(self._copied(observation)))
+            if terminated or truncated:
                 break
-            recording = recordings[episode]
-            if not _restored(env, recording.episode, int(start)):
-                return None
-            resample(env, source.env_id, seed + index)
-            tokens = _replay(world, env, recording.episode, int(start), rollouts.horizon)
-            dream[index, -rollouts.horizon :][: len(tokens)] = tokens
-            valid[index, : len(tokens)] = rollouts.valid[index, : len(tokens)]
-    finally:
-        env.close()
-    return replace(rollouts, dream=dream, valid=valid)
+        return [np.stack(leaf) for leaf in zip(*leaves, strict=True)]
 
-
-def _restored(env: gymnasium.Env, episode: Episode, start: int) -> bool:
-    """Replay an episode up to a step; whether the observation is the recorded one."""
-    observation, _ = env.reset(seed=episode.seed)
-    for step in range(start):
-        observation, *_ = env.step(plain_action(env.action_space, index_batch(episode.action, step)))
-    recorded = optree.tree_leaves(index_batch(episode.observation, start))
-    return all(map(np.array_equal, optree.tree_leaves(observation), recorded))
-
-
-def _replay(world: World, env: gymnasium.Env, episode: Episode, start: int, horizon: int) -> np.ndarray:
-    """The tokens (up to H, N) of the steps that the recorded actions lead to."""
-    steps, first = [], index_batch(episode.observation, start)
-    for step in range(start, min(start + horizon, len(episode))):
-        action = index_batch(episode.action, step)
-        observation, reward, terminated, truncated, _ = env.step(plain_action(env.action_space, action))
-        steps.append((observation, action, reward, terminated))
-        if terminated or truncated:
-            break
-    observations, actions, rewards, terminations = zip(*steps, strict=True)
-    values = stack([first, *observations]), stack(list(actions)), np.array(rewards, np.float32), np.array(terminations)
-    return world.encode_episode(*values).numpy()[1:]
+    def _copied(self, observation: Any) -> Any:
+        return checked_copy(self._env.observation_space, observation, "An observation of the replay")

@@ -86,7 +86,7 @@ def gather_segments(
     inside = np.minimum(steps, lengths[:, None] - 1)
     parts = [(episodes[index], chosen) for (index, _), chosen in zip(group, inside, strict=True)]
     return SegmentBatch(
-        torch.from_numpy(np.stack([episode.tokens[chosen] for episode, chosen in parts])),
+        torch.from_numpy(np.stack([episode.tokens[chosen] for episode, chosen in parts]).astype(np.int64)),
         first,
         np.array([index for index, _ in group]),
         steps[:, first:],

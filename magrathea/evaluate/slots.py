@@ -1,29 +1,73 @@
-"""Slots of observations: which one holds the pictures, its values and pictures, and the accuracy of actions."""
+"""Observations by slot and by kind: pictures, numbers and choices, and which of a step's tokens can be compared."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import gymnasium
 import numpy as np
-import torch
-from torch import Tensor
+import optree
+from gymnasium import spaces
 
 from magrathea.layout import Layout, Slot
-from magrathea.spaces import find_picture
+from magrathea.spaces import find_picture, is_image, leaf_spaces_of, space_tree
 from magrathea.tokenizers import Tokenizer
 from magrathea.world import World
 
+MIN_SIDE = 16  # pixels of a picture, from which it is compared as one
+PICTURE, NUMBERS, CHOICES = "picture", "numbers", "choices"
 
+
+# -- values -----------------------------------------------------------------------------------------------------------
+def is_picture(space: Any) -> bool:
+    """Whether a space is an image of at least 16x16 pixels."""
+    return is_image(space) and min(space.shape[:2]) >= MIN_SIDE
+
+
+def by_kind(space: gymnasium.Space, leaves: Sequence[np.ndarray], num_leading: int) -> dict[str, np.ndarray]:
+    """The leaves (*n, *shape) of observations, n of num_leading dimensions, joined by kind.
+
+    Returns what there is of "picture" (*n, rows, columns, 1 or 3) uint8, the one that is shown; "numbers" (*n, Q)
+    float64 of Boxes; "choices" (*n, Q) int64 of all else, small images among them.
+    """
+    found, kinds = {}, {NUMBERS: [], CHOICES: []}
+    paths, shown = optree.tree_paths(space_tree(space)), find_picture(space)
+    for path, (_, leaf_space), leaf in zip(paths, leaf_spaces_of(space), leaves, strict=True):
+        if is_picture(leaf_space):
+            if path == shown or PICTURE not in found:
+                found[PICTURE] = _channels(leaf, num_leading)
+            continue
+        is_numeric = isinstance(leaf_space, spaces.Box) and not is_image(leaf_space)
+        kinds[NUMBERS if is_numeric else CHOICES].append(leaf.reshape(*leaf.shape[:num_leading], -1))
+    for kind, dtype in ((NUMBERS, np.float64), (CHOICES, np.int64)):
+        if kinds[kind]:
+            found[kind] = np.concatenate(kinds[kind], axis=-1).astype(dtype)
+    return found
+
+
+def _channels(pictures: np.ndarray, num_leading: int) -> np.ndarray:
+    """Pictures (*n, rows, columns[, channels]) with a last dimension of 1 or 3."""
+    pictures = pictures[..., None] if pictures.ndim == num_leading + 2 else pictures
+    return pictures[..., :3]
+
+
+# -- tokens -----------------------------------------------------------------------------------------------------------
 def picture_slot(world: World) -> Slot | None:
-    """The slot of the picture that is shown of an observation, if that has channels, 16 x 16 pixels or more, and a grid
-    of tokens."""
-    path = find_picture(world.observation_space)
-    key = None if path is None else "/".join(map(str, path))
+    """The first observation slot whose tokens are those of pictures of at least 16x16 pixels, if there is one."""
     for slot in world.layout.of_role("observation"):
-        if slot.is_grid and _leaf_key(world, slot) == key:
-            shape = slot_tokenizer(world, slot).space.shape or ()
-            return slot if len(shape) == 3 and min(shape[:2]) >= 16 else None
+        if slot.is_grid and is_picture(slot_tokenizer(world, slot).space):
+            return slot
     return None
+
+
+def comparable(layout: Layout) -> np.ndarray:
+    """(N,) True for the entries of a step's observation that mean the same in every step: tokens of slots without
+    values, and values."""
+    chosen = np.zeros(layout.num_tokens, dtype=bool)
+    for slot in layout.of_role("observation"):
+        chosen[layout.span(slot.name)] = slot.name not in layout.values_slots
+    return chosen
 
 
 def leaf_of(observation: Any, slot: Slot) -> np.ndarray:
@@ -47,15 +91,7 @@ def slot_tokenizer(world: World, slot: Slot) -> Tokenizer:
 
 
 def pictures_of(world: World, slot: Slot, tokens: np.ndarray) -> np.ndarray:
-    """tokens (…, N) -> pictures (…, rows, columns, channels) uint8 of the leaf that begins with a slot."""
+    """tokens (…, N) -> pictures (…, rows, columns, 1 or 3) uint8 of the leaf that begins with a slot."""
     tokenizer, start = slot_tokenizer(world, slot), world.layout.span(slot.name).start
-    return tokenizer.decode(tokens[..., start : start + tokenizer.tokens_per_step])
-
-
-def action_scores(layout: Layout, logits: dict[str, Tensor], targets: Tensor) -> np.ndarray:
-    """Whether the likeliest action is the one taken, in all its tokens: (B, C)."""
-    correct = [
-        (logits[slot.name].argmax(-1).cpu() == targets[..., layout.span(slot.name)]).all(-1)
-        for slot in layout.of_role("action")
-    ]
-    return torch.stack(correct).all(0).numpy()
+    pictures = tokenizer.decode(tokens[..., start : start + tokenizer.tokens_per_step])
+    return _channels(pictures, tokens.ndim - 1)

@@ -18,6 +18,8 @@ from magrathea.evaluate.results import Figure
 
 NUM_RESAMPLES = 1000
 CONFIDENCE = 0.95
+NORMAL_QUANTILE = 1.96  # of that confidence, two-sided
+MAX_GAIN = 60.0  # dB
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 
@@ -36,6 +38,34 @@ def ratio_of_ratios(sums: np.ndarray) -> np.ndarray:
 def difference_of_ratios(sums: np.ndarray) -> np.ndarray:
     """sums (…, 4): the ratio of the first two minus the ratio of the last two."""
     return ratio(sums[..., :2]) - ratio(sums[..., 2:])
+
+
+def gain(sums: np.ndarray) -> np.ndarray:
+    """sums (…, 2 or more): squared errors of a baseline and of a source -> 10·log10 of their ratio (…) in dB, within
+    ±`MAX_GAIN`; 0 where both are 0."""
+    baseline, source = sums[..., 0], sums[..., 1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        decibels = 10 * np.log10(baseline / source)
+    return np.clip(np.where((baseline == 0) & (source == 0), 0.0, decibels), -MAX_GAIN, MAX_GAIN)
+
+
+def root_of_ratio(sums: np.ndarray) -> np.ndarray:
+    """sums (…, 2 or more): the square root of `ratio`, as of a mean of squares."""
+    return np.sqrt(ratio(sums))
+
+
+def wilson(measured: Figure) -> Figure:
+    """A share of `count` observations, with Wilson's interval for as many independent ones where that is wider than
+    the one over episodes, which has no width where all are right (Wilson 1927)."""
+    if measured.value is None or not measured.count:
+        return measured
+    square, count, share = NORMAL_QUANTILE**2, measured.count, measured.value
+    middle = (share + square / (2 * count)) / (1 + square / count)
+    half = NORMAL_QUANTILE * np.sqrt(share * (1 - share) / count + square / (4 * count**2)) / (1 + square / count)
+    low, high = max(0.0, middle - half), min(1.0, middle + half)
+    if measured.low is not None and measured.high is not None:
+        low, high = min(low, measured.low), max(high, measured.high)
+    return replace(measured, low=finite(low), high=finite(high))
 
 
 def expected_calibration_error(sums: np.ndarray) -> np.ndarray:
@@ -116,7 +146,7 @@ class Tally:
             return replace(measured, value=None, low=None, high=None)
         return measured
 
-    def nested(self, prefix: str = "") -> dict:
+    def nested(self, prefix: str = "", statistic: Statistic = ratio) -> dict:
         """All figures whose names start with the prefix, as dictionaries by the rest of the name's parts."""
         result: dict = {}
         for name in self.names(prefix):
@@ -124,5 +154,5 @@ class Tally:
             inner = result
             for part in path:
                 inner = inner.setdefault(part, {})
-            inner[last] = self.figure(name)
+            inner[last] = self.figure(name, statistic)
         return result

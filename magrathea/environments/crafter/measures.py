@@ -41,7 +41,7 @@ def describe_cells(
     if "sleeping" in infos:
         conditions["asleep"] = infos["sleeping"][1:].astype(bool)
     copied = _with_inventory(content_at(VIEW.tiles(tokens), last, cell), -1)
-    return Cells(groups, conditions, copied, frame_conditions={"daylight": day})
+    return Cells(groups, conditions, copied)
 
 
 def _with_inventory(values: np.ndarray, fill: Any) -> np.ndarray:
