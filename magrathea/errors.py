@@ -3,3 +3,12 @@
 
 class MagratheaError(ValueError):
     """A mistake in what was asked or given; its one-line message names the thing, what is wrong, and what to do."""
+
+
+def one_line(text: object, most: int = 500) -> str:
+    """A text, or an error's message or name, on one line; of a long one the beginning and the end."""
+    line = " ".join(str(text).split()) or type(text).__name__
+    if len(line) <= most:
+        return line
+    end = most // 2
+    return f"{line[: most - end - 3]} … {line[-end:]}"

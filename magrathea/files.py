@@ -1,4 +1,5 @@
-"""Atomic writing of files and folders, and claims on folders that one process at a time may work in."""
+"""Atomic writing of files and folders, claims on folders that one process at a time may work in, and reading back what
+was written."""
 
 from __future__ import annotations
 
@@ -10,16 +11,20 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import IO, TypeVar
 
-from magrathea.errors import MagratheaError
+import msgspec
+
+from magrathea.errors import MagratheaError, one_line
 
 try:
     import fcntl
 except ImportError:  # not on Windows
     fcntl = None
 
+T = TypeVar("T")
 _AT_FDCWD, _EXCHANGE = -100, 2  # RENAME_EXCHANGE of Linux and RENAME_SWAP of macOS
 _REMEDIES = {
     errno.ENOSPC: "free some space, and try again",
@@ -150,12 +155,75 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def claim(path: Path) -> Iterator[None]:
-    """Hold a file's lock in the block; it ends with the process, however that ends.
+    """Hold a lock file in the block, and delete it at its end; the lock ends with the process, however that ends.
 
     Raises:
         BlockingIOError: where another process, or another block of this one, holds it.
     """
-    with path.open("a") as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    file = _locked(path)
+    try:
         yield
+    finally:
+        with suppress(OSError):
+            path.unlink()
+        file.close()
+
+
+def _locked(path: Path) -> IO[str]:
+    while True:
+        file = path.open("a")
+        try:
+            if fcntl is None:
+                return file
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # its holder has deleted it meanwhile
+
+
+@contextmanager
+def claim_folder(folder: Path, doing: str) -> Iterator[None]:
+    """Work in a folder, which may not be there yet, as the only process; its lock file lies beside it.
+
+    Args:
+        folder: may be replaced meanwhile (`replace_folder`).
+        doing: what is done, such as "training into".
+
+    Raises:
+        MagratheaError: where another process is at it, or the lock file cannot be written.
+    """
+    lock, held = folder.parent / f".{folder.name}.lock", ExitStack()
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held.enter_context(claim(lock))
+    except BlockingIOError as error:
+        raise MagratheaError(f"Another process is {doing} '{folder}'; wait for it, or give another --out.") from error
+    except OSError as error:
+        raise MagratheaError(f"'{folder.parent}' cannot be written ({error.strerror}); give another --out.") from error
+    with held:
+        yield
+
+
+def read_json(path: Path, kind: type[T], remedy: str) -> T:
+    """What a JSON file holds, as a type that msgspec knows.
+
+    Raises:
+        MagratheaError: which names the file and ends with the remedy, where it cannot be read, is empty or cut, or
+            holds something else.
+    """
+    try:
+        data = path.read_bytes()
+        if not data.strip():
+            raise ValueError("it is empty")
+        return msgspec.json.decode(data, type=kind)
+    except (OSError, ValueError, RecursionError) as error:
+        raise unreadable(path, error, remedy) from error
+
+
+def unreadable(path: Path, error: Exception, remedy: str) -> MagratheaError:
+    """The error for a file of ours that cannot be read back."""
+    return MagratheaError(f"File '{path}' is damaged or of another version ({one_line(error, 200)}); {remedy}.")

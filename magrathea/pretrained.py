@@ -4,6 +4,7 @@ README.md; shipped with Magrathea, of one's own, or on the Hugging Face Hub. See
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from magrathea.errors import MagratheaError
+from magrathea.errors import MagratheaError, one_line
 from magrathea.files import replace_folder
 
 FORMAT_VERSION = 1
 WORLDS_FOLDER = Path(__file__).parent / "worlds"
+HUB_ID = r"[A-Za-z0-9][\w-]*/[\w-][\w.-]*"  # owner/name
 TENSOR_FILES = ("model", "tokenizers", "memory", "starts")
 
 
@@ -101,17 +103,25 @@ def find_world(name: str | Path) -> Path:
     Raises:
         MagratheaError: where there is none.
     """
-    folder = Path(name)
+    folder = _path(name)
     if folder.is_dir():
         if not (folder / "config.json").exists():
             raise MagratheaError(f"World folder '{folder}' has no config.json; build one with 'magrathea train'.")
         return folder
     shipped = shipped_worlds()
-    if str(name) in shipped:
-        return shipped[str(name)]
-    if isinstance(name, str) and name.count("/") == 1 and not name.startswith((".", "/")):
+    if str(folder) in shipped:
+        return shipped[str(folder)]
+    if isinstance(name, str) and re.fullmatch(HUB_ID, name):
         return _download(name)
     raise MagratheaError(f"No world '{name}': it is no folder and no shipped world ({', '.join(shipped) or 'none'}).")
+
+
+def _path(name: str | Path) -> Path:
+    """The path that a name is, with the home folder for "~"; raises MagratheaError where there is no such user."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise MagratheaError(f"'{name}' begins with the home folder of nobody; give the whole path.") from error
 
 
 def _download(name: str) -> Path:
@@ -150,18 +160,20 @@ def _read_config(folder: Path) -> dict[str, Any]:
             raise ValueError(f"it is no file of up to {MOST_CONFIG_BYTES >> 20} MiB")
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise MagratheaError(f"World '{folder}' has a config.json that cannot be read ({error}).") from error
+        raise MagratheaError(
+            f"World '{folder}' has a config.json that cannot be read ({one_line(error)}); copy it again or train anew."
+        ) from error
     version = config.get("format_version") if isinstance(config, dict) else None
     if version != FORMAT_VERSION:
         raise MagratheaError(
-            f"World '{folder}' has format version {version}, but this Magrathea reads version {FORMAT_VERSION}; "
-            "install the Magrathea that made it, or train it anew."
+            f"World '{folder}' has a config.json of format version {version}, but this Magrathea reads version "
+            f"{FORMAT_VERSION}; install the Magrathea that made it, or train it anew."
         )
     try:
         check_config(config)
     except (ValueError, RecursionError) as error:
         raise MagratheaError(
-            f"World '{folder}' has a config.json that lacks or misnames something ({str(error)[:500]}); copy it again."
+            f"World '{folder}' has a config.json that lacks or misnames something ({one_line(error)}); copy it again."
         ) from error
     return config
 
@@ -202,7 +214,7 @@ def write_world(files: WorldFiles, folder: str | Path) -> Path:
         raise MagratheaError(f"World folder '{folder}' cannot be written ({error}); nothing was changed.") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-    return Path(folder)
+    return _path(folder)
 
 
 def folder_to_write(folder: str | Path) -> Path:
@@ -211,7 +223,7 @@ def folder_to_write(folder: str | Path) -> Path:
     Raises:
         MagratheaError: for a file, and for the working directory and those above it, which cannot be replaced.
     """
-    real = Path(folder).resolve()
+    real = _path(folder).resolve()
     if real == Path.cwd() or real in Path.cwd().parents:
         raise MagratheaError(f"'{folder}' is the folder that you are in, or one above it; name a folder for the world.")
     if real.exists() and not real.is_dir():

@@ -1,12 +1,11 @@
-"""Gymnasium spaces: which can be learnt, as JSON, and values of them."""
+"""Gymnasium spaces: which can be learnt, and values of them. As JSON: `space_config`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import msgspec
 import numpy as np
 import optree
 from gymnasium import spaces
@@ -17,136 +16,6 @@ MAX_VOCABULARY = 2**18
 """Tokens of one kind that a model can tell apart."""
 MAX_NUMBERS = 4096
 """Numbers of one part of a space; pictures, whose tokens are patches, may have more."""
-
-
-# -- as JSON ----------------------------------------------------------------------------------------------------------
-def _bound(bound: np.ndarray) -> Any:
-    """A bound as one number where it is the same everywhere; JSON has no infinities, so they are written as text."""
-    if bound.size == 0:
-        return 0
-    if bound.dtype.kind in "iu" and np.any((bound > 2**53) | (bound < -(2**53))):  # float64 does not hold them
-        return bound.flat[0].item() if (bound == bound.flat[0]).all() else bound.tolist()
-    values = np.asarray(bound, dtype=np.float64)
-    written = np.vectorize(lambda value: value if np.isfinite(value) else str(value), otypes=[object])(values)
-    return written.flat[0] if (values == values.flat[0]).all() else written.tolist()
-
-
-def _read_bound(written: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    values = np.asarray(written, dtype=object)
-    if dtype.kind in "iu":  # version 0.1 wrote integers as floats, and so the last of int64 as one too many
-        limits = np.iinfo(dtype)
-        values = np.vectorize(
-            lambda value: min(max(int(float(value) if isinstance(value, str) else value), limits.min), limits.max),
-            otypes=[object],
-        )(values)
-        return np.broadcast_to(values.astype(dtype), shape)
-    values = values.astype(np.float64)
-    if np.isnan(values).any():
-        raise ValueError("a bound is not a number")
-    return np.broadcast_to(values.astype(dtype), shape)
-
-
-# What a config may hold. Sizes are checked before anything of that size is made.
-MOST_NUMBERS = 2**22  # of a value
-_Size = Annotated[int, msgspec.Meta(ge=0, le=MOST_NUMBERS)]
-_Whole = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
-_Sizes = Annotated[list[_Size], msgspec.Meta(max_length=8)]
-_Number = Literal[
-    "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64"
-]
-
-
-class _BoxConfig(msgspec.Struct, tag="Box", tag_field="type", forbid_unknown_fields=True):
-    shape: _Sizes
-    dtype: _Number | Literal["bool"]
-    low: int | float | str | list
-    high: int | float | str | list
-
-
-class _DiscreteConfig(msgspec.Struct, tag="Discrete", tag_field="type", forbid_unknown_fields=True):
-    n: Annotated[int, msgspec.Meta(ge=1, le=2**62)]
-    start: _Whole
-
-
-class _MultiDiscreteConfig(msgspec.Struct, tag="MultiDiscrete", tag_field="type", forbid_unknown_fields=True):
-    nvec: list
-    start: list
-
-
-class _MultiBinaryConfig(msgspec.Struct, tag="MultiBinary", tag_field="type", forbid_unknown_fields=True):
-    n: _Size | _Sizes
-
-
-class _DictConfig(msgspec.Struct, tag="Dict", tag_field="type", forbid_unknown_fields=True):
-    spaces: dict[str, _SpaceConfig]
-
-
-class _TupleConfig(msgspec.Struct, tag="Tuple", tag_field="type", forbid_unknown_fields=True):
-    spaces: list[_SpaceConfig]
-
-
-_SpaceConfig = _BoxConfig | _DiscreteConfig | _MultiDiscreteConfig | _MultiBinaryConfig | _DictConfig | _TupleConfig
-
-
-def _num_numbers(config: Any) -> int:
-    """How many numbers a value of the space holds."""
-    if isinstance(config, _BoxConfig):
-        return math.prod(config.shape)
-    if isinstance(config, _MultiBinaryConfig):
-        return config.n if isinstance(config.n, int) else math.prod(config.n)
-    if isinstance(config, _DictConfig | _TupleConfig):
-        parts = config.spaces.values() if isinstance(config, _DictConfig) else config.spaces
-        return sum(map(_num_numbers, parts))
-    return 1
-
-
-def space_to_config(space: spaces.Space) -> dict[str, Any]:
-    """A JSON-able description of a space; raises MagratheaError for kinds that no tokenizer knows."""
-    if isinstance(space, spaces.Box):
-        limits = {"low": _bound(space.low), "high": _bound(space.high)}
-        return {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype), **limits}
-    if isinstance(space, spaces.Discrete):
-        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
-    if isinstance(space, spaces.MultiDiscrete):
-        return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
-    if isinstance(space, spaces.MultiBinary):
-        return {"type": "MultiBinary", "n": space.n if isinstance(space.n, int) else [int(size) for size in space.n]}
-    if isinstance(space, spaces.Dict):
-        return {"type": "Dict", "spaces": {key: space_to_config(part) for key, part in space.spaces.items()}}
-    if isinstance(space, spaces.Tuple):
-        return {"type": "Tuple", "spaces": [space_to_config(part) for part in space.spaces]}
-    raise _no_tokenizer(space)
-
-
-def space_from_config(config: dict[str, Any]) -> spaces.Space:
-    """The space that `space_to_config` described; raises MagratheaError for anything else, and for values of more than
-    `MOST_NUMBERS` numbers."""
-    try:
-        typed = msgspec.convert(config, _SpaceConfig)
-        if _num_numbers(typed) > MOST_NUMBERS:
-            raise ValueError(f"its values have more than {MOST_NUMBERS:,} numbers")
-        return _space_from(typed)
-    except (ValueError, TypeError, AssertionError, ArithmeticError, RecursionError) as error:
-        raise MagratheaError(f"A space in a config is none that this version knows ({error}).") from error
-
-
-def _space_from(config: Any) -> spaces.Space:
-    if isinstance(config, _BoxConfig):
-        shape, dtype = tuple(config.shape), np.dtype(config.dtype)
-        low, high = (_read_bound(side, shape, dtype) for side in (config.low, config.high))
-        return spaces.Box(low, high, shape, dtype.type)
-    if isinstance(config, _DiscreteConfig):
-        return spaces.Discrete(config.n, start=config.start)
-    if isinstance(config, _MultiDiscreteConfig):
-        nvec, start = np.array(config.nvec), np.array(config.start)
-        if nvec.dtype.kind != "i" or start.dtype.kind != "i" or not nvec.size or nvec.size > MOST_NUMBERS:
-            raise ValueError("a MultiDiscrete needs whole numbers")
-        return spaces.MultiDiscrete(nvec, start=start)
-    if isinstance(config, _MultiBinaryConfig):
-        return spaces.MultiBinary(config.n)
-    if isinstance(config, _DictConfig):
-        return spaces.Dict({key: _space_from(part) for key, part in config.spaces.items()})
-    return spaces.Tuple([_space_from(part) for part in config.spaces])
 
 
 # -- values of Dict and Tuple spaces ----------------------------------------------------------------------------------
@@ -247,15 +116,14 @@ def check_leaf(space: spaces.Space, what: str) -> None:
     if isinstance(space, spaces.Box) and np.dtype(space.dtype).kind not in "biuf":
         raise MagratheaError(f"{what}: {space} is no Box of numbers; leave that part out in a wrapper.")
     if not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-        raise MagratheaError(f"{what}: {_no_tokenizer(space)}")
+        raise MagratheaError(f"{what}: {no_tokenizer(space)}")
     num_numbers = math.prod(space.shape or ())
     if num_numbers == 0:
         raise MagratheaError(f"{what}: {space} has no numbers; leave that part out in a wrapper.")
     if num_numbers > MAX_NUMBERS and not is_image(space):
-        how = CONVERT if is_foreign_picture(space) else "make it smaller in a wrapper"
         raise MagratheaError(
-            f"{what}: {space} has {num_numbers} numbers, and at most {MAX_NUMBERS} can be learnt where it is no uint8 "
-            f"picture (height, width, 1|3|4); {how}."
+            f"{what}: {space} has {num_numbers} numbers, and at most {MAX_NUMBERS} can be learnt where it is no picture"
+            f" of 1, 3 or 4 channels of uint8, or of floats within 0…1; {_smaller(space)}."
         )
     vocab_size = 2
     if isinstance(space, spaces.Discrete):
@@ -269,7 +137,17 @@ def check_leaf(space: spaces.Space, what: str) -> None:
         )
 
 
-def _no_tokenizer(space: spaces.Space) -> MagratheaError:
+def _smaller(space: spaces.Space) -> str:
+    if len(space.shape or ()) < 3:
+        return "make it smaller in a wrapper"
+    return (
+        "make it one in a wrapper; where it is a stack of frames, take off that wrapper, since the model sees past "
+        "steps by itself"
+    )
+
+
+def no_tokenizer(space: spaces.Space) -> MagratheaError:
+    """The error for a space of a kind that no tokenizer knows."""
     return MagratheaError(
         f"Space {space} has no tokenizer; use Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple."
     )
@@ -379,48 +257,35 @@ def to_rgb(pictures: np.ndarray) -> np.ndarray:
     return np.repeat(pictures, 3, axis=-1) if pictures.shape[-1] == 1 else np.array(pictures[..., :3])
 
 
-CONVERT = """'--env-kwargs {"size": [64, 64]}' makes it one"""
-"""What to do with a picture that is not uint8 (height, width, channels)."""
-
-
-def is_foreign_picture(space: Any) -> bool:
-    """Whether a space is a picture in another form than `is_image` asks for, which `size` converts: channels first, or
-    floats within 0..1."""
-    return isinstance(space, spaces.Box) and (_has_channels_first(space) or _is_float_picture(space))
-
-
-def picture_space(space: spaces.Box, size: tuple[int, int]) -> spaces.Box:
-    """The space of the pictures of a space as `to_picture` makes them and at a size (height, width)."""
-    assert space.shape is not None
-    channels = space.shape[:1] if _has_channels_first(space) else space.shape[2:]
-    return spaces.Box(0, 255, (*size, *channels), np.uint8)
-
-
-def to_picture(space: spaces.Box, value: Any) -> np.ndarray:
-    """A value of a picture of any form as uint8 (height, width[, channels])."""
-    array = checked_array(space, value, "A picture")
-    array = np.moveaxis(array, 0, -1) if _has_channels_first(space) else array
-    return array if array.dtype == np.uint8 else np.round(np.clip(array, 0, 1) * 255).astype(np.uint8)
-
-
-def _has_channels_first(space: spaces.Box) -> bool:
-    is_kind = space.dtype == np.uint8 or _is_unit(space)
-    shape = space.shape or ()
-    return is_kind and len(shape) == 3 and shape[0] in (1, 3, 4) and shape[2] not in (1, 3, 4) and min(shape[1:]) >= 8
-
-
-def _is_float_picture(space: spaces.Box) -> bool:
-    shape = space.shape or ()
-    has_sides = len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4))
-    return _is_unit(space) and has_sides and min(shape[:2]) >= 8
-
-
-def _is_unit(space: spaces.Box) -> bool:
-    return np.dtype(space.dtype).kind == "f" and bool((space.low == 0).all() and (space.high == 1).all())
-
-
 def patch_choices(height: int, width: int) -> list[tuple[int, int]]:
     """Patch sizes that divide a picture, are nearly square and give 49..256 tokens (or as near to that as there is)."""
+    least, shapes = _best_patches(height, width)
+    if least > FAR:  # e.g. 61x61: one token or 3,721
+        raise MagratheaError(
+            f"A {height}x{width} image has no patch size that gives 49 to 256 tokens; resize it, as "
+            """'--env-kwargs {"size": [64, 64]}' does, or pass patch=(h, w)"""
+        )
+    return shapes
+
+
+def padded_size(height: int, width: int) -> tuple[int, int]:
+    """(height, width), or where it has no `patch_choices` the least size above it that has patches of 49..256 tokens;
+    itself where that is more than MAX_PADDING away."""
+    if _best_patches(height, width)[0] <= FAR:
+        return height, width
+    larger = [(height + down, width + right) for down in range(MAX_PADDING) for right in range(MAX_PADDING)]
+    fitting = (size for size in sorted(larger, key=math.prod) if _best_patches(*size)[0] == 0)
+    return next(fitting, (height, width))
+
+
+FAR = 3  # doublings of the number of tokens
+MAX_PADDING = 32
+
+
+def _best_patches(height: int, width: int) -> tuple[float, list[tuple[int, int]]]:
+    """How many doublings patches miss 49..256 tokens by at least, and the sizes that do so, largest first."""
+    if height * width < 49:
+        return 0, [(1, 1)]
     shapes = [
         (patch_height, patch_width)
         for patch_height in _divisors(height)
@@ -429,12 +294,7 @@ def patch_choices(height: int, width: int) -> list[tuple[int, int]]:
     ]
     distance = {shape: _away_from_range(height * width // math.prod(shape)) for shape in shapes}
     least = min(distance.values(), default=math.inf)
-    if least > 3:  # e.g. 61x61: one token or 3,721
-        raise MagratheaError(
-            f"A {height}x{width} image has no patch size that gives 49 to 256 tokens; resize it, as "
-            """'--env-kwargs {"size": [64, 64]}' does, or pass patch=(h, w)"""
-        )
-    return sorted((shape for shape in shapes if distance[shape] <= least), key=math.prod, reverse=True)
+    return least, sorted((shape for shape in shapes if distance[shape] <= least), key=math.prod, reverse=True)
 
 
 def _divisors(number: int) -> list[int]:

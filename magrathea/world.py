@@ -16,7 +16,7 @@ from torch import Tensor
 
 from magrathea.devices import resolve_device
 from magrathea.display import world_html
-from magrathea.errors import MagratheaError
+from magrathea.errors import MagratheaError, one_line
 from magrathea.interfaces import EpisodeReadout, Memory, MemoryReadout, MemorySpec
 from magrathea.layout import ROLES, Codec, Layout, Role, Slot, group_for
 from magrathea.memory import WindowSpec, memory_class
@@ -25,7 +25,8 @@ from magrathea.model.transformer import NO_READOUT, MaskedTransformer
 from magrathea.model.weight_names import current_name, first_name
 from magrathea.pretrained import WorldFiles, find_world, read_world, write_world
 from magrathea.sampler import FillResult, FillSettings
-from magrathea.spaces import index_batch, space_from_config, space_to_config
+from magrathea.space_config import space_from_config, space_to_config
+from magrathea.spaces import index_batch
 from magrathea.tokenizers import Tokenizer, tokenizer_from
 
 Tokenizers = dict[Role, Tokenizer]
@@ -203,8 +204,9 @@ class World:
         try:
             world = cls._from_files(files)
         except Exception as error:  # of plug-ins that the config names, whose settings only they know
-            what = str(error)[:500] or type(error).__name__
-            raise MagratheaError(f"World '{folder}' has files that do not fit its config.json: {what}") from error
+            raise MagratheaError(
+                f"World '{folder}' has files that do not fit its config.json: {one_line(error)}"
+            ) from error
         return world.to(device)
 
     @classmethod

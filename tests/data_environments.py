@@ -101,6 +101,30 @@ OBSERVATIONS: dict[str, tuple[spaces.Space, Any]] = {
     "a ragged list": (spaces.Box(0, 1, (2,), np.float32), [[1], [1, 2]]),
     "9 in float": (spaces.Box(-1, 1, (2,), np.float32), np.array([0.0, 9.0])),
 }
+PICTURE = spaces.Box(0, 255, (16, 16, 3), np.uint8)
+SPACES: dict[str, spaces.Space] = {
+    "int64 without bounds": spaces.Box(-np.inf, np.inf, (2,), np.int64),
+    "uint64": spaces.Box(0, np.iinfo(np.uint64).max, (2,), np.uint64),
+    "bool": spaces.Box(0, 1, (3,), bool),
+    "no dimensions": spaces.Box(-1, 1, (), np.float64),
+    "bits": spaces.MultiBinary((4, 4)),
+    "choices": spaces.MultiDiscrete([[2, 3], [4, 1]]),
+    "RGBA": spaces.Box(0, 255, (16, 16, 4), np.uint8),
+    "channels first": spaces.Box(0, 255, (3, 16, 24), np.uint8),
+    "floats": spaces.Box(0, 1, (16, 24, 3), np.float32),
+    "floats, channels first": spaces.Box(0, 1, (1, 16, 24), np.float64),
+    "floats to 255": spaces.Box(0, 255, (16, 16, 3), np.float32),
+    "int32 to 255": spaces.Box(0, 255, (16, 16), np.int32),
+    "61x61": spaces.Box(0, 255, (61, 61, 3), np.uint8),
+    "1x200": spaces.Box(0, 255, (1, 200, 3), np.uint8),
+    "2x2": spaces.Box(0, 255, (2, 2, 3), np.uint8),
+    "grayscale": spaces.Box(0, 255, (16, 16), np.uint8),
+    "one channel": spaces.Box(0, 255, (16, 16, 1), np.uint8),
+    "four frames": spaces.Box(0, 255, (4, 16, 16), np.uint8),
+    "rgb and depth": spaces.Dict(rgb=PICTURE, depth=spaces.Box(0, 1, (16, 16, 1), np.float32)),
+    "nested": spaces.Tuple([spaces.Dict(picture=PICTURE, number=spaces.Discrete(3)), spaces.MultiBinary(2)]),
+}
+OBSERVATIONS |= {name: (space, None) for name, space in SPACES.items()}
 REWARDS: dict[str, Any] = {
     "none": None, "nan": np.nan, "infinite": np.inf, "two": np.zeros(2), "text": "much", "too large": 1e300,
     "array of one": np.array([0.5]), "bool": True,

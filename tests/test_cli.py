@@ -13,7 +13,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from magrathea.cli import build
+import magrathea.data
 from magrathea.cli import main as cli
 from magrathea.errors import MagratheaError
 
@@ -174,9 +174,9 @@ def test_exit_codes(
 def test_make_fails_when_recording_took_all_the_time(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(build, "collect", lambda *arguments, **options: None)
+    monkeypatch.setattr(magrathea.data, "collect", lambda *arguments, **options: None)
     assert cli.main(["make", "CartPole-v1", "--out", str(tmp_path / "pole"), "--minutes", "1e-9"]) == 2
-    assert "give more --minutes" in capsys.readouterr().err
+    assert "with more --minutes" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from minari import MinariDataset
 
 from magrathea.data import Dataset, collect
 from magrathea.errors import MagratheaError
-from magrathea.files import claim
+from magrathea.files import claim_folder
 
 BOARD, SLOW, ODD = (f"data_environments:recorded/{name}-v0" for name in ("Board", "Slow", "Odd"))
 
@@ -75,7 +75,7 @@ def test_killed_recording_resumes_without_loss(tmp_path: Path, monkeypatch: pyte
     recorded = {int(each.stem.split("_")[1]) for each in work.glob("episode_*") if "partial" not in each.name}
     assert len(recorded) >= 12
     played: list[int] = []
-    module = importlib.import_module("magrathea.data.collect")
+    module = importlib.import_module("magrathea.data.playing")
     play = module._Player.play
     monkeypatch.setattr(module._Player, "play", lambda self, index: (played.append(index), play(self, index))[1])
     resumed = collect(SLOW, 400, tmp_path / "killed", num_processes=1, max_episode_steps=10, seed=7)
@@ -178,7 +178,8 @@ def test_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_one_process_at_a_time_records_into_a_folder(tmp_path: Path) -> None:
-    (work := tmp_path / "out" / ".collecting").mkdir(parents=True)
-    with claim(work / "lock"), pytest.raises(MagratheaError, match="Another process is recording into"):
-        collect(BOARD, 20, tmp_path / "out", num_processes=1)
-    assert len(collect(BOARD, 20, tmp_path / "out", num_processes=1))
+    out = tmp_path / "out"
+    with claim_folder(out, "at"), pytest.raises(MagratheaError, match="Another process is recording into"):
+        collect(BOARD, 20, out, num_processes=1)
+    assert len(collect(BOARD, 20, out, num_processes=1))
+    assert list(tmp_path.iterdir()) == [out]

@@ -19,8 +19,10 @@ import pytest
 from gymnasium import spaces
 
 from magrathea.data import Dataset, collect, make_env
+from magrathea.data.pictures import ConvertPictures
 from magrathea.errors import MagratheaError
-from magrathea.spaces import check_space, space_from_config, space_to_config
+from magrathea.space_config import space_from_config, space_to_config
+from magrathea.spaces import check_space
 from magrathea.tokenizers import tokenizer_for
 from magrathea.train.train import _held_out_share
 
@@ -48,8 +50,8 @@ UNLEARNABLE: dict[str, tuple[gymnasium.Space, str]] = {
     "many choices of one": (spaces.MultiDiscrete([2, 10**7]), "has 10000000 choices"),
     "many bits": (spaces.MultiBinary(10**6), "has 1000000 numbers"),
     "many numbers": (spaces.Box(0, 1, (10_000,), np.float32), "make it smaller"),
-    "channels first": (spaces.Box(0, 255, (3, 64, 64), np.uint8), "--env-kwargs"),
-    "float picture": (spaces.Box(0, 1, (64, 64, 3), np.float32), "--env-kwargs"),
+    "five channels": (spaces.Box(0, 255, (64, 64, 5), np.uint8), "stack of frames, take off that wrapper"),
+    "stacked frames": (spaces.Box(0, 255, (4, 64, 64, 3), np.uint8), "stack of frames, take off that wrapper"),
     "prime sides": (spaces.Box(0, 255, (61, 61, 3), np.uint8), "--env-kwargs"),
     "complex": (spaces.Box(0, 255, (0, 61, 3), np.uint8), "has no numbers"),
     "text": (spaces.Text(3), "no tokenizer"),
@@ -112,11 +114,10 @@ def test_bounds_that_an_earlier_version_wrote_as_floats() -> None:
     ],
 )
 def test_size_makes_pictures_of_any_form(space: spaces.Box, value: np.ndarray, corner: int) -> None:
-    from magrathea.data.resize import ResizeImages
 
     env: Any = gymnasium.Env()
     env.observation_space, env.action_space = space, spaces.Discrete(2)
-    resized = ResizeImages(env, (8, 8))
+    resized = ConvertPictures(env, (8, 8))
     check_space(resized.observation_space, "observation")
     picture = resized.observation(value)
     assert picture in resized.observation_space and picture.shape == (8, 8, 3) and picture[0, 0, 0] == corner

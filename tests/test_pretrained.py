@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from magrathea.errors import MagratheaError
 from magrathea.session import Session
-from magrathea.spaces import space_from_config, space_to_config
+from magrathea.space_config import space_from_config, space_to_config
 from magrathea.world import World
 
 SPACES = [

@@ -14,7 +14,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from safetensors.torch import load_file, save_file
 
 from magrathea.errors import MagratheaError
-from magrathea.spaces import space_from_config, space_to_config
+from magrathea.space_config import space_from_config, space_to_config
 from magrathea.tokenizers import (
     BoxTokenizer,
     CompositeTokenizer,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import cattrs
+import msgspec
 
 from magrathea.bench.memory_table import ComparedMemory, write_comparison
 from magrathea.bench.play import measure_playing
@@ -16,6 +15,7 @@ from magrathea.errors import MagratheaError
 from magrathea.evaluate.memory import evaluate_memory
 from magrathea.evaluate.recordings import Options
 from magrathea.evaluate.results import write_result
+from magrathea.files import read_json
 from magrathea.memory import memory_class, of_size
 from magrathea.train import TrainSettings, train
 from magrathea.world import World
@@ -61,8 +61,8 @@ def compare(
                 model = replace(settings.model, memory=memory)
                 world = train(dataset, folder, replace(settings, model=model, seed=seed), device=device)
                 write_result(path, _measure(world, dataset, folder / "report", options))
-            measured.append(json.loads(path.read_text("utf-8")))
-        mean = cattrs.structure(pooled(measured), ComparedMemory)
+            measured.append(asdict(read_json(path, ComparedMemory, "remove it and run the same command again")))
+        mean = msgspec.convert(pooled(measured), ComparedMemory)
         compared[memory] = replace(mean, columns={"seeds": num_seeds} | mean.columns)
     return write_comparison(compared, out)
 

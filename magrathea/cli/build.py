@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
 from magrathea.cli.evaluate import Measuring, evaluate
 from magrathea.cli.options import (
@@ -29,10 +29,12 @@ from magrathea.cli.options import (
 from magrathea.errors import MagratheaError
 from magrathea.settings import Count, Positive, Range, Seed
 
-REPORT_SHARE = 0.08
-"""Share of the minutes of ``make`` that the evaluation gets."""
-OVERHEAD_SHARE = 0.18
-"""Share of the minutes of ``make`` for all but recording and learning: the evaluation, its plots and the tokenizers."""
+COLLECT_SHARE = 0.2
+"""Share of the minutes of ``make`` after which it records no more."""
+REPORT_SHARE = 0.12
+"""Share of the minutes of ``make`` that are left for the report."""
+PLOT_SECONDS = 6.0
+"""Of those, what plots and videos take, besides the measurements."""
 NumProcesses = Annotated[int, Range(1, 1024)]
 
 
@@ -129,33 +131,38 @@ def make(
 
     Args:
         out: folder of the world; its dataset goes into the folder "…-dataset" next to it.
-        minutes: time that all of it may take.
-        steps: number of environment steps to record.
+        minutes: time that all of it takes, the report included.
+        steps: number of environment steps to record, or as many as there is time for.
         recipe: name of a recipe or path of a .toml file; its model is trained for as long as the minutes allow.
         seed: seed of everything random.
     """
+    start = time.monotonic()
+    from magrathea.data import collect as record
     from magrathea.pretrained import folder_to_write
+    from magrathea.train import load_settings
+    from magrathea.train import train as run_training
 
     folder_to_write(out)
-    start = time.monotonic()
-    dataset = out.with_name(f"{out.name}-dataset")
-    collect(
+    settings = load_settings(recipe, size=size, minutes=minutes, seed=seed)
+    dataset, end = out.with_name(f"{out.name}-dataset"), start + 60 * minutes
+    record(
         env_id,
-        out=dataset,
-        steps=steps,
+        steps,
+        dataset,
         policy=policy,
         seed=seed,
         max_episode_steps=max_episode_steps,
+        env_kwargs=json_object(env_kwargs, "--env-kwargs"),
         on_error=on_error,
-        env_kwargs=env_kwargs,
+        max_seconds=COLLECT_SHARE * 60 * minutes,
     )
-    remaining = minutes - (time.monotonic() - start) / 60
-    training = remaining - OVERHEAD_SHARE * minutes
-    if training <= 0:
+    deadline = end - REPORT_SHARE * 60 * minutes - PLOT_SECONDS
+    if time.monotonic() >= deadline:
         raise MagratheaError(
-            f"Recording took {minutes - remaining:.1f} of {minutes:g} minutes, which leaves none to train in; "
-            "give more --minutes or fewer --steps."
+            f"Recording took {(time.monotonic() - start) / 60:.1f} of {minutes:g} minutes, which leaves none to train "
+            "in; run the same command again with more --minutes."
         )
-    options: dict[str, Any] = {"size": size, "recipe": recipe, "minutes": training, "device": device, "seed": seed}
-    train(dataset, out=out, **options, report_minutes=REPORT_SHARE * minutes)
+    run_training(dataset, out, settings, device=device, deadline=deadline)
+    report_minutes = max(0.01, (end - PLOT_SECONDS - time.monotonic()) / 60)
+    evaluate(str(out), dataset, Measuring(out=out / "report", minutes=report_minutes, device=device), card=True)
     print(f"{out} was made in {(time.monotonic() - start) / 60:.1f} minutes; play it with: magrathea play {out}")

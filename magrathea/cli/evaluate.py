@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,7 @@ from magrathea.cli.options import (
     WorldName,
     name_environment,
 )
+from magrathea.files import claim_folder
 from magrathea.settings import Count, Seed
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ class Measuring:
 
 
 MeasuringOptions = Annotated[Measuring, arg(name="")]
+WRITING = "writing a report into"
 
 
 def evaluate(
@@ -71,11 +74,14 @@ def evaluate(
     from magrathea.pretrained import find_world
     from magrathea.world import World
 
-    loaded = World.from_pretrained(world, device=measuring.device)
-    result = measure(loaded, dataset, measuring.out, measuring.options())
-    _print_report(result, measuring.out / "index.html")
-    if card:
-        print(f"The model card is {write_card(find_world(world), loaded, result)}")
+    folder = find_world(world)
+    with claim_folder(folder.resolve(), "training into") if card else nullcontext():
+        loaded = World.from_pretrained(folder, device=measuring.device)
+        with claim_folder(measuring.out.resolve(), WRITING):
+            result = measure(loaded, dataset, measuring.out, measuring.options())
+        _print_report(result, measuring.out / "index.html")
+        if card:
+            print(f"The model card is {write_card(folder, loaded, result)}")
 
 
 def evaluate_memory(world: WorldName, dataset: DatasetFolder, measuring: MeasuringOptions = Measuring()) -> None:
@@ -86,7 +92,8 @@ def evaluate_memory(world: WorldName, dataset: DatasetFolder, measuring: Measuri
     """
     from magrathea.evaluate.memory import evaluate_memory as measure
 
-    _print_report(measure(world, dataset, measuring.out, measuring.options()), measuring.out / "memory.html")
+    with claim_folder(measuring.out.resolve(), WRITING):
+        _print_report(measure(world, dataset, measuring.out, measuring.options()), measuring.out / "memory.html")
 
 
 def evaluate_drift(world: WorldName, dataset: DatasetFolder, measuring: MeasuringOptions = Measuring()) -> None:
@@ -97,7 +104,8 @@ def evaluate_drift(world: WorldName, dataset: DatasetFolder, measuring: Measurin
     """
     from magrathea.evaluate.drift import evaluate_drift as measure
 
-    _print_report(measure(world, dataset, measuring.out, measuring.options()), measuring.out / "drift.html")
+    with claim_folder(measuring.out.resolve(), WRITING):
+        _print_report(measure(world, dataset, measuring.out, measuring.options()), measuring.out / "drift.html")
 
 
 def _print_report(result: Any, page: Path) -> None:

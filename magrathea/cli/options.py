@@ -143,6 +143,20 @@ def _number_or_text(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | 
 
 
 @_registry.primitive_rule
+def _path(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Reads a path, in which "~" is the home folder, also behind "=", where a shell leaves it."""
+    if kind.type is not Path:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda texts: _without_home(Path(texts[0])),
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+@_registry.primitive_rule
 def _choice(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     """Reads one of a few words; the command refuses any other."""
     if get_origin(kind.type) is not Literal:
@@ -155,6 +169,13 @@ def _choice(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
         is_instance=lambda value: isinstance(value, str),
         str_from_instance=lambda value: [str(value)],
     )
+
+
+def _without_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:  # the home of nobody
+        return path
 
 
 def _converted(text: str, kind: type[int] | type[float]) -> Any:

@@ -14,16 +14,16 @@ from magrathea.errors import MagratheaError
 from magrathea.settings import Range
 
 Token = Annotated[
-    str | bool | None,
+    tuple[str, ...] | None,
     PrimitiveConstructorSpec(
         nargs="*",
         metavar="[STR]",
-        instance_from_str=lambda texts: _parse_token(texts),
-        is_instance=lambda value: value is None or isinstance(value, str | bool),
-        str_from_instance=lambda value: ["None" if value is None else str(value)],
+        instance_from_str=tuple,
+        is_instance=lambda value: value is None or isinstance(value, tuple),
+        str_from_instance=lambda value: ["None" if value is None else " ".join(value)],
     ),
 ]
-"""A token; True: make one."""
+"""What follows the option: a token, or nothing."""
 Port = Annotated[int, Range(0, 65535)]
 
 
@@ -54,6 +54,7 @@ def play(
             makes it another one.
     """
     name_environment(env_id)
+    secret = _parse_token(token)
     from magrathea.server import play as serve
 
     open_browser = open_browser and not os.environ.get("CI")
@@ -64,12 +65,15 @@ def play(
         device=device,
         open_browser=open_browser,
         store=store,
-        token=token,
+        token=secret,
         public_url=public_url,
     )
 
 
-def _parse_token(texts: list[str]) -> str | bool:
+def _parse_token(texts: tuple[str, ...] | None) -> str | bool | None:
+    """The token that was given; True: make one; None: as the server does."""
+    if texts is None:
+        return None
     if len(texts) > 1:
         raise MagratheaError(f"Option --token takes one token, not {len(texts)}; put quotes around it.")
     return texts[0] if texts else True

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
+import msgspec
 import numpy as np
 
 from magrathea.data.episode import Episode
-from magrathea.errors import MagratheaError
+from magrathea.errors import MagratheaError, one_line
+from magrathea.files import read_json
 
 if TYPE_CHECKING:
     from minari import MinariDataset  # optional; imported when a dataset is opened
@@ -31,10 +34,10 @@ class Dataset:
 
     def __init__(self, minari: MinariDataset, folder: Path) -> None:
         self._minari, self.folder = minari, folder
-        raw = json.loads((Path(minari.storage.data_path) / METADATA_FILE_NAME).read_text())
-        self.metadata: dict[str, Any] = raw.get(OWN_METADATA, {})
-        spec = json.loads(raw["env_spec"]) if raw.get("env_spec") else {}
-        self.env_id: str = self.metadata.get("env_id") or spec.get("id", "")
+        raw = _read_metadata(Path(minari.storage.data_path))
+        self.metadata: dict[str, Any] = raw.get(OWN_METADATA) or {}
+        spec = json.loads(raw.get("env_spec") or "{}")
+        self.env_id: str = str(self.metadata.get("env_id") or spec.get("id", ""))
         self.fingerprint = hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()[:16]
 
     @classmethod
@@ -53,11 +56,15 @@ class Dataset:
             raise MagratheaError(
                 f"Reading datasets needs the package '{error.name}'; install it with 'pip install magrathea[train]'."
             ) from error
+        _read_metadata(places[0])
         try:
             return cls(MinariDataset(places[0]), folder)
-        except (ValueError, KeyError, TypeError, OSError, AssertionError, ImportError, gymnasium.error.Error) as error:
-            line = str(error).split("\n")[0]
-            raise MagratheaError(f"Dataset '{folder}' is damaged or foreign ({line}); record it again.") from error
+        except MagratheaError:
+            raise
+        except Exception as error:  # of Minari and h5py, which raise anything for files that they did not write
+            raise MagratheaError(
+                f"Dataset '{folder}' is damaged or foreign ({one_line(error)}); record it again."
+            ) from error
 
     @property
     def observation_space(self) -> gymnasium.Space:
@@ -75,16 +82,30 @@ class Dataset:
         """Number of episodes."""
         return int(self._minari.total_episodes)
 
+    @cached_property
+    def _about(self) -> list[tuple[int, int]]:
+        """(seed, number of steps) of every episode."""
+        try:
+            found = self._minari.storage.get_episode_metadata(range(len(self)))
+            return [(int(each.get("seed") or 0), int(each["total_steps"])) for each in found]
+        except Exception as error:  # of Minari and h5py, as above
+            raise MagratheaError(f"'{self.folder}' is damaged ({one_line(error)}); record it again.") from error
+
+    @property
+    def lengths(self) -> list[int]:
+        """The number of steps of every episode."""
+        return [length for _, length in self._about]
+
     def episode(self, index: int) -> Episode:
         """Read one episode; raises IndexError beyond the last, MagratheaError if its data are damaged."""
         if not 0 <= index < len(self):
             raise IndexError(f"Dataset '{self.folder}' has {len(self)} episodes, no number {index}.")
         try:
             data = self._minari[int(index)]
-            (about,) = self._minari.storage.get_episode_metadata([int(index)])
-        except (OSError, KeyError, ValueError, AssertionError) as error:
+            seed, _ = self._about[index]
+        except Exception as error:  # of Minari and h5py, as above
             raise MagratheaError(
-                f"Episode {index} of '{self.folder}' is damaged ({error}); record it again."
+                f"Episode {index} of '{self.folder}' is damaged ({one_line(error)}); record it again."
             ) from error
         return Episode(
             observation=data.observations,
@@ -93,7 +114,7 @@ class Dataset:
             terminated=np.asarray(data.terminations, dtype=bool),
             truncated=np.asarray(data.truncations, dtype=bool),
             infos=dict(data.infos or {}),
-            seed=int(about.get("seed") or 0),
+            seed=seed,
         )
 
     def split(self, held_out: float = 0.05, seed: int = 0) -> tuple[list[int], list[int]]:
@@ -106,3 +127,17 @@ class Dataset:
             )
         order = np.random.default_rng(seed).permutation(len(self))
         return sorted(order[num_held_out:].tolist()), sorted(order[:num_held_out].tolist())
+
+
+class _Metadata(msgspec.Struct):
+    """What is read of Minari's metadata, which may hold more."""
+
+    magrathea: dict[str, Any] | None = None
+    env_spec: str | None = None
+
+
+def _read_metadata(data: Path) -> dict[str, Any]:
+    """The metadata of a dataset; raises MagratheaError where the file is damaged."""
+    remedy = "copy the dataset again, or record it again"
+    read_json(data / METADATA_FILE_NAME, _Metadata, remedy)
+    return read_json(data / METADATA_FILE_NAME, dict[str, Any], remedy)

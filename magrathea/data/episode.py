@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optree
 
-from magrathea.files import atomic_write, require_space
+from magrathea.files import atomic_write, require_space, unreadable
 
 if TYPE_CHECKING:
     import h5py  # optional; imported when a file is written
@@ -72,8 +72,9 @@ def episode_length(path: Path) -> int | None:
 
     try:
         with h5py.File(path, "r") as file:
-            return int(file["episode"].attrs["total_steps"])
-    except (OSError, KeyError):
+            length = int(file["episode"].attrs["total_steps"])
+            return length if file["episode/rewards"].shape == (length,) else None
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError):
         return None
 
 
@@ -88,8 +89,13 @@ def merge_episodes(paths: list[Path], target: Path) -> int:
     require_space(target, sum(path.stat().st_size for path in paths))
     with h5py.File(target, "w", track_order=True) as merged:
         for index, path in enumerate(paths):
-            with h5py.File(path, "r") as file:
-                file.copy("episode", merged, name=f"episode_{index}")
+            try:
+                with h5py.File(path, "r") as file:
+                    file.copy("episode", merged, name=f"episode_{index}")
+            except (OSError, KeyError, ValueError, RuntimeError) as error:
+                raise unreadable(
+                    path, error, "remove it and run the same command again, which plays it anew"
+                ) from error
             attributes = merged[f"episode_{index}"].attrs
             attributes["id"] = index
             num_steps += int(attributes["total_steps"])

@@ -10,8 +10,8 @@ from typing import Any
 
 import gymnasium
 
-from magrathea.data.resize import ResizeImages
-from magrathea.errors import MagratheaError
+from magrathea.data.pictures import ConvertPictures, changes_of
+from magrathea.errors import MagratheaError, one_line
 from magrathea.plugins import EnvironmentPlugin, environment_plugin, environment_plugins, load_reference
 
 # Keys -> names of actions, of which the first that the environment has is taken.
@@ -47,11 +47,12 @@ def register_environments() -> None:
 
 
 def make_env(env_id: str, *, size: tuple[int, int] | None = None, **env_kwargs: Any) -> gymnasium.Env:
-    """A Gymnasium environment.
+    """A Gymnasium environment, whose pictures are in the form that tokenizers learn.
 
     Args:
         env_id: as Gymnasium knows it, or "module:id".
-        size: (height, width) in pixels that an image observation is resized to.
+        size: (height, width) in pixels that pictures are resized to; without it, only those are changed that have
+            another form than uint8 (height, width[, 1|3|4]), or that no patch size divides (`ConvertPictures`).
         env_kwargs: given to the environment.
 
     Raises:
@@ -71,14 +72,15 @@ def make_env(env_id: str, *, size: tuple[int, int] | None = None, **env_kwargs: 
     except TypeError as error:
         if "gymnasium.Env" in str(error):  # gymnasium.make refuses what does not inherit from it
             raise MagratheaError(f"Environment '{env_id}' {OLD_API}.") from error
-        raise MagratheaError(f"Environment '{env_id}' does not take these env_kwargs: {error}") from error
+        raise MagratheaError(f"Environment '{env_id}' does not take these env_kwargs: {one_line(error)}") from error
     except MagratheaError:
         raise
     except Exception as error:  # another package's code, which may raise anything
         raise _cannot_be_made(env_id, error) from error
     try:
-        return env if size is None else ResizeImages(env, size)
-    except MagratheaError:
+        is_learnable = size is None and not changes_of(env.observation_space)
+        return env if is_learnable else ConvertPictures(env, size)
+    except BaseException:
         env.close()
         raise
 
@@ -147,9 +149,8 @@ def _make(plugin: EnvironmentPlugin | None, env_id: str, env_kwargs: dict[str, A
 
 
 def _cannot_be_made(env_id: str, error: Exception) -> MagratheaError:
-    line = str(error).split("\n")[0] or type(error).__name__
     return MagratheaError(
-        f"Environment '{env_id}' cannot be made: {line} Check the id, its package and the keyword arguments."
+        f"Environment '{env_id}' cannot be made: {one_line(error)} Check the id, its package and the keyword arguments."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import secrets
 import socket
 import sys
@@ -131,7 +132,7 @@ def open_catalog(world: str | None, *, device: str = "auto") -> tuple[Catalog, s
 
     Raises MagratheaError if it cannot be loaded, or no world is named and none is shipped.
     """
-    from magrathea.pretrained import shipped_worlds
+    from magrathea.pretrained import find_world, shipped_worlds
     from magrathea.world import World
 
     def load(source: str | Path) -> Any:
@@ -142,11 +143,18 @@ def open_catalog(world: str | None, *, device: str = "auto") -> tuple[Catalog, s
         if not shipped:
             raise MagratheaError("No world is shipped with this install; name one: magrathea play FOLDER.")
         return Catalog(shipped, load), None
-    world_id = Path(world).resolve().name.replace(" ", "-") or "world"
-    named = {world_id: shipped.get(str(world), world)}
+    folder, world_id = find_world(world), _world_id(world)
+    named = {world_id: folder}
     catalog = Catalog(named | {name: folder for name, folder in shipped.items() if name not in named}, load)
     catalog.world(world_id)  # so that a wrong name is reported in the terminal
     return catalog, world_id
+
+
+def _world_id(name: str) -> str:
+    """The name of a folder, or the last part of a hub id, such that it can be a part of an address."""
+    path = Path(name).expanduser()
+    last = path.resolve().name if path.name in ("", "..") else path.name
+    return re.sub(r"[\s#?%&\\]", "-", last) or "world"
 
 
 def play(

@@ -134,10 +134,18 @@ class SessionManager:
 
     # -- session files ------------------------------------------------------------------------------------------------
     async def download(self, world: Any, session: str) -> bytes:
-        """The session file of a session at the end of its branch."""
+        """The session file of a session at the end of its branch; raises MagratheaError where it is longer than one
+        that may be uploaded."""
         found = await self.store.run(Store.session, session)
+        if found.num_steps > self.limits.upload.steps:
+            raise MagratheaError(
+                f"This session has {found.num_steps} steps, and {self.limits.upload.steps} are the most that a file "
+                "may have; keep all sessions with 'magrathea sessions backup'."
+            )
         loaded = await self.load(world, found.head, found.num_steps)
-        return await asyncio.to_thread(loaded.session.to_bytes)
+        file = await asyncio.to_thread(loaded.session.to_bytes)
+        self.limits.upload.check(file, "This session")
+        return file
 
     async def upload(self, world_id: str, world: Any, file: bytes, name: str = "") -> str:
         """A new session from a session file; raises MagratheaError if it is damaged, too long or of another world."""

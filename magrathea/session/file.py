@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from magrathea.errors import MagratheaError
+from magrathea.errors import MagratheaError, one_line
 from magrathea.files import atomic_write, naming_the_file
 from magrathea.layout import Layout
 from magrathea.sampler import FillSettings
@@ -252,8 +252,9 @@ def state_of(file: SessionFile, world: World) -> SessionState:
     try:
         return _state_of(file, world)
     except (MagratheaError, *MISFITS) as error:
-        reason = str(error)[:500]
-        raise MagratheaError(f"{file.source} makes no sense ({reason}); give one that Session.save wrote.") from error
+        raise MagratheaError(
+            f"{file.source} makes no sense ({one_line(error)}); give one that Session.save wrote."
+        ) from error
 
 
 def _state_of(file: SessionFile, world: World) -> SessionState:

@@ -6,14 +6,17 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from magrathea.data import Dataset, Episode
-from magrathea.files import atomic_write
+from magrathea.files import atomic_write, read_json, unreadable
 from magrathea.layout import Layout
 from magrathea.memory import MemoryReadout
 from magrathea.progress import Stages
@@ -45,6 +48,16 @@ class Segments:
         return Segments(self.tokens[:, :num_steps], self.earlier, self.returns[:, :num_steps], readout)
 
 
+class _Episodes(msgspec.Struct):
+    """The file EPISODES_FILE."""
+
+    ends: Annotated[list[int], msgspec.Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        if any(end - begin < 1 for begin, end in pairwise([0, *self.ends])):
+            raise ValueError("ends of episodes that do not rise")
+
+
 @dataclass(frozen=True)
 class TokenCache:
     """The tokens of some episodes, concatenated.
@@ -72,20 +85,22 @@ class TokenCache:
 
     @classmethod
     def open(cls, folder: Path, layout: Layout) -> TokenCache:
-        """Map the files of a cache that `build` wrote."""
-        tokens = np.load(folder / "tokens.npy", mmap_mode="r")
-        ends = np.array(json.loads((folder / EPISODES_FILE).read_text())["ends"])
+        """Map the files of a cache that `build` wrote; raises MagratheaError where they are damaged."""
+        ends = np.array(read_json(folder / EPISODES_FILE, _Episodes, _remedy(folder)).ends)
+        num_values = int(layout.values_mask.sum())
+        tokens = _read_array(folder / "tokens.npy", (layout.num_tokens - num_values,), ends)
+        values = _read_array(folder / "values.npy", (num_values,), ends)
+        returns = np.array(_read_array(folder / "returns.npy", (), ends))
         predicted = {
-            slot.name: np.load(file, mmap_mode="r")
+            slot.name: _read_array(file, (2, slot.num_tokens), ends)
             for slot in layout.slots
             if (file := _predicted_file(folder, slot.name)).exists()
         }
         sources, features = (
-            np.load(file, mmap_mode="r") if (file := folder / f"{name}.npy").exists() else None
+            _read_array(file, (2, None), ends) if (file := folder / f"{name}.npy").exists() else None
             for name in ("sources", "features")
         )
-        values = np.load(folder / "values.npy", mmap_mode="r")
-        return cls(tokens, values, np.load(folder / "returns.npy"), ends, predicted, sources, features, layout)
+        return cls(tokens, values, returns, ends, predicted, sources, features, layout)
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
@@ -180,6 +195,23 @@ def token_dtype(layout: Layout) -> np.dtype:
 def _values_dtype(layout: Layout) -> np.dtype:
     """The smallest dtype that holds every value of a step that is there."""
     return np.min_scalar_type(max((slot.vocab_size - 1 for slot in layout.values_slots.values()), default=0))
+
+
+def _read_array(path: Path, shape: tuple[int | None, ...], ends: np.ndarray) -> np.ndarray:
+    """Map an array (steps of all episodes, *shape), of which None is any number."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        num_steps, *rest = array.shape or (0,)
+        fits = len(rest) == len(shape) and all(size in (None, found) for size, found in zip(shape, rest, strict=True))
+        if num_steps != ends[-1] or not fits or array.dtype.kind not in "iuf":
+            raise ValueError(f"{array.dtype} of shape {array.shape} and not {(int(ends[-1]), *shape)}")
+        return array
+    except (OSError, ValueError, EOFError) as error:
+        raise unreadable(path, error, _remedy(path.parent)) from error
+
+
+def _remedy(folder: Path) -> str:
+    return f"remove the folder '{folder}' and run the same command again"
 
 
 def _predicted_file(folder: Path, slot: str) -> Path:

@@ -13,16 +13,15 @@ from magrathea.data import Dataset
 from magrathea.progress import Stages
 from magrathea.tokenizers import reconstruction_report
 from magrathea.train import distributed
-from magrathea.train.trainer import Progress, TrainerConfig
+from magrathea.train.trainer import Progress
 from magrathea.world import World
 
 
 class TrainReport:
     """Progress of a training, shown and logged by the first process only."""
 
-    def __init__(self, work: Path, config: TrainerConfig) -> None:
+    def __init__(self, work: Path) -> None:
         quiet = not distributed.is_first()
-        self.config = config
         self.stages = Stages(quiet)
         self.writer = None if quiet else SummaryWriter(str(work / "tensorboard"))
 
@@ -32,7 +31,7 @@ class TrainReport:
             return
         rate = progress.num_trained_steps / max(progress.seconds, 1e-9)
         text = f"update {progress.step}, loss {progress.loss:.3f}, {rate:.0f} steps/s"
-        self.stages.update(progress.fraction_done(self.config), text)
+        self.stages.update(progress.fraction, text)
         if progress.step % 10 == 0:
             self.writer.add_scalar("loss", progress.loss, progress.step)
             self.writer.add_scalar("steps_per_second", rate, progress.step)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 from cattrs import AttributeValidationNote, ClassValidationError, Converter, ForbiddenExtraKeysError
 
-from magrathea.data.collect import Recording
+from magrathea.data.playing import Recording
 from magrathea.errors import MagratheaError
 from magrathea.model.config import SIZES, ModelConfig, model_size
 from magrathea.plugins import environment_plugins

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import optree
 import torch
 
 from magrathea.data import Dataset
+from magrathea.data.pictures import changes_of
 from magrathea.errors import MagratheaError
-from magrathea.files import atomic_write
+from magrathea.files import atomic_write, claim_folder, read_json
 from magrathea.layout import Role
 from magrathea.memory import memory_class
 from magrathea.pretrained import folder_to_write
@@ -36,7 +39,12 @@ MIN_HELD_OUT = 2
 
 
 def train(
-    dataset: str | Path, out: str | Path, settings: TrainSettings | None = None, *, device: str = "auto"
+    dataset: str | Path,
+    out: str | Path,
+    settings: TrainSettings | None = None,
+    *,
+    device: str = "auto",
+    deadline: float | None = None,
 ) -> World:
     """Train a world on a dataset and write its folder; resumes a training that was interrupted.
 
@@ -46,23 +54,27 @@ def train(
         settings: of the world and its training, as `load_settings` reads them; the default ones if not given. Training
             takes 10 minutes where they say neither minutes nor steps.
         device: "cpu", "cuda", "cuda:N", or "auto" for a GPU if there is one.
+        deadline: moment of `time.monotonic` that the training of the model ends at, in place of `settings.minutes`.
 
     Raises:
         MagratheaError: for a dataset that cannot be read, settings that do not fit it, and a folder that holds a
-            training with other settings or data.
+            training with other settings or data, or in which another process trains.
     """
     settings = settings or TrainSettings()
     if settings.minutes is None and settings.steps is None:
         settings = replace(settings, minutes=DEFAULT_MINUTES)
-    folder_to_write(out)  # refuses what cannot be one before anything is learned
-    out, source = Path(out), Dataset.open(dataset)
+    real = folder_to_write(out)  # refuses what cannot be one before anything is learned
+    with claim_folder(real, "training into") if distributed.is_first() else nullcontext():
+        return _train(Dataset.open(dataset), Path(out), settings, device, deadline)
+
+
+def _train(source: Dataset, out: Path, settings: TrainSettings, device: str, deadline: float | None) -> World:
     work = out / WORK_FOLDER
-    for name, space in (("observation", source.observation_space), ("action", source.action_space)):
-        check_space(space, f"Dataset '{dataset}', {name}")
+    _check_spaces(source)
     _claim(work, source, settings)
     settings = replace(settings, held_out=_held_out_share(len(source), settings.held_out))
     train_episodes, held_out = source.split(held_out=settings.held_out, seed=settings.seed)
-    report = TrainReport(work, settings)
+    report = TrainReport(work)
     if distributed.is_first():
         _prepare(source, train_episodes, held_out, settings, out, report)
     distributed.wait_for_all()
@@ -71,7 +83,7 @@ def train(
     world.to(device)
     _freeze_all_but(world.model, settings.trainable)
     report.stages.begin("training")
-    progress = train_model(world.model, cache, settings, work / "checkpoint.safetensors", report.update)
+    progress = train_model(world.model, cache, settings, work / "checkpoint.safetensors", report.update, deadline)
     world.metadata["training"] |= {"updates": progress.step, "minutes": round(progress.seconds / 60, 1)}
     world.metadata["training"]["steps_seen"] = progress.num_trained_steps
     if distributed.is_first():
@@ -84,6 +96,17 @@ def default_fill(tokenizers: Tokenizers) -> FillSettings:
     """How the dreams of a world are filled where its recipe does not say: in one pass where slots have values, and
     without what is less than a fifth as likely as the likeliest."""
     return FillSettings(order="one_shot", min_probability=0.2) if codecs_of(tokenizers) else FillSettings()
+
+
+def _check_spaces(source: Dataset) -> None:
+    """Raises MagratheaError for a dataset, perhaps of another program, whose spaces cannot be learnt."""
+    for change in changes_of(source.observation_space):
+        raise MagratheaError(
+            f"Dataset '{source.folder}' has pictures in another form than can be learnt; record the environment with "
+            f"'magrathea collect', which converts them. ({change})"
+        )
+    for name, space in (("observation", source.observation_space), ("action", source.action_space)):
+        check_space(space, f"Dataset '{source.folder}', {name}")
 
 
 def _held_out_share(num_episodes: int, wanted: float) -> float:
@@ -152,7 +175,8 @@ def _freeze_all_but(model: torch.nn.Module, trainable: tuple[str, ...]) -> None:
 def _fit_tokenizers(source: Dataset, episodes: Any, settings: TrainSettings) -> Tokenizers:
     """Tokenizers fitted to at most NUM_FITTING_FRAMES evenly spaced steps of the training episodes, and to all
     rewards."""
-    total = sum(len(source.episode(index).reward) + 1 for index in episodes)
+    lengths = source.lengths
+    total = sum(lengths[index] + 1 for index in episodes)
     every = slice(None, None, max(1, -(-total // NUM_FITTING_FRAMES)))
     frames, before, actions, rewards = [], [], [], []
     for index in episodes:
@@ -179,11 +203,13 @@ def _no_starts(tokenizers: dict[Role, Tokenizer]) -> torch.Tensor:
 
 
 def _draw_starts(source: Dataset, held_out: Any, world: World, settings: TrainSettings) -> torch.Tensor:
-    """(K, W, N) recorded steps of held-out episodes, half of them from an episode's beginning."""
+    """(K, W, N) recorded steps of held-out episodes, half of them from an episode's beginning. W is the model's window,
+    or less where most of the episodes are shorter."""
+    all_lengths = source.lengths
+    lengths = {index: all_lengths[index] for index in held_out}
     window, rng = world.config.model.window, np.random.default_rng(settings.seed)
-    long_enough = [index for index in held_out if len(source.episode(index).reward) >= window]
-    if not long_enough:
-        raise MagratheaError(f"No held-out episode has {window} steps; collect longer or more episodes.")
+    window = min(window, int(np.median(list(lengths.values()))))
+    long_enough = [index for index, length in lengths.items() if length >= window]
     used = long_enough[: settings.num_starts]
     starts: dict[int, torch.Tensor] = {}
     for place, index in enumerate(used):
@@ -204,16 +230,24 @@ def _metadata(source: Dataset, settings: TrainSettings, out: Path) -> dict[str, 
     return json.loads(json.dumps(names | source.metadata | dict(settings.metadata) | split | {"training": training}))
 
 
+class _Claim(msgspec.Struct):
+    """What a training's folder says of it: the dataset's fingerprint, and the settings."""
+
+    dataset: str
+    settings: dict[str, Any]
+
+
 def _claim(work: Path, source: Dataset, settings: TrainSettings) -> None:
     """Record the settings of the training in its folder; raises MagratheaError if it holds one with other settings."""
-    claim = {"dataset": source.fingerprint, "settings": settings.to_config()}
+    claim = _Claim(source.fingerprint, json.loads(json.dumps(settings.to_config())))
     file = work / "settings.json"
-    if file.exists() and json.loads(file.read_text()) != json.loads(json.dumps(claim)):
+    remedy = f"remove the folder '{work}' to train again from the start, or give another --out"
+    if file.exists() and read_json(file, _Claim, remedy) != claim:
         raise MagratheaError(
             f"Folder '{work.parent}' holds a training with other settings or data; give another --out, or remove it."
         )
     if distributed.is_first():
         work.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as fresh:  # another process may be reading it
-            fresh.write_text(json.dumps(claim, indent=1))
+            fresh.write_text(json.dumps(msgspec.to_builtins(claim), indent=1))
     distributed.wait_for_all()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +20,7 @@ from magrathea.train.checkpoint import load_checkpoint, save_checkpoint
 from magrathea.train.self_forcing import dream_context, sample_context
 
 LOGIT_SCALE_RATE = 6.0  # learning rate of the logit scales, relative to that of all other parameters
+MIN_SECONDS = 1.0  # that a training with a deadline takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +54,14 @@ class TrainerConfig:
 
 @dataclass
 class Progress:
-    """State of a training: updates done, seconds spent, steps of data seen, and the loss of the last update."""
+    """State of a training: updates done, seconds spent, steps of data seen, the loss of the last update, and the
+    fraction of the training that is done, 0…1."""
 
     step: int = 0
     seconds: float = 0.0
     num_trained_steps: int = 0
     loss: float = float("nan")
+    fraction: float = 0.0
 
     def fraction_done(self, config: TrainerConfig) -> float:
         """Fraction of the training that is done, 0…1; `config` says `steps`, `minutes` or both."""
@@ -115,6 +118,7 @@ def train_model(
     config: TrainerConfig,
     checkpoint: Path,
     report: Callable[[Progress], None] = lambda progress: None,
+    deadline: float | None = None,
 ) -> Progress:
     """Train until `config.steps` or `config.minutes` have passed, from the checkpoint on if there is one.
 
@@ -124,10 +128,15 @@ def train_model(
         config: at least one of `steps` and `minutes` is given.
         checkpoint: file of the training's state, written every `config.checkpoint_seconds` and at the end.
         report: called after every update.
+        deadline: moment of `time.monotonic` that the training ends at, in place of `config.minutes`; it takes
+            MIN_SECONDS at least.
     """
     optimizer, progress = make_optimizer(model, config), Progress()
     if checkpoint.exists():
-        progress = Progress(**load_checkpoint(checkpoint, model, optimizer))
+        progress = load_checkpoint(checkpoint, model, optimizer, Progress)
+    if deadline is not None:
+        remaining = max(MIN_SECONDS, deadline - time.monotonic()) if progress.fraction < 1 else 0.0
+        config = replace(config, minutes=(progress.seconds + remaining) / 60)
     parallel_model, sizes = distributed.data_parallel(model), config.batch.fit_to(model)
     model.train()
     start, saved = time.monotonic() - progress.seconds, time.monotonic()
@@ -146,6 +155,7 @@ def train_model(
         progress.num_trained_steps += sum(batch.tokens.shape[0] * batch.tokens.shape[1] for batch in batches)
         progress.loss = distributed.mean_over_processes(loss.detach()).item()
         progress.seconds = time.monotonic() - start
+        progress.fraction = progress.fraction_done(config)
         report(progress)
         if distributed.is_first() and time.monotonic() - saved > config.checkpoint_seconds:
             save_checkpoint(checkpoint, model, optimizer, vars(progress))

@@ -18,7 +18,7 @@ import numpy as np
 import vizdoom
 from gymnasium import spaces
 
-from magrathea.data.resize import resize
+from magrathea.data.pictures import resize
 
 TICS_PER_SECOND = 35  # of the game
 TICS = 4  # in a step

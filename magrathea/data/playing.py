@@ -1,0 +1,238 @@
+"""Playing the episodes of a recording into files, in one process or several."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import multiprocessing
+import multiprocessing.util
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import gymnasium
+
+from magrathea.data.episode import Episode, save_episode
+from magrathea.data.make_env import make_env
+from magrathea.data.recorder import play_episode
+from magrathea.errors import MagratheaError, one_line
+from magrathea.plugins import environment_plugin
+from magrathea.settings import Count, Seed, check
+
+DEFAULT_EPISODE_STEPS = 1000
+"""Steps after which an episode is cut where the environment has no time limit."""
+SECONDS_TO_CLOSE = 5.0  # that an environment has to close itself when its process must exit
+FAILED = 0  # length of an episode that was left out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """What is recorded: everything that the content of the dataset depends on; the table `collect` of a recipe.
+
+    Attributes are those of `collect`.
+    """
+
+    env_id: str
+    steps: Count
+    policy: str = "sticky"
+    seed: Seed = 0
+    max_episode_steps: Count | None = None
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def episode_path(work: Path, index: int) -> Path:
+    return work / f"episode_{index:06d}.hdf5"
+
+
+def num_needed(lengths: dict[int, int], steps: int) -> int | None:
+    """How many episodes, counted from the first, hold the steps; None while some of them are missing."""
+    total = 0
+    for index in itertools.count():
+        if total >= steps:
+            return index
+        if index not in lengths:
+            return None
+        total += lengths[index]
+    return None
+
+
+@dataclass(frozen=True)
+class Played:
+    """An episode that was played: its number of steps and what is to be noted of it; or why it failed."""
+
+    index: int
+    length: int = FAILED
+    notes: tuple[str, ...] = ()
+    failure: str = ""
+
+
+def play_missing(
+    recording: Recording, work: Path, lengths: dict[int, int], num_processes: int
+) -> Generator[Played, None, None]:
+    """Play the episodes that are missing; the caller adds the lengths of what is yielded to `lengths`."""
+    missing = (index for index in itertools.count() if index not in lengths)
+    if num_needed(lengths, recording.steps) is not None:
+        return
+    if num_processes == 1 or _would_run_again():
+        with contextlib.closing(_Player(recording, work)) as player:
+            while num_needed(lengths, recording.steps) is None:
+                yield player.play(next(missing))
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_processes, context, _start_worker, (recording, work)) as pool:
+        try:
+            playing = {pool.submit(_play_in_worker, next(missing)) for _ in range(num_processes)}
+            while num_needed(lengths, recording.steps) is None:
+                finished, playing = wait(playing, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield future.result()
+                    playing.add(pool.submit(_play_in_worker, next(missing)))
+        except BrokenProcessPool as error:
+            raise MagratheaError(
+                f"A process that played '{recording.env_id}' was ended from outside, perhaps for want of memory; "
+                "run the same command again to go on, with fewer processes. A script that records needs the line: "
+                'if __name__ == "__main__":'
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _would_run_again() -> bool:
+    """Whether a process that is started would run this program from its beginning: a script that does not ask whether
+    it is the main program."""
+    main = sys.modules["__main__"]
+    path = getattr(main, "__file__", None)
+    if path is None or getattr(main, "__spec__", None) is not None:  # a notebook, or "python -m"
+        return False
+    try:
+        return "__main__" not in Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+
+
+def check_main() -> None:
+    """Raises MagratheaError in a process that runs a script again from its beginning before it plays."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise MagratheaError(
+            "Recording in several processes runs the script again in each; put what it does below the line "
+            'if __name__ == "__main__": or give num_processes=1.'
+        )
+
+
+class _Player:
+    """Plays episodes of a recording into their files, in an environment that is made again after a failure."""
+
+    def __init__(self, recording: Recording, work: Path) -> None:
+        self._recording, self._work = recording, work
+        self._env: gymnasium.Env | None = None
+
+    def play(self, index: int) -> Played:
+        """Play the episode of an index."""
+        notes: dict[str, None] = {}
+        try:
+            if self._env is None:
+                self._env = recorded_env(self._recording)
+            episode = self._play(self._env, index, notes)
+        except Exception as error:  # of the environment or the policy, which may raise anything
+            self.close()
+            line = one_line(error)
+            known = isinstance(error, MagratheaError)
+            return Played(index, failure=line if known else f"{type(error).__name__}: {line}")
+        save_episode(episode, episode_path(self._work, index))
+        return Played(index, len(episode), tuple(notes))
+
+    def _play(self, env: gymnasium.Env, index: int, notes: dict[str, None]) -> Episode:
+        recording = self._recording
+        limit, is_default = recording.max_episode_steps, False
+        if limit is None and not _has_end(env, recording.env_id):
+            limit, is_default = DEFAULT_EPISODE_STEPS, True
+        episode = play_episode(env, recording.policy, recording.seed + index, limit, notes.setdefault)
+        if is_default and len(episode) == limit and episode.truncated[-1]:
+            notes[
+                f"'{recording.env_id}' has no time limit; its episodes are cut after {limit} steps. "
+                "--max-episode-steps sets another."
+            ] = None
+        return episode
+
+    def close(self) -> None:
+        """Close the environment, whatever state it is in."""
+        env, self._env = self._env, None
+        if env is not None:
+            with contextlib.suppress(Exception):
+                env.close()
+
+
+def _has_end(env: gymnasium.Env, env_id: str) -> bool:
+    """Whether the episodes of an environment are known to end."""
+    spec = env.spec
+    return (spec is not None and spec.max_episode_steps is not None) or environment_plugin(env_id) is not None
+
+
+# -- processes --------------------------------------------------------------------------------------------------------
+_worker: dict[str, _Player] = {}
+
+
+def _start_worker(recording: Recording, work: Path) -> None:
+    """Prepare a worker process: it ignores Ctrl-C, which its parent handles, and exits with its parent. However it
+    exits, it closes its environment, which may have processes and files of its own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _worker["player"] = _Player(recording, work)
+    signal.signal(signal.SIGTERM, _exit)
+    multiprocessing.util.Finalize(None, _worker["player"].close, exitpriority=10)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _exit(number: int, frame: Any) -> NoReturn:
+    """Handle SIGTERM: end this process as an error does, so that what is open is closed; a second one does nothing."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for process in multiprocessing.active_children():
+        process.terminate()
+    raise SystemExit(128 + number)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)  # the main thread closes the environment, which it is using
+        time.sleep(SECONDS_TO_CLOSE)
+        os._exit(1)
+
+
+@contextlib.contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """Exit on SIGTERM as on an error, so that environments are closed, and end the worker processes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _exit)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _play_in_worker(index: int) -> Played:
+    try:
+        return _worker["player"].play(index)
+    except SystemExit:  # the pool would catch it and go on
+        _worker["player"].close()
+        os._exit(1)
+
+
+def recorded_env(recording: Recording) -> gymnasium.Env:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="gymnasium")
+        return make_env(recording.env_id, **recording.env_kwargs)
