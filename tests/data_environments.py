@@ -55,7 +55,7 @@ class Other(gymnasium.Env):
 
     def __init__(self, case: str, value: Any = None, fails: tuple[int, ...] = (), length: int = 5) -> None:
         self.case, self.value, self.fails, self.length = case, value, fails, length
-        space, self.observation = OBSERVATIONS.get(case, (spaces.Box(0, 255, (8, 8, 3), np.uint8), None))
+        space, self.observation = OBSERVATIONS.get(str(case), (spaces.Box(0, 255, (8, 8, 3), np.uint8), None))
         self.observation_space: spaces.Space = space
         self.action_space = spaces.Discrete(3)
 
@@ -124,6 +124,14 @@ SPACES: dict[str, spaces.Space] = {
     "rgb and depth": spaces.Dict(rgb=PICTURE, depth=spaces.Box(0, 1, (16, 16, 1), np.float32)),
     "nested": spaces.Tuple([spaces.Dict(picture=PICTURE, number=spaces.Discrete(3)), spaces.MultiBinary(2)]),
 }
+UNLEARNABLE: dict[str, spaces.Space] = {
+    "no numbers": spaces.Box(0, 1, (0,), np.float32),
+    "many choices": spaces.Discrete(10**10),
+    "empty": spaces.Dict({}),
+    "slash": spaces.Dict({"a/b": spaces.Discrete(2)}),
+    "stack": spaces.Box(0, 255, (4, 64, 64, 3), np.uint8),
+}
+OBSERVATIONS |= {f"unlearnable: {name}": (space, None) for name, space in UNLEARNABLE.items()}
 OBSERVATIONS |= {name: (space, None) for name, space in SPACES.items()}
 REWARDS: dict[str, Any] = {
     "none": None, "nan": np.nan, "infinite": np.inf, "two": np.zeros(2), "text": "much", "too large": 1e300,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +19,16 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from magrathea.cli.main import main
 from magrathea.data import Dataset, collect, make_env
+from magrathea.data.make_env import environment_metadata
 from magrathea.data.pictures import ConvertPictures
 from magrathea.errors import MagratheaError
+from magrathea.files import claim_folder
 from magrathea.space_config import space_from_config, space_to_config
 from magrathea.spaces import check_space
 from magrathea.tokenizers import tokenizer_for
+from magrathea.train import train
 from magrathea.train.train import _held_out_share
 
 OTHER, OLD, NO_ENV = (f"data_environments:recorded/{name}-v0" for name in ("Other", "OldApi", "NoEnv"))
@@ -256,3 +261,103 @@ def test_sigterm_closes_environments(tmp_path: Path, num_processes: int) -> None
 )  # fmt: skip
 def test_at_least_8_episodes_or_a_tenth_are_held_out(num_episodes: int, wanted: float, held_out: int) -> None:
     assert round(_held_out_share(num_episodes, wanted) * num_episodes) == held_out
+
+
+# -- doors ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("command", ["collect", "make"])
+@pytest.mark.parametrize("case", ["no numbers", "many choices", "empty", "slash", "stack"])
+def test_spaces_are_checked_before_anything_is_recorded(
+    command: str, case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keywords = json.dumps({"case": f"unlearnable: {case}"})
+    assert main([command, OTHER, "--out", str(tmp_path / "out"), "--env-kwargs", keywords]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith(f"magrathea: '{OTHER}', observation") and "\n" not in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("space", "words"), [
+    (spaces.Discrete(10**10), "has 10000000000 choices"),
+    (spaces.Box(0, 255, (3, 32, 32), np.uint8), "record the environment with 'magrathea collect'"),
+    (spaces.Box(0, 1, (32, 32, 3), np.float32), "record the environment with 'magrathea collect'"),
+])  # fmt: skip
+def test_a_dataset_of_another_program_is_checked_before_training(
+    space: gymnasium.Space, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = record(tmp_path)
+    monkeypatch.setattr(Dataset, "observation_space", space)
+    with pytest.raises(MagratheaError, match=re.escape(words)):
+        train(data.folder, tmp_path / "world")
+    assert not (tmp_path / "world").exists()
+
+
+def test_a_world_of_a_space_that_cannot_be_learnt_is_not_played(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(Path(__file__).parent / "golden" / "board_world", tmp_path / "world")
+    config = json.loads((tmp_path / "world" / "config.json").read_text())
+    config["spaces"]["action"]["n"] = 10**10
+    (tmp_path / "world" / "config.json").write_text(json.dumps(config))
+    assert main(["play", str(tmp_path / "world")]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "has 10000000000 choices" in error and "\n" not in error
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        '{"size": 64}',
+        '{"env_id": "CartPole-v1"}',
+        '{"id": "CartPole-v1"}',
+        '{"disable_env_checker": true}',
+        '{"colour": 1}',
+        '{"not a name": 1}',
+        '{"": 1}',
+        '{"case": NaN}',
+        '{"case": {}}',
+        "[" * 100_000,
+    ],
+)
+def test_bad_keywords_give_one_line(keywords: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["collect", OTHER, "--out", str(tmp_path / "out"), "--env-kwargs", keywords]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("magrathea: ") and "\n" not in error and len(error) < 1500
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"render_fps": "fast"}, {"render_fps": np.inf}, {"render_fps": -1}, {"key_map": [1, 2]},
+        {"key_map": {"a": "left"}}, {"action_names": 3},
+    ],
+)  # fmt: skip
+def test_odd_metadata_give_one_line(metadata: dict[str, Any]) -> None:
+    env = make_env(OTHER, case="")
+    env.unwrapped.metadata = metadata
+    with pytest.raises(MagratheaError, match="metadata of the environment"):
+        environment_metadata(env)
+
+
+def test_a_script_without_a_main_guard_records_in_one_process(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from magrathea.data import collect\n"
+        f"print(len(collect({OTHER!r}, 20, {str(tmp_path / 'data')!r}, env_kwargs={{'case': ''}})))\n"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    command = [sys.executable, str(script)]
+    result = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=120)
+    assert result.stdout.splitlines()[-1] == "4" and not result.stderr
+
+
+def test_one_process_at_a_time_trains_into_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, world = record(tmp_path), tmp_path / "world"
+    with claim_folder(world, "at"), pytest.raises(MagratheaError, match="Another process is training into"):
+        train(data.folder, world)
+    golden = Path(__file__).parent / "golden" / "board_world"
+    for command in ("eval", "eval memory", "eval drift"):
+        with claim_folder(tmp_path / "report", "at"):
+            arguments = [*command.split(), str(golden), str(data.folder), "--out", str(tmp_path / "report")]
+            assert main(arguments) == 2
+        assert "Another process is writing a report into" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]

@@ -11,6 +11,8 @@ import torch
 from gymnasium import spaces
 
 from magrathea.errors import MagratheaError
+from magrathea.pretrained import find_world
+from magrathea.server.server import _world_id
 from magrathea.session import Session
 from magrathea.space_config import space_from_config, space_to_config
 from magrathea.world import World
@@ -102,3 +104,40 @@ def test_damaged_folders_are_refused(folder: Path, message: str) -> None:
 def test_unknown_world_name_is_refused() -> None:
     with pytest.raises(MagratheaError, match="No world 'nonesuch'"):
         World.from_pretrained("nonesuch")
+
+
+@pytest.mark.parametrize("name", ["minigrid/", "minigrid//", "~/mine", "~/mine/", "here/..", "run#1", "what?", "a b"])
+def test_names_of_worlds_as_people_type_them(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for folder in ("mine", "run#1", "what?", "a b", "here"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "config.json").touch()
+    (tmp_path / "config.json").touch()
+    assert (find_world(name) / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["~/nothing", "~nobody-at-all/x", "no such/world", "a#1/b", "../../nowhere/at", "/x/", ""]
+)
+def test_only_owner_and_name_ask_the_hub(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("magrathea.pretrained._download", lambda name: pytest.fail(f"asked the hub for {name}"))
+    with pytest.raises(MagratheaError) as raised:
+        find_world(name)
+    assert "ub did not" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("run#1", "run-1"), ("worlds/what?", "what-"), ("a b/", "a-b"), ("..", "above"), ("here/..", "below"),
+        (".", "below"), ("owner/name", "name"), ("welt-ä", "welt-ä"), ("/", "world"),
+    ],
+)  # fmt: skip
+def test_the_id_of_a_world_can_stand_in_an_address(
+    name: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here := tmp_path / "above" / "below").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    assert _world_id(name) == expected

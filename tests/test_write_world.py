@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
+import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import pytest
 from magrathea.cli.main import main
 from magrathea.errors import MagratheaError
 from magrathea.files import claim, replace_folder
+from magrathea.pretrained import read_world
 from magrathea.world import World
 
 GOLDEN = Path(__file__).parent / "golden" / "board_world"
@@ -51,6 +55,59 @@ def check_kills(world: World, folder: Path, num: int) -> None:
 
 def test_a_killed_process_leaves_a_whole_world(world: World, tmp_path: Path) -> None:
     check_kills(world, tmp_path / "world", 20)
+
+
+FILE_EVENTS = ("os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.chmod", "ctypes.dlopen")
+
+
+def save_until_killed(world: World, folder: Path, kill_at: int) -> bool:
+    """Save the world in a process that is killed just before its file event of that number; whether it came so far."""
+    child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        return os.WIFSIGNALED(status)
+    num_events = 0
+
+    def count(event: str, arguments: tuple) -> None:
+        nonlocal num_events
+        if event in FILE_EVENTS:
+            num_events += 1
+            if num_events > kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        sys.addaudithook(count)
+        world.save_pretrained(folder)
+    finally:
+        os._exit(0)
+
+
+def lost_worlds(world: World, folder: Path) -> list[int]:
+    """The file events of a save before which a kill leaves no world, or another one than the old or the new."""
+    world.metadata["name"] = "old"
+    world.save_pretrained(folder)
+    world.metadata["name"] = "new"
+    lost = []
+    for kill_at in itertools.count():
+        was_killed = save_until_killed(world, folder, kill_at)
+        try:
+            read_world(folder)
+        except MagratheaError:
+            lost.append(kill_at)
+            for left in folder.parent.iterdir():
+                shutil.rmtree(left)
+            world.save_pretrained(folder)
+        if not was_killed:
+            return lost
+    return lost
+
+
+def test_a_kill_before_any_system_call_leaves_a_whole_world(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert lost_worlds(world, tmp_path / "one" / "world") == []
+    monkeypatch.setattr("magrathea.files._exchange", lambda one, other: False)
+    assert lost_worlds(world, tmp_path / "two" / "world"), "two renames lose a world between them, which is found"
 
 
 @pytest.mark.nightly

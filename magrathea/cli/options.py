@@ -185,11 +185,15 @@ def _converted(text: str, kind: type[int] | type[float]) -> Any:
         return text
 
 
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
 def json_object(text: str, option: str) -> dict[str, Any]:
     """A JSON object given as text; raises MagratheaError for anything else."""
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
+        value = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
         raise MagratheaError(f"Option {option} is not JSON ({error}): {text!r}.") from error
     if not isinstance(value, dict):
         raise MagratheaError(f"Option {option} is {text!r}; give a JSON object, like '{{\"size\": [64, 64]}}'.")

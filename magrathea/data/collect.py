@@ -22,12 +22,12 @@ from magrathea.data.make_env import environment_metadata, make_env
 from magrathea.data.pictures import ConvertPictures
 from magrathea.data.playing import (
     FAILED,
+    Needed,
     Played,
     Recording,
     check_main,
     episode_path,
     exit_on_sigterm,
-    num_needed,
     play_missing,
     recorded_env,
 )
@@ -141,8 +141,7 @@ def _play_all(
                 if end is not None and time.monotonic() > end and sum(map(bool, _first(lengths))) >= MIN_EPISODES:
                     stages.note(f"Note: {num_steps:,} of {recording.steps:,} steps were recorded in the time for it.")
                     break
-    needed = num_needed(lengths, recording.steps)
-    return dict(enumerate(_first(lengths)[:needed]))
+    return dict(enumerate(_first(lengths)[: Needed(lengths, recording.steps)()]))
 
 
 def _first(lengths: dict[int, int]) -> list[int]:
@@ -195,8 +194,8 @@ def _metadata_of(recording: Recording) -> dict[str, Any]:
         for text in env.changes if isinstance(env, ConvertPictures) else ():
             print(f"Note: {text}", file=sys.stderr)
     try:
-        return json.loads(json.dumps(described | asdict(recording)))
-    except TypeError as error:
+        return json.loads(json.dumps(described | asdict(recording), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
         raise MagratheaError(f"env_kwargs can only hold what JSON can ({error}); give plain values.") from error
 
 

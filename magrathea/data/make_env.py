@@ -30,6 +30,7 @@ OLD_API = (
     "speaks the API of the old package gym; wrap it with Shimmy: pip install 'shimmy[gym-v21]', and register "
     "gymnasium.make('GymV21Environment-v0', env_id=...)"
 )
+MAX_FPS = 1000
 _SPARE_KEYS = "1234567890qertyuiopfghjklzxcvbnm"
 _PLAIN_TEXT = re.compile(r"[\w .+-]{0,100}")  # of an argument that a file gives: names no module and no path
 _named: set[str] = set()  # ids that the user of this process has named
@@ -46,7 +47,7 @@ def register_environments() -> None:
                 warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
-def make_env(env_id: str, *, size: tuple[int, int] | None = None, **env_kwargs: Any) -> gymnasium.Env:
+def make_env(env_id: str, /, *, size: tuple[int, int] | None = None, **env_kwargs: Any) -> gymnasium.Env:
     """A Gymnasium environment, whose pictures are in the form that tokenizers learn.
 
     Args:
@@ -78,6 +79,7 @@ def make_env(env_id: str, *, size: tuple[int, int] | None = None, **env_kwargs: 
     except Exception as error:  # another package's code, which may raise anything
         raise _cannot_be_made(env_id, error) from error
     try:
+        _check_has_spaces(env, env_id)
         is_learnable = size is None and not changes_of(env.observation_space)
         return env if is_learnable else ConvertPictures(env, size)
     except BaseException:
@@ -130,12 +132,24 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def environment_metadata(env: gymnasium.Env) -> dict[str, Any]:
-    """fps, action_names and key_map of an environment, from its own metadata; missing names and keys are generated."""
+    """fps, action_names and key_map of an environment, from its own metadata; missing names and keys are generated.
+
+    Raises:
+        MagratheaError: where its metadata has something else under these names.
+    """
     own = env.unwrapped.metadata or {}
-    names = [str(name) for name in own.get("action_names") or _action_names(env)]
-    keys = own.get("key_map") or _key_map(names)
-    fps = float(own.get("render_fps") or 10)
-    return {"fps": fps, "action_names": names, "key_map": {str(key): int(keys[key]) for key in keys}}
+    try:
+        names = [str(name) for name in own.get("action_names") or _action_names(env)]
+        keys = {str(key): int(action) for key, action in (own.get("key_map") or _key_map(names)).items()}
+        fps = float(own.get("render_fps") or 10)
+        if not 0 < fps <= MAX_FPS:
+            raise ValueError(f"render_fps is {fps:g}; it must be above 0 and at most {MAX_FPS}")
+    except (TypeError, ValueError, AttributeError) as error:
+        raise MagratheaError(
+            f"The metadata of the environment has render_fps, action_names or key_map of another kind ({error}); give "
+            "a number, a list of names and a table of keys and actions."
+        ) from error
+    return {"fps": fps, "action_names": names, "key_map": keys}
 
 
 def _make(plugin: EnvironmentPlugin | None, env_id: str, env_kwargs: dict[str, Any]) -> gymnasium.Env:
@@ -146,6 +160,12 @@ def _make(plugin: EnvironmentPlugin | None, env_id: str, env_kwargs: dict[str, A
         if plugin.make is not None:
             return load_reference(plugin.make)(env_id, **env_kwargs)
     return gymnasium.make(env_id, disable_env_checker=True, **env_kwargs)
+
+
+def _check_has_spaces(env: gymnasium.Env, env_id: str) -> None:
+    for name in ("observation_space", "action_space"):
+        if not isinstance(getattr(env, name, None), gymnasium.Space):
+            raise MagratheaError(f"Environment '{env_id}' has no {name}; set it to a Gymnasium space.")
 
 
 def _cannot_be_made(env_id: str, error: Exception) -> MagratheaError:

@@ -56,16 +56,25 @@ def episode_path(work: Path, index: int) -> Path:
     return work / f"episode_{index:06d}.hdf5"
 
 
-def num_needed(lengths: dict[int, int], steps: int) -> int | None:
-    """How many episodes, counted from the first, hold the steps; None while some of them are missing."""
-    total = 0
-    for index in itertools.count():
-        if total >= steps:
-            return index
-        if index not in lengths:
-            return None
-        total += lengths[index]
-    return None
+class Needed:
+    """How many episodes, counted from the first, hold the steps of a recording; None while some of them are missing.
+
+    Args:
+        lengths: of the episodes by index, to which more are added.
+        steps: that are wanted.
+    """
+
+    def __init__(self, lengths: dict[int, int], steps: int) -> None:
+        self._lengths, self._steps = lengths, steps
+        self._num_episodes = self._num_steps = 0
+
+    def __call__(self) -> int | None:
+        while self._num_steps < self._steps:
+            if self._num_episodes not in self._lengths:
+                return None
+            self._num_steps += self._lengths[self._num_episodes]
+            self._num_episodes += 1
+        return self._num_episodes
 
 
 @dataclass(frozen=True)
@@ -83,18 +92,19 @@ def play_missing(
 ) -> Generator[Played, None, None]:
     """Play the episodes that are missing; the caller adds the lengths of what is yielded to `lengths`."""
     missing = (index for index in itertools.count() if index not in lengths)
-    if num_needed(lengths, recording.steps) is not None:
+    needed = Needed(lengths, recording.steps)
+    if needed() is not None:
         return
     if num_processes == 1 or _would_run_again():
         with contextlib.closing(_Player(recording, work)) as player:
-            while num_needed(lengths, recording.steps) is None:
+            while needed() is None:
                 yield player.play(next(missing))
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_processes, context, _start_worker, (recording, work)) as pool:
         try:
             playing = {pool.submit(_play_in_worker, next(missing)) for _ in range(num_processes)}
-            while num_needed(lengths, recording.steps) is None:
+            while needed() is None:
                 finished, playing = wait(playing, return_when=FIRST_COMPLETED)
                 for future in finished:
                     yield future.result()
