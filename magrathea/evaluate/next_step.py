@@ -35,7 +35,12 @@ def measure_next_step(world: World, recordings: list[Recording], budget: Budget)
         correct = [each.add(batch, logits[each.slot.name]).all(axis=-1) for each in measures]
         if len(measures) == len(slots):
             repeated = (batch.targets == batch.previous)[..., seen].all(-1).numpy()
-            _tally_steps(tally, measures[0].cells, batch, {"model": np.stack(correct).all(axis=0), "repeat": repeated})
+            _tally_steps(
+                tally,
+                measures[0].cells,
+                batch,
+                {"model": np.asarray(np.stack(correct).all(axis=0)), "repeat": repeated},
+            )
         _tally_events(tally, world, recordings, batch, logits)
         if budget.spent():
             break

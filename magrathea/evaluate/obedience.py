@@ -7,6 +7,7 @@ world that obeys dreams what A leads to under A, and what B leads to under B.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import optree
@@ -70,7 +71,7 @@ def counterfactuals(
     return found
 
 
-def other_actions(replay: Replay, recorded: object, num_steps: int, seed: int) -> object:
+def other_actions(replay: Replay, recorded: Any, num_steps: int, seed: int) -> Any:
     """Actions (H, *shape), each held for a while, of which the first is not the recorded one."""
     space, act = replay.env.action_space, sticky(replay.env, np.random.default_rng(seed))
     for _ in range(100):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from magrathea.data import Dataset, Episode
-from magrathea.data.playing import Recording as RecordingSettings
+from magrathea.data.collect import Recording as RecordingSettings
 from magrathea.data.policies import current_policy_name
 from magrathea.errors import MagratheaError
 from magrathea.evaluate.results import About

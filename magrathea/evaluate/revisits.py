@@ -18,7 +18,7 @@ from magrathea.evaluate.images import psnr
 from magrathea.evaluate.recall import age_ranges
 from magrathea.evaluate.recordings import Recording
 from magrathea.evaluate.results import Sources
-from magrathea.evaluate.slots import frames_of, pictures_of
+from magrathea.evaluate.slots import leaf_of, pictures_of
 from magrathea.evaluate.statistics import Tally, difference_of_ratios, figure
 from magrathea.layout import Slot
 from magrathea.world import World
@@ -83,7 +83,7 @@ def measure_revisits(
         seen = revisits(np.asarray(recording.episode.infos["pose"], dtype=np.float64), window)
         moments = np.flatnonzero((tokens[:, 0] >= 0) & ((seen.age > 0) | seen.new))
         age, new = seen.age[moments], seen.new[moments]
-        frames = frames_of(recording.episode.observation, slot)
+        frames = leaf_of(recording.episode.observation, slot)
         pictures_by_source = {
             "model": pictures_of(world, slot, tokens[moments]),
             "repeat": frames[moments - 1],
