@@ -50,7 +50,7 @@ def system_error(error: BaseException, path: Path | None = None) -> MagratheaErr
         number = int(found.group(1)) if found else None
     if number is None and not isinstance(error, OSError):
         return None
-    named = getattr(error, "filename", None) or path
+    named = getattr(error, "filename", None) or path or ""
     if path is not None and Path(os.fsdecode(named)).parent == path.parent:
         named = path  # not its temporary file
     reason = os.strerror(number) if number else " ".join(str(error).split())

@@ -75,4 +75,4 @@ class SpriteGame(gymnasium.Env):
         return picture
 
 
-gymnasium.register("magrathea/SpriteGame-v0", entry_point=SpriteGame)
+gymnasium.register("magrathea/SpriteGame-v0", entry_point=f"{__name__}:SpriteGame")

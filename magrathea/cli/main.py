@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import select
 import sys
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.path.insert(0, "")  # so that "module:id" finds a module in the working directory, as `python -m` does
     keep_memory()
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal may lack letters
     try:
         try:
