@@ -12,14 +12,14 @@ import json
 import shutil
 import sys
 import time
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from magrathea.data.dataset import METADATA_FILE_NAME, OWN_METADATA, Dataset
 from magrathea.data.episode import episode_length, merge_episodes
 from magrathea.data.make_env import environment_metadata, make_env
-from magrathea.data.pictures import ConvertPictures
+from magrathea.data.pictures import ConvertPictures, fitting_size
 from magrathea.data.playing import (
     FAILED,
     Needed,
@@ -95,7 +95,7 @@ def collect(
         env_kwargs=dict(env_kwargs or {}),
     )
     end = None if max_seconds is None else time.monotonic() + max_seconds
-    metadata = _metadata_of(recording)
+    recording, metadata = _described(recording)
     work = out / WORK_FOLDER
     if not _is_done(out, metadata, max_seconds):
         with claim_folder(out, "recording into"), exit_on_sigterm():
@@ -181,9 +181,20 @@ def _require_minari() -> None:
         ) from error
 
 
-def _metadata_of(recording: Recording) -> dict[str, Any]:
-    """The dataset's metadata; makes the environment once, to raise errors before anything is recorded."""
+def _described(recording: Recording) -> tuple[Recording, dict[str, Any]]:
+    """The recording, with the size of large pictures where none was asked for, and the dataset's metadata; makes the
+    environment, to raise errors before anything is recorded."""
     policy_named(recording.policy, recording.env_id)
+    if "size" not in recording.env_kwargs:
+        with contextlib.closing(recorded_env(recording)) as env:
+            size = fitting_size(env.observation_space)
+        if size is not None:
+            recording = replace(recording, env_kwargs={**recording.env_kwargs, "size": list(size)})
+            print(
+                f"Note: pictures are recorded at {size[0]}x{size[1]} pixels; ask for another size by "
+                "--env-kwargs '{\"size\": [height, width]}'.",
+                file=sys.stderr,
+            )
     with contextlib.closing(recorded_env(recording)) as env:
         for name, space in (("observation", env.observation_space), ("action", env.action_space)):
             try:
@@ -194,7 +205,7 @@ def _metadata_of(recording: Recording) -> dict[str, Any]:
         for text in env.changes if isinstance(env, ConvertPictures) else ():
             print(f"Note: {text}", file=sys.stderr)
     try:
-        return json.loads(json.dumps(described | asdict(recording), allow_nan=False))
+        return recording, json.loads(json.dumps(described | asdict(recording), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise MagratheaError(f"env_kwargs can only hold what JSON can ({error}); give plain values.") from error
 

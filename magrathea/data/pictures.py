@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,24 @@ from gymnasium import spaces
 from PIL import Image
 
 from magrathea.errors import MagratheaError
-from magrathea.spaces import checked_array, find_picture, is_image, map_leaves, padded_size, space_tree
+from magrathea.spaces import checked_array, find_picture, is_image, map_leaves, padded_size, space_tree, value_at
 
 MAX_SIDE = 4096
 MIN_SIDE = 8  # of pictures in another form, from which one is told from a list of numbers
 MIN_AUTO_SIDE = 16  # the same where no size was asked for
 CHANNELS = (1, 3, 4)
+MOST_PIXELS = 9600  # of a picture that is recorded as it is, where no size was asked for
+
+
+def fitting_size(space: spaces.Space) -> tuple[int, int] | None:
+    """The size (height, width) at which the picture of a space can be learnt in minutes: both sides divided by the
+    least whole number with which it has at most MOST_PIXELS; None where it is small enough, or there is none."""
+    path = find_picture(space)
+    if path is None:
+        return None
+    height, width = value_at(space_tree(space), path).shape[:2]
+    divisor = math.ceil((height * width / MOST_PIXELS) ** 0.5)
+    return None if divisor <= 1 else (max(1, round(height / divisor)), max(1, round(width / divisor)))
 
 
 @dataclass(frozen=True)
