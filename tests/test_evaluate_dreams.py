@@ -74,7 +74,7 @@ def test_gain_is_pooled_over_all_starts() -> None:
 def test_another_environment_run_is_compared_only_where_it_is_there() -> None:
     real, there = moving_square(), np.zeros((NUM_ROLLOUTS, HORIZON), dtype=bool)
     there[0] = True
-    gain = measure_pictures(rollouts(), real, real * 0, 3, (real, there))["gain"]
+    gain = measure_pictures(rollouts(), real, 255 - real, 3, (real, there))["gain"]
     assert gain["resampled replay"]["4"] == Figure(MAX_GAIN, None, None, 1, 1)
     assert gain["dream"]["4"].value < 0
 
@@ -93,8 +93,8 @@ def test_numbers_are_compared_with_repeating_and_with_going_on() -> None:
     error = measure_numbers(rollouts(), real, real + np.array([1, 7]), before, scale, 3)
     assert error["dream"]["10"].value == 0.25 and error["linear"]["10"].value == 0
     assert error["repeat"]["10"].value == 20 / 4
-    assert error["dream / repeat"]["10"].value == pytest.approx(1 / 20)
-    assert error["dream / linear"]["10"].value is None
+    assert error["dream over repeat"]["10"].value == pytest.approx(1 / 20)
+    assert error["dream over linear"]["10"].value is None
 
 
 def test_choices_are_compared_with_repeating() -> None:
@@ -176,6 +176,6 @@ def test_the_verdict_says_where_a_world_is_no_better_than_repeating() -> None:
     first, second, advice = verdict(weak)
     assert first.startswith("No better than repeating the last picture after 4 steps: 0.50 dB")
     assert second.startswith("It may not follow the actions (picture)") and advice == TRY
-    numbers = DreamMeasures(error={"dream / repeat": {"1": Figure(1.2, 1.1, 1.3)}})
+    numbers = DreamMeasures(error={"dream over repeat": {"1": Figure(1.2, 1.1, 1.3)}})
     assert verdict(numbers)[0].startswith("No better than repeating the last numbers after 1 step: 1.20")
     assert "too little" in verdict(DreamMeasures())[0]

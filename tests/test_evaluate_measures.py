@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from torchmetrics.functional.classification import binary_calibration_error, binary_f1_score
+from torchmetrics.functional.classification import binary_f1_score
 
 from magrathea.evaluate.cells import changed_cells
 from magrathea.evaluate.drift import histogram, perplexity
@@ -28,7 +28,6 @@ from magrathea.evaluate.segments import segment_batches
 from magrathea.evaluate.statistics import (
     Tally,
     difference_of_ratios,
-    expected_calibration_error,
     figure,
     ratio,
     ratio_of_ratios,
@@ -52,18 +51,6 @@ def test_f1_is_that_of_torchmetrics() -> None:
     assert tally.figure("end/f1").value == pytest.approx(float(expected), abs=1e-6)
     assert tally.figure("end/f1").count == actual.sum()
     assert tally.figure("end/prevalence").value == pytest.approx(actual.mean(), abs=1e-6)
-
-
-def test_calibration_error_is_that_of_torchmetrics() -> None:
-    rng = np.random.default_rng(0)
-    confidence = rng.random(1000)
-    correct = rng.random(1000) < confidence**2
-    bins = np.minimum((confidence * 15).astype(int), 14)
-    sums = [[(bins == i).sum(), confidence[bins == i].sum(), correct[bins == i].sum()] for i in range(15)]
-    expected = binary_calibration_error(torch.from_numpy(confidence), torch.from_numpy(correct).long(), n_bins=15)
-    assert expected_calibration_error(np.ravel(sums)) == pytest.approx(float(expected), abs=1e-6)
-    by_hand = np.array([10.0, 9.0, 5.0, 10.0, 2.0, 2.0])  # ten at 0.9, half correct; ten at 0.2, 0.2 of them correct
-    assert expected_calibration_error(by_hand) == pytest.approx(0.2)
 
 
 def test_interval_covers_the_truth_as_often_as_it_says() -> None:

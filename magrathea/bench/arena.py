@@ -6,7 +6,7 @@ import importlib.util
 import json
 import time
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class ArenaEnvironment:
     id: str
     name: str = ""
     kwargs: Mapping[str, Any] = field(default_factory=dict)
-    needs: Sequence[str] = ()
+    needs: tuple[str, ...] = ()
     policy: str = "explore"
 
     def __post_init__(self) -> None:
@@ -83,7 +83,7 @@ def read_environments(path: str | Path = DEFAULT_LIST) -> list[ArenaEnvironment]
     """The environments of a TOML file, a table [[environment]] for each; raises MagratheaError for a mistake."""
     try:
         tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))["environment"]
-        return [ArenaEnvironment(**table) for table in tables]
+        return [ArenaEnvironment(**table | {"needs": tuple(table.get("needs", ()))}) for table in tables]
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
         raise MagratheaError(
             f"'{path}' is no list of environments ({error}); write a table [[environment]] with an id for each."
@@ -174,8 +174,9 @@ def _line(row: Mapping[str, Any]) -> str:
 
 def _write_table(out: Path, rows: list[dict[str, Any]], settings: ArenaSettings) -> None:
     """Write `arena.json` and `arena.html`."""
+    table = json.dumps({"settings": asdict(settings), "environments": rows}, indent=1)
     with atomic_write(out / "arena.json") as file:
-        file.write_text(json.dumps({"settings": asdict(settings), "environments": rows}, indent=1) + "\n")
+        file.write_text(table + "\n", encoding="utf-8")
     page = TEMPLATES.get_template("arena.html").render(rows=rows, settings=settings)
     with atomic_write(out / "arena.html") as file:
         file.write_text(page + "\n", encoding="utf-8")

@@ -140,7 +140,7 @@ def measure_numbers(
             for source, square in squares.items():
                 tally.add(f"{source}/{step}", [episode], [square], [used.sum()])
                 if source != "dream":
-                    tally.add(f"dream / {source}/{step}", [episode], [squares["dream"]], [square], [used.sum()])
+                    tally.add(f"dream over {source}/{step}", [episode], [squares["dream"]], [square], [used.sum()])
     return tally.nested(statistic=root_of_ratio)
 
 

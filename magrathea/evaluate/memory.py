@@ -150,7 +150,7 @@ def state_bytes(session: Session, batch_index: int) -> int:
 
 def _first_steps(recordings: list[Recording], chosen: list[int]) -> torch.Tensor:
     """(B, 1, N)"""
-    return torch.from_numpy(np.stack([recordings[index].tokens[:1] for index in chosen]))
+    return torch.from_numpy(np.stack([recordings[index].tokens[:1] for index in chosen]).astype(np.int64))
 
 
 def _recorded_steps(recordings: list[Recording], step: np.ndarray) -> tuple[Any, Any, np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The next step given the real ones before it: tokens, reward and termination, calibration."""
+"""The next step given the real ones before it: tokens, reward and termination."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from magrathea.evaluate.environment_hooks import describe_cells
 from magrathea.evaluate.recordings import Budget, Recording
 from magrathea.evaluate.results import NextStep
 from magrathea.evaluate.segments import SegmentBatch, segment_batches
-from magrathea.evaluate.statistics import Tally, expected_calibration_error
+from magrathea.evaluate.statistics import Tally
 from magrathea.layout import Slot
 from magrathea.world import World
-
-NUM_BINS = 15
 
 
 def measure_next_step(world: World, recordings: list[Recording], budget: Budget) -> NextStep:
@@ -48,9 +46,6 @@ def measure_next_step(world: World, recordings: list[Recording], budget: Budget)
         tokens_correct={each.slot.name: each.tally.nested("tokens/") for each in measures},
         steps_correct=tally.nested("steps/"),
         events=tally.nested("events/"),
-        calibration_error={
-            each.slot.name: each.tally.figure("calibration", expected_calibration_error) for each in measures
-        },
     )
 
 
@@ -63,7 +58,7 @@ class _SlotMeasure:
 
     def add(self, batch: SegmentBatch, logits: Tensor) -> np.ndarray:
         """Count a batch; returns (B, C, tokens) bool, where the prediction is correct."""
-        confidence, guesses = (part.cpu().numpy() for part in logits.softmax(-1).max(-1))
+        guesses = logits.argmax(-1).cpu().numpy()
         targets, previous = batch.targets[..., self.span].numpy(), batch.previous[..., self.span].numpy()
         correct = guesses == targets
         sources = {"model": correct, "repeat": previous == targets}
@@ -71,7 +66,6 @@ class _SlotMeasure:
             used = batch.valid[index]
             values = {source: of_source[index, used] for source, of_source in sources.items()}
             self._tally_groups(episode, steps[used] - 1, targets[index, used], values)
-        self._tally_calibration(batch, confidence, correct)
         return correct
 
     def _tally_groups(
@@ -91,15 +85,6 @@ class _SlotMeasure:
                     copied = cells.copied[when]
                     known = where & (copied >= 0)
                     self.tally.add_mean(f"{name}/copy", [episode], (copied == targets)[None], known[None])
-
-    def _tally_calibration(self, batch: SegmentBatch, confidence: np.ndarray, correct: np.ndarray) -> None:
-        """Count predictions into bins of confidence; confidence and correct (B, C, tokens)."""
-        bins = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
-        columns = []
-        for index in range(NUM_BINS):
-            inside = (bins == index) & batch.valid[..., None]
-            columns += [inside, np.where(inside, confidence, 0.0), inside & correct]
-        self.tally.add("calibration", batch.episodes, *columns)
 
 
 def _tally_steps(tally: Tally, cells: list[Cells], batch: SegmentBatch, sources: dict[str, np.ndarray]) -> None:

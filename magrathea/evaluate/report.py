@@ -101,7 +101,7 @@ def _against_repeating(dreams: DreamMeasures) -> list[tuple[str, Sources, tuple[
     not_below = lambda each: (each.value if each.high is None else each.high) >= 1  # noqa: E731
     return [
         ("picture", dreams.gain.get("dream", {}), ("1", "4"), not_above, "dB"),
-        ("numbers", dreams.error.get("dream / repeat", {}), ("1", "10"), not_below, ""),
+        ("numbers", dreams.error.get("dream over repeat", {}), ("1", "10"), not_below, ""),
         ("choices", dreams.right.get("dream − repeat", {}), ("1", "4"), not_above, "%"),
     ]
 
@@ -225,7 +225,7 @@ def write_evaluation_page(out: Path, result: EvaluationResult) -> Path:
     for name, curves, unit in (("gain", dreams.gain, "dB"), ("error", dreams.error, "standard deviations")):
         if curves:
             plots.append(f"{name}.png")
-            shown = {source: figures for source, figures in curves.items() if "/" not in source}
+            shown = {source: figures for source, figures in curves.items() if " over " not in source}
             plot_horizon(out / plots[-1], shown, f"{name.capitalize()} over the horizon", unit)
     return _write_page(out / "index.html", "evaluation.html", result, plots)
 

@@ -68,13 +68,11 @@ class NextStep:
             Sources: "model"; "copy" of the token that showed the same location last; "repeat" of the last step.
         steps_correct: condition on steps -> source -> share of steps whose whole observation is correct.
         events: name -> {"f1", "prevalence"} of predicted positive and negative rewards and terminations.
-        calibration_error: slot -> expected calibration error.
     """
 
     tokens_correct: dict[str, dict[str, dict[str, Sources]]]
     steps_correct: dict[str, Sources]
     events: dict[str, Sources]
-    calibration_error: Sources
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,7 +115,8 @@ def choose_starts(
 
 def recent_steps(episodes: Sequence[EncodedEpisode], starts: list[Start], num_steps: int) -> np.ndarray:
     """The tokens (R, num_steps, N) of the steps up to each start."""
-    return np.stack([episodes[index].tokens[step - num_steps + 1 : step + 1] for index, step in starts])
+    recent = [episodes[index].tokens[step - num_steps + 1 : step + 1] for index, step in starts]
+    return np.stack(recent).astype(np.int64)
 
 
 # -- dreams -----------------------------------------------------------------------------------------------------------

@@ -54,10 +54,12 @@ def _channels(pictures: np.ndarray, num_leading: int) -> np.ndarray:
 
 # -- tokens -----------------------------------------------------------------------------------------------------------
 def picture_slot(world: World) -> Slot | None:
-    """The first observation slot whose tokens are those of pictures of at least 16x16 pixels, if there is one."""
+    """The slot of the picture that is shown of an observation, if that has 16x16 pixels or more and a token grid."""
+    path = find_picture(world.observation_space)
+    key = None if path is None else "/".join(map(str, path))
     for slot in world.layout.of_role("observation"):
-        if slot.is_grid and is_picture(slot_tokenizer(world, slot).space):
-            return slot
+        if slot.is_grid and _leaf_key(world, slot) == key:
+            return slot if is_picture(slot_tokenizer(world, slot).space) else None
     return None
 
 

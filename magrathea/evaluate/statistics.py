@@ -68,17 +68,6 @@ def wilson(measured: Figure) -> Figure:
     return replace(measured, low=finite(low), high=finite(high))
 
 
-def expected_calibration_error(sums: np.ndarray) -> np.ndarray:
-    """sums (…, bins * 3): each bin's count, summed confidence and number correct -> the error (…), in [0, 1].
-
-    The average over predictions of |confidence - accuracy| of their bin (Guo et al. 2017, arXiv 1706.04599): what
-    torchmetrics' `binary_calibration_error` computes, from sums that can be resampled by episode.
-    """
-    bins = sums.reshape(*sums.shape[:-1], -1, 3)
-    gap = np.abs(bins[..., 1] - bins[..., 2]).sum(axis=-1)
-    return ratio(np.stack([gap, bins[..., 0].sum(axis=-1)], axis=-1))
-
-
 def figure(statistics: np.ndarray, statistic: Statistic = ratio, *, seed: int = 0) -> Figure:
     """A statistic of the episodes' sums with its 95% percentile interval over resampled episodes.
 

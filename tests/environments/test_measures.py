@@ -37,7 +37,6 @@ def test_crafter_cells_follow_the_map() -> None:
     assert still[2].sum() == 63 - 3 and not still[:, 7:].any()
     assert cells.groups["inventory"].reshape(3, 9, 9)[:, 7:].all() and cells.groups["inventory"].sum() == 3 * 18
     assert cells.conditions["daylight"].tolist() == [True, False, False]
-    assert cells.frame_conditions["daylight"].tolist() == [True, True, False, False]
     assert cells.copied is not None
     known = cells.copied >= 0
     assert (cells.copied == tokens[1:])[known].all() and known.sum() == 3 * 63 - 14
