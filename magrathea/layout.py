@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,6 +20,7 @@ Role = Literal["action", "observation", "reward", "terminated"]
 ROLES: tuple[Role, ...] = ("action", "observation", "reward", "terminated")
 
 
+@runtime_checkable
 class Codec(Protocol):
     """How the tokens of a slot and its values belong together: what a step shows, given what the one before showed.
 

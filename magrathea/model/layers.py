@@ -157,7 +157,7 @@ class StepEmbedding(nn.Module):
 
     def __init__(self, layout: Layout, width: int, codecs: Codecs, num_recent: int) -> None:
         super().__init__()
-        self.layout, self.codecs = layout, codecs
+        self.layout, self.codecs = layout, dict(codecs)
         self.tokens = nn.ModuleList()
         self.merge = nn.ModuleList()
         self.recent_proj = nn.ModuleDict()

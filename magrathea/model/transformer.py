@@ -94,6 +94,7 @@ class MaskedTransformer(nn.Module):
         super().__init__()
         self.layout, self.config, self.num_heads = layout, config, config.num_heads
         self.codecs = dict(codecs)
+        self.attends_to_window = config.attends_to_window
         self.codec_modules = nn.ModuleList(codecs.values())  # type: ignore[arg-type]
         self.embedding = StepEmbedding(layout, config.width, codecs, config.num_recent)
         self.cell_slots = tuple(slot for slot in layout.token_slots if slot.name in codecs and slot.is_grid)
@@ -160,7 +161,7 @@ class MaskedTransformer(nn.Module):
     def encode_past(self, tokens: Int[Tensor, "B T N"], time: Int[Tensor, "B T"]) -> StepEncoding:
         """Final steps at times, as later steps attend to them."""
         encodings = self.encode(tokens)
-        if self.config.attends_to_window:
+        if self.attends_to_window:
             return StepEncoding(tokens, encodings, *self.keys_values(encodings, time))
         none = encodings.new_zeros(self.config.num_layers, *tokens.shape[:2], self.num_heads, 0, HEAD_WIDTH)
         return StepEncoding(tokens, encodings, none, none)
