@@ -25,6 +25,7 @@ from magrathea.server.catalog import Catalog
 from magrathea.server.protocol import decode_frame
 from magrathea.server.server import _listen
 from magrathea.server.session_manager import Limits
+from magrathea.session.file import FileLimits
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +146,15 @@ def test_a_session_file_is_downloaded_and_uploaded(url: str) -> None:
     other.fingerprint = "another"
     status, answer = ask(f"{url}/api/sessions", "POST", SquareSession(other).to_bytes())
     assert status == 400 and b"of another world" in answer
+
+
+def test_a_session_longer_than_a_file_may_be_is_not_downloaded() -> None:
+    """Its start counts too, as in the upload of the file."""
+    with serving(square_app(limits=Limits(active=20, upload=FileLimits(steps=3)))) as url:
+        assert ask(f"{url}/api/sessions/{played(url, 2, 2)}/file")[0] == 200
+        for actions in ((2, 2, 2), (2, 2, 2, 2)):
+            status, answer = ask(f"{url}/api/sessions/{played(url, *actions)}/file")
+            assert status == 400 and b"steps, and 3 are the most that a file may have" in answer
 
 
 def test_a_missing_branch_is_refused_and_the_session_continues(url: str) -> None:

@@ -137,15 +137,17 @@ class SessionManager:
         """The session file of a session at the end of its branch; raises MagratheaError where it is longer than one
         that may be uploaded."""
         found = await self.store.run(Store.session, session)
-        if found.num_steps > self.limits.upload.steps:
-            raise MagratheaError(
-                f"This session has {found.num_steps} steps, and {self.limits.upload.steps} are the most that a file "
-                "may have; keep all sessions with 'magrathea sessions backup'."
-            )
+        self._check_file_steps(found.num_steps)
         loaded = await self.load(world, found.head, found.num_steps)
-        file = await asyncio.to_thread(loaded.session.to_bytes)
-        self.limits.upload.check(file, "This session")
-        return file
+        self._check_file_steps(found.num_steps + loaded.session.num_start_of(0))
+        return await asyncio.to_thread(loaded.session.to_bytes)
+
+    def _check_file_steps(self, num_steps: int) -> None:
+        if num_steps > self.limits.upload.steps:
+            raise MagratheaError(
+                f"This session has {num_steps} steps, and {self.limits.upload.steps} are the most that a file may "
+                "have; keep all sessions with 'magrathea sessions backup'."
+            )
 
     async def upload(self, world_id: str, world: Any, file: bytes, name: str = "") -> str:
         """A new session from a session file; raises MagratheaError if it is damaged, too long or of another world."""
