@@ -35,6 +35,7 @@ def serve(folder: Path, port: int, store: Path) -> None:
     from magrathea.server import play
 
     torch.set_num_threads(1)
+    torch.cpu._is_amx_tile_supported = torch.cpu._is_avx512_bf16_supported = lambda: False  # as in conftest.py
     play(str(folder), port=port, store=store, open_browser=False, device="cpu")
 
 
