@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 from server_square_world import SquareWorld, serving, square_app
@@ -283,14 +285,23 @@ def test_a_missing_real_environment_is_reported(browser: Browser) -> None:
         pages.close()
 
 
-def test_a_full_server_is_reported_and_retried(browser: Browser) -> None:
-    with serving(square_app(limits=Limits(active=1))) as address:
-        pages = opened(browser, address)
-        next(pages)
-        late = browser.new_page()
-        late.goto(f"{address}/play/square")
-        expect(late.locator("#overlay")).to_contain_text("1 active sessions, the most allowed")
-        pages.close()
+@pytest.mark.parametrize(
+    ("alone", "reason"),
+    [(True, "You have 1 of the 1 active sessions"), (False, "This server has 1 active sessions, the most allowed")],
+)
+def test_a_full_server_is_reported_and_retried(
+    browser: Browser, alone: bool, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To a visitor who has all its places, and to one who comes after another."""
+    if not alone:
+        visitors = map(str, itertools.count())
+        monkeypatch.setattr("magrathea.server.routes.visitor_of", lambda _: next(visitors))
+    with serving(square_app(limits=Limits(active=1, new_per_second=100))) as address:
+        with closing(opened(browser, address)) as pages:
+            next(pages)
+            late = browser.new_page()
+            late.goto(f"{address}/play/square")
+            expect(late.locator("#overlay")).to_contain_text(reason)
         expect(late.locator("body")).to_have_attribute("data-state", "ready")
         expect(late.locator("#overlay")).to_contain_text("Press an arrow key")
         late.context.close()

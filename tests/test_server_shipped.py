@@ -32,8 +32,8 @@ PIXELS = """() => {
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    catalog, only = open_catalog("crafter")
-    with serving(create_app(catalog, only=only)) as address:
+    catalog, _ = open_catalog("crafter")
+    with serving(create_app(catalog)) as address:
         yield address
 
 
