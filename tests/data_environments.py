@@ -55,7 +55,7 @@ class Other(gymnasium.Env):
 
     def __init__(self, case: str, value: Any = None, fails: tuple[int, ...] = (), length: int = 5) -> None:
         self.case, self.value, self.fails, self.length = case, value, fails, length
-        space, self.observation = OBSERVATIONS.get(str(case), (spaces.Box(0, 255, (8, 8, 3), np.uint8), None))
+        space, self.observation = OBSERVATIONS.get(case, (spaces.Box(0, 255, (8, 8, 3), np.uint8), None))
         self.observation_space: spaces.Space = space
         self.action_space = spaces.Discrete(3)
 

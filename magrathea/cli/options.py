@@ -14,7 +14,7 @@ import tyro
 from tyro.conf import Positional, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from magrathea.errors import MagratheaError
+from magrathea.errors import MagratheaError, one_line
 from magrathea.settings import Count, DeviceName, Positive, Seed, check_value
 
 # The help of an option that several commands have stands with its type, that of others in their docstrings.
@@ -194,7 +194,11 @@ def json_object(text: str, option: str) -> dict[str, Any]:
     try:
         value = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise MagratheaError(f"Option {option} is not JSON ({error}): {text!r}.") from error
+        raise MagratheaError(
+            f"Option {option} is not JSON ({one_line(error, 200)}): '{one_line(text, 200)}'."
+        ) from error
     if not isinstance(value, dict):
-        raise MagratheaError(f"Option {option} is {text!r}; give a JSON object, like '{{\"size\": [64, 64]}}'.")
+        raise MagratheaError(
+            f"Option {option} is '{one_line(text, 200)}'; give a JSON object, like '{{\"size\": [64, 64]}}'."
+        )
     return value
