@@ -190,7 +190,7 @@ def test_collect_train_eval_and_bench(
     assert cli.main(["collect", "garden:Garden-v0", "--out", data, *collected]) == 0
     assert cli.main(["train", data, "--out", world, "--size", "debug", "--steps", "5", "--no-report"]) == 0
     assert cli.main(["eval", world, data, "--out", report, "--num-dreams", "2", "--minutes", "0.05"]) == 0
-    assert "Next step" in capsys.readouterr().out and (tmp_path / "report" / "index.html").exists()
+    assert "repeating the last" in capsys.readouterr().out and (tmp_path / "report" / "index.html").exists()
     assert cli.main(["bench", world, "--batch-sizes", "1", "2", "--seconds", "0.1"]) == 0
     measured = json.loads(capsys.readouterr().out)
     assert set(measured["playing"]) == {"1", "2"} and measured["playing"]["1"]["passes_per_step"] >= 1
