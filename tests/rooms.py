@@ -91,6 +91,7 @@ def cache_of(spec: MemorySpec, episodes: list[Tensor]) -> TokenCache:
     return TokenCache(
         torch.cat(episodes).numpy(),
         np.zeros((len(episodes) * NUM_STEPS, 0), np.uint8),
+        np.ones(len(episodes) * NUM_STEPS, np.float32),
         np.zeros(len(episodes) * NUM_STEPS, np.int64),
         starts + NUM_STEPS,
         predicted,

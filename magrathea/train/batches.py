@@ -141,10 +141,12 @@ class Batch:
 def draw_batch(cache: TokenCache, config: SizedBatch, generator: Generator) -> Batch:
     """Random segments; every step but the first has the holes of one use of the world."""
     layout = cache.layout
-    segments = cache.segments(config.num_segments, config.num_steps, config.num_earlier, generator)
     first = config.num_context
     shape = (config.num_segments, config.num_steps - first)
     hole_mask = masks.mixture(layout, shape, generator, masks.weights_of(config.uses))
+    knows_actions = ~hole_mask[..., layout.role_span("action")].flatten(1).any(-1)
+    by_effect = knows_actions if layout.values_slots else None
+    segments = cache.segments(config.num_segments, config.num_steps, config.num_earlier, generator, by_effect)
     context = corrupt_context(segments.tokens, layout, config, generator)
     readout, earlier = read_memory(segments, hole_mask, first, layout, config, generator)
     context = resample_slots(context, cache, config, generator)
@@ -157,7 +159,8 @@ def draw_dream_batch(cache: TokenCache, config: SizedBatch, generator: Generator
     layout, num = cache.layout, config.num_segments
     num_dreamt = int(torch.randint(1, config.own_dream_steps + 1, (), generator=generator))
     first = config.num_context + num_dreamt
-    segments = cache.segments(num, first + 1, config.num_earlier, generator)
+    by_effect = torch.ones(num, dtype=torch.bool)
+    segments = cache.segments(num, first + 1, config.num_earlier, generator, by_effect)
     hole_mask = masks.forward_dynamics(layout).expand(num, 1, -1)
     readout, earlier = read_memory(segments, hole_mask, first, layout, config, generator)
     seeds = torch.randint(1, 2**62, (num, num_dreamt), generator=generator)

@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +24,7 @@ from magrathea.progress import Stages
 from magrathea.world import World
 
 EPISODES_FILE = "episodes.json"
+PIXEL_NOISE = 12  # of 255, that is no change
 RETURN_STEPS = 64  # number of steps that a return sums the rewards of
 
 
@@ -71,11 +73,13 @@ class TokenCache:
             step without and with its action.
         sources: (S, 2, K) int64, indices of the past steps that the memory gives to attend to, -1 for none; or None.
         features: (S, 2, F) float32 of the memory; or None.
+        effects: (S,) float32, how often a step is drawn where its action is known, by what that action changes.
         layout: of the N tokens.
     """
 
     tokens: np.ndarray
     values: np.ndarray
+    effects: np.ndarray
     returns: np.ndarray
     ends: np.ndarray
     predicted: dict[str, np.ndarray]
@@ -90,6 +94,7 @@ class TokenCache:
         num_values = int(layout.values_mask.sum())
         tokens = _read_array(folder / "tokens.npy", (layout.num_tokens - num_values,), ends)
         values = _read_array(folder / "values.npy", (num_values,), ends)
+        effects = np.array(_read_array(folder / "effects.npy", (), ends))
         returns = np.array(_read_array(folder / "returns.npy", (), ends))
         predicted = {
             slot.name: _read_array(file, (2, slot.num_tokens), ends)
@@ -100,7 +105,7 @@ class TokenCache:
             _read_array(file, (2, None), ends) if (file := folder / f"{name}.npy").exists() else None
             for name in ("sources", "features")
         )
-        return cls(tokens, values, returns, ends, predicted, sources, features, layout)
+        return cls(tokens, values, effects, returns, ends, predicted, sources, features, layout)
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
@@ -130,6 +135,7 @@ class TokenCache:
             num_steps += len(steps)
         np.save(folder / "tokens.npy", np.concatenate(tokens))
         np.save(folder / "values.npy", np.concatenate(values))
+        np.save(folder / "effects.npy", effects_of_actions(tokens, values, world.layout))
         np.save(folder / "returns.npy", np.concatenate(returns))
         for file, parts in arrays.items():
             np.save(file, np.concatenate(parts))
@@ -137,11 +143,16 @@ class TokenCache:
             file.write_text(json.dumps({"ends": np.cumsum([len(part) for part in tokens]).tolist()}))
         return cls.open(folder, world.layout)
 
-    def segments(self, num: int, num_steps: int, num_earlier: int, generator: Generator) -> Segments:
-        """Random segments of num_steps, and num_earlier steps before each."""
+    def segments(
+        self, num: int, num_steps: int, num_earlier: int, generator: Generator, by_effect: Tensor | None = None
+    ) -> Segments:
+        """Random segments of num_steps, and num_earlier steps before each; where by_effect (num,) is True, drawn by the
+        effects of their last steps."""
         begins = np.concatenate([[0], self.ends[:-1]])
         lengths = self.ends - begins
         drawn = torch.randint(int((lengths - 1).sum()), (num,), generator=generator).numpy()
+        if by_effect is not None:
+            drawn = np.where(by_effect.numpy(), self._drawn_by_effect(num, num_steps, generator), drawn)
         episode = np.searchsorted(np.cumsum(lengths - 1), drawn, side="right")
         first = drawn + episode  # no segment starts at the last step of an episode
         index = first[:, None] + np.arange(num_steps)
@@ -153,6 +164,22 @@ class TokenCache:
             torch.from_numpy(self.returns[inside].astype(np.int64)),
             self._readout(inside),
         )
+
+    def _drawn_by_effect(self, num: int, num_steps: int, generator: Generator) -> np.ndarray:
+        """(num,) first steps of segments, counted without the episodes' last steps."""
+        if num_steps not in self._sums:
+            begins = np.concatenate([[0], self.ends[:-1]])
+            last = [
+                np.minimum(np.arange(a, b - 1) + num_steps - 1, b - 1) for a, b in zip(begins, self.ends, strict=True)
+            ]
+            self._sums[num_steps] = np.cumsum(self.effects[np.concatenate(last)], dtype=np.float64)
+        sums = self._sums[num_steps]
+        return np.searchsorted(sums, torch.rand(num, generator=generator, dtype=torch.float64).numpy() * sums[-1])
+
+    @cached_property
+    def _sums(self) -> dict[int, np.ndarray]:
+        """By number of steps, running sums of the effects of the last steps of all segments."""
+        return {}
 
     def _steps(self, index: np.ndarray, exists: np.ndarray) -> Tensor:
         """Tokens (..., N) of the steps at indices (...), absent tokens where no step exists."""
@@ -190,6 +217,28 @@ def token_dtype(layout: Layout) -> np.dtype:
     """The smallest dtype of the cache that holds every token of a layout, those that mean "absent" included."""
     largest = max(layout.absent_tokens.max().item(), max(slot.vocab_size for slot in layout.slots))
     return np.min_scalar_type(largest) if largest > np.iinfo(np.uint16).max else np.dtype(np.uint16)
+
+
+def effects_of_actions(tokens: list[np.ndarray], values: list[np.ndarray], layout: Layout) -> np.ndarray:
+    """How often each step (S,) of episodes of tokens (T, N without values) and values (T, Q) is drawn: half of the
+    draws even, half by the median share of values that its action changes. Even where an action has several tokens.
+
+    That changes nothing of what is predicted given the action, but more of the predictions are about what the actions
+    do.
+    """
+    span = layout.role_span("action")
+    actions = np.concatenate([episode[:, span.start] for episode in tokens])
+    if span.stop - span.start > 1 or not layout.values_slots:
+        return np.ones(len(actions), np.float32)
+    noise = PIXEL_NOISE if values[0].dtype == np.uint8 else 0
+    changed = [
+        np.concatenate([[0], (np.abs(np.diff(episode.astype(np.int32), axis=0)) > noise).mean(1)]) for episode in values
+    ]
+    shares, effects = np.concatenate(changed), np.zeros(len(actions))
+    for action in np.unique(actions):
+        effects[actions == action] = np.median(shares[actions == action])
+    mean = effects.mean()
+    return (0.5 + 0.5 * effects / mean if mean > 0 else np.ones(len(actions))).astype(np.float32)
 
 
 def _values_dtype(layout: Layout) -> np.dtype:
