@@ -22,7 +22,7 @@ from magrathea.layout import Layout, Slot
 from magrathea.progress import Stages
 from magrathea.train import TrainSettings, load_settings, train
 from magrathea.train.batches import SizedBatch, draw_batch, draw_prompted_batch, resample_slots
-from magrathea.train.cache import RETURN_STEPS, TokenCache, encode_dataset
+from magrathea.train.cache import RETURN_STEPS, TokenCache, effects_of_actions, encode_dataset
 from magrathea.train.settings import shipped_recipes
 from magrathea.train.trainer import Progress, TrainerConfig, train_model
 from magrathea.world import World
@@ -261,3 +261,24 @@ def test_training_refuses_missing_or_mismatched_data(debug_dataset: Dataset, tmp
     (tmp_path / "world" / ".training" / "checkpoint.safetensors").write_bytes(b"broken")
     with pytest.raises(MagratheaError, match="is damaged or of another training"):
         train(debug_dataset.folder, tmp_path / "world", settings)
+
+
+def test_steps_are_drawn_by_what_their_action_changes() -> None:
+    """Half of the draws are even; the other half goes to the action that changes the values, a quarter of the steps. An
+    action of several tokens has no effect of its own."""
+    slots = [
+        Slot(name="action", role="action", vocab_size=4),
+        Slot(name="observation", role="observation", vocab_size=9, grid=(2, 2)),
+        Slot(name="observation/values", role="observation", vocab_size=256, grid=(2, 2), values_of="observation"),
+        Slot(name="reward", role="reward", vocab_size=3),
+        Slot(name="terminated", role="terminated", vocab_size=2),
+    ]
+    actions = np.arange(400) % 4
+    tokens = np.zeros((400, 7), np.uint16)
+    tokens[:, 0] = actions
+    values = np.zeros((400, 4), np.uint8)
+    values[:, 0] = 100 * (np.cumsum(actions == 1) % 2) + np.arange(400) % 5  # and noise
+    weights = effects_of_actions([tokens], [values], Layout(tuple(slots)))
+    assert weights[actions == 1].sum() / weights.sum() == pytest.approx(0.5 / 4 + 0.5)
+    pair = Layout((replace(slots[0], grid=(1, 2)), *slots[1:]))
+    assert (effects_of_actions([tokens], [values], pair) == 1).all()
