@@ -19,7 +19,7 @@ Policy = Callable[[Any, dict[str, Any]], Any]
 PolicyMaker = Callable[[gymnasium.Env, np.random.Generator], Policy]
 LONGEST_HOLD = 8  # steps
 EFFECT_STEPS = 25  # last ones of an action, of whose changes the median is its effect
-PIXEL_NOISE = 12  # of 255
+PIXEL_NOISE = 12  # of 255, that is no change
 DRIFT_MEMORY = 0.9  # of a step for the one before
 
 

@@ -16,6 +16,7 @@ from magrathea.data.episode import stack
 from magrathea.data.policies import sticky
 from magrathea.data.recorder import checked_copy
 from magrathea.errors import MagratheaError
+from magrathea.evaluate.dreams import TOLERANCE
 from magrathea.evaluate.recordings import Budget, Recording
 from magrathea.evaluate.results import Curves
 from magrathea.evaluate.rollouts import BATCH_SIZE, Replay, Rollouts, dream
@@ -25,7 +26,6 @@ from magrathea.spaces import index_batch
 from magrathea.world import World
 
 HORIZONS = (1, 4, 8)
-TOLERANCE = 12  # grey levels up to which pixels are taken for equal
 LEAST_DIFFERENCE = 1e-3  # of an entry's standard deviation, from which numbers differ
 MAX_FOREIGN = 3  # episodes that are not reproduced, with none that is, until it is given up
 

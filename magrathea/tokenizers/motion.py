@@ -16,6 +16,7 @@ from magrathea.settings import Range, check_value
 from magrathea.spaces import is_image
 from magrathea.tokenizers.base import VALUES, SlotSpec, Tokenizer, not_fitted, require_tensor
 from magrathea.tokenizers.motion_codec import (
+    OTHER,
     MotionCodec,
     candidate_offsets,
     fit_codes,
@@ -114,7 +115,7 @@ class MotionTokenizer(Tokenizer):
         more = torch.randperm(len(frames), generator=generator)[: 4 * _FITTING_PAIRS].numpy()
         cells = codec.cells(self._flat(frames[more])).flatten(0, 1)
         new, old = codec.cells(now), codec.cells(then)
-        changed = new[((new - old).float() / 255).square().mean(-1) > 1e-3]
+        changed = new[((new - old).float() / 255).square().mean(-1) > OTHER]
         cells = cells[torch.randperm(len(cells), generator=generator)[: _FITTING_CELLS // 3]]
         changed = changed[torch.randperm(len(changed), generator=generator)[: 2 * _FITTING_CELLS // 3]]
         codes = fit_codes(torch.cat([cells, changed]).to(torch.uint8), self._num_codes, 10, generator)

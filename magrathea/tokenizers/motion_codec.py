@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 TOLERANCE = 1.5e-4  # mean squared error, of values in 0…1, that is never seen
-OTHER = 1e-3  # from which a cell counts as changed when offsets are chosen
+OTHER = 1e-3  # from which a cell counts as changed when offsets and codes are fitted
 ALIKE = 3e-3  # up to which an offset draws such a cell
 MARGIN = 2.5  # tokens whose error is up to so many times the least are equally good: noise is twice as far from noise
 _PIXELS_AT_A_TIME = 2**21  # compared at a time

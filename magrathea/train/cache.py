@@ -17,6 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from magrathea.data import Dataset, Episode
+from magrathea.data.policies import PIXEL_NOISE
 from magrathea.files import atomic_write, read_json, unreadable
 from magrathea.layout import Layout
 from magrathea.memory import MemoryReadout
@@ -24,7 +25,6 @@ from magrathea.progress import Stages
 from magrathea.world import World
 
 EPISODES_FILE = "episodes.json"
-PIXEL_NOISE = 12  # of 255, that is no change
 RETURN_STEPS = 64  # number of steps that a return sums the rewards of
 
 
