@@ -5,6 +5,14 @@ class MagratheaError(ValueError):
     """A mistake in what was asked or given; its one-line message names the thing, what is wrong, and what to do."""
 
 
+class Terminated(SystemExit):
+    """The end of this process by SIGTERM."""
+
+
+FOREIGN_ERRORS = (Exception, SystemExit)
+"""What the code of environments and policies may raise; `Terminated`, which is none of theirs, passes before it."""
+
+
 def one_line(text: object, most: int = 500) -> str:
     """A text, or an error's message or name, on one line; of a long one the beginning and the end."""
     line = " ".join(str(text).split()) or type(text).__name__

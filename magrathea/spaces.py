@@ -149,7 +149,7 @@ def _smaller(space: spaces.Space) -> str:
 def no_tokenizer(space: spaces.Space) -> MagratheaError:
     """The error for a space of a kind that no tokenizer knows."""
     return MagratheaError(
-        f"Space {space} has no tokenizer; use Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple."
+        f"Space {type(space).__name__} has no tokenizer; use Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple."
     )
 
 

@@ -21,6 +21,14 @@ class SlowBoard(Board):
         return super().step(action)
 
 
+class Endless(SlowBoard):
+    """A board whose episodes take minutes."""
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        observation, reward, _, _, info = super().step(action)
+        return observation, reward, False, False, info
+
+
 class Odd(gymnasium.Env):
     """Episodes of five random observations of a space; the one of step `nan_at` has a NaN."""
 
@@ -68,16 +76,21 @@ class Other(gymnasium.Env):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, Any]:
         self.num_steps += 1
         if self.seed in self.fails and self.num_steps == 3:
-            raise ZeroDivisionError("the world fell apart")
+            raise SystemExit("the world ended") if self.case == "exit" else ZeroDivisionError("the world fell apart")
         reward = REWARDS[self.value] if self.case == "reward" else 0.5
-        return self._observation(), reward, False, self.num_steps == self.length, self._info()
+        terminated: Any = FLAGS[self.value] if self.case == "terminated" else False
+        return self._observation(), reward, terminated, self.num_steps == self.length, self._info()
+
+    def close(self) -> None:
+        if self.case == "close":
+            raise RuntimeError("it cannot be closed")
 
     def _observation(self) -> Any:
         return self.observation_space.sample() if self.observation is None else self.observation
 
     def _info(self) -> Any:
         if self.case != "info":
-            return {}
+            return [1] if self.case == "info list" and self.num_steps else {}
         mixed = [1, "a"] if self.num_steps % 2 else 3
         odd = {"object": object(), "mixed": mixed, "text": "north", "a/b": 1, "": 2, 7: 3, "none": None, ".": 1}
         later = {"late": 1} if self.num_steps else {}
@@ -135,7 +148,10 @@ OBSERVATIONS |= {f"unlearnable: {name}": (space, None) for name, space in UNLEAR
 OBSERVATIONS |= {name: (space, None) for name, space in SPACES.items()}
 REWARDS: dict[str, Any] = {
     "none": None, "nan": np.nan, "infinite": np.inf, "two": np.zeros(2), "text": "much", "too large": 1e300,
-    "array of one": np.array([0.5]), "bool": True,
+    "array of one": np.array([0.5]), "bool": True, "of 400 digits": 10**400,
+}  # fmt: skip
+FLAGS: dict[str, Any] = {
+    "none": None, "text": "no", "two": np.array([True, False]), "seven": 7, "array of one": np.array([True]), "one": 1,
 }  # fmt: skip
 
 
@@ -188,6 +204,7 @@ def always_down(env: gymnasium.Env, rng: np.random.Generator) -> Any:
 for name, entry_point in (
     ("Board", "board:Board"),
     ("Slow", "data_environments:SlowBoard"),
+    ("Endless", "data_environments:Endless"),
     ("Odd", "data_environments:Odd"),
     ("Other", "data_environments:Other"),
     ("OldApi", "data_environments:OldApi"),

@@ -169,10 +169,11 @@ def test_floats_outside_of_their_bounds_are_kept_and_noted_once(
     assert len(noted) == 1 and "is 9.0 at index (1,), outside" in noted[0]
 
 
-@pytest.mark.parametrize("value", ["none", "nan", "infinite", "two", "text", "too large"])
+@pytest.mark.parametrize("value", ["none", "nan", "infinite", "two", "text", "too large", "of 400 digits"])
 def test_rewards_that_are_no_number_are_refused(tmp_path: Path, value: str) -> None:
-    with pytest.raises(MagratheaError, match=r"Episode 0 .*A reward of .*wrapper"):
+    with pytest.raises(MagratheaError, match=r"Episode 0 .*A reward of .*wrapper") as raised:
         record(tmp_path, "reward", value=value)
+    assert len(str(raised.value)) < 400
 
 
 @pytest.mark.parametrize(("value", "expected"), [("array of one", 0.5), ("bool", 1.0)])
@@ -186,6 +187,22 @@ def test_odd_infos_are_left_out_and_named_once(tmp_path: Path, capsys: pytest.Ca
     noted = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Note: info[")]
     names = ("object", "mixed", "text", "a/b", "", 7, "none", ".", "late", "shape", "long", "big", "array")
     assert len(noted) == len(names) and all(any(f"info[{name!r}]" in line for line in noted) for name in names)
+
+
+@pytest.mark.parametrize("value", ["none", "text", "two", "seven"])
+def test_flags_that_are_no_truth_value_are_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(MagratheaError, match=r"Episode 0 .*terminated of .*give True or False"):
+        record(tmp_path, "terminated", value=value)
+
+
+@pytest.mark.parametrize("value", ["array of one", "one"])
+def test_flags_that_mean_a_truth_value(tmp_path: Path, value: str) -> None:
+    assert record(tmp_path, "terminated", value=value).episode(0).terminated.tolist() == [True]
+
+
+def test_an_info_that_is_no_dict_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MagratheaError, match=r"Episode 0 .*info of .* is \[1\]; give a dict"):
+        record(tmp_path, "info list")
 
 
 # -- episodes ---------------------------------------------------------------------------------------------------------
@@ -206,6 +223,28 @@ def test_failing_episodes_are_skipped_alike_in_any_number_of_processes(tmp_path:
     data = record(tmp_path, fails=[0, 3], on_error="skip", num_processes=2)
     assert [data.episode(index).seed for index in range(len(data))] == [1, 2, 4, 5]
     assert data.metadata["failed_episodes"] == [0, 3]
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_an_environment_that_ends_the_program_fails_in_its_episode(tmp_path: Path, num_processes: int) -> None:
+    with pytest.raises(MagratheaError, match=r"Episode 1 .* failed: SystemExit: the world ended"):
+        record(tmp_path, "exit", fails=[1], num_processes=num_processes)
+    data = record(tmp_path, "exit", fails=[1], on_error="skip", num_processes=num_processes)
+    assert [data.episode(index).seed for index in range(len(data))] == [0, 2, 3, 4]
+
+
+def test_an_environment_that_cannot_be_closed_loses_nothing(tmp_path: Path) -> None:
+    assert len(record(tmp_path, "close", fails=[1], on_error="skip")) == 4
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_long_episodes_are_cut_where_the_time_is_short(tmp_path: Path, num_processes: int) -> None:
+    started = time.monotonic()
+    slow = "data_environments:recorded/Endless-v0"
+    data = collect(slow, 10**6, tmp_path / "data", num_processes=num_processes, max_seconds=2.0)
+    assert len(data) >= 4 and time.monotonic() - started < 8
+    episodes = [data.episode(index) for index in range(len(data))]
+    assert all(len(episode) >= 32 and episode.truncated[-1] for episode in episodes)
 
 
 def test_nothing_but_failures_ends(tmp_path: Path) -> None:

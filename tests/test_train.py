@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,6 +58,15 @@ def losses(work: Path, name: str, stop_at: int | None = None) -> list[float]:
     train_model(world.model, cache, CONFIG, work / f"{name}.safetensors", report)
     world.save_pretrained(work / name)
     return seen
+
+
+def test_encoding_ends_with_the_time(
+    debug_dataset: Dataset, debug_world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Stages() as stages:
+        encoded = encode_dataset(debug_dataset, [3, 1, 2], debug_world, stages, end=time.monotonic())
+    assert [len(reward) for _, reward in encoded] == [debug_dataset.lengths[3]]
+    assert "1 of 3 episodes were encoded in the time for it" in capsys.readouterr().err
 
 
 def test_interrupted_training_resumes_exactly(work: Path) -> None:

@@ -18,13 +18,14 @@ from typing import Any, Literal
 
 from magrathea.data.dataset import METADATA_FILE_NAME, OWN_METADATA, Dataset
 from magrathea.data.episode import episode_length, merge_episodes
-from magrathea.data.make_env import environment_metadata, make_env
+from magrathea.data.make_env import closed_after, environment_metadata, make_env
 from magrathea.data.pictures import ConvertPictures, fitting_size
 from magrathea.data.playing import (
     FAILED,
     Needed,
     Played,
     Recording,
+    TimeLimit,
     check_main,
     episode_path,
     exit_on_sigterm,
@@ -74,7 +75,8 @@ def collect(
         on_error: whether an episode in which the environment, the policy or a value fails stops the recording, which
             goes on when it is called again, or is left out ("skip").
         max_seconds: time after which the recording ends with the episodes that are whole, at least MIN_EPISODES; the
-            dataset is then one of as many steps as they have.
+            dataset is then one of as many steps as they have. Episodes that are so long that there would be fewer are
+            cut (truncated).
 
     Raises:
         MagratheaError: for an environment or policy that cannot be had, spaces that no tokenizer can learn, an
@@ -94,14 +96,14 @@ def collect(
         max_episode_steps=max_episode_steps,
         env_kwargs=dict(env_kwargs or {}),
     )
-    end = None if max_seconds is None else time.monotonic() + max_seconds
+    time_limit = None if max_seconds is None else TimeLimit.of(max_seconds, num_processes, MIN_EPISODES)
     recording, metadata = _described(recording)
     work = out / WORK_FOLDER
     if not _is_done(out, metadata, max_seconds):
         with claim_folder(out, "recording into"), exit_on_sigterm():
             if not _is_done(out, metadata, max_seconds):  # meanwhile
                 _begin(work, metadata)
-                lengths = _play_all(recording, work, num_processes, on_error, end)
+                lengths = _play_all(recording, work, num_processes, on_error, time_limit)
                 _write(out, work, lengths, metadata)
             shutil.rmtree(work, ignore_errors=True)
     return Dataset.open(out)
@@ -121,14 +123,14 @@ def _recorded_lengths(work: Path) -> dict[int, int]:
 
 
 def _play_all(
-    recording: Recording, work: Path, num_processes: int, on_error: OnError, end: float | None
+    recording: Recording, work: Path, num_processes: int, on_error: OnError, time_limit: TimeLimit | None
 ) -> dict[int, int]:
-    """Play until enough steps are recorded, or up to a moment of `time.monotonic`; returns the length of each episode
-    of the dataset, FAILED included."""
+    """Play until enough steps are recorded, or up to a moment; returns the length of each episode of the dataset,
+    FAILED included."""
     lengths, noted = _recorded_lengths(work), set()
     with Stages() as stages:
         stages.begin("collecting")
-        with contextlib.closing(play_missing(recording, work, lengths, num_processes)) as played:
+        with contextlib.closing(play_missing(recording, work, lengths, num_processes, time_limit)) as played:
             for episode in played:
                 lengths[episode.index] = episode.length
                 for text in sorted({*episode.notes} - noted):
@@ -138,7 +140,8 @@ def _play_all(
                     _handle_failure(recording, work, lengths, episode, on_error, stages)
                 num_steps = min(sum(lengths.values()), recording.steps)
                 stages.update(num_steps / recording.steps, f"{num_steps:,} of {recording.steps:,} steps")
-                if end is not None and time.monotonic() > end and sum(map(bool, _first(lengths))) >= MIN_EPISODES:
+                is_late = time_limit is not None and time.monotonic() > time_limit.end
+                if is_late and sum(map(bool, _first(lengths))) >= MIN_EPISODES:
                     stages.note(f"Note: {num_steps:,} of {recording.steps:,} steps were recorded in the time for it.")
                     break
     return dict(enumerate(_first(lengths)[: Needed(lengths, recording.steps)()]))
@@ -186,7 +189,7 @@ def _described(recording: Recording) -> tuple[Recording, dict[str, Any]]:
     environment, to raise errors before anything is recorded."""
     policy_named(recording.policy, recording.env_id)
     if "size" not in recording.env_kwargs:
-        with contextlib.closing(recorded_env(recording)) as env:
+        with closed_after(recorded_env(recording)) as env:
             size = fitting_size(env.observation_space)
         if size is not None:
             recording = replace(recording, env_kwargs={**recording.env_kwargs, "size": list(size)})
@@ -195,7 +198,7 @@ def _described(recording: Recording) -> tuple[Recording, dict[str, Any]]:
                 "--env-kwargs '{\"size\": [height, width]}'.",
                 file=sys.stderr,
             )
-    with contextlib.closing(recorded_env(recording)) as env:
+    with closed_after(recorded_env(recording)) as env:
         for name, space in (("observation", env.observation_space), ("action", env.action_space)):
             try:
                 check_space(space, name)
@@ -260,7 +263,7 @@ def _write(out: Path, work: Path, lengths: dict[int, int], metadata: dict[str, A
     fresh = work / "data"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
-    with contextlib.closing(make_env(metadata["env_id"], **metadata["env_kwargs"])) as env:
+    with closed_after(make_env(metadata["env_id"], **metadata["env_kwargs"])) as env:
         storage = MinariStorage.new(fresh, env.observation_space, env.action_space, jpeg_encoding=False)
     paths = [episode_path(work, index) for index, length in lengths.items() if length > FAILED]
     failed = [index for index, length in lengths.items() if length == FAILED]

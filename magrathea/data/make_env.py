@@ -6,12 +6,13 @@ import importlib
 import re
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
 
 from magrathea.data.pictures import ConvertPictures, changes_of
-from magrathea.errors import MagratheaError, one_line
+from magrathea.errors import FOREIGN_ERRORS, MagratheaError, Terminated, one_line
 from magrathea.plugins import EnvironmentPlugin, environment_plugin, environment_plugins, load_reference
 
 # Keys -> names of actions, of which the first that the environment has is taken.
@@ -73,18 +74,37 @@ def make_env(env_id: str, /, *, size: tuple[int, int] | None = None, **env_kwarg
     except TypeError as error:
         if "gymnasium.Env" in str(error):  # gymnasium.make refuses what does not inherit from it
             raise MagratheaError(f"Environment '{env_id}' {OLD_API}.") from error
-        raise MagratheaError(f"Environment '{env_id}' does not take these env_kwargs: {one_line(error)}") from error
-    except MagratheaError:
+        raise _cannot_be_made(env_id, error) from error
+    except (MagratheaError, Terminated):
         raise
-    except Exception as error:  # another package's code, which may raise anything
+    except FOREIGN_ERRORS as error:
         raise _cannot_be_made(env_id, error) from error
     try:
         _check_has_spaces(env, env_id)
         is_learnable = size is None and not changes_of(env.observation_space)
         return env if is_learnable else ConvertPictures(env, size)
     except BaseException:
-        env.close()
+        close_env(env)
         raise
+
+
+def close_env(env: gymnasium.Env) -> None:
+    """Close an environment, whatever state it is in and whatever that raises: nothing of it is needed any more."""
+    try:
+        env.close()
+    except Terminated:
+        raise
+    except FOREIGN_ERRORS:
+        pass
+
+
+@contextmanager
+def closed_after(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
+    """Close an environment at the end of the block, by `close_env`."""
+    try:
+        yield env
+    finally:
+        close_env(env)
 
 
 def make_env_from_metadata(metadata: dict[str, Any]) -> gymnasium.Env:
@@ -168,9 +188,10 @@ def _check_has_spaces(env: gymnasium.Env, env_id: str) -> None:
             raise MagratheaError(f"Environment '{env_id}' has no {name}; set it to a Gymnasium space.")
 
 
-def _cannot_be_made(env_id: str, error: Exception) -> MagratheaError:
+def _cannot_be_made(env_id: str, error: BaseException) -> MagratheaError:
     return MagratheaError(
-        f"Environment '{env_id}' cannot be made: {one_line(error)} Check the id, its package and the keyword arguments."
+        f"Environment '{env_id}' cannot be made ({one_line(error).rstrip('.')}); check the id, its package and the "
+        "env_kwargs."
     )
 
 

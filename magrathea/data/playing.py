@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import multiprocessing
 import multiprocessing.util
 import os
@@ -12,7 +13,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -22,9 +23,9 @@ from typing import Any, NoReturn
 import gymnasium
 
 from magrathea.data.episode import Episode, save_episode
-from magrathea.data.make_env import make_env
+from magrathea.data.make_env import close_env, make_env
 from magrathea.data.recorder import play_episode
-from magrathea.errors import MagratheaError, one_line
+from magrathea.errors import FOREIGN_ERRORS, MagratheaError, Terminated, one_line
 from magrathea.plugins import environment_plugin
 from magrathea.settings import Count, Seed, check
 
@@ -32,6 +33,7 @@ DEFAULT_EPISODE_STEPS = 1000
 """Steps after which an episode is cut where the environment has no time limit."""
 SECONDS_TO_CLOSE = 5.0  # that an environment has to close itself when its process must exit
 FAILED = 0  # length of an episode that was left out
+LEAST_STEPS = 32  # of an episode that is cut by the time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,30 @@ class Needed:
 
 
 @dataclass(frozen=True)
+class TimeLimit:
+    """When a recording ends, and how long each of its episodes may last; longer ones are cut.
+
+    Attributes:
+        end: moment of `time.monotonic`, which all processes of a machine share.
+        episode_seconds: that an episode may last.
+    """
+
+    end: float
+    episode_seconds: float
+
+    @classmethod
+    def of(cls, seconds: float, num_processes: int, num_episodes: int) -> TimeLimit:
+        """The limit that leaves time for a number of episodes in some seconds from now."""
+        rounds = math.ceil(num_episodes / num_processes)
+        return cls(time.monotonic() + seconds, seconds / rounds)
+
+    def clock(self) -> Callable[[int], bool]:
+        """Starts an episode; the function says whether it is cut after a number of steps."""
+        end = min(self.end, time.monotonic() + self.episode_seconds)
+        return lambda num_steps: num_steps >= LEAST_STEPS and time.monotonic() > end
+
+
+@dataclass(frozen=True)
 class Played:
     """An episode that was played: its number of steps and what is to be noted of it; or why it failed."""
 
@@ -88,7 +114,7 @@ class Played:
 
 
 def play_missing(
-    recording: Recording, work: Path, lengths: dict[int, int], num_processes: int
+    recording: Recording, work: Path, lengths: dict[int, int], num_processes: int, time_limit: TimeLimit | None = None
 ) -> Generator[Played, None, None]:
     """Play the episodes that are missing; the caller adds the lengths of what is yielded to `lengths`."""
     missing = (index for index in itertools.count() if index not in lengths)
@@ -96,12 +122,12 @@ def play_missing(
     if needed() is not None:
         return
     if num_processes == 1 or _would_run_again():
-        with contextlib.closing(_Player(recording, work)) as player:
+        with contextlib.closing(_Player(recording, work, time_limit)) as player:
             while needed() is None:
                 yield player.play(next(missing))
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_processes, context, _start_worker, (recording, work)) as pool:
+    with ProcessPoolExecutor(num_processes, context, _start_worker, (recording, work, time_limit)) as pool:
         try:
             playing = {pool.submit(_play_in_worker, next(missing)) for _ in range(num_processes)}
             while needed() is None:
@@ -111,9 +137,9 @@ def play_missing(
                     playing.add(pool.submit(_play_in_worker, next(missing)))
         except BrokenProcessPool as error:
             raise MagratheaError(
-                f"A process that played '{recording.env_id}' was ended from outside, perhaps for want of memory; "
-                "run the same command again to go on, with fewer processes. A script that records needs the line: "
-                'if __name__ == "__main__":'
+                f"A process that played '{recording.env_id}' crashed or was ended from outside, perhaps for want of "
+                "memory; run the same command again to go on, with fewer processes. A script that records needs the "
+                'line: if __name__ == "__main__":'
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -144,8 +170,8 @@ def check_main() -> None:
 class _Player:
     """Plays episodes of a recording into their files, in an environment that is made again after a failure."""
 
-    def __init__(self, recording: Recording, work: Path) -> None:
-        self._recording, self._work = recording, work
+    def __init__(self, recording: Recording, work: Path, time_limit: TimeLimit | None) -> None:
+        self._recording, self._work, self._time_limit = recording, work, time_limit
         self._env: gymnasium.Env | None = None
 
     def play(self, index: int) -> Played:
@@ -155,7 +181,9 @@ class _Player:
             if self._env is None:
                 self._env = recorded_env(self._recording)
             episode = self._play(self._env, index, notes)
-        except Exception as error:  # of the environment or the policy, which may raise anything
+        except Terminated:
+            raise
+        except FOREIGN_ERRORS as error:  # of the environment or the policy
             self.close()
             line = one_line(error)
             known = isinstance(error, MagratheaError)
@@ -168,7 +196,8 @@ class _Player:
         limit, is_default = recording.max_episode_steps, False
         if limit is None and not _has_end(env, recording.env_id):
             limit, is_default = DEFAULT_EPISODE_STEPS, True
-        episode = play_episode(env, recording.policy, recording.seed + index, limit, notes.setdefault)
+        is_late = None if self._time_limit is None else self._time_limit.clock()
+        episode = play_episode(env, recording.policy, recording.seed + index, limit, notes.setdefault, is_late)
         if is_default and len(episode) == limit and episode.truncated[-1]:
             notes[
                 f"'{recording.env_id}' has no time limit; its episodes are cut after {limit} steps. "
@@ -180,8 +209,7 @@ class _Player:
         """Close the environment, whatever state it is in."""
         env, self._env = self._env, None
         if env is not None:
-            with contextlib.suppress(Exception):
-                env.close()
+            close_env(env)
 
 
 def _has_end(env: gymnasium.Env, env_id: str) -> bool:
@@ -194,11 +222,11 @@ def _has_end(env: gymnasium.Env, env_id: str) -> bool:
 _worker: dict[str, _Player] = {}
 
 
-def _start_worker(recording: Recording, work: Path) -> None:
+def _start_worker(recording: Recording, work: Path, time_limit: TimeLimit | None) -> None:
     """Prepare a worker process: it ignores Ctrl-C, which its parent handles, and exits with its parent. However it
     exits, it closes its environment, which may have processes and files of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _worker["player"] = _Player(recording, work)
+    _worker["player"] = _Player(recording, work, time_limit)
     signal.signal(signal.SIGTERM, _exit)
     multiprocessing.util.Finalize(None, _worker["player"].close, exitpriority=10)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -209,7 +237,7 @@ def _exit(number: int, frame: Any) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for process in multiprocessing.active_children():
         process.terminate()
-    raise SystemExit(128 + number)
+    raise Terminated(128 + number)
 
 
 def _end_with_parent() -> None:
@@ -237,7 +265,7 @@ def exit_on_sigterm() -> Iterator[None]:
 def _play_in_worker(index: int) -> Played:
     try:
         return _worker["player"].play(index)
-    except SystemExit:  # the pool would catch it and go on
+    except Terminated:  # the pool would catch it and go on
         _worker["player"].close()
         os._exit(1)
 

@@ -12,7 +12,7 @@ import numpy as np
 import optree
 from gymnasium import spaces
 
-from magrathea.errors import MagratheaError
+from magrathea.errors import FOREIGN_ERRORS, MagratheaError, Terminated, one_line
 from magrathea.plugins import environment_plugin, load_reference
 
 Policy = Callable[[Any, dict[str, Any]], Any]
@@ -126,8 +126,10 @@ def policy_named(name: str, env_id: str = "") -> PolicyMaker:
         raise MagratheaError(f"Unknown policy '{name}' of '{env_id}'; choose {known}, or give module:function.")
     try:
         return load_reference(own.get(name, name))
-    except (ImportError, AttributeError) as error:
-        raise MagratheaError(f"Policy '{name}' cannot be imported: {error}.") from error
+    except Terminated:
+        raise
+    except FOREIGN_ERRORS as error:
+        raise MagratheaError(f"Policy '{name}' cannot be imported ({one_line(error)}); check it.") from error
 
 
 def current_policy_name(name: str) -> str:

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from magrathea.data.episode import Episode, stack
 from magrathea.data.make_env import OLD_API
 from magrathea.data.policies import policy_named
-from magrathea.errors import MagratheaError
+from magrathea.errors import MagratheaError, one_line
 from magrathea.spaces import checked_array, first_outside, is_name, map_leaves
 
 REWARD_SPACE = spaces.Box(-np.inf, np.inf, (), np.float32)
@@ -22,7 +22,12 @@ Note = Callable[[str], None]
 
 
 def play_episode(
-    env: gymnasium.Env, policy: str, seed: int, max_steps: int | None = None, note: Note = lambda text: None
+    env: gymnasium.Env,
+    policy: str,
+    seed: int,
+    max_steps: int | None = None,
+    note: Note = lambda text: None,
+    is_late: Callable[[int], bool] | None = None,
 ) -> Episode:
     """Play one episode.
 
@@ -32,6 +37,7 @@ def play_episode(
         seed: of the environment's reset and of the policy.
         max_steps: the episode is truncated there.
         note: called with what is not recorded as it is.
+        is_late: says whether the episode is truncated after a number of steps, for want of time.
 
     Raises:
         MagratheaError: for observations, actions or rewards that are not in their spaces or not finite numbers, and for
@@ -45,13 +51,15 @@ def play_episode(
     while not done:
         action = checked_copy(env.action_space, act(observation, info), f"An action of policy '{policy}'", note)
         observation, reward, terminated, truncated, info = _step(env, plain_action(env.action_space, action))
-        truncated = truncated or (max_steps is not None and len(actions) + 1 >= max_steps and not terminated)
+        num_steps = len(actions) + 1
+        is_cut = (max_steps is not None and num_steps >= max_steps) or (is_late is not None and is_late(num_steps))
+        truncated = truncated or (is_cut and not terminated)
         done = terminated or truncated
         observations.append(_observed(env, observation, note))
         actions.append(action)
         rewards.append(_rewarded(env, reward))
-        terminations.append(bool(terminated))
-        truncations.append(bool(truncated))
+        terminations.append(terminated)
+        truncations.append(truncated)
         infos.append(_recordable(env, info, note))
     return Episode(
         observation=stack(observations),
@@ -76,14 +84,22 @@ def _reset(env: gymnasium.Env, seed: int) -> tuple[Any, Any]:
     return result
 
 
-def _step(env: gymnasium.Env, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+def _step(env: gymnasium.Env, action: Any) -> tuple[Any, Any, bool, bool, Any]:
     try:
         observation, reward, terminated, truncated, info = env.step(action)
     except ValueError as error:  # of this line, or of a wrapper's
         if "expected 5, got 4" in str(error):
             raise MagratheaError(f"Environment '{_name(env)}' {OLD_API}.") from error
         raise
-    return observation, reward, terminated, truncated, info
+    return observation, reward, _flag(env, terminated, "terminated"), _flag(env, truncated, "truncated"), info
+
+
+def _flag(env: gymnasium.Env, value: Any, name: str) -> bool:
+    """Whether an episode ended: a bool, 0 or 1, or an array of one of them."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf" or array.size != 1 or array.reshape(()) not in (0, 1):
+        raise MagratheaError(f"{name} of '{_name(env)}' is {one_line(repr(value), 100)}; give True or False.")
+    return bool(array.reshape(()))
 
 
 def checked_copy(space: gymnasium.Space, value: Any, what: str, note: Note = lambda text: None) -> Any:
@@ -114,7 +130,7 @@ def _rewarded(env: gymnasium.Env, reward: Any) -> float:
     what = f"A reward of '{_name(env)}'"
     array = np.asarray(reward)
     if array.dtype.kind not in "biuf" or array.size != 1:
-        shown = f"an array of shape {array.shape}" if array.ndim else repr(reward)
+        shown = f"an array of shape {array.shape}" if array.ndim else one_line(repr(reward), 100)
         raise MagratheaError(f"{what} is {shown}; give one number, in a wrapper.")
     return float(checked_array(REWARD_SPACE, array.reshape(()), what))
 
@@ -134,6 +150,8 @@ def _plain_choice(space: gymnasium.Space, choice: Any) -> Any:
 
 def _recordable(env: gymnasium.Env, info: dict[str, Any] | None, note: Note) -> dict[str, np.ndarray]:
     """The numbers and arrays of numbers of an info, by keys that a file can have; notes what it leaves out."""
+    if not isinstance(info, dict | None):
+        raise MagratheaError(f"info of '{_name(env)}' is {one_line(repr(info), 100)}; give a dict.")
     numbers = int | float | bool | np.generic | np.ndarray
     arrays = {key: np.array(value) for key, value in (info or {}).items() if isinstance(value, numbers)}
     kept = {key: array for key, array in arrays.items() if _is_storable(array) and is_name(key)}

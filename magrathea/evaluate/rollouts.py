@@ -13,7 +13,7 @@ import torch
 
 from magrathea.data import Dataset, Episode
 from magrathea.data.episode import stack
-from magrathea.data.make_env import make_env_from_metadata
+from magrathea.data.make_env import close_env, make_env_from_metadata
 from magrathea.data.recorder import checked_copy, plain_action
 from magrathea.errors import MagratheaError
 from magrathea.evaluate.environment_hooks import resample
@@ -189,7 +189,7 @@ class Replay:
         self._env_id, self._env = source.env_id, make_env_from_metadata(source.metadata)
 
     def close(self) -> None:
-        self._env.close()
+        close_env(self._env)
 
     @property
     def env(self) -> gymnasium.Env:

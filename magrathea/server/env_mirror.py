@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 import optree
 
+from magrathea.errors import FOREIGN_ERRORS
 from magrathea.server.catalog import noop_action
 from magrathea.server.frame import Renderer
 from magrathea.server.protocol import Frame, MirrorHeader, MirrorStatus
@@ -39,7 +40,7 @@ def why_unavailable(world: Any, make: Callable[[Any], gymnasium.Env] = make_envi
     """Why the real environment of a world cannot be made here, or "" if it can. Blocks: makes it once."""
     try:
         make(world).close()
-    except Exception as error:  # whatever the environment raises
+    except FOREIGN_ERRORS as error:
         return _reason(error)
     return ""
 
@@ -118,7 +119,7 @@ class EnvMirror:
         loop = asyncio.get_running_loop()
         try:
             steps = await loop.run_in_executor(self._thread, self._reset, seed)
-        except Exception as error:  # whatever the environment raises
+        except FOREIGN_ERRORS as error:
             log.warning("real environment cannot be started: %s", error)
             self.state, self.reason = "failed", _reason(error)
             return None
@@ -157,7 +158,7 @@ class EnvMirror:
                 self._show(picture, reward, ended)
                 if ended:
                     return
-        except Exception as error:  # whatever the environment raises
+        except FOREIGN_ERRORS as error:
             log.warning("real environment failed: %s", error)
             self.state, self.reason = "failed", _reason(error)
             self._show(None, 0.0, False)
@@ -190,7 +191,7 @@ class EnvMirror:
         self._thread.shutdown(wait=False)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     if isinstance(error, ImportError):
         return f"not installed on the server: {str(error).splitlines()[0]} (pip install 'magrathea[worlds]')"
     return (str(error).splitlines() or [""])[0][:200] or type(error).__name__

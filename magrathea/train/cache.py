@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -273,15 +274,19 @@ def encode_episode(episode: Episode, world: World) -> Tensor:
 
 
 def encode_dataset(
-    dataset: Dataset, episodes: Sequence[int], world: World, stages: Stages
+    dataset: Dataset, episodes: Sequence[int], world: World, stages: Stages, end: float | None = None
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The tokens (T + 1, N), of the cache's dtype, and the rewards (T,) of every given episode."""
+    """The tokens (T + 1, N), of the cache's dtype, and the rewards (T,) of every given episode, or of as many as there
+    is time for up to a moment of `time.monotonic`, one at least."""
     stages.begin("encoding")
     encoded = []
     for number, index in enumerate(episodes, start=1):
         episode = dataset.episode(index)
         encoded.append((encode_episode(episode, world).numpy().astype(token_dtype(world.layout)), episode.reward))
         stages.update(number / len(episodes), f"episode {number} of {len(episodes)}")
+        if end is not None and time.monotonic() > end and number < len(episodes):
+            stages.note(f"Note: {number:,} of {len(episodes):,} episodes were encoded in the time for it.")
+            break
     return encoded
 
 

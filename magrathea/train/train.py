@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,7 @@ WORK_FOLDER = ".training"
 DEFAULT_MINUTES = 10.0
 DEFAULT_TOKENIZERS = {"image": "motion", "numbers": "delta"}  # of observations
 MIN_HELD_OUT = 2
+ENCODING_SHARE = 0.5  # of the time up to a deadline
 
 
 def train(
@@ -76,7 +78,8 @@ def _train(source: Dataset, out: Path, settings: TrainSettings, device: str, dea
     train_episodes, held_out = source.split(held_out=settings.held_out, seed=settings.seed)
     report = TrainReport(work)
     if distributed.is_first():
-        _prepare(source, train_episodes, held_out, settings, out, report)
+        end = None if deadline is None else time.monotonic() + ENCODING_SHARE * (deadline - time.monotonic())
+        _prepare(source, train_episodes, held_out, settings, out, report, end)
     distributed.wait_for_all()
     world = World.from_pretrained(out)
     cache = TokenCache.open(work / "tokens", world.layout)
@@ -117,10 +120,16 @@ def _held_out_share(num_episodes: int, wanted: float) -> float:
 
 
 def _prepare(
-    source: Dataset, episodes: Any, held_out: Any, settings: TrainSettings, out: Path, report: TrainReport
+    source: Dataset,
+    episodes: Any,
+    held_out: Any,
+    settings: TrainSettings,
+    out: Path,
+    report: TrainReport,
+    end: float | None,
 ) -> None:
-    """Write the world with fitted tokenizers, start states and an untrained model, and the token cache of its episodes;
-    each of the two that is there already stays as it is."""
+    """Write the world with fitted tokenizers, start states and an untrained model, and the token cache of its episodes,
+    or of as many as are encoded up to a moment; each of the two that is there already stays as it is."""
     tokens, encoded = out / WORK_FOLDER / "tokens", None
     if not (out / "config.json").exists():
         torch.manual_seed(settings.seed)
@@ -132,7 +141,7 @@ def _prepare(
         world = World(tokenizers, config, _no_starts(tokenizers))
         if source_world is not None:
             _init_from(source_world, world, source)
-        encoded = encode_dataset(source, episodes, world, report.stages)
+        encoded = encode_dataset(source, episodes, world, report.stages, end)
         report.stages.begin("fitting the memory")
         steps = (torch.from_numpy(tokens.astype(np.int64)) for tokens, _ in encoded)
         world.memory = memory_class(config.model.memory).fit(world.layout, steps)
@@ -141,7 +150,7 @@ def _prepare(
         world.save_pretrained(out)
     if not TokenCache.exists(tokens):
         world = World.from_pretrained(out)
-        encoded = encoded or encode_dataset(source, episodes, world, report.stages)
+        encoded = encoded or encode_dataset(source, episodes, world, report.stages, end)
         report.stages.begin("reading the memory")
         TokenCache.build(encoded, world, tokens)
 
