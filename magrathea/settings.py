@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from magrathea.errors import MagratheaError
+from magrathea.errors import MagratheaError, one_line
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,8 @@ def _description(kind: Any) -> str:
 
 def _shown(value: Any) -> str:
     if isinstance(value, tuple | list):
-        return " ".join(map(_shown, value)) or "empty"
-    return repr(value) if isinstance(value, str) else str(value)
+        return one_line(" ".join(map(_shown, value)) or "empty", 200)
+    return one_line(repr(value) if isinstance(value, str) else value, 200)
 
 
 def _plain(number: float) -> str:

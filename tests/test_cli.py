@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -71,6 +72,14 @@ def test_runs_as_a_module_and_reports_an_error_in_one_line() -> None:
         (["explore", "crafter"], "No command 'explore'; give one of collect, train,"),
         (["play", "no-such-world"], "no-such-world"),
         (["make", "No-Such-Env-v0", "--out", "x"], "No-Such-Env"),
+        (["collect"], "Missing from magrathea collect: ENV_ID --out FOLDER; see 'magrathea collect --help'."),
+        (["collect", "x", "--out"], "argument '--out'. Expected 1 values; see 'magrathea collect --help'."),
+        (["play", "a", "b"], "Unrecognized options: b; see 'magrathea play --help'."),
+        (
+            ["eval", "a", "b", "--minuts", "3"],
+            "options: --minuts, 3 Perhaps you meant: --minutes FLOAT; see 'magrathea eval --help'.",
+        ),
+        (["play", "--host", "x" * 9999, "--nothing", "y" * 9999], "see 'magrathea play --help'."),
     ],
 )
 def test_errors_are_one_line(
@@ -83,7 +92,17 @@ def test_errors_are_one_line(
     monkeypatch.chdir(tmp_path)
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err.strip()
-    assert message in error and "\n" not in error
+    assert message in error and "\n" not in error and len(error) < 1500
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_missing_option_is_one_line_in_any_terminal(encoding: str) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-m", "magrathea", "collect", "x", "--out"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    said = "magrathea: Missing value for argument '--out'. Expected 1 values; see 'magrathea collect --help'."
+    assert done.stderr.strip() == said
 
 
 MEASURING = ("eval", "eval memory", "eval drift", "bench memory-sizes")

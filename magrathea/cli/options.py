@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import is_dataclass
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -96,20 +99,36 @@ def name_environment(env_id: str | None) -> None:
 
 
 def run_command(command: Callable[..., None], arguments: Sequence[str], prog: str) -> None:
-    """Run a command with options given as text; raises MagratheaError for a value that its type does not allow."""
-    tyro.cli(_checked(command), prog=prog, args=arguments, registry=_registry)
+    """Run a command with options given as text; raises MagratheaError for options that it does not have or lacks, and
+    for a value that its type does not allow."""
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            run = tyro.cli(_checked(command), prog=prog, args=arguments, registry=_registry)
+    except SystemExit as error:
+        if not error.code:  # --help
+            raise
+        raise MagratheaError(f"{_box_text(said.getvalue())}; see '{prog} --help'.") from error
+    run()
 
 
-def _checked(command: Callable[..., None]) -> Callable[..., None]:
-    """The command, which checks its options before it runs."""
+def _box_text(box: str) -> str:
+    """What a frame of tyro around an error says, without its title and the help of single options."""
+    _, *lines = (re.sub(r"^│|│$", "", line).rstrip() for line in box.splitlines())
+    words = [line.strip() for line in lines if re.match(r" {1,6}([^\s─-]|--)", line) and line.strip(" ─-╰╯")]
+    return one_line(" ".join(words).partition("For full helptext")[0].strip(" .:"))
+
+
+def _checked(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """A function of the command's options that checks them, and returns the command with these options."""
     signature = inspect.signature(command)
 
     @wraps(command)
-    def run(*arguments: Any, **options: Any) -> None:
+    def checked(*arguments: Any, **options: Any) -> Callable[[], None]:
         _check(command, signature.bind(*arguments, **options).arguments)
-        command(*arguments, **options)
+        return partial(command, *arguments, **options)
 
-    return run
+    return checked
 
 
 def _check(owner: Any, given: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
-from magrathea.errors import MagratheaError
+from magrathea.errors import MagratheaError, one_line
 from magrathea.settings import Range, check
 
 HEAD_WIDTH = 48  # 16 numbers for each axis of the rotary positions: time, row, column
@@ -67,7 +67,8 @@ SIZES: dict[str, ModelConfig] = {
 }
 
 
-def model_size(name: str) -> ModelConfig:
-    if name not in SIZES:
-        raise MagratheaError(f"Unknown size '{name}'; choose one of {', '.join(SIZES)}.")
+def model_size(name: Any) -> ModelConfig:
+    """The model of a named size; raises MagratheaError for any other value."""
+    if not isinstance(name, str) or name not in SIZES:
+        raise MagratheaError(f"size is {one_line(repr(name), 100)}; choose one of {', '.join(SIZES)}.")
     return SIZES[name]
