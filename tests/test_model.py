@@ -15,7 +15,7 @@ from magrathea.layout import Layout, Slot
 from magrathea.memory import WindowSpec
 from magrathea.model.config import ModelConfig, model_size
 from magrathea.model.kv_cache import RingKVCache, SegmentKVCache
-from magrathea.model.layers import PrevFrameAttention, group_tokens, ungroup_tokens
+from magrathea.model.layers import Linear, PrevFrameAttention, group_tokens, ungroup_tokens
 from magrathea.model.transformer import MaskedTransformer
 
 LAYOUT = Layout(
@@ -147,6 +147,31 @@ def test_invalid_sizes_say_what_to_do() -> None:
         ModelConfig(width=100)
     with pytest.raises(MagratheaError, match="choose one of debug"):
         model_size("enormous")
+
+
+def test_bf16_layer_computes_with_its_present_weights() -> None:
+    layer = Linear(8, 8)
+    x = torch.randn(3, 8, dtype=torch.bfloat16)
+
+    def check_output() -> None:
+        expected = x @ layer.weight.detach().to(torch.bfloat16).T
+        with torch.inference_mode():
+            torch.testing.assert_close(layer(x), expected)
+        assert layer(x).requires_grad
+
+    check_output()
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=1.0)
+    layer(x).float().square().sum().backward()
+    optimizer.step()
+    check_output()
+    layer.load_state_dict({"weight": torch.randn(8, 8)})
+    check_output()
+    layer.load_state_dict({"weight": torch.randn(8, 8)}, assign=True)
+    check_output()
+    copied = copy.deepcopy(layer)
+    torch.nn.init.zeros_(copied.weight)
+    with torch.inference_mode():
+        assert not copied(x).any() and layer(x).any()
 
 
 @pytest.mark.slow
