@@ -71,6 +71,24 @@ def test_a_user_without_a_home_folder_is_told_what_to_name(monkeypatch: pytest.M
     assert server.data_folder() == tmp_path and not list(tmp_path.iterdir())
 
 
+NO_HOME = "import pwd, sys; pwd.getpwuid = {}.__getitem__; from magrathea.cli.main import main; sys.exit(main())"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ("sessions backup copy.db", 2, "magrathea: This user has no home folder to keep data in; name a folder in the"),
+        ("play --help", 0, ""),
+        ("collect CartPole-v1 --out data --steps 20 --num-processes 1", 0, ""),
+    ],
+)
+def test_a_process_without_a_home_folder(arguments: str, code: int, message: str, tmp_path: Path) -> None:
+    done = run(f"cd {tmp_path}; unset HOME XDG_DATA_HOME MAGRATHEA_HOME; {sys.executable} -c '{NO_HOME}' {arguments}")
+    assert done.returncode == code and done.stderr.startswith(message), done.stderr
+    assert code == 0 or done.stderr.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} <= {"data"}
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [
