@@ -175,7 +175,13 @@ def test_the_verdict_says_where_a_world_is_no_better_than_repeating() -> None:
     )
     first, second, advice = verdict(weak)
     assert first.startswith("No better than repeating the last picture after 4 steps: 0.50 dB")
-    assert second.startswith("It may not follow the actions (picture)") and advice == TRY
+    assert second.startswith("It may not follow the actions (picture): obedience after 4 steps 60.0%")
+    assert advice.startswith(TRY) and "smaller size" in advice
     numbers = DreamMeasures(error={"dream over repeat": {"1": Figure(1.2, 1.1, 1.3)}})
     assert verdict(numbers)[0].startswith("No better than repeating the last numbers after 1 step: 1.20")
+    assert verdict(numbers)[-1] == TRY
+    same = {"1": Figure(1.0, 1.0, 1.0), "4": Figure(0.9, 0.8, 1.0)}
+    even = {"1": Figure(0.0, 0.0, 0.0), "4": Figure(0.1, 0.05, 0.2)}
+    choices = DreamMeasures(right={"dream": same, "repeat": same, "dream − repeat": even})
+    assert verdict(choices) == ["Better than repeating the last choices after 4 steps."]
     assert "too little" in verdict(DreamMeasures())[0]

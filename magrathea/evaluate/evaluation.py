@@ -57,7 +57,7 @@ def evaluate(
         videos=videos,
         not_measured=[
             *notes,
-            *(f"{item.name}: there was nothing of the kind." for item in headlines if item.figure.value is None),
+            *(f"{item.name}: the recordings hold nothing of it." for item in headlines if item.figure.value is None),
         ],
     )
     write_result(out / "metrics.json", result)

@@ -27,10 +27,8 @@ from magrathea.layout import Layout, Slot
 from magrathea.world import World
 
 CHANCE = 0.5  # of obedience
-TRY = (
-    "To try: more --minutes of training, more recorded --steps, another --policy, or for pictures a smaller size "
-    "(--env-kwargs '{\"size\": [64, 64]}')."
-)
+TRY = "To try: more --minutes of training, more recorded --steps, or another --policy."
+TRY_SMALLER = "Or pictures of a smaller size: --env-kwargs '{\"size\": [64, 64]}'."
 # groups of cells, the first of which a world has is its headline
 GROUPS = {"visible and still": "seen before, still", "visible before": "seen before", "unchanged": "that do not change"}
 # conditions on steps whose shares are headlines; where there are none, that of all steps is
@@ -88,21 +86,29 @@ def verdict(dreams: DreamMeasures) -> list[str]:
             continue
         measured.append(f"it follows the actions ({kind}, {short(figures[step])})")
         if (figures[step].low or 0.0) <= CHANCE:
-            weak.append(f"It may not follow the actions ({kind}): obedience after {step} {as_text(figures[step])}.")
+            obedience = f"obedience after {_listed([step])} {as_text(figures[step])}"
+            weak.append(f"It may not follow the actions ({kind}): {obedience}.")
     if weak:
-        return [*weak, TRY]
+        return [*weak, f"{TRY} {TRY_SMALLER}" if dreams.gain else TRY]
     text = "; ".join(measured)
     return [f"{text[0].upper()}{text[1:]}."] if measured else ["There was too little to tell how good this world is."]
 
 
 def _against_repeating(dreams: DreamMeasures) -> list[tuple[str, Sources, tuple[str, str], Any, str]]:
-    """What repeating is measured by: its name, figures, two horizons, when a figure is no better, and its unit."""
+    """What repeating is measured by: its name, figures, two horizons, when a figure is no better, and its unit. Where
+    repeating is right in every choice, nothing can be better."""
+    repeated = dreams.right.get("repeat", {})
+    choices = {
+        step: figure
+        for step, figure in dreams.right.get("dream − repeat", {}).items()
+        if repeated.get(step, Figure()).value != 1
+    }
     not_above = lambda each: (each.value if each.low is None else each.low) <= 0  # noqa: E731
     not_below = lambda each: (each.value if each.high is None else each.high) >= 1  # noqa: E731
     return [
         ("picture", dreams.gain.get("dream", {}), ("1", "4"), not_above, "dB"),
         ("numbers", dreams.error.get("dream over repeat", {}), ("1", "10"), not_below, ""),
-        ("choices", dreams.right.get("dream − repeat", {}), ("1", "4"), not_above, "%"),
+        ("choices", choices, ("1", "4"), not_above, "%"),
     ]
 
 
