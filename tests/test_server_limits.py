@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from test_server_http import connected, frame_of, send, text_of
 from test_server_sessions import ask, decode_frame_of
 from websockets.exceptions import ConnectionClosed
 
+from magrathea.errors import MagratheaError
 from magrathea.server import connections, session_pool
+from magrathea.server.database import Visitor
 from magrathea.server.session_manager import Limits
 from magrathea.server.store import Store, StoreThread
 
@@ -78,6 +80,33 @@ def test_one_visitor_cannot_take_all_uploads_or_new_sessions() -> None:
         answers = [ask(f"{url}/api/sessions", "POST", b"{}")[1] for _ in range(4)]
         assert b"Too many new sessions" in answers[-1]
         assert b"is not a session" in ask(f"{url}/api/sessions", "POST", b"{}", **other)[1]
+
+
+def test_one_visitor_cannot_fill_the_store() -> None:
+    with serving(square_app(limits=Limits(sessions=6, new_per_second=100))) as url, ExitStack() as stack:
+        sessions = [text_of(stack.enter_context(connected(url)), "world")["session"] for _ in range(3)]
+        refusal = text_of(stack.enter_context(connected(url)), "error")
+        assert "You have 3 of the 6 sessions that this server keeps" in refusal["reason"] and refusal["fatal"]
+        status, said = ask(f"{url}/api/sessions/{sessions[0]}/fork", "POST", {})
+        assert status == 400 and b"delete one first" in said
+        elsewhere = {"X-Forwarded-For": "192.0.2.1"}
+        assert ask(f"{url}/api/sessions/{sessions[0]}/fork", "POST", {}, **elsewhere)[0] == 201
+        assert ask(f"{url}/api/sessions/{sessions[0]}", "DELETE")[0] == 204
+        text_of(stack.enter_context(connected(url)), "world")
+
+
+def test_one_visitor_cannot_fill_the_disk() -> None:
+    with closing(Store(max_bytes=1 << 20)) as store:
+        for address in ("192.0.2.1", "192.0.2.2"):
+            visitor = Visitor(address=address, of_limit=0.25, num_bytes=200_000)
+            store.add_root(store.add_session("square", visitor=visitor), b"", bytes(200_000))
+            with pytest.raises(MagratheaError, match=r"take 200,000 of the 1,048,576 bytes .* delete one first"):
+                store.add_session("square", visitor=visitor)
+        for session in store.sessions():
+            store.delete(session.id)
+        store.add_session("square", visitor=visitor)
+        ((_, key),) = store._query("SELECT * FROM visitor")
+        assert len(key) == 64  # a hash, not the address
 
 
 def test_viewers_without_input_are_given_up_where_the_place_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,6 +199,7 @@ def test_a_full_disk_stops_the_session_with_a_reason_and_not_the_server(
 SERVE = """
 import sys; sys.path.insert(0, {tests!r})
 from server_square_world import *
+from magrathea.errors import MagratheaError
 from magrathea.server import connections, server
 connections.RESERVED_FILES = {reserved}
 server.open_catalog = lambda world, device: (Catalog({{"square": "square"}}, lambda _: SquareWorld()), None)

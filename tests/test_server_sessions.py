@@ -193,7 +193,9 @@ def test_a_deleted_branch_takes_no_shared_steps_with_it(url: str) -> None:
 
 
 def test_limits_on_sessions_branches_steps_viewers_and_rates() -> None:
-    limits = Limits(active=2, viewers=2, sessions=3, branches=3, steps=4, upload_bytes=100, new_per_second=1)
+    limits = Limits(
+        active=2, viewers=2, sessions=3, branches=3, steps=4, upload_bytes=100, new_per_second=1, per_visitor=1
+    )
     with serving(square_app(limits=limits)) as url:
         session = played(url, 2, 2, 2)
         with connected(url, f"session={session}") as socket, connected(url, f"session={session}") as other:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from magrathea.errors import MagratheaError
@@ -24,7 +27,49 @@ CREATE TABLE snapshot (branch INTEGER NOT NULL REFERENCES branch, number INTEGER
     PRIMARY KEY (branch, number));
 CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
+VISITORS = """
+CREATE TABLE IF NOT EXISTS visitor (session TEXT PRIMARY KEY, visitor TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS session_of_visitor ON visitor (visitor);
+"""  # who began a session, as a hash; earlier versions know no such table, and read a file that has it
 PAGE_BYTES, MAX_BYTES = 4096, 8 << 30  # of SQLite, and of the file by default
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visitor:
+    """Who begins a session.
+
+    Attributes:
+        address: stored as a hash.
+        of_limit: how much of a limit one visitor may have.
+        num_bytes: of the file that the session begins with.
+    """
+
+    address: str
+    of_limit: float = 1.0
+    num_bytes: int = 0
+
+    def claim(self, db: sqlite3.Connection, session: str, salt: str, max_sessions: int | None, max_bytes: int) -> None:
+        """Note that a new session is this visitor's; raises MagratheaError where that has its share already."""
+        own = hashlib.sha256(f"{salt} {self.address}".encode()).hexdigest()
+        (num_sessions,) = db.execute("SELECT count(*) FROM visitor WHERE visitor = ?", (own,)).fetchone()
+        if max_sessions is not None and num_sessions >= share(self.of_limit, max_sessions):
+            raise MagratheaError(
+                f"You have {num_sessions} of the {max_sessions} sessions that this server keeps, the most that one "
+                "visitor may have; delete one first."
+            )
+        files = "FROM snapshot JOIN branch ON branch.id = branch JOIN visitor ON visitor.session = branch.session"
+        (held,) = db.execute(f"SELECT coalesce(sum(length(file)), 0) {files} WHERE visitor = ?", (own,)).fetchone()
+        if held + self.num_bytes > share(self.of_limit, max_bytes):
+            raise MagratheaError(
+                f"Your sessions take {held:,} of the {max_bytes:,} bytes of this server, and {self.num_bytes:,} more "
+                "are more than one visitor may have; delete one first."
+            )
+        db.execute("INSERT INTO visitor VALUES (?, ?)", (session, own))
+
+
+def share(part: float, limit: int) -> int:
+    """A part of a limit: at least one."""
+    return max(1, math.ceil(part * limit))
 
 
 @contextmanager
@@ -79,6 +124,8 @@ def _create_tables(db: sqlite3.Connection, path: str | Path) -> None:
                 f"Store '{path}' has version {version}, but this Magrathea reads version {VERSION}; "
                 "install the Magrathea that made it, or choose another file with --store."
             )
+        for statement in filter(str.strip, VISITORS.split(";")):
+            db.execute(statement)
 
 
 def backup_store(path: Path, target: Path) -> Path:

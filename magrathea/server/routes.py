@@ -221,7 +221,8 @@ class Routes:
     async def fork(self, request: Request) -> Response:
         body = await self._body(request, ForkBody)
         self._allow_new_session(request)
-        forked = await self.manager.fork(request.path_params["session"], body.branch, body.step, body.name)
+        visitor, session = visitor_of(request.scope), request.path_params["session"]
+        forked = await self.manager.fork(session, body.branch, body.step, body.name, visitor)
         return await self._session_response(forked, 201)
 
     async def download(self, request: Request) -> Response:
@@ -240,16 +241,16 @@ class Routes:
         self._uploads[visitor] += 1
         try:
             file = await _limited_body(request, limits.upload_bytes, limits.upload_seconds)
-            return await self._add_upload(file, name)
+            return await self._add_upload(file, name, visitor)
         finally:
             self._uploads -= Counter([visitor])
 
-    async def _add_upload(self, file: bytes, name: str) -> Response:
+    async def _add_upload(self, file: bytes, name: str, visitor: str) -> Response:
         """Add the file to the first world that takes it."""
         refused = MagratheaError("This server has no world.")
         for world_id in self.catalog:
             try:
-                added = await self.manager.upload(world_id, await self._load(world_id), file, name)
+                added = await self.manager.upload(world_id, await self._load(world_id), file, name, visitor)
                 return await self._session_response(added, 201)
             except MagratheaError as error:
                 refused = error
@@ -316,7 +317,7 @@ class Routes:
         else:
             self.pool.make_room(visitor)
             self._allow_new_session(websocket)
-            session = await self.manager.add(world_id)
+            session = await self.manager.add(world_id, visitor)
 
         def make_player() -> Player:
             live = LiveSession(self.manager, world, session)

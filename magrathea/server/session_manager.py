@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from magrathea.errors import MagratheaError
+from magrathea.server.database import Visitor, share
 from magrathea.server.engine import BatchSlot, Engine, StepOutput
 from magrathea.server.frame import Renderer
 from magrathea.server.store import Store, StoredStep, StoreThread
@@ -31,7 +31,7 @@ class Limits:
     """What one server keeps and does at most."""
 
     active: int = 32  # sessions in the engine at a time
-    per_visitor: float = 0.5  # of the active sessions and of the uploads that one visitor may have
+    per_visitor: float = 0.5  # of sessions, active or stored, their bytes and uploads, that one visitor may have
     viewers: int = 16  # connections to one session
     sessions: int = 2000
     branches: int = 500  # of one session
@@ -45,7 +45,7 @@ class Limits:
 
     def share(self, limit: int) -> int:
         """How many of `limit` one visitor may have: at least one."""
-        return max(1, math.ceil(self.per_visitor * limit))
+        return share(self.per_visitor, limit)
 
 
 @dataclass(frozen=True)
@@ -77,18 +77,26 @@ class SessionManager:
         await asyncio.to_thread(self.store.close)
 
     # -- stored sessions ----------------------------------------------------------------------------------------------
-    async def add(self, world_id: str, name: str = "") -> str:
-        """A new session, still without a branch; returns its id. Raises MagratheaError if there are too many."""
-        return await self.store.run(Store.add_session, world_id, name, self.limits.sessions)
+    async def add(self, world_id: str, visitor: str = "") -> str:
+        """A new session, still without a branch; returns its id. Raises MagratheaError if there are too many, of all
+        visitors or of this one."""
+        return await self.store.run(Store.add_session, world_id, "", self.limits.sessions, self._visitor(visitor))
 
-    async def fork(self, session: str, branch: int | None, number: int | None, name: str = "") -> str:
+    def _visitor(self, address: str, num_bytes: int = 0) -> Visitor | None:
+        if not address:
+            return None
+        return Visitor(address=address, of_limit=self.limits.per_visitor, num_bytes=num_bytes)
+
+    async def fork(
+        self, session: str, branch: int | None, number: int | None, name: str = "", visitor: str = ""
+    ) -> str:
         """A new session that continues from a step of another, by default its last; steps up to it are shared."""
 
         def fork(store: Store) -> str:
             found = store.session(session)
             parent, forked_at = found.head if branch is None else branch, found.num_steps if number is None else number
             store.check_step(session, parent, forked_at)
-            other = store.add_session(found.world, name, self.limits.sessions)
+            other = store.add_session(found.world, name, self.limits.sessions, self._visitor(visitor))
             store.add_fork(other, parent, forked_at)
             return other
 
@@ -149,12 +157,12 @@ class SessionManager:
                 "have; keep all sessions with 'magrathea sessions backup'."
             )
 
-    async def upload(self, world_id: str, world: Any, file: bytes, name: str = "") -> str:
+    async def upload(self, world_id: str, world: Any, file: bytes, name: str = "", visitor: str = "") -> str:
         """A new session from a session file; raises MagratheaError if it is damaged, too long or of another world."""
         first, steps = await asyncio.to_thread(self._read_file, world, file)
 
         def add(store: Store) -> str:
-            session = store.add_session(world_id, name, self.limits.sessions)
+            session = store.add_session(world_id, name, self.limits.sessions, self._visitor(visitor, len(file)))
             store.add_root(session, first, file, steps)
             return session
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from magrathea.errors import MagratheaError
-from magrathea.server.database import MAX_BYTES, database_errors, open_database
+from magrathea.server.database import MAX_BYTES, Visitor, database_errors, open_database
 
 NUM_STEPS = "coalesce((SELECT max(number) FROM step WHERE step.branch = branch.id), branch.forked_at)"
 
@@ -85,7 +85,7 @@ class Store:
     """
 
     def __init__(self, path: str | Path = ":memory:", max_bytes: int = MAX_BYTES) -> None:
-        self.path = path
+        self.path, self.max_bytes = path, max_bytes
         self._db = open_database(path, max_bytes)
 
     def close(self) -> None:
@@ -192,16 +192,21 @@ class Store:
         return file, at, shared
 
     # -- sessions -----------------------------------------------------------------------------------------------------
-    def add_session(self, world: str, name: str = "", max_sessions: int | None = None) -> str:
+    def add_session(
+        self, world: str, name: str = "", max_sessions: int | None = None, visitor: Visitor | None = None
+    ) -> str:
         """A new session without branches; returns its id, which cannot be guessed.
 
-        Raises MagratheaError if there are `max_sessions`.
+        Raises MagratheaError if there are `max_sessions`, or the visitor has as many, or as many bytes, as one may.
         """
         session, now = secrets.token_urlsafe(12), time.time()
+        salt = self.setting("visitor_salt", secrets.token_urlsafe(18))
         with self._transaction() as db:
             (num_sessions,) = db.execute("SELECT count(*) FROM session WHERE NOT deleted").fetchone()
             if max_sessions is not None and num_sessions >= max_sessions:
                 raise MagratheaError(f"This server keeps {max_sessions} sessions at most; delete one first.")
+            if visitor is not None:
+                visitor.claim(db, session, salt, max_sessions, self.max_bytes)
             db.execute("INSERT INTO session VALUES (?, ?, ?, ?, ?, NULL, 0)", (session, world, name, now, now))
         return session
 
@@ -287,6 +292,7 @@ class Store:
         """Delete a session. The steps that forks of it share with it stay until those are deleted too."""
         with self._transaction() as db:
             db.execute("UPDATE session SET deleted = 1, head = NULL WHERE id = ?", (session,))
+            db.execute("DELETE FROM visitor WHERE session = ?", (session,))
             self._drop_deleted(db)
 
     def delete_branch(self, session: str, branch: int) -> None:
@@ -330,6 +336,7 @@ class Store:
                 self.delete(session.id)
         with self._transaction() as db:  # sessions that a server left without a branch when it ended
             db.execute("DELETE FROM session WHERE head IS NULL AND NOT deleted AND created < ?", (before,))
+            db.execute("DELETE FROM visitor WHERE session NOT IN (SELECT id FROM session)")
 
     # -- settings -----------------------------------------------------------------------------------------------------
     def setting(self, name: str, default: str) -> str:
