@@ -57,6 +57,12 @@ class _SlotConfig(msgspec.Struct, forbid_unknown_fields=True):
     values_of: _Name | None = None
 
 
+_KeyAction = (
+    Annotated[int, msgspec.Meta(ge=0, lt=2**18)]
+    | Annotated[list[Annotated[float, msgspec.Meta(ge=-(2**53), le=2**53)]], msgspec.Meta(max_length=4096)]
+)
+
+
 class _Metadata(msgspec.Struct):
     """What other parts read of the metadata, which may hold more."""
 
@@ -65,7 +71,7 @@ class _Metadata(msgspec.Struct):
     env_kwargs: dict[str, Any] | None = None
     fps: Annotated[float, msgspec.Meta(gt=0, le=1000)] | None = None
     action_names: Annotated[list[_Name], msgspec.Meta(max_length=2**16)] | None = None
-    key_map: dict[_Name, Annotated[int, msgspec.Meta(ge=0, lt=2**16)]] | None = None
+    key_map: dict[_Name, _KeyAction] | None = None
     description: str | None = None
     held_out: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     split_seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,11 @@ def index_batch(values: Any, index: int | slice | np.ndarray) -> Any:
         return chosen.copy() if isinstance(chosen, np.ndarray) else chosen
 
     return optree.tree_map(member, values)
+
+
+def stack(values: Sequence[Any]) -> Any:
+    """Values of one space as a batch: arrays (B, ...), or a dict or tuple of such."""
+    return optree.tree_map(lambda *parts: np.stack(parts), *values)
 
 
 def value_at(values: Any, path: tuple[str | int, ...]) -> Any:

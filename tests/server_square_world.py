@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,7 @@ from magrathea.server import create_app
 from magrathea.server.catalog import Catalog
 from magrathea.server.server import server_config
 from magrathea.session.history import record_of
+from magrathea.spaces import index_batch
 
 GRID, TILE = 7, 9
 NAMES = ["noop", "left", "right", "up", "down", "paint", "end"]
@@ -50,7 +52,14 @@ def draw(tokens: Any) -> np.ndarray:
 class SquareWorld:
     """Has of `World` what the server uses; `step_seconds` is how long its model takes."""
 
-    def __init__(self, step_seconds: float = 0.0, fps: float = 20.0, names: list[str] = NAMES) -> None:
+    def __init__(
+        self,
+        step_seconds: float = 0.0,
+        fps: float = 20.0,
+        names: list[str] = NAMES,
+        action_space: spaces.Space | None = None,
+        move_of: Callable[[Any], int] = int,
+    ) -> None:
         self.metadata = {
             "name": "Square",
             "env_id": "square",
@@ -60,7 +69,8 @@ class SquareWorld:
             "description": "A square that walks.",
         }
         self.step_seconds = step_seconds
-        self.action_space = spaces.Discrete(len(NAMES))
+        self.action_space = action_space or spaces.Discrete(len(NAMES))
+        self.move_of = move_of  # number of the move of an action
         self.observation_space = spaces.Box(0, 255, (GRID * TILE, GRID * TILE, 3), np.uint8)
         self.starts = np.array([[[0, 3, 3, 40 + 20 * k, 0]] * 3 for k in range(4)])
         self.num_starts = len(self.starts)
@@ -161,14 +171,13 @@ class SquareSession:
             raise MagratheaError(f"{source} is of another world.")
         return cls.of(world, [(seed, num_start, map(np.array, steps)) for seed, num_start, steps in saved["states"]])
 
-    def step(self, action: np.ndarray, batch_indices: list[int] | None = None) -> SimpleNamespace:
+    def step(self, action: Any, batch_indices: list[int] | None = None) -> SimpleNamespace:
         batch_indices = list(range(self.batch_size)) if batch_indices is None else batch_indices
-        assert action.shape == (len(batch_indices),)
         time.sleep(self.world.step_seconds)
         uncertainty = np.zeros((len(batch_indices), GRID, GRID), np.float32)
         for place, index in enumerate(batch_indices):
             seed, _, steps = self.states[index]
-            steps.append(move(steps[-1], int(action[place])))
+            steps.append(move(steps[-1], self.world.move_of(index_batch(action, place))))
             uncertainty[place, steps[-1][1], steps[-1][2]] = np.random.default_rng([seed, len(steps)]).random()
         tokens = self.tokens[batch_indices]
         return SimpleNamespace(

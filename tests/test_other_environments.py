@@ -377,6 +377,20 @@ def test_odd_metadata_give_one_line(metadata: dict[str, Any]) -> None:
         environment_metadata(env)
 
 
+@pytest.mark.parametrize(
+    ("given", "keys"),
+    [
+        ({(ord("w"),): 2, (ord("w"), ord("d")): 3}, {"w": 2}),  # of combinations none is taken
+        ({"a": np.array([-1.0, 0.0]), (): 0, "dw": 1}, {"a": [-1.0, 0.0]}),
+    ],
+)
+def test_keys_are_those_of_the_environment(given: dict, keys: dict) -> None:
+    env = make_env(OTHER, case="")
+    env.unwrapped.metadata = {}
+    env.unwrapped.get_keys_to_action = lambda: given  # type: ignore[attr-defined]
+    assert environment_metadata(env)["key_map"] == keys
+
+
 def test_a_script_without_a_main_guard_records_in_one_process(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(

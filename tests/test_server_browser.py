@@ -127,7 +127,7 @@ def test_keys_change_the_picture(page: Page) -> None:
 def test_a_held_key_repeats_until_it_is_released(page: Page) -> None:
     begin(page)
     page.keyboard.down("ArrowRight")
-    expect(page.locator('[data-action="2"]')).to_have_class(re.compile("pressed"))
+    expect(page.locator('[data-button="2"]')).to_have_class(re.compile("pressed"))
     until(lambda: page.evaluate(SQUARE, "dream")[1] == 6)
     page.keyboard.up("ArrowRight")
     page.wait_for_timeout(200)
@@ -225,7 +225,7 @@ def test_touch_buttons_play_on_a_phone(phone: Page) -> None:
     begin(phone)
     expect(phone.locator("#overlay")).to_contain_text("Tap an arrow")
     for step, (action, place) in enumerate([(2, [3, 4]), (4, [4, 4]), (5, [4, 4])], start=1):
-        button = phone.locator(f'[data-action="{action}"]')
+        button = phone.locator(f'[data-button="{action}"]')
         box = button.bounding_box()
         assert box and box["width"] >= 44 and box["height"] >= 44
         button.tap()

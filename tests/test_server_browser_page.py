@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 from server_square_world import KEYS, SquareEnv, SquareSession, SquareWorld, serving, square_app
 from test_server_browser import SQUARE, at_step, begin, browser, expect, opened, page, phone, pytestmark, steps, url
 from test_server_browser import until as until
@@ -205,7 +206,7 @@ def test_on_a_phone_on_its_side_the_whole_picture_and_the_keys_are_seen(
         until(lambda: page.evaluate("scrollY") > 0 or page.locator("#dream").bounding_box()["y"] >= 0)
     page.evaluate("scrollTo(0, 0)")
     seen = ["#dream"] + ["#mirror"] * beside + [] * beside
-    for place in [*seen, *([] if beside else ['[data-action="1"]', '[data-action="4"]', '[data-action="5"]'])]:
+    for place in [*seen, *([] if beside else ['[data-button="1"]', '[data-button="4"]', '[data-button="5"]'])]:
         box = page.locator(place).bounding_box()
         assert box and box["y"] >= 0 and box["y"] + box["height"] <= size[1], (place, box)
         assert box["x"] >= 0 and box["x"] + box["width"] <= size[0], (place, box)
@@ -256,3 +257,54 @@ def test_what_the_plug_in_says_of_the_picture_is_shown(browser: Any, monkeypatch
         page.click("#pause")
         expect(page.locator("#pill")).to_have_text("Paused · Asleep")
         pages.close()
+
+
+def drive(action: Any) -> int:
+    """The move of a steering and a pedal: the sideways one wins."""
+    side, ahead = action
+    return (2 if side > 0 else 1) if abs(side) > 0.5 else 3 if ahead > 0.5 else 0
+
+
+PAD = """(pressed) => { navigator.getGamepads = () => [{ connected: true, axes: pressed.axes,
+  buttons: Array.from({ length: 16 }, (_, i) => ({ pressed: pressed.buttons.includes(i), value: 0 })) }];
+  window.dispatchEvent(new Event("gamepadconnected")); }"""
+
+
+def test_a_world_of_numbers_is_steered_with_keys_sliders_and_a_gamepad(browser: Any) -> None:
+    box = spaces.Box(np.array([-1, 0], np.float32), np.array([1, 1], np.float32))
+    world = SquareWorld(action_space=box, move_of=drive)
+    world.metadata |= {"action_names": ["steering", "gas"], "key_map": None}
+    with serving(square_app(world)) as address:
+        pages = opened(browser, address)
+        page = next(pages)
+        expect(page.locator(".slider")).to_have_count(2)
+        begin(page)
+        page.keyboard.press("ArrowRight")
+        at_step(page, 1)
+        page.keyboard.press("ArrowUp")
+        at_step(page, 2)
+        assert page.evaluate(SQUARE, "dream") == [2, 4]
+        page.locator(".slider input").nth(0).fill("-0.9")
+        until(lambda: page.evaluate(SQUARE, "dream") == [2, 0])
+        page.locator(".slider input").nth(0).dblclick()
+        page.evaluate(PAD, {"axes": [0.0, -1.0, 0.0, 0.0], "buttons": []})
+        until(lambda: page.evaluate(SQUARE, "dream")[0] == 0)
+        page.evaluate(PAD, {"axes": [0.0, 0.0, 0.0, 0.0], "buttons": [15]})  # right on the pad
+        until(lambda: page.evaluate(SQUARE, "dream") == [0, 6])
+        page.evaluate(PAD, {"axes": [0.0, 0.0, 0.0, 0.0], "buttons": []})
+        page.wait_for_timeout(200)
+        step = steps(page)
+        page.wait_for_timeout(200)
+        assert steps(page) == step
+        next(pages, None)
+
+
+def test_a_gamepad_presses_the_buttons_of_a_world(page: Any) -> None:
+    begin(page)
+    page.evaluate(PAD, {"axes": [1.0, 0.0], "buttons": []})
+    until(lambda: page.evaluate(SQUARE, "dream") == [3, 6])
+    page.evaluate(PAD, {"axes": [0.0, 0.0], "buttons": [12]})
+    until(lambda: page.evaluate(SQUARE, "dream") == [0, 6])
+    page.evaluate(PAD, {"axes": [0.0, 0.0], "buttons": [0]})  # the main button paints
+    until(lambda: float(page.locator("#figure-reward").inner_text()) > 0)
+    page.evaluate(PAD, {"axes": [0.0, 0.0], "buttons": []})

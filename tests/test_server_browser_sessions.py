@@ -229,12 +229,12 @@ def test_saved_sessions_fit_a_phone(browser: Browser, url: str) -> None:  # noqa
     phone = next(pages)
     begin(phone)
     for step in (1, 2):
-        phone.locator('[data-action="2"]').tap()
+        phone.locator('[data-button="2"]').tap()
         at_step(phone, step)
     look_back(phone, 1)
     phone.click("#continue-here")
     at_step(phone, 1)
-    phone.locator('[data-action="4"]').tap()
+    phone.locator('[data-button="4"]').tap()
     at_step(phone, 2)
     expect(phone.locator("#tree g[data-branch]")).to_have_count(2)
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390

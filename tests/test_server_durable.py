@@ -110,7 +110,7 @@ class Client:
         action = self.rng.randrange(4)
         step = len(self.actions) + 1
         self.actions.append(action)
-        self.socket.send(json.dumps({"type": "step", "action": action}))
+        self.socket.send(json.dumps({"type": "step", "button": action}))
         self.shown[step] = self.frame(lambda header: header.step == step)
 
 
@@ -138,7 +138,7 @@ def test_sigkill_at_random_moments_loses_no_step_and_changes_none(server: Server
         try:
             while time.monotonic() < killed_at:
                 client.step()
-            client.socket.send(json.dumps({"type": "step", "action": 1}))  # so that the kill falls into a step
+            client.socket.send(json.dumps({"type": "step", "button": 1}))  # so that the kill falls into a step
             client.actions.append(1)
             time.sleep(rng.uniform(0.0, 0.02))
         finally:

@@ -127,7 +127,7 @@ def test_every_message_is_done_or_refused_and_the_session_goes_on(url: str, capl
 
     @settings(FUZZ, max_examples=15)
     @given(st.lists(typed | JSON.map(json.dumps) | st.text(max_size=30) | st.binary(max_size=30), max_size=25))
-    @example([f'{{"type": "go_to", "branch": {2**53}, "step": {2**53}}}', f'{{"type": "press", "action": {HUGE}}}'])
+    @example([f'{{"type": "go_to", "branch": {2**53}, "step": {2**53}}}', f'{{"type": "press", "button": {HUGE}}}'])
     @example(["[" * 4000, '{"type": "speed", "value": NaN}', '{"type": "speed", "value": 1e400}'])
     def fuzz(messages: list[str | bytes]) -> None:
         caplog.clear()

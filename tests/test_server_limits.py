@@ -119,7 +119,7 @@ def test_viewers_without_input_are_given_up_where_the_place_is_needed(monkeypatc
         for viewer in (idle, busy):
             text_of(viewer, "world")
         time.sleep(0.4)
-        send(busy, type="step", action=2)
+        send(busy, type="step", button=2)
         frame_of(busy, 1)
         with connected(url) as new:
             text_of(new, "world")
@@ -127,7 +127,7 @@ def test_viewers_without_input_are_given_up_where_the_place_is_needed(monkeypatc
             with pytest.raises(ConnectionClosed):
                 while True:
                     idle.recv(timeout=20)
-            send(busy, type="step", action=2)
+            send(busy, type="step", button=2)
             frame_of(busy, 2)
 
 
@@ -177,12 +177,12 @@ def test_a_full_disk_stops_the_session_with_a_reason_and_not_the_server(
     store = StoreThread(tmp_path / "store.db")
     with serving(square_app(store=store)) as url, connected(url) as viewer:
         session = text_of(viewer, "world")["session"]
-        send(viewer, type="step", action=2)
+        send(viewer, type="step", button=2)
         frame_of(viewer, 1)
         store.call(Store._query, "PRAGMA max_page_count = 1")  # it never grows from here on
         send(viewer, type="speed", value=None)
         send(viewer, type="pause", on=False)
-        send(viewer, type="press", action=2)
+        send(viewer, type="press", button=2)
         while (header := decode_frame_of(viewer).header).state != "failed":
             pass
         assert re.search(r"store.db' cannot be used \(.*full\); free some space", header.reason)
@@ -190,7 +190,7 @@ def test_a_full_disk_stops_the_session_with_a_reason_and_not_the_server(
         store.call(Store._query, "PRAGMA max_page_count = 100000")
         with connected(url, f"session={session}") as again:  # whoever loads the page again goes on
             frame_of(again, header.step)
-            send(viewer, type="step", action=2)
+            send(viewer, type="step", button=2)
             frame_of(again, header.step + 1)
     said = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert said and not any(record.exc_info or "\n" in record.getMessage() for record in said)
@@ -246,7 +246,7 @@ def test_the_server_goes_on_when_it_can_open_no_more_files(tmp_path: Path, reser
         eventually(lambda: ask(f"{url}/health")[0] == 200)
         with connected(url) as viewer:
             text_of(viewer, "world")
-            send(viewer, type="step", action=2)
+            send(viewer, type="step", button=2)
             frame_of(viewer, 1)
     said = (tmp_path / "log").read_text()
     assert "Traceback" not in said and "ulimit -n" in said and said.count("\n") < 10, said

@@ -71,7 +71,7 @@ def test_steps_start_with_the_first_key_and_keep_their_speed() -> None:
     async def scene(player: Player, viewer: Viewer) -> None:
         await asyncio.sleep(0.1)
         assert player.num_steps == 0
-        say(player, viewer, "press", action=2)
+        say(player, viewer, "press", button=2)
         await asyncio.sleep(1.0)
         assert 38 <= player.num_steps <= 52
         say(player, viewer, "speed", value=0.25)
@@ -85,7 +85,7 @@ def test_steps_start_with_the_first_key_and_keep_their_speed() -> None:
 def test_at_unlimited_speed_the_model_sets_the_rate() -> None:
     async def scene(player: Player, viewer: Viewer) -> None:
         say(player, viewer, "speed", value=None)
-        say(player, viewer, "press", action=0)
+        say(player, viewer, "press", button=0)
         await until(lambda: player.num_steps > 60)  # at the world's own speed they would take 30 seconds
         header = (await newest(viewer)).header
         assert header.model_ms < 500 and header.num_passes == 2
@@ -95,7 +95,7 @@ def test_at_unlimited_speed_the_model_sets_the_rate() -> None:
 
 def test_a_viewer_that_takes_no_frames_does_not_delay_steps() -> None:
     async def scene(player: Player, viewer: Viewer) -> None:
-        say(player, viewer, "press", action=0)
+        say(player, viewer, "press", button=0)
         await until(lambda: player.num_steps > 20)
         assert viewer.num_sent == 0 and viewer.num_dropped >= 20
         frame = await newest(viewer)
@@ -106,7 +106,7 @@ def test_a_viewer_that_takes_no_frames_does_not_delay_steps() -> None:
 
 def test_a_viewer_that_acknowledges_nothing_gets_only_a_few_frames() -> None:
     async def scene(player: Player, viewer: Viewer) -> None:
-        say(player, viewer, "press", action=0)
+        say(player, viewer, "press", button=0)
 
         async def take_all() -> None:
             while True:
@@ -124,7 +124,7 @@ def test_a_viewer_that_acknowledges_nothing_gets_only_a_few_frames() -> None:
 
 def test_no_steps_without_viewers() -> None:
     async def scene(player: Player, viewer: Viewer) -> None:
-        say(player, viewer, "press", action=0)
+        say(player, viewer, "press", button=0)
         await until(lambda: player.num_steps > 2)
         player.detach(viewer)
         await asyncio.sleep(0.05)
@@ -141,7 +141,7 @@ def test_no_steps_without_viewers() -> None:
 def test_two_viewers_get_the_same_frames() -> None:
     async def scene(player: Player, viewer: Viewer) -> None:
         other = player.attach()
-        say(player, viewer, "step", action=2)
+        say(player, viewer, "step", button=2)
         await until(lambda: player.num_steps == 1)
         await asyncio.sleep(0.01)
         first, second = await newest(viewer), await newest(other)
@@ -154,16 +154,16 @@ def test_two_viewers_get_the_same_frames() -> None:
 def test_pause_single_steps_and_reset() -> None:
     async def scene(player: Player, viewer: Viewer) -> None:
         for action in (2, 2, 5):
-            say(player, viewer, "step", action=action)
+            say(player, viewer, "step", button=action)
         await until(lambda: player.num_steps == 3)
         assert player.state == "paused" and player.live.total_reward == 1
         await asyncio.sleep(0.08)
         assert player.num_steps == 3
-        say(player, viewer, "press", action=4)
+        say(player, viewer, "press", button=4)
         say(player, viewer, "step")
         await until(lambda: player.num_steps == 4)
         frame = await newest(viewer)
-        assert frame.header.action == 4 and frame.parts["picture"][9 * 4, 9 * 5, 0] == 255
+        assert frame.header.buttons == [4] and frame.parts["picture"][9 * 4, 9 * 5, 0] == 255
         say(player, viewer, "reset", seed=3, start=2)
         await until(lambda: player.state == "ready")
         assert (player.num_steps, player.live.total_reward, player.seed, player.start) == (0, 0.0, 3, 2)
@@ -177,8 +177,8 @@ def test_a_world_without_a_noop_waits_for_keys_and_refuses_realtime() -> None:
             say(player, viewer, "realtime", on=True)
         with pytest.raises(ProtocolError, match="press the key of an action first"):
             say(player, viewer, "step")
-        say(player, viewer, "press", action=1)
-        say(player, viewer, "release", action=1)
+        say(player, viewer, "press", button=1)
+        say(player, viewer, "release", button=1)
         await until(lambda: player.num_steps == 1)
         await asyncio.sleep(0.1)
         assert player.num_steps == 1
@@ -188,9 +188,9 @@ def test_a_world_without_a_noop_waits_for_keys_and_refuses_realtime() -> None:
 
 def test_no_steps_after_the_end() -> None:
     async def scene(player: Player, viewer: Viewer) -> None:
-        say(player, viewer, "press", action=6)
+        say(player, viewer, "press", button=6)
         await until(lambda: player.state == "ended")
-        say(player, viewer, "press", action=1)
+        say(player, viewer, "press", button=1)
         with pytest.raises(ProtocolError, match="ended"):
             say(player, viewer, "step")
         await asyncio.sleep(0.05)
@@ -209,14 +209,14 @@ def test_a_failed_step_is_reported_and_a_reset_recovers(caplog: pytest.LogCaptur
             return super().step(action, batch_indices)
 
     async def scene(player: Player, viewer: Viewer) -> None:
-        say(player, viewer, "press", action=1)
+        say(player, viewer, "press", button=1)
         await until(lambda: player.state == "failed")
         await asyncio.sleep(0.01)
         assert (await newest(viewer)).header.reason == "NaN in the logits"
         broken[0] = False
         say(player, viewer, "reset", seed=0)
         await until(lambda: player.state == "ready")
-        say(player, viewer, "press", action=1)
+        say(player, viewer, "press", button=1)
         await until(lambda: player.num_steps >= 1)
 
     play(scene, session_class=Breaks)
@@ -231,7 +231,7 @@ def test_the_real_environment_starts_with_the_dream_and_never_delays_it() -> Non
             frame = await newest(viewer)
             frames[frame.kind] = frame
         assert (frames["dream"].parts["picture"] == frames["mirror"].parts["picture"]).all()
-        say(player, viewer, "press", action=2)
+        say(player, viewer, "press", button=2)
         await asyncio.sleep(0.5)
         assert player.num_steps >= 18
         assert player.mirror.num_steps <= 6
@@ -252,10 +252,10 @@ def test_a_failing_real_environment_does_not_affect_the_dream(caplog: pytest.Log
     async def scene(player: Player, viewer: Viewer) -> None:
         say(player, viewer, "mirror", on=True)
         await until(lambda: player.mirror.state == "on" and player.state == "ready")
-        say(player, viewer, "step", action=5)
+        say(player, viewer, "step", button=5)
         await until(lambda: player.mirror.state == "failed")
         assert player.mirror.reason == "the real world broke"
-        say(player, viewer, "step", action=2)
+        say(player, viewer, "step", button=2)
         await until(lambda: player.num_steps == 2)
 
     play(scene, make_env=lambda _: Failing())
@@ -268,7 +268,7 @@ def test_a_missing_real_environment_leaves_the_dream_playable(caplog: pytest.Log
     async def scene(player: Player, viewer: Viewer) -> None:
         say(player, viewer, "mirror", on=True)
         await until(lambda: player.mirror.state == "failed" and player.state == "ready")
-        say(player, viewer, "step", action=2)
+        say(player, viewer, "step", button=2)
         await until(lambda: player.num_steps == 1)
         player.mark_mirror_unavailable("not here")
         with pytest.raises(ProtocolError, match="real environment is not available: not here"):

@@ -22,25 +22,25 @@ from magrathea.server.protocol import (
     encode_frame,
 )
 
-DECODER = MessageDecoder(num_actions=7, num_starts=4)
+DECODER = MessageDecoder(num_buttons=7, num_axes=2, num_starts=4)
 KINDS = ["press", "release", "pause", "step", "reset", "speed", "realtime", "mirror", "go_to", "control", "seen"]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=8), children, max_size=3),
     max_leaves=8,
 )
-NAMES = st.sampled_from(["action", "on", "value", "seed", "start", "frame", "branch", "step", "extra"])
+NAMES = st.sampled_from(["button", "on", "value", "seed", "start", "frame", "branch", "step", "extra"])
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"type": "press", "action": 0}', protocol.Press(0)),
-        ('{"type": "press", "action": 6}', protocol.Press(6)),
-        ('{"type": "release", "action": null}', protocol.Release(None)),
+        ('{"type": "press", "button": 0}', protocol.Press(0)),
+        ('{"type": "press", "button": 6}', protocol.Press(6)),
+        ('{"type": "release", "button": null}', protocol.Release(None)),
         ('{"type": "pause", "on": true}', protocol.Pause(True)),
         ('{"type": "step"}', protocol.SingleStep(None)),
-        ('{"type": "step", "action": 3}', protocol.SingleStep(3)),
+        ('{"type": "step", "button": 3}', protocol.SingleStep(3)),
         ('{"type": "reset", "seed": 2147483647, "start": 3}', protocol.Reset(2**31 - 1, 3)),
         ('{"type": "reset", "seed": 0}', protocol.Reset(0)),
         ('{"type": "speed", "value": 0.25}', protocol.SetSpeed(0.25)),
@@ -66,12 +66,12 @@ def test_valid_messages_are_decoded(text: str, message: protocol.ClientMessage) 
         ("{}", "missing required field `type`"),
         ('{"type": "fly"}', "Invalid value 'fly'"),
         ('{"type": ["press"]}', "`$.type`"),
-        ('{"type": "press"}', "missing required field `action`"),
-        ('{"type": "press", "action": 7}', "`action` must be from 0 to 6, not 7"),
-        ('{"type": "press", "action": -1}', "Expected `int` >= 0 - at `$.action`"),
-        ('{"type": "press", "action": true}', "got `bool`"),
-        ('{"type": "press", "action": 1.0}', "got `float`"),
-        ('{"type": "press", "action": 1, "sudo": 1}', "unknown field `sudo`"),
+        ('{"type": "press"}', "missing required field `button`"),
+        ('{"type": "press", "button": 7}', "`button` must be from 0 to 6, not 7"),
+        ('{"type": "press", "button": -1}', "Expected `int` >= 0 - at `$.button`"),
+        ('{"type": "press", "button": true}', "got `bool`"),
+        ('{"type": "press", "button": 1.0}', "got `float`"),
+        ('{"type": "press", "button": 1, "sudo": 1}', "unknown field `sudo`"),
         ('{"type": "pause", "on": 1}', "Expected `bool`"),
         ('{"type": "reset", "seed": -1}', "`$.seed`"),
         ('{"type": "reset", "seed": 2147483648}', "`$.seed`"),
@@ -79,8 +79,8 @@ def test_valid_messages_are_decoded(text: str, message: protocol.ClientMessage) 
         ('{"type": "speed", "value": 3}', "0.25, 0.5, 1, 2, 4 or null, not 3"),
         ('{"type": "speed", "value": true}', "got `bool`"),
         ('{"type": "speed", "value": NaN}', "malformed"),
-        ('{"type": "press", "action": "\ud800"}', "Message refused"),
-        (json.dumps({"type": "press", "action": "é" * 3000}), "larger than 4096 bytes"),
+        ('{"type": "press", "button": "\ud800"}', "Message refused"),
+        (json.dumps({"type": "press", "button": "é" * 3000}), "larger than 4096 bytes"),
         (b"\x00", "Binary"),
     ],
 )
@@ -109,8 +109,8 @@ def test_similar_messages_are_refused_or_in_range(kind: str, fields: dict) -> No
     except ProtocolError:
         return
     assert message.__struct_config__.tag == kind and set(fields) <= set(message.__struct_fields__)
-    action = getattr(message, "action", None)
-    assert action is None or (type(action) is int and 0 <= action < 7)
+    button = getattr(message, "button", None)
+    assert button is None or (type(button) is int and 0 <= button < 7)
 
 
 HEADERS = st.builds(

@@ -62,7 +62,7 @@ def played(url: str, *actions: int, query: str = "seed=1&start=0") -> str:
     with connected(url, query) as socket:
         session = text_of(socket, "world")["session"]
         for step, action in enumerate(actions, start=first_step(socket) + 1):
-            send(socket, type="step", action=action)
+            send(socket, type="step", button=action)
             frame_of(socket, step)
     return session
 
@@ -88,7 +88,7 @@ def test_list_name_fork_and_delete(url: str) -> None:
     assert ask(f"{url}/api/sessions/{session}")[0] == 404
     with connected(url, f"session={fork['id']}") as socket:  # it has lost nothing of what it shares
         assert frame_of(socket, 2).header.total_reward == 1
-        send(socket, type="step", action=5)
+        send(socket, type="step", button=5)
         assert frame_of(socket, 3).header.total_reward == 2
     assert ask(f"{url}/api/sessions/{fork['id']}/branches/{fork['head']}/steps/1.png")[1].startswith(b"\x89PNG")
 
@@ -139,7 +139,7 @@ def test_a_session_file_is_downloaded_and_uploaded(url: str) -> None:
         assert frame.parts["picture"][9 * 4, 9 * 4, 0] == 255 and frame.header.total_reward == 1
         send(socket, type="go_to", branch=added["head"], step=1)
         assert frame_of(socket, 1).parts["picture"][9 * 3, 9 * 4, 0] == 255
-        send(socket, type="step", action=3)
+        send(socket, type="step", button=3)
         assert frame_of(socket, 2).parts["picture"][9 * 2, 9 * 4, 0] == 255
     assert ask(f"{url}/api/sessions/{added['id']}")[1]["num_branches"] == 2
     other = SquareWorld()
@@ -163,7 +163,7 @@ def test_a_missing_branch_is_refused_and_the_session_continues(url: str) -> None
         for branch, step in ((10**6, 0), (1, 10**9)):
             send(socket, type="go_to", branch=branch, step=step)
             assert "has no step" in text_of(socket, "error")["reason"]
-        send(socket, type="step", action=2)
+        send(socket, type="step", button=2)
         frame_of(socket, 1)
 
 
@@ -171,7 +171,7 @@ def test_a_deleted_branch_takes_no_shared_steps_with_it(url: str) -> None:
     with connected(url, "seed=1&start=0") as socket:
         session = text_of(socket, "world")["session"]
         for step, action in enumerate((2, 2, 5), start=1):
-            send(socket, type="step", action=action)
+            send(socket, type="step", button=action)
             frame_of(socket, step)
         old = ask(f"{url}/api/sessions/{session}")[1]["head"]
         send(socket, type="go_to", branch=old, step=2)
@@ -186,7 +186,7 @@ def test_a_deleted_branch_takes_no_shared_steps_with_it(url: str) -> None:
         assert ask(f"{address}/{old}", "DELETE")[0] == 400
         send(socket, type="go_to", branch=old, step=1)
         assert "no step 1 on branch" in text_of(socket, "error")["reason"]
-        send(socket, type="step", action=4)
+        send(socket, type="step", button=4)
         frame_of(socket, 3)
         assert ask(f"{address}/{new}/steps/1.png")[0] == 200
     assert ask(f"{url}/api/sessions/{session}/file")[0] == 200
@@ -203,18 +203,18 @@ def test_limits_on_sessions_branches_steps_viewers_and_rates() -> None:
             frame_of(other, 3)
             with connected(url, f"session={session}") as third:
                 assert "2 viewers, the most allowed" in text_of(third, "error")["reason"]
-            send(socket, type="step", action=2)
+            send(socket, type="step", button=2)
             frame_of(socket, 4)
-            send(socket, type="step", action=2)
+            send(socket, type="step", button=2)
             assert "4 steps at most" in text_of(socket, "error")["reason"]
             for _ in range(2):
                 send(socket, type="reset", seed=0)
                 frame_of(socket, 0)
-                send(socket, type="step", action=2)
+                send(socket, type="step", button=2)
                 frame_of(socket, 1)
             send(socket, type="reset", seed=0)
             assert "3 branches at most" in text_of(socket, "error")["reason"]
-            send(socket, type="step", action=2)
+            send(socket, type="step", button=2)
             frame_of(socket, 2)
         for _ in range(2):
             assert ask(f"{url}/api/sessions/{session}/fork", "POST", {})[0] == 201
@@ -415,20 +415,20 @@ def test_a_dream_that_failed_is_tried_again_and_frees_its_place() -> None:
         connected(url, "seed=1&start=0") as socket,
     ):
         session = text_of(socket, "world")["session"]
-        send(socket, type="step", action=2)
+        send(socket, type="step", button=2)
         frame_of(socket, 1)
         Fragile.broken = True
-        send(socket, type="step", action=2)
+        send(socket, type="step", button=2)
         while (frame := decode_frame_of(socket)).header.state != "failed":
             pass
         assert frame.header.reason == "broke"
         Fragile.broken = False
         with connected(url, f"session={session}") as again:
             frame_of(again, 1)
-        send(socket, type="step", action=2)
+        send(socket, type="step", button=2)
         frame_of(socket, 2)
         Fragile.broken = True
-        send(socket, type="step", action=2)
+        send(socket, type="step", button=2)
         while decode_frame_of(socket).header.state != "failed":
             pass
         Fragile.broken = False

@@ -56,7 +56,7 @@ def dream(url: str, query: str, messages: list[dict]) -> list[Frame]:
 
 
 def test_the_same_seed_gives_the_same_frames(url: str) -> None:
-    keys = [{"type": "step", "action": action} for action in (4, 4, 1)]
+    keys = [{"type": "step", "button": action} for action in (4, 4, 1)]
     runs = [dream(url, f"seed={seed}&start=1", keys)[-1] for seed in (3, 3, 4, 5, 6, 7)]
     assert runs[0].parts["picture"].shape == (16, 16, 3) and runs[0].parts["uncertainty"].shape == (4, 4)
     assert (runs[0].parts["picture"] == runs[1].parts["picture"]).all()
@@ -65,7 +65,7 @@ def test_the_same_seed_gives_the_same_frames(url: str) -> None:
 
 
 def test_a_dream_starts_from_the_real_environment(url: str) -> None:
-    frames = dream(url, "seed=3", [{"type": "mirror", "on": True}, {"type": "step", "action": 1}])
+    frames = dream(url, "seed=3", [{"type": "mirror", "on": True}, {"type": "step", "button": 1}])
     mirror = next(frame for frame in frames if frame.kind == "mirror")
     begun = [frame for frame in frames if frame.kind == "dream" and frame.header.mirror.state == "on"]
     assert (begun[0].parts["picture"] == mirror.parts["picture"]).all()

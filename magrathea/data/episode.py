@@ -44,11 +44,6 @@ class Episode:
         return len(self.reward)
 
 
-def stack(values: list[Any]) -> Any:
-    """Stack values of a space, arrays or dicts or tuples of such, along a new first dimension."""
-    return optree.tree_map(lambda *parts: np.stack([np.asarray(part) for part in parts]), *values)
-
-
 def save_episode(episode: Episode, path: Path) -> None:
     """Write one episode into a file, atomically: first in memory, since HDF5 reports a full disk many times."""
     import h5py

@@ -10,29 +10,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
+import numpy as np
 
+from magrathea.action_keys import default_keys
 from magrathea.data.pictures import ConvertPictures, changes_of
 from magrathea.errors import FOREIGN_ERRORS, MagratheaError, Terminated, one_line
 from magrathea.plugins import EnvironmentPlugin, environment_plugin, environment_plugins, load_reference
 
 # Keys -> names of actions, of which the first that the environment has is taken.
-_KEYS = {
-    "ArrowUp": ("up", "forward", "move_forward"),
-    "ArrowDown": ("down", "backward", "move_backward"),
-    "ArrowLeft": ("left", "turn_left", "move_left"),
-    "ArrowRight": ("right", "turn_right", "move_right"),
-    "w": ("up", "forward", "move_forward"),
-    "s": ("down", "backward", "move_backward"),
-    "a": ("left", "move_left", "turn_left"),
-    "d": ("right", "move_right", "turn_right"),
-    " ": ("fire", "do", "attack", "use", "toggle", "jump"),
-}
 OLD_API = (
     "speaks the API of the old package gym; wrap it with Shimmy: pip install 'shimmy[gym-v21]', and register "
     "gymnasium.make('GymV21Environment-v0', env_id=...)"
 )
 MAX_FPS = 1000
-_SPARE_KEYS = "1234567890qertyuiopfghjklzxcvbnm"
 _PLAIN_TEXT = re.compile(r"[\w .+-]{0,100}")  # of an argument that a file gives: names no module and no path
 _named: set[str] = set()  # ids that the user of this process has named
 
@@ -160,7 +150,7 @@ def environment_metadata(env: gymnasium.Env) -> dict[str, Any]:
     own = env.unwrapped.metadata or {}
     try:
         names = [str(name) for name in own.get("action_names") or _action_names(env)]
-        keys = {str(key): int(action) for key, action in (own.get("key_map") or _key_map(names)).items()}
+        keys = _key_map(env, names)
         fps = float(own.get("render_fps") or 10)
         if not 0 < fps <= MAX_FPS:
             raise ValueError(f"render_fps is {fps:g}; it must be above 0 and at most {MAX_FPS}")
@@ -204,18 +194,29 @@ def _action_names(env: gymnasium.Env) -> list[str]:
     return [f"action {index}" for index in range(int(env.action_space.n))]
 
 
-def _key_map(names: list[str]) -> dict[str, int]:
-    """Keys for actions: arrows and WASD for directions, space for fire or use, digits and letters for the others."""
-    keys: dict[str, int] = {}
-    for key, wanted in _KEYS.items():
-        found = [name for name in wanted if name in names]
-        if found:
-            keys[key] = names.index(found[0])
-    spare = iter([key for key in _SPARE_KEYS if key not in keys])
-    for index, name in enumerate(names):
-        if index not in keys.values() and name != "noop":
-            key = next(spare, None)
-            if key is None:
-                break
-            keys[key] = index
-    return keys
+def _key_map(env: gymnasium.Env, names: list[str]) -> dict[str, int | list[float]]:
+    """For each key the action, or its numbers: what the environment says of itself, else by the actions' names."""
+    inner: Any = env.unwrapped
+    given = (inner.metadata or {}).get("key_map")
+    if not given and hasattr(inner, "get_keys_to_action"):
+        pairs = ((_single_key(keys), action) for keys, action in inner.get_keys_to_action().items())
+        given = {key: action for key, action in pairs if key is not None}
+    if given:
+        return {str(key): _numbers(action) for key, action in given.items()}
+    return dict(default_keys(names)) if isinstance(env.action_space, gymnasium.spaces.Discrete) else {}
+
+
+def _single_key(keys: Any) -> str | None:
+    """The one key of a combination as Gymnasium's `get_keys_to_action` has it, a text or code points; else None."""
+    parts = [keys] if isinstance(keys, int) else list(keys)  # a text is a combination of its letters
+    if len(parts) != 1:
+        return None
+    return chr(parts[0]) if isinstance(parts[0], int) else str(parts[0])
+
+
+def _numbers(action: Any) -> int | list[float]:
+    """An action of a key map: an index, or the numbers of an action of several."""
+    values = np.asarray(action, dtype=float)
+    if not np.isfinite(values).all():
+        raise ValueError(f"the action {action!r} of a key is not finite")
+    return int(values) if values.ndim == 0 else values.ravel().tolist()

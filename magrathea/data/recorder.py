@@ -9,11 +9,11 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from magrathea.data.episode import Episode, stack
+from magrathea.data.episode import Episode
 from magrathea.data.make_env import OLD_API
 from magrathea.data.policies import policy_named
 from magrathea.errors import MagratheaError, one_line
-from magrathea.spaces import checked_array, first_outside, is_name, map_leaves
+from magrathea.spaces import checked_array, first_outside, is_name, map_leaves, stack
 
 REWARD_SPACE = spaces.Box(-np.inf, np.inf, (), np.float32)
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from magrathea.data import Dataset
-from magrathea.data.episode import stack
 from magrathea.errors import MagratheaError
 from magrathea.evaluate.environment_hooks import visible_tiles
 from magrathea.evaluate.recall import kinds_of_tokens, summarize_ages, tally_recall
@@ -24,7 +23,7 @@ from magrathea.evaluate.statistics import Tally
 from magrathea.layout import Slot
 from magrathea.progress import Stages
 from magrathea.session import Session
-from magrathea.spaces import index_batch
+from magrathea.spaces import index_batch, stack
 from magrathea.world import World
 
 MAX_DREAMS = 16  # in one batch

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import optree
 
-from magrathea.data.episode import stack
 from magrathea.data.policies import sticky
 from magrathea.data.recorder import checked_copy
 from magrathea.errors import MagratheaError
@@ -22,7 +21,7 @@ from magrathea.evaluate.results import Curves
 from magrathea.evaluate.rollouts import BATCH_SIZE, Replay, Rollouts, dream
 from magrathea.evaluate.slots import CHOICES, NUMBERS, PICTURE, by_kind
 from magrathea.evaluate.statistics import Tally, wilson
-from magrathea.spaces import index_batch
+from magrathea.spaces import index_batch, stack
 from magrathea.world import World
 
 HORIZONS = (1, 4, 8)

@@ -12,7 +12,6 @@ import optree
 import torch
 
 from magrathea.data import Dataset, Episode
-from magrathea.data.episode import stack
 from magrathea.data.make_env import close_env, make_env_from_metadata
 from magrathea.data.recorder import checked_copy, plain_action
 from magrathea.errors import MagratheaError
@@ -20,7 +19,7 @@ from magrathea.evaluate.environment_hooks import resample
 from magrathea.evaluate.recordings import Budget, EncodedEpisode, Recording
 from magrathea.memory import WindowSpec
 from magrathea.session import Session
-from magrathea.spaces import index_batch
+from magrathea.spaces import index_batch, stack
 from magrathea.world import World
 
 BATCH_SIZE = 16

@@ -8,15 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 
 from magrathea.errors import MagratheaError
-from magrathea.server.protocol import ActionInfo, WorldInfo
+from magrathea.server.action_inputs import ActionInputs
+from magrathea.server.protocol import WorldInfo
 
-NOOP_NAMES = ("noop", "no-op", "no_op", "nothing", "idle", "none")
-ARROWS = {"left": "ArrowLeft", "right": "ArrowRight", "up": "ArrowUp", "down": "ArrowDown", "forward": "ArrowUp"}
-OTHER_KEYS = "1234567890qwertyuiopasdfghjklzxcvbnm"
 DEFAULT_FPS = 10.0
 
 
@@ -36,18 +33,12 @@ class Catalog:
         return world_id in self.sources
 
     def world(self, world_id: str) -> Any:
-        """The loaded world; blocks while it loads. Raises MagratheaError if it is unknown or cannot be played."""
+        """The loaded world; blocks while it loads. Raises MagratheaError if it is unknown."""
         if world_id not in self.sources:
             raise MagratheaError(f"No world '{world_id}' here; there are: {', '.join(self.sources) or 'none'}.")
         with self._lock:
             if world_id not in self._worlds:
-                world = self._load(self.sources[world_id])
-                if not isinstance(world.action_space, gymnasium.spaces.Discrete):
-                    raise MagratheaError(
-                        f"World '{world_id}' takes actions from {world.action_space}; only Discrete actions can be "
-                        "played with keys. Step it from Python with a Session instead."
-                    )
-                self._worlds[world_id] = world
+                self._worlds[world_id] = self._load(self.sources[world_id])
         return self._worlds[world_id]
 
     def listing(self) -> list[dict[str, str]]:
@@ -78,9 +69,7 @@ class Catalog:
 
     def describe(self, world_id: str, world: Any) -> WorldInfo:
         """What the page shows of a loaded world."""
-        keys: dict[int, list[str]] = {}
-        for key, action in key_map(world).items():
-            keys.setdefault(action, []).append(key)
+        inputs = ActionInputs(world.action_space, world.metadata)
         return WorldInfo(
             id=world_id,
             name=str(world.metadata.get("name") or world_id),
@@ -88,47 +77,12 @@ class Catalog:
             env_id=str(world.metadata.get("env_id") or ""),
             license=str(world.metadata.get("license") or ""),
             fps=frames_per_second(world),
-            actions=[ActionInfo(index, name, keys.get(index, [])) for index, name in enumerate(action_names(world))],
-            noop=noop_action(world),
+            buttons=inputs.buttons_info(),
+            axes=inputs.axes_info(),
+            has_noop=inputs.has_noop,
             num_starts=int(world.num_starts),
             has_card=self.card(world_id) is not None,
         )
-
-
-def num_actions(world: Any) -> int:
-    """The number of actions."""
-    return int(world.action_space.n)
-
-
-def action_names(world: Any) -> list[str]:
-    """A name for every action: from the world's metadata, else "action_0", …"""
-    names = list(world.metadata.get("action_names") or [])[: num_actions(world)]
-    return [str(name) for name in names] + [f"action_{index}" for index in range(len(names), num_actions(world))]
-
-
-def noop_action(world: Any) -> int | None:
-    """The index of the action that does nothing, known by its name, or None."""
-    names = [name.lower() for name in action_names(world)]
-    return next((names.index(name) for name in NOOP_NAMES if name in names), None)
-
-
-def key_map(world: Any) -> dict[str, int]:
-    """KeyboardEvent.key of a US keyboard -> index of an action: the world's own map, or arrows by name, then digits and
-    letters."""
-    given, first = world.metadata.get("key_map"), int(world.action_space.start)
-    if given:
-        indices = {str(key): int(action) - first for key, action in given.items()}
-        return {key: index for key, index in indices.items() if 0 <= index < num_actions(world)}
-    mapping: dict[str, int] = {}
-    rest = []
-    for action, name in enumerate(action_names(world)):
-        arrow = next((key for word, key in ARROWS.items() if word in name.lower().replace("_", " ").split()), None)
-        if arrow and arrow not in mapping:
-            mapping[arrow] = action
-        elif action != noop_action(world):
-            rest.append(action)
-    mapping.update(zip(OTHER_KEYS, rest, strict=False))
-    return mapping
 
 
 def frames_per_second(world: Any) -> float:

@@ -53,11 +53,11 @@ def check(url: str, num_frames: int = 30, world_id: str | None = None, timeout: 
         raise CheckError("the picture of a start state is not a PNG")
     socket_url = url.replace("http", "ws", 1) + f"/api/worlds/{path}/play?seed=0"
     with connect(socket_url, open_timeout=timeout, max_size=1 << 24, additional_headers=headers) as socket:
-        figures = _play(socket, num_frames, len(world["actions"]), timeout)
+        figures = _play(socket, num_frames, len(world["buttons"]), timeout)
     return {"world": world["id"], **figures}
 
 
-def _play(socket: ClientConnection, num_frames: int, num_actions: int, timeout: float) -> dict[str, Any]:
+def _play(socket: ClientConnection, num_frames: int, num_buttons: int, timeout: float) -> dict[str, Any]:
     frame = _next_frame(socket, timeout, lambda header: header.state == "ready")
     shape, started, num_passes, changed = frame.parts["picture"].shape, time.monotonic(), 0, 0
     for index in range(num_frames):
@@ -65,7 +65,7 @@ def _play(socket: ClientConnection, num_frames: int, num_actions: int, timeout: 
             _send(socket, type="reset", seed=index)
             frame = _next_frame(socket, timeout, lambda header: header.state == "ready")
         before, step = frame.parts["picture"], frame.header.step
-        _send(socket, type="step", action=index % num_actions)
+        _send(socket, type="step", button=index % num_buttons)
         frame = _next_frame(socket, timeout, lambda header, step=step: header.step > step)
         num_passes += frame.header.num_passes
         changed += bool((frame.parts["picture"] != before).any())

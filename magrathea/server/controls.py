@@ -1,10 +1,11 @@
-"""Which action the next step of a session takes, and when: keys, single steps, pause and speed."""
+"""Which buttons and sliders count for the next step of a session, and when it is: keys, single steps, pause, speed."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
 
+from magrathea.server.action_inputs import ActionInputs
 from magrathea.server.protocol import ProtocolError
 from magrathea.server.rate_limiter import RateLimiter
 
@@ -12,82 +13,96 @@ REPEAT_DELAY = 0.25  # seconds until a held key repeats while the world waits fo
 MAX_PENDING = 4  # key presses, or single steps, that wait for their step; more would be lag
 BURST = 1.5  # steps: a late step is made up for by at most half a period
 
+Buttons = tuple[int, ...]  # that are held together
+
 
 class Controls:
-    """Turns the input of whoever has control into actions. A key press is never lost, a held key repeats, and the
-    latest key wins.
+    """Turns the input of whoever has control into steps. A key press is never lost, a held key repeats, and of buttons
+    that exclude each other the latest wins.
 
     Args:
         steps_per_second: the world's own speed.
-        noop: the action of a step without a key, or None if the world has none.
+        inputs: the world's buttons and sliders.
 
     Attributes:
         realtime: whether steps go on without a key; needs a no-op.
         speed: multiple of the world's own speed; None is as fast as the model runs.
         started: whether a key was pressed since the last reset.
         paused: whether steps are only taken one by one.
+        axes: values of the sliders that are not where they rest.
     """
 
-    def __init__(self, steps_per_second: float, noop: int | None) -> None:
-        self.noop, self.realtime = noop, noop is not None
+    def __init__(self, steps_per_second: float, inputs: ActionInputs) -> None:
+        self.inputs, self.realtime = inputs, inputs.has_noop
         self.speed: float | None = 1
         self.started = self.paused = False
+        self.axes: dict[int, float] = {}
         self._steps_per_second = steps_per_second
         self._limiter = RateLimiter(steps_per_second, BURST)
         self._pressed: deque[int] = deque(maxlen=MAX_PENDING)
-        self._held: dict[int, float] = {}  # action -> when it was pressed; the latest is last
-        self._single_steps: deque[int] = deque(maxlen=MAX_PENDING)
+        self._held: dict[int, float] = {}  # button -> when it was pressed; the latest is last
+        self._single_steps: deque[Buttons] = deque(maxlen=MAX_PENDING)
 
     @property
-    def next_action(self) -> int | None:
-        """The action chosen for the next single step."""
-        return self._pressed[0] if self.paused and self._pressed else None
+    def next_buttons(self) -> Buttons:
+        """The buttons chosen for the next single step."""
+        return self.inputs.compatible(reversed(self._pressed)) if self.paused else ()
 
     def seconds_until_step(self, now: float, playing: bool) -> float:
         """Seconds until the next step is due; infinity if none is."""
         if self._single_steps:
             return 0.0
-        return max(self._seconds_until_action(now), self._limiter.seconds_left()) if playing else math.inf
+        return max(self._seconds_until_input(now), self._limiter.seconds_left()) if playing else math.inf
 
-    def _seconds_until_action(self, now: float) -> float:
-        if self._pressed or self.realtime:
+    def _seconds_until_input(self, now: float) -> float:
+        if self._pressed or self.axes or self.realtime:
             return 0.0
         return max(0.0, next(reversed(self._held.values())) + REPEAT_DELAY - now) if self._held else math.inf
 
-    def take_action(self, now: float) -> int | None:
-        """The action of a step at `now` seconds, or None if there should be no step."""
-        action = self._single_steps.popleft() if self._single_steps else self._key_action(now)
-        if action is not None:
+    def take_step(self, now: float) -> Buttons | None:
+        """The buttons of a step at `now` seconds, or None if there should be no step."""
+        buttons = self._single_steps.popleft() if self._single_steps else self._due(now)
+        if buttons is not None:
             self._limiter.take()
-        return action
+        return buttons
 
-    def _key_action(self, now: float) -> int | None:
-        if self._pressed:
-            return self._pressed.popleft()
-        if self._held and self._seconds_until_action(now) <= 0:
-            return next(reversed(self._held))
-        return self.noop if self.realtime else None
+    def _due(self, now: float) -> Buttons | None:
+        if not self._pressed and self._seconds_until_input(now) > 0:
+            return None
+        pressed = self.inputs.compatible(self._pressed)
+        for button in pressed:
+            self._pressed.remove(button)
+        return self.inputs.compatible([*pressed, *reversed(self._held)])
 
     # -- input --------------------------------------------------------------------------------------------------------
-    def press(self, action: int, now: float) -> None:
-        """A key went down; while paused it chooses the action of the next single step."""
+    def press(self, button: int, now: float) -> None:
+        """A key went down; while paused it chooses a button of the next single step."""
         if self.paused:
-            self._pressed.clear()
-            self._pressed.append(action)
+            self._pressed.append(button)
             return
         if not self.started:
             self.started = True
             self._restart_clock()
-        self._pressed.append(action)
-        self._held.pop(action, None)
-        self._held[action] = now
+        self._pressed.append(button)
+        self._held.pop(button, None)
+        self._held[button] = now
 
-    def release(self, action: int | None) -> None:
+    def release(self, button: int | None) -> None:
         """A key went up; None: all keys."""
-        if action is None:
+        if button is None:
             self._held.clear()
         else:
-            self._held.pop(action, None)
+            self._held.pop(button, None)
+
+    def set_axis(self, axis: int, value: float | None) -> None:
+        """A slider moved; None: it is where it rests."""
+        if value is None:
+            self.axes.pop(axis, None)
+        else:
+            if not self.started and not self.paused:
+                self.started = True
+                self._restart_clock()
+            self.axes[axis] = value
 
     def pause(self, on: bool) -> None:
         """Pause or resume; forgets the keys."""
@@ -95,17 +110,19 @@ class Controls:
         self.release_keys()
         self._restart_clock()
 
-    def single_step(self, action: int | None) -> None:
-        """Ask for one step, then pause. Without an action it takes the chosen one, else the held one, else the no-op.
+    def single_step(self, button: int | None) -> None:
+        """Ask for one step, then pause. Without a button it takes the chosen ones, else the held ones, else the no-op.
 
         Raises ProtocolError if there is none of these.
         """
-        if action is None:
-            action = self._pressed.popleft() if self._pressed else next(reversed(self._held), self.noop)
-        if action is None:
+        wanted = [*reversed(self._pressed)] or [*reversed(self._held)]
+        buttons = self.inputs.compatible(wanted) if button is None else (button,)
+        if not (buttons or self.axes or self.inputs.has_noop):
             raise ProtocolError("This world has no no-op: press the key of an action first, then step.")
+        if button is None:
+            self._pressed.clear()
         self.started = self.paused = True
-        self._single_steps.append(action)
+        self._single_steps.append(buttons)
 
     def set_speed(self, speed: float | None) -> None:
         """Change the speed."""
@@ -114,7 +131,7 @@ class Controls:
 
     def set_realtime(self, on: bool) -> None:
         """Let steps go on without a key, or not; raises ProtocolError if the world has no no-op."""
-        if on and self.noop is None:
+        if on and not self.inputs.has_noop:
             raise ProtocolError("This world has no no-op, so it can only wait for keys.")
         self.realtime = on
         self._restart_clock()
@@ -124,9 +141,10 @@ class Controls:
 
     # -- forgetting input ---------------------------------------------------------------------------------------------
     def release_keys(self) -> None:
-        """Forget key presses and held keys."""
+        """Forget key presses, held keys and sliders."""
         self._pressed.clear()
         self._held.clear()
+        self.axes.clear()
 
     def clear(self) -> None:
         """Forget all input that has not become a step."""

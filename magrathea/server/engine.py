@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from magrathea.errors import MagratheaError
+from magrathea.spaces import stack
 
 MAX_BATCH = 64  # slots that step together
 GATHER_SHARE, GATHER_SECONDS = 0.1, 0.01  # a batch waits for slots: this share of the last one's time, at most so long
@@ -48,7 +49,7 @@ class BatchSlot:
     request: tuple[int, asyncio.Future[StepOutput]] | None = None
     closed: bool = False
 
-    async def step(self, action: int) -> StepOutput:
+    async def step(self, action: Any) -> StepOutput:
         """Take one step, one at a time; raises what the model or `commit` raised."""
         assert self.request is None, "a slot takes one step at a time"
         future = asyncio.get_running_loop().create_future()
@@ -106,12 +107,12 @@ class _SessionBatch:
         """The log record (1,) of the slot's newest step."""
         return self.session.log_of(self.slots.index(slot), -1)
 
-    def step(self, slots: list[BatchSlot], actions: list[int]) -> list[StepOutput]:
+    def step(self, slots: list[BatchSlot], actions: list[Any]) -> list[StepOutput]:
         """One step of some slots; the others stay as they are."""
         chosen = {self.slots.index(slot): action for slot, action in zip(slots, actions, strict=True)}
         indices = sorted(chosen)  # if all slots step in their own order, nothing is copied
         started = time.perf_counter()
-        result = self.session.step(np.array([chosen[index] for index in indices]), indices)
+        result = self.session.step(stack([chosen[index] for index in indices]), indices)
         seconds = time.perf_counter() - started
         return [StepOutput(result, indices.index(index), seconds) for index in chosen]
 
@@ -222,7 +223,7 @@ class Engine:
         if not batch.slots:
             self._batches.pop(batch.key, None)
 
-    def _step(self, batch: _SessionBatch, slots: list[BatchSlot], actions: list[int]) -> list[StepOutput | Exception]:
+    def _step(self, batch: _SessionBatch, slots: list[BatchSlot], actions: list[Any]) -> list[StepOutput | Exception]:
         """Step and commit a batch. If the model fails, each slot is stepped by itself, so that
         only the one that failed gets the error."""
         try:

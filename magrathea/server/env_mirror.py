@@ -10,13 +10,12 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-import optree
 
 from magrathea.errors import FOREIGN_ERRORS
-from magrathea.server.catalog import noop_action
+from magrathea.server.action_inputs import ActionInputs
 from magrathea.server.frame import Renderer
 from magrathea.server.protocol import Frame, MirrorHeader, MirrorStatus
-from magrathea.spaces import index_batch
+from magrathea.spaces import index_batch, stack
 
 MAX_BEHIND = 500  # actions that the environment may lag behind before it is stopped
 MAX_TRIES = 20  # resets, until an episode is long enough for the warm-up
@@ -24,9 +23,7 @@ MAX_TRIES = 20  # resets, until an episode is long enough for the warm-up
 log = logging.getLogger(__name__)
 
 
-Steps = tuple[
-    Any, np.ndarray, np.ndarray, np.ndarray
-]  # T+1 observations; T actions, rewards, terminations between them
+Steps = tuple[Any, Any, np.ndarray, np.ndarray]  # T+1 observations; T actions, rewards, endings between them
 
 
 def make_environment(world: Any) -> gymnasium.Env:
@@ -48,8 +45,10 @@ def why_unavailable(world: Any, make: Callable[[Any], gymnasium.Env] = make_envi
 class RealEnv:
     """A real environment that records its first steps. Blocks; used from one thread."""
 
-    def __init__(self, world: Any, make: Callable[[Any], gymnasium.Env] = make_environment) -> None:
-        self.world = world
+    def __init__(
+        self, world: Any, inputs: ActionInputs, make: Callable[[Any], gymnasium.Env] = make_environment
+    ) -> None:
+        self.inputs = inputs
         self.env = make(world)
         self.renderer = Renderer(self.env.observation_space)
 
@@ -58,25 +57,24 @@ class RealEnv:
 
         Raises RuntimeError if the episode ends before that, `MAX_TRIES` times.
         """
-        rng, noop = np.random.default_rng(seed), noop_action(self.world)
+        space = self.inputs.space
+        space.seed(seed)
         for attempt in range(MAX_TRIES):
             observations, actions, rewards = [self.env.reset(seed=seed + attempt)[0]], [], []
             ended = False
             while len(actions) < num_steps and not ended:
-                action = int(rng.integers(self.world.action_space.n)) if noop is None else noop
-                action += int(self.world.action_space.start)
+                action = self.inputs.action(()) if self.inputs.has_noop else space.sample()
                 observation, reward, terminated, truncated, _ = self.env.step(action)
                 observations.append(observation)
                 actions.append(action)
                 rewards.append(reward)
                 ended = bool(terminated or truncated)
             if not ended:
-                observation = optree.tree_map(lambda *parts: np.stack(parts), *observations)
-                terminated = np.zeros(len(actions), dtype=bool)
-                return observation, np.array(actions, np.int64), np.array(rewards, np.float32), terminated
+                stacked = stack(observations), stack(actions)
+                return *stacked, np.array(rewards, np.float32), np.zeros(len(actions), dtype=bool)
         raise RuntimeError(f"the environment ended within {num_steps} steps, {MAX_TRIES} times")
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool]:
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool]:
         """Take an action of the action space: the picture uint8 (H, W, 3), the reward, whether the episode ended."""
         observation, reward, terminated, truncated, _ = self.env.step(action)
         return self.renderer.render(observation), float(reward), bool(terminated or truncated)
@@ -92,14 +90,20 @@ class EnvMirror:
         num_steps, total_reward: since the reset.
     """
 
-    def __init__(self, world: Any, publish: Callable[[Frame], None], make: Callable[[Any], gymnasium.Env]) -> None:
-        self.world = world
+    def __init__(
+        self,
+        world: Any,
+        inputs: ActionInputs,
+        publish: Callable[[Frame], None],
+        make: Callable[[Any], gymnasium.Env] = make_environment,
+    ) -> None:
+        self.world, self.inputs = world, inputs
         self.state, self.reason = "off", ""
         self.num_steps, self.total_reward = 0, 0.0
         self._publish, self._make = publish, make
         self._real: RealEnv | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="environment")
-        self._actions: asyncio.Queue[int] = asyncio.Queue(MAX_BEHIND)
+        self._actions: asyncio.Queue[Any] = asyncio.Queue(MAX_BEHIND)
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -131,10 +135,10 @@ class EnvMirror:
 
     def _reset(self, seed: int) -> Steps:
         if self._real is None:
-            self._real = RealEnv(self.world, self._make)
+            self._real = RealEnv(self.world, self.inputs, self._make)
         return self._real.reset(seed, num_steps=int(self.world.starts.shape[1]) - 1)
 
-    def act(self, action: int) -> None:
+    def act(self, action: Any) -> None:
         """Queue an action that the dream takes; returns at once."""
         if self.state != "on":
             return

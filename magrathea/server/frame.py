@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -57,13 +58,13 @@ def _bars(values: np.ndarray) -> np.ndarray:
     return picture
 
 
-def step_frame(output: StepOutput, action: int, renderer: Renderer) -> Frame:
-    """The frame of a step; `action` is the index of the one that led to it."""
+def step_frame(output: StepOutput, buttons: Sequence[int], renderer: Renderer) -> Frame:
+    """The frame of a step that was taken while these buttons were held."""
     result, index = output.result, output.index
     reward = float(result.reward[index])
     picture = renderer.render(index_batch(result.observation, index))
     header = DreamHeader(
-        action=action,
+        buttons=list(buttons),
         status=renderer.status(picture),
         reward=round(reward, 4) if math.isfinite(reward) else 0.0,
         terminated=bool(result.terminated[index]),

@@ -93,7 +93,7 @@ class LiveSession:
 
         return LoadedSession(await asyncio.to_thread(rewind), total_reward, number)
 
-    async def step(self, action: int) -> StepOutput:
+    async def step(self, action: Any) -> StepOutput:
         """Take an action of the action space; when this returns, the step is stored."""
         if self._slot is None or self._slot.closed:
             raise MagratheaError("This session is not active; load the page again.")

@@ -17,6 +17,7 @@ from magrathea.server.live_session import LiveSession
 from magrathea.server.session_manager import SessionManager
 from magrathea.server.store import StoreThread
 from magrathea.session import Session
+from magrathea.spaces import index_batch
 from magrathea.world import World
 
 NUM_WARM_UP = 5  # steps of each player before the measurement
@@ -56,8 +57,8 @@ async def _play(world: World, count: int, seconds: float, seed: int) -> list[lis
         try:
             players = [LiveSession(manager, world, await manager.add("bench")) for _ in range(count)]
             held = HeldActions(world, count, seed)
-            drawn = np.stack([np.asarray(held.next()) for _ in range(NUM_ACTIONS)])
-            actions = [itertools.cycle(drawn[:, index].tolist()) for index in range(count)]
+            drawn = [held.next() for _ in range(NUM_ACTIONS)]
+            actions = [itertools.cycle([index_batch(several, index) for several in drawn]) for index in range(count)]
             latencies: list[list[float]] = [[] for _ in players]
             for index, live in enumerate(players):
                 await live.start(seed + index, None)
@@ -71,7 +72,7 @@ async def _play(world: World, count: int, seconds: float, seed: int) -> list[lis
     return latencies
 
 
-async def _play_until(end: float, live: LiveSession, actions: Iterator[int], latencies: list[float]) -> None:
+async def _play_until(end: float, live: LiveSession, actions: Iterator[Any], latencies: list[float]) -> None:
     """Step without a pause; a step that is answered after the end does not count, unless it is the first."""
     while True:
         took = await _step(live, actions)
@@ -80,7 +81,7 @@ async def _play_until(end: float, live: LiveSession, actions: Iterator[int], lat
         latencies.append(took)
 
 
-async def _step(live: LiveSession, actions: Iterator[int]) -> float:
+async def _step(live: LiveSession, actions: Iterator[Any]) -> float:
     """One step; a session that terminated starts anew. Returns the seconds that the step took."""
     action = next(actions)
     started = time.perf_counter()

@@ -15,7 +15,8 @@ import msgspec
 
 from magrathea.errors import MagratheaError
 from magrathea.server import protocol
-from magrathea.server.catalog import frames_per_second, noop_action, num_actions
+from magrathea.server.action_inputs import ActionInputs
+from magrathea.server.catalog import frames_per_second
 from magrathea.server.controls import Controls
 from magrathea.server.env_mirror import EnvMirror, make_environment
 from magrathea.server.frame import Renderer, restored_frame, step_frame
@@ -49,10 +50,11 @@ class Player:
     ) -> None:
         world = live.world
         self.live, self.world = live, world
-        self.decoder = MessageDecoder(num_actions(world), int(world.num_starts))
-        self.controls = Controls(frames_per_second(world), noop_action(world))
+        self.inputs = ActionInputs(world.action_space, world.metadata)
+        self.decoder = MessageDecoder(len(self.inputs.buttons), self.inputs.num_axes, int(world.num_starts))
+        self.controls = Controls(frames_per_second(world), self.inputs)
         self.viewers = Viewers(self._control_changed)
-        self.mirror = EnvMirror(world, self.viewers.show, make_env)
+        self.mirror = EnvMirror(world, self.inputs, self.viewers.show, make_env)
         self.seed, self.start = seed, start
         self.failure = ""
         self.used_at = time.monotonic()  # when somebody joined or sent input last
@@ -170,14 +172,14 @@ class Player:
         await self.live.suspend()
 
     async def _step(self) -> None:
-        action = self.controls.take_action(time.monotonic())
-        if action is None:
+        buttons = self.controls.take_step(time.monotonic())
+        if buttons is None:
             return
-        in_space = action + int(self.world.action_space.start)
-        self.mirror.act(in_space)
-        output = await self.live.step(in_space)
+        action = self.inputs.action(buttons, self.controls.axes)
+        self.mirror.act(action)
+        output = await self.live.step(action)
         self._meter.add(output.seconds)
-        self._frame = step_frame(output, action, self._renderer)
+        self._frame = step_frame(output, buttons, self._renderer)
         if self._frame.header.terminated and not self._restore:
             self.controls.clear()
 
@@ -214,7 +216,7 @@ class Player:
             reason=self.failure,
             branch=self.live.branch,
             step=self.num_steps,
-            next_action=controls.next_action,
+            next_buttons=list(controls.next_buttons),
             total_reward=round(self.live.total_reward, 4),
             rate=round(self._meter.rate, 2),
             model_ms=round(1000 * self._meter.model_seconds, 2),
@@ -246,19 +248,21 @@ class Player:
     def _handle_input(self, message: AnyClientMessage) -> None:
         controls, over = self.controls, self.state in ("ended", "failed")
         match message:
-            case protocol.Press(action) if not over:
-                controls.press(action, time.monotonic())
+            case protocol.Press(button) if not over:
+                controls.press(button, time.monotonic())
                 if controls.paused:
                     self._show()
-            case protocol.Release(action):
-                controls.release(action)
+            case protocol.Release(button):
+                controls.release(button)
+            case protocol.Axis(axis, value) if not over or value is None:
+                controls.set_axis(axis, value)
             case protocol.Pause(on):
                 controls.pause(on)
                 self._show()
-            case protocol.SingleStep(action):
+            case protocol.SingleStep(button):
                 if over:
                     raise ProtocolError(f"No step is possible while the dream is {self.state}; reset it.")
-                controls.single_step(action)
+                controls.single_step(button)
             case protocol.Reset(seed, start):
                 self.seed, self.start = seed, start
                 self._restart_with(self._start)

@@ -47,15 +47,22 @@ class ClientMessage(Struct, tag_field="type", forbid_unknown_fields=True):
 
 
 class Press(ClientMessage, tag="press"):
-    """The key of an action went down."""
+    """A button's key went down."""
 
-    action: Number
+    button: Number
 
 
 class Release(ClientMessage, tag="release"):
-    """The key of an action went up; None: all keys."""
+    """A button's key went up; None: all keys."""
 
-    action: Number | None
+    button: Number | None
+
+
+class Axis(ClientMessage, tag="axis"):
+    """A slider moved, or a stick; None: it is where it rests."""
+
+    axis: Number
+    value: Annotated[float, Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)] | None
 
 
 class Pause(ClientMessage, tag="pause"):
@@ -65,9 +72,9 @@ class Pause(ClientMessage, tag="pause"):
 
 
 class SingleStep(ClientMessage, tag="step"):
-    """One step, then a pause; None takes the chosen, held or no-op action."""
+    """One step, then a pause; None takes the chosen or held buttons, or the no-op."""
 
-    action: Number | None = None
+    button: Number | None = None
 
 
 class Reset(ClientMessage, tag="reset"):
@@ -118,14 +125,16 @@ class Seen(ClientMessage, tag="seen"):
     frame: Number
 
 
-AnyClientMessage = Press | Release | Pause | SingleStep | Reset | SetSpeed | Realtime | Mirror | GoTo | Control | Seen
+AnyClientMessage = (
+    Press | Release | Axis | Pause | SingleStep | Reset | SetSpeed | Realtime | Mirror | GoTo | Control | Seen
+)
 
 
 class MessageDecoder:
-    """Reads the messages to a world with so many actions and stored start states."""
+    """Reads the messages to a world with so many buttons, sliders and stored start states."""
 
-    def __init__(self, num_actions: int, num_starts: int) -> None:
-        self._counts = {"action": num_actions, "start": num_starts}
+    def __init__(self, num_buttons: int, num_axes: int, num_starts: int) -> None:
+        self._counts = {"button": num_buttons, "axis": num_axes, "start": num_starts}
         self._decoder = msgspec.json.Decoder(AnyClientMessage)
 
     def decode(self, data: str | bytes) -> AnyClientMessage:
@@ -142,21 +151,32 @@ class MessageDecoder:
         for name, count in self._counts.items():
             value = getattr(message, name, None)
             if value is not None and value >= count:
-                raise ProtocolError(f"Message refused: `{name}` must be from 0 to {count - 1}, not {value}.")
+                wanted = f"must be from 0 to {count - 1}, not {value}" if count else "is nothing that this world has"
+                raise ProtocolError(f"Message refused: `{name}` {wanted}.")
         return message
 
 
 # -- server to client, text -------------------------------------------------------------------------------------------
-class ActionInfo(Struct):
-    """An action of a world; `keys` are values of KeyboardEvent.key on a US keyboard, which the page finds by place."""
+class ButtonInfo(Struct):
+    """A button of a world; `keys` are values of KeyboardEvent.key on a US keyboard, which the page finds by place."""
 
     index: int
     name: str
     keys: list[str]
 
 
+class AxisInfo(Struct):
+    """A slider of a world, for a number of its actions, which rests where it is `neutral`."""
+
+    index: int
+    name: str
+    low: float
+    high: float
+    neutral: float
+
+
 class WorldInfo(Struct):
-    """What the page shows of a world. `noop` is the index of the action that does nothing, if there is one."""
+    """What the page shows of a world. `has_noop`: whether it has an action while no button is held."""
 
     id: str
     name: str
@@ -164,8 +184,9 @@ class WorldInfo(Struct):
     env_id: str
     license: str
     fps: float
-    actions: list[ActionInfo]
-    noop: int | None
+    buttons: list[ButtonInfo]
+    axes: list[AxisInfo]
+    has_noop: bool
     num_starts: int
     has_card: bool
 
@@ -231,15 +252,15 @@ class Header(Struct, kw_only=True, tag_field="kind"):
 
 
 class DreamHeader(Header, kw_only=True, tag="dream"):
-    """A frame of the dream. `rate` is in steps per second; `next_action` is the one chosen for a single step; `status`
-    is what the environment's plug-in says of the picture."""
+    """A frame of the dream. `rate` is in steps per second; `buttons` led to it, `next_buttons` are chosen for a single
+    step; `status` is what the environment's plug-in says of the picture."""
 
     state: str = "starting"
     reason: str = ""
     status: str = ""
     branch: int = 0
-    action: int | None = None
-    next_action: int | None = None
+    buttons: list[int] = []
+    next_buttons: list[int] = []
     num_passes: int = 0
     rate: float = 0.0
     model_ms: float = 0.0

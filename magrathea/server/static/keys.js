@@ -1,4 +1,4 @@
-// Keyboard and touch buttons: sends which action is pressed and released. A world names its keys as a US keyboard has
+// Keyboard, touch buttons and gamepad buttons: sends which button is pressed and released. A world names its keys as a US keyboard has
 // them; they are found by their place (KeyboardEvent.code) and shown as this keyboard labels them.
 
 const ARROWS = { ArrowUp: "pad-up", ArrowLeft: "pad-left", ArrowDown: "pad-down", ArrowRight: "pad-right" };
@@ -53,24 +53,24 @@ export function label(name) {
 }
 
 // The page's own shortcuts take the first key that the world leaves free.
-export function shortcuts(actions) {
-  const taken = new Set(actions.flatMap((action) => action.keys.map(normal)));
+export function shortcuts(buttons) {
+  const taken = new Set(buttons.flatMap((button) => button.keys.map(normal)));
   const free = (...keys) => keys.find((key) => !taken.has(key)) ?? null;
   return { pause: free("p", "Escape"), step: free(".", ","), reset: free("r", "Backspace"), heat: free("h", "u", "i") };
 }
 
 export class Keys {
-  // on has: press(action), release(action or null), shortcut(name)
-  constructor(actions, on) {
+  // buttons: those of the world; on has: press(index), release(index or null), shortcut(name)
+  constructor(buttons, on) {
     this.on = on;
     const uses = [
-      ...Object.entries(shortcuts(actions)).filter(([, key]) => key).map(([name, key]) => [key, { shortcut: name }]),
-      ...actions.flatMap((action) => action.keys.map((key) => [key, { action: action.index }])),
+      ...Object.entries(shortcuts(buttons)).filter(([, key]) => key).map(([name, key]) => [key, { shortcut: name }]),
+      ...buttons.flatMap((button) => button.keys.map((key) => [key, { button: button.index }])),
     ];
     this.byCode = new Map(uses.map(([key, use]) => [codeOf(key), use]));
     this.byKey = new Map(uses.map(([key, use]) => [normal(key), use])); // where a key has no place, or another one
-    this.down = new Map(); // code of a key, or id of a pointer, that is held -> its action
-    this.buttons = new Map();
+    this.down = new Map(); // code of a key, or id of a pointer, that is held -> its button
+    this.elements = new Map();
     this.ended = false;
     window.addEventListener("keydown", (event) => this.keydown(event));
     window.addEventListener("keyup", (event) => this.lift(event.code || event.key));
@@ -87,21 +87,21 @@ export class Keys {
     event.preventDefault();
     if (event.repeat) return;
     if (use.shortcut) this.on.shortcut(use.shortcut);
-    else this.press(event.code || event.key, use.action);
+    else this.press(event.code || event.key, use.button);
   }
 
-  press(source, action) {
-    this.down.set(source, action);
+  press(source, index) {
+    this.down.set(source, index);
     this.mark();
-    this.on.press(action);
+    this.on.press(index);
   }
 
   lift(source) {
     if (!this.down.has(source)) return;
-    const action = this.down.get(source);
+    const index = this.down.get(source);
     this.down.delete(source);
     this.mark();
-    if (![...this.down.values()].includes(action)) this.on.release(action);
+    if (![...this.down.values()].includes(index)) this.on.release(index);
   }
 
   releaseAll() {
@@ -113,57 +113,58 @@ export class Keys {
 
   mark() {
     const held = new Set(this.down.values());
-    for (const [action, button] of this.buttons) button.classList.toggle("pressed", held.has(action));
+    for (const [index, element] of this.elements) element.classList.toggle("pressed", held.has(index));
   }
 
-  button(action, place) {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.dataset.action = action.index;
-    button.className = place;
-    button.title = label(action.name);
-    const text = Object.assign(document.createElement("span"), { textContent: label(action.name) });
+  element(button, place) {
+    const element = document.createElement("button");
+    element.type = "button";
+    element.dataset.button = button.index;
+    element.className = place;
+    element.title = label(button.name);
+    const text = Object.assign(document.createElement("span"), { textContent: label(button.name) });
     if (place.startsWith("pad-")) {
-      const arrow = Object.assign(document.createElement("span"), { textContent: glyph(arrowOf(action)) });
+      const arrow = Object.assign(document.createElement("span"), { textContent: glyph(arrowOf(button)) });
       arrow.setAttribute("aria-hidden", "true");
       text.className = "hidden-text";
-      button.append(arrow, text);
+      element.append(arrow, text);
     } else {
-      button.append(...action.keys.slice(0, 1).map(keyCap), text);
+      element.append(...button.keys.slice(0, 1).map(keyCap), text);
     }
-    button.addEventListener("pointerdown", (event) => {
+    element.addEventListener("pointerdown", (event) => {
       event.preventDefault();
-      button.setPointerCapture(event.pointerId);
-      this.press(`pointer ${event.pointerId}`, action.index);
+      element.setPointerCapture(event.pointerId);
+      this.press(`pointer ${event.pointerId}`, button.index);
     });
     for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) {
-      button.addEventListener(end, (event) => this.lift(`pointer ${event.pointerId}`));
+      element.addEventListener(end, (event) => this.lift(`pointer ${event.pointerId}`));
     }
-    button.addEventListener("contextmenu", (event) => event.preventDefault());
-    button.addEventListener("click", (event) => {
+    element.addEventListener("contextmenu", (event) => event.preventDefault());
+    element.addEventListener("click", (event) => {
       if (event.detail !== 0) return; // a pointer: handled above
-      this.press("click", action.index);
+      this.press("click", button.index);
       this.lift("click");
     });
-    this.buttons.set(action.index, button);
-    return button;
+    this.elements.set(button.index, element);
+    return element;
   }
 
-  // Arrow actions on a pad, the space bar's action large next to it, the rest as a list.
-  layOut(actions, dpad, primary, list) {
-    const main = actions.find((action) => action.keys.includes(" ")) ?? actions.find((action) => action.keys.includes("Enter"));
-    for (const action of actions) {
-      const arrow = arrowOf(action);
-      if (arrow) dpad.append(this.button(action, ARROWS[arrow]));
-      else if (action === main) primary.append(this.button(action, "main"));
-      else list.append(this.button(action, "row"));
+  // Buttons of arrow keys on a pad, the space bar's large next to it, the rest as a list.
+  layOut(buttons, dpad, primary, list) {
+    const main = mainOf(buttons);
+    for (const button of buttons) {
+      const arrow = arrowOf(button);
+      if (arrow) dpad.append(this.element(button, ARROWS[arrow]));
+      else if (button === main) primary.append(this.element(button, "main"));
+      else list.append(this.element(button, "row"));
     }
     dpad.hidden = !dpad.childElementCount;
     primary.hidden = !primary.childElementCount;
   }
 }
 
-export const arrowOf = (action) => action.keys.find((key) => key in ARROWS);
+export const arrowOf = (button) => button.keys.find((key) => key in ARROWS);
+export const mainOf = (buttons) => buttons.find((button) => button.keys.includes(" ")) ?? buttons.find((button) => button.keys.includes("Enter"));
 
 function isTyping(event) {
   const element = document.activeElement;

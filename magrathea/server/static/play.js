@@ -1,6 +1,7 @@
 // The play page: draws the server's frames and sends keys.
 
 import { Connection } from "./connection.js";
+import { Sliders, followGamepad } from "./gamepad.js";
 import { Keys, arrowOf, keyCap, glyph, label, shortcuts } from "./keys.js";
 import { Figures, fillStarts, text } from "./panel.js";
 import { drawHeat, drawPicture, fitPictures } from "./picture.js";
@@ -9,7 +10,7 @@ import { Timeline } from "./timeline.js";
 
 const $ = (id) => document.getElementById(id);
 const touch = matchMedia("(pointer: coarse)");
-const page = { world: null, keys: null, frame: null, mirror: null, start: null, waiting: false, stopped: false, restore: null };
+const page = { world: null, keys: null, sliders: null, frame: null, mirror: null, start: null, waiting: false, stopped: false, restore: null };
 const HIDDEN = "paused while hidden"; // in sessionStorage, which outlives a reload: the session that hiding this page paused
 const figures = new Figures();
 const connection = new Connection(decodeURIComponent(location.pathname.split("/").pop()), { world: receiveWorld, session: receiveSession, frame: receiveFrame, error: toast, connection: showConnection });
@@ -25,7 +26,10 @@ const timeline = new Timeline({
 function showConnection(state, words) {
   $("connection").dataset.state = state;
   text($("connection-text"), words);
-  if (state === "lost") page.keys?.releaseAll();
+  if (state === "lost") {
+    page.keys?.releaseAll();
+    page.sliders?.rest();
+  }
   showOverlay();
 }
 
@@ -76,9 +80,10 @@ function showDream(frame) {
   $("pause").setAttribute("aria-pressed", String(paused));
   text($("pause-text"), paused ? "Resume" : "Pause");
   $("realtime-toggle").checked = frame.realtime;
-  if (page.world?.noop !== null) text($("realtime-note"), frame.realtime ? "Steps go on without a key" : "The world waits for your keys");
+  if (page.world?.has_noop) text($("realtime-note"), frame.realtime ? "Steps go on without a key" : "The world waits for your keys");
   if (page.keys) page.keys.ended = frame.state === "ended";
-  const next = frame.next_action === null ? "" : `, next: ${label(page.world.actions[frame.next_action].name)}`;
+  const chosen = frame.next_buttons.map((index) => label(page.world.buttons[index].name));
+  const next = chosen.length ? `, next: ${chosen.join(" + ")}` : "";
   $("pill").hidden = !paused && !frame.status;
   text($("pill"), [paused ? `Paused${next}` : "", frame.status].filter(Boolean).join(" · "));
   showMirrorStatus(frame.mirror);
@@ -144,15 +149,15 @@ function overlayOf(state) {
 }
 
 function hint() {
-  const arrows = page.world.actions.filter(arrowOf);
+  const arrows = page.world.buttons.filter(arrowOf);
   const words = document.createElement("p");
   const purpose = page.frame.step ? "continue" : "start";
   if (touch.matches) {
     words.textContent = `Tap an ${arrows.length ? "arrow" : "action"} to ${purpose}`;
     return [words];
   }
-  const keys = arrows.length ? ["ArrowLeft", "ArrowUp", "ArrowDown", "ArrowRight"].filter((key) => arrows.some((action) => action.keys.includes(key)))
-    : page.world.actions.flatMap((action) => action.keys.slice(0, 1)).slice(0, 4);
+  const keys = arrows.length ? ["ArrowLeft", "ArrowUp", "ArrowDown", "ArrowRight"].filter((key) => arrows.some((button) => button.keys.includes(key)))
+    : page.world.buttons.flatMap((button) => button.keys.slice(0, 1)).slice(0, 4);
   words.append(...keys.map(keyCap));
   words.append(` Press ${arrows.length ? "an arrow key" : "a key"} to ${purpose}`);
   return [words];
@@ -174,17 +179,19 @@ function setUp(world) {
   text($("description"), world.description);
   $("card-link").hidden = !world.has_card;
   $("card-link").href = `/card/${encodeURIComponent(world.id)}`;
-  page.keys = new Keys(world.actions, {
-    press: (action) => connection.send({ type: "press", action }),
-    release: (action) => connection.send({ type: "release", action }),
+  page.keys = new Keys(world.buttons, {
+    press: (button) => connection.send({ type: "press", button }),
+    release: (button) => connection.send({ type: "release", button }),
     shortcut: (name) => ({ pause: togglePause, step: singleStep, reset, heat: toggleHeat })[name](),
   });
-  page.keys.layOut(world.actions, $("dpad"), $("primary"), $("actions"));
-  for (const [name, key] of Object.entries(shortcuts(world.actions))) {
+  page.keys.layOut(world.buttons, $("dpad"), $("primary"), $("actions"));
+  page.sliders = new Sliders(world.axes, $("sliders"), (axis, value) => connection.send({ type: "axis", axis, value }));
+  followGamepad(world.buttons, page.keys, page.sliders);
+  for (const [name, key] of Object.entries(shortcuts(world.buttons))) {
     const place = $(`${name}-key`);
     if (place && key) place.replaceWith(Object.assign(keyCap(key), { id: place.id }));
   }
-  if (world.noop === null) {
+  if (!world.has_noop) {
     $("realtime-toggle").disabled = true;
     text($("realtime-note"), "This world waits for keys: it has no no-op");
   }
@@ -197,7 +204,7 @@ function setUp(world) {
 
 function restoreSettings({ speed, realtime }) {
   if (speed !== 1) connection.send({ type: "speed", value: speed });
-  if (page.world.noop !== null && realtime === false) connection.send({ type: "realtime", on: false });
+  if (page.world.has_noop && realtime === false) connection.send({ type: "realtime", on: false });
 }
 
 const togglePause = () => connection.send({ type: "pause", on: page.frame?.state !== "paused" });

@@ -1,0 +1,221 @@
+"""How keys, buttons and sliders make an action of any action space.
+
+An action is a row of numbers, its components: one of a Discrete space, and of a Box, MultiDiscrete or MultiBinary space
+one for each of its entries; those of the parts of a Dict or Tuple space follow each other. A button, while it is held,
+gives some components a value; a slider gives one. Components that nothing sets are neutral.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optree
+from gymnasium import spaces
+
+from magrathea.action_keys import SPARE_KEYS, default_keys, noop_index
+from magrathea.server.protocol import AxisInfo, ButtonInfo
+from magrathea.spaces import leaf_spaces_of, space_tree
+
+MAX_CHOICES = 64  # buttons of one entry of a MultiDiscrete space
+_ARROWS = (("ArrowLeft", "ArrowRight"), ("ArrowDown", "ArrowUp"))  # for lower and higher of the first two numbers
+
+
+@dataclass(frozen=True)
+class _Component:
+    """One number of an action.
+
+    Attributes:
+        name: as the page shows it, "" for the only one.
+        low, high: the least and the greatest value.
+        neutral: its value where nothing sets it.
+        is_range: whether it may have any value between, and not whole ones alone.
+    """
+
+    name: str
+    low: float
+    high: float
+    neutral: float
+    is_range: bool
+
+
+@dataclass(frozen=True)
+class _Button:
+    name: str
+    keys: tuple[str, ...]
+    values: Mapping[int, float]  # of the components that it sets
+
+
+class ActionInputs:
+    """The buttons and sliders of a world.
+
+    Args:
+        space: of actions.
+        metadata: of the world. "action_names" name the actions of a Discrete space, or else the components; "key_map"
+            says for a key the action, a number or a list of all components.
+
+    Attributes:
+        buttons: of the page.
+        has_noop: whether there is an action while nothing is held.
+    """
+
+    def __init__(self, space: spaces.Space, metadata: Mapping[str, Any]) -> None:
+        self.space = space
+        names, keys = metadata.get("action_names") or [], metadata.get("key_map") or {}
+        if isinstance(space, spaces.Discrete):
+            self._components = [_Component("", int(space.start), int(space.start) + int(space.n) - 1, 0, False)]
+            self.buttons, noop = _of_discrete(space, names, keys)
+            self.has_noop = noop is not None
+            self._neutral = [float(space.start) + (noop or 0)]
+        else:
+            self._components = list(_components(space, names))
+            self.buttons = _presets(keys, self._components) or _of_components(self._components)
+            self.has_noop = True
+            self._neutral = [component.neutral for component in self._components]
+        self._axes = [index for index, component in enumerate(self._components) if component.is_range]
+
+    @property
+    def num_axes(self) -> int:
+        return len(self._axes)
+
+    def buttons_info(self) -> list[ButtonInfo]:
+        """The buttons, as the page is told."""
+        return [ButtonInfo(index, button.name, list(button.keys)) for index, button in enumerate(self.buttons)]
+
+    def axes_info(self) -> list[AxisInfo]:
+        """The sliders, as the page is told."""
+        parts = [self._components[index] for index in self._axes]
+        return [AxisInfo(n, part.name, part.low, part.high, part.neutral) for n, part in enumerate(parts)]
+
+    def compatible(self, buttons: Iterable[int]) -> tuple[int, ...]:
+        """Of buttons, the most wanted first, those that can be held at once: each component is set by one."""
+        chosen: list[int] = []
+        taken: set[int] = set()
+        for button in buttons:
+            sets = self.buttons[button].values.keys()
+            if button not in chosen and taken.isdisjoint(sets):
+                chosen.append(button)
+                taken |= sets
+        return tuple(chosen)
+
+    def action(self, buttons: Sequence[int], axes: Mapping[int, float] | None = None) -> Any:
+        """The action of the space while these compatible buttons are held and sliders stand at these values."""
+        values = list(self._neutral)
+        for axis, value in (axes or {}).items():
+            component = self._components[self._axes[axis]]
+            values[self._axes[axis]] = min(max(value, component.low), component.high)
+        for button in buttons:
+            for component, value in self.buttons[button].values.items():
+                values[component] = value
+        return _build(self.space, values)
+
+
+def _of_discrete(space: spaces.Discrete, names: Sequence[Any], keys: Mapping[str, Any]) -> tuple[list[_Button], Any]:
+    """A button for every action of a Discrete space, and the index of the one that does nothing."""
+    count, first = int(space.n), int(space.start)
+    named = [str(name) for name in names][:count]
+    named += [f"action {index}" for index in range(len(named), count)]
+    given = {key: int(action) - first for key, action in keys.items() if not isinstance(action, list)}
+    used = {key: index for key, index in given.items() if 0 <= index < count} or default_keys(named)
+    of_action: dict[int, list[str]] = {}
+    for key, index in used.items():
+        of_action.setdefault(index, []).append(key)
+    buttons = [_Button(name, tuple(of_action.get(i, ())), {0: float(first + i)}) for i, name in enumerate(named)]
+    return buttons, noop_index(named)
+
+
+def _components(space: spaces.Space, names: Sequence[Any]) -> Iterable[_Component]:
+    index = 0
+    for key, leaf in leaf_spaces_of(space):
+        lows, highs, is_range = _limits(leaf)
+        for entry, (low, high) in enumerate(zip(lows, highs, strict=True)):
+            own = key or "number"
+            name = str(names[index]) if index < len(names) else own if len(lows) == 1 else f"{own} {entry + 1}"
+            neutral = min(max(0.0, low), high) if is_range else low
+            yield _Component(name, low, high, neutral, is_range)
+            index += 1
+
+
+def _limits(leaf: spaces.Space) -> tuple[list[float], list[float], bool]:
+    """The least and greatest values of all entries of a space, and whether they may lie between whole numbers."""
+    match leaf:
+        case spaces.Discrete():
+            return [float(leaf.start)], [float(leaf.start + leaf.n - 1)], False
+        case spaces.MultiDiscrete():
+            first = np.asarray(leaf.start, float).ravel()
+            return first.tolist(), (first + leaf.nvec.ravel() - 1).tolist(), False
+        case spaces.MultiBinary():
+            count = math.prod(leaf.shape)
+            return [0.0] * count, [1.0] * count, False
+        case spaces.Box():
+            low = np.where(np.isfinite(leaf.low.astype(float)), leaf.low.astype(float), -1.0).ravel()
+            high = np.where(np.isfinite(leaf.high.astype(float)), leaf.high.astype(float), 1.0).ravel()
+            return low.tolist(), np.maximum(low, high).tolist(), True
+    return [], [], False
+
+
+def _presets(keys: Mapping[str, Any], components: Sequence[_Component]) -> list[_Button]:
+    """A button for every action of all components that the key map names."""
+    of_values: dict[tuple[tuple[int, float], ...], list[str]] = {}
+    for key, action in keys.items():
+        if isinstance(action, list) and len(action) == len(components):
+            pairs = zip(components, action, strict=True)
+            limited = [min(max(float(value), part.low), part.high) for part, value in pairs]
+            sets = tuple((i, v) for i, v in enumerate(limited) if v != components[i].neutral)
+            if sets:
+                of_values.setdefault(sets, []).append(key)
+    return [
+        _Button(", ".join(_says(components[i], v) for i, v in sets), tuple(own), dict(sets))
+        for sets, own in of_values.items()
+    ]
+
+
+def _of_components(components: Sequence[_Component]) -> list[_Button]:
+    """Buttons for every component: up and down of a number that may have any value, and every other value of a choice.
+
+    The first two numbers have the arrows, a choice of two the space bar, and all others digits and letters.
+    """
+    arrows, spare, space_bar = iter(_ARROWS), iter(SPARE_KEYS), iter([" "])
+    buttons = []
+    for index, part in enumerate(components):
+        if part.is_range:
+            wanted = [value for value in (part.low, part.high) if value != part.neutral]
+            keys: Sequence[str | None]
+            pair = next(arrows, None)
+            keys = [next(spare, None) for _ in wanted] if pair is None else pair[-len(wanted) :]
+            values = wanted
+        else:
+            values = [part.low + 1 + n for n in range(min(MAX_CHOICES, int(part.high - part.low)))]
+            keys = [
+                next(space_bar, None) or next(spare, None) if len(values) == 1 else next(spare, None) for _ in values
+            ]
+        for key, value in zip(keys, values, strict=True):
+            buttons.append(_Button(_says(part, value), () if key is None else (key,), {index: value}))
+    return buttons
+
+
+def _says(part: _Component, value: float) -> str:
+    """What a button does, in words."""
+    if not part.is_range and part.high - part.low == 1:
+        return part.name
+    if part.is_range and value in (part.low, part.high) and part.low < part.neutral < part.high:
+        return f"{part.name} {'−' if value == part.low else '+'}"
+    if part.is_range and value in (part.low, part.high):
+        return part.name
+    return f"{part.name} {value:g}"
+
+
+def _build(space: spaces.Space, values: Sequence[float]) -> Any:
+    """A value of the space from its components."""
+    left = iter(values)
+
+    def part(leaf: Any) -> Any:
+        if isinstance(leaf, spaces.Discrete):
+            return int(next(left))
+        numbers = np.array([next(left) for _ in range(math.prod(leaf.shape))])
+        return numbers.reshape(leaf.shape).astype(leaf.dtype)
+
+    return optree.tree_map(part, space_tree(space))  # in the order of leaf_spaces_of
