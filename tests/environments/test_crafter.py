@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from magrathea.data import collect, make_env
+from magrathea.pretrained import shipped_worlds
+from magrathea.session import Session
+from magrathea.world import World
 
 crafter = pytest.importorskip("crafter")
 
@@ -59,3 +62,15 @@ def test_sleep_is_seen_in_the_picture() -> None:
         assert (picture_status(observation) != "") == bool(info["sleeping"])
         seen.add((bool(info["sleeping"]), bool(info["daylight"] < 0.5)))
     assert len(seen) == 4
+
+
+@pytest.mark.skipif("crafter" not in shipped_worlds(), reason="no world 'crafter' is shipped")
+def test_sleep_is_seen_in_a_dream() -> None:
+    session = Session(World.from_pretrained("crafter"), seed=1, start=0)
+    awake, asleep = ACTION_NAMES.index("noop"), ACTION_NAMES.index("sleep")
+    for _ in range(45):  # until the player has lost some energy
+        session.step([awake])
+    assert picture_status(session.observation[0]) == ""
+    for _ in range(3):
+        session.step([asleep])
+        assert picture_status(session.observation[0]).startswith("Asleep")
