@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from magrathea.devices import resolve_device
 from magrathea.display import world_html
 from magrathea.errors import MagratheaError, one_line
-from magrathea.interfaces import EpisodeReadout, Memory, MemoryReadout, MemorySpec
+from magrathea.interfaces import EpisodeReadout, Memory, MemorySpec
 from magrathea.layout import ROLES, Codec, Layout, Role, Slot, group_for
 from magrathea.memory import WindowSpec, memory_class
 from magrathea.model.config import ModelConfig
-from magrathea.model.transformer import NO_READOUT, MaskedTransformer
+from magrathea.model.transformer import MaskedTransformer
 from magrathea.model.weight_names import current_name, first_name
 from magrathea.pretrained import WorldFiles, find_world, read_world, write_world
 from magrathea.sampler import FillResult, FillSettings
@@ -359,38 +359,6 @@ class World:
             },
             num_passes=filled.num_passes.cpu().numpy(),
         )
-
-    # -- the model on real steps --------------------------------------------------------------------------------------
-    @torch.inference_mode()
-    def predict_segment(
-        self,
-        tokens: Int[Tensor, "B T N"],
-        hole_mask: Bool[Tensor, ...],
-        first: int = 1,
-        prompt: Int[Tensor, "B N"] | None = None,
-        readout: MemoryReadout = NO_READOUT,
-        earlier: Int[Tensor, "B S N"] | None = None,
-    ) -> dict[str, Tensor]:
-        """Teacher-forced logits: what the model would fill into each step, given the real steps before it.
-
-        Args:
-            tokens: real steps; the window before a step may be shorter at the beginning.
-            hole_mask: (B, T - first, N), or anything that broadcasts to it; True = hole.
-            first: steps before it are only seen, not filled.
-            prompt: a step to act toward.
-            readout: (B, T - first, ...) of a memory.
-            earlier: the S real steps before, for a recurrent memory; absent tokens where there are none.
-
-        Returns:
-            for each slot's name (B, T - first, its tokens, its vocabulary) float32.
-        """
-        tokens, device = tokens.to(self.device), self.device
-        prompt, earlier = (None if given is None else given.to(device) for given in (prompt, earlier))
-        kv_cache = self.model.segment_cache(tokens, first, prompt, readout.map(lambda part: part.to(device)), earlier)
-        steps = tokens[:, first:]
-        time = torch.arange(first, tokens.shape[1], device=device).expand(steps.shape[:2])
-        logits = self.model.predict(steps, hole_mask.to(device).expand(steps.shape), time, kv_cache)
-        return {name: slot_logits.float() for name, slot_logits in logits.items()}
 
 
 # -- what a world's files must agree on -------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from test_memory_spatial_map import walk as scroll
 from magrathea import masks
 from magrathea.errors import MagratheaError
 from magrathea.evaluate.recordings import EncodedEpisode
+from magrathea.evaluate.segments import teacher_forced_logits
 from magrathea.memory import RetrievalSpec, memory_class, of_size
 from magrathea.memory.episodic_buffer import NUM_RETRIEVED, EpisodicSpec
 from magrathea.memory.recurrent import DeltaRule
@@ -38,8 +39,8 @@ def test_sampling_agrees_with_training(memory: str) -> None:
     readout = recording.readout_at(np.array([[length]])).select_known_action(holes[:, None], world.layout)
     earlier = torch.from_numpy(recording.before(length - window, length - window))[None]
     segment = tokens[None, length - window :]
-    trained = world.predict_segment(segment, holes[:, None], window, None, readout, earlier)
-    plain = world.predict_segment(segment, holes[:, None], window)
+    trained = teacher_forced_logits(world, segment, holes[:, None], window, readout, earlier)
+    plain = teacher_forced_logits(world, segment, holes[:, None], window)
     for inference in ("cached", "naive"):
         context = Session(world, start=tokens[:length], inference=inference)._context
         context.catch_up([0])

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from magrathea import masks
 from magrathea.data import Dataset
 from magrathea.errors import MagratheaError
+from magrathea.evaluate.segments import teacher_forced_logits
 from magrathea.layout import Layout, Slot
 from magrathea.progress import Stages
 from magrathea.train import TrainSettings, load_settings, train
@@ -111,7 +112,7 @@ def test_trained_world_predicts_the_next_step(debug_world: World, debug_dataset:
         episode = debug_dataset.episode(index)
         tokens = debug_world.encode_episode(episode.observation, episode.action, episode.reward, episode.terminated)
         segments = tokens.unfold(0, 4, 1).transpose(1, 2)
-        logits = debug_world.predict_segment(segments, masks.forward_dynamics(debug_world.layout), first=3)
+        logits = teacher_forced_logits(debug_world, segments, masks.forward_dynamics(debug_world.layout), first=3)
         for name in ("observation", "reward", "terminated"):
             hits = logits[name][:, 0].argmax(-1) == segments[:, -1, debug_world.layout.span(name)]
             num_correct, num_total = num_correct + int(hits.sum()), num_total + hits.numel()

@@ -23,14 +23,11 @@ class Cells:
     Attributes:
         groups: name -> (T, tokens of the slot) bool.
         conditions: name -> (T,) bool, in addition to "all" steps.
-        copied: (T, tokens of the slot) the token that showed the same location when it was last seen in the window, -1
-            where none did: the accuracy of a perfect memory of the map, below 1 where tokens are not steady.
         step_conditions: conditions on which whole steps are counted; those of `conditions` if there are none.
     """
 
     groups: dict[str, np.ndarray]
     conditions: dict[str, np.ndarray]
-    copied: np.ndarray | None = None
     step_conditions: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property

@@ -10,14 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from magrathea import masks
 from magrathea.data import Dataset
-from magrathea.evaluate.images import sharpness, write_contact_sheet
-from magrathea.evaluate.recordings import Budget, EncodedEpisode, Options, Recording, Subject, other_episodes
+from magrathea.evaluate.images import write_contact_sheet
+from magrathea.evaluate.recordings import Budget, Options, Recording, Subject, other_episodes
 from magrathea.evaluate.report import drift_headlines, write_drift_page
 from magrathea.evaluate.results import DriftMeasures, DriftResult, Figure, Sources, write_result
 from magrathea.evaluate.rollouts import choose_starts, recent_steps
-from magrathea.evaluate.segments import SegmentBatch, gather_segments
 from magrathea.evaluate.slots import comparable, picture_slot, pictures_of
 from magrathea.evaluate.statistics import Tally, difference_of_ratios, figure, finite, ratio_of_ratios
 from magrathea.layout import Slot
@@ -37,9 +35,10 @@ NUM_REAL = 128  # segments of recordings
 NUM_DRAWS = 40  # draws of as many real segments as there are dreams
 KNOWN_STEPS = 40_000
 SOME = slice(None, None, 50)  # steps whose values are read: there are many in a step
-BATCH_SIZE = 8
 SHARES = {"known": 0.15, "dreams": 0.75}  # of the time that is left when each begins
 CHANGE, IMPOSSIBLE, DISTANCE = "pictures that change", "impossible neighbours", "histogram distance"
+
+Segment = tuple[int, np.ndarray]  # index of the dream or recording, tokens (1 + S, N) of the step before and S steps
 
 
 def evaluate_drift(
@@ -76,11 +75,11 @@ def dream_on(
     num_steps: int,
     budget: Budget,
     seed: int = 0,
-) -> tuple[list[EncodedEpisode], int]:
+) -> tuple[list[np.ndarray], int]:
     """Dream from each start (recording, last real step) by the actions of recordings drawn at random, one after the
     other. The actions do not depend on the dream, so what changes with its age is the world and not its policy.
 
-    Returns the dreams, the W real steps first, and how often all of them together ended.
+    Returns the dreams' tokens (W + T, N), of W real steps first, and how often all of them together ended.
 
     A dream that ends is rewound by 16 steps and continues with another seed; by twice as many each time that it has
     come no further. So segments at a high age are of dreams that survived so long. A dream may be shorter than
@@ -103,8 +102,7 @@ def dream_on(
         if session.num_steps.min() >= wanted or step >= MAX_EXTRA * wanted:
             break
     length = world.config.model.window + num_steps
-    histories = [session.history_of(index, 0, length).numpy() for index in range(len(starts))]
-    return [EncodedEpisode.of(world, tokens) for tokens in histories], num_endings
+    return [session.log_of(index, 0, length)["tokens"] for index in range(len(starts))], num_endings
 
 
 def _recorded_actions(world: World, recordings: list[Recording], num_dreams: int, seed: int) -> Iterator[np.ndarray]:
@@ -172,12 +170,6 @@ def histogram(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
     return counts / max(counts.sum(), 1.0)
 
 
-def perplexity(frequencies: np.ndarray) -> float:
-    """Exponential of the entropy of a histogram: the effective number of tokens in use."""
-    used = frequencies[frequencies > 0]
-    return float(np.exp(-(used * np.log(used)).sum()))
-
-
 def _pairs(tokens: np.ndarray, slot: Slot) -> list[np.ndarray]:
     """tokens (…, those of the slot) -> numbers of the pairs of tokens side by side (…, M), and above each other."""
     grid = tokens.reshape(*tokens.shape[:-1], *slot.grid).astype(np.int64)
@@ -185,40 +177,31 @@ def _pairs(tokens: np.ndarray, slot: Slot) -> list[np.ndarray]:
     return [(one * (slot.vocab_size + 1) + other).reshape(*tokens.shape[:-1], -1) for one, other in ends]
 
 
-def segments_of(
-    world: World, episodes: Sequence[EncodedEpisode], starts: list[tuple[int, int]], length: int = SEGMENT
-) -> list[SegmentBatch]:
-    """Batches of the `length` steps after each start (index, last step before it), as far as the episode goes."""
-    first_steps, window = [(index, start + 1) for index, start in starts], world.config.model.window
-    groups = [first_steps[begin : begin + BATCH_SIZE] for begin in range(0, len(starts), BATCH_SIZE)]
-    return [gather_segments(episodes, window, group, length) for group in groups]
-
-
 def describe_drift(
     world: World,
     recordings: list[Recording],
-    dreams: list[EncodedEpisode],
+    dreams: list[np.ndarray],
     known: KnownTokens,
     ages: Sequence[int] = AGES,
     *,
     endings: int = 0,
     seed: int = 0,
 ) -> DriftMeasures:
-    """Describe the 50 steps up to each age, of the dreams that have come so far, and segments of recordings; intervals
-    are over dreams and over recordings. `endings` is how often all dreams together ended."""
+    """Describe the 50 steps up to each age, of the dreams (W + T, N) that have come so far, and segments of recordings;
+    intervals are over dreams and over recordings. `endings` is how often all dreams together ended."""
     window, tallies, counts, measured = world.config.model.window, {}, {}, {}
-    for age in ages:
-        reached = [index for index, dream in enumerate(dreams) if len(dream.tokens) >= window + age]
-        if reached:
-            segments = segments_of(world, dreams, [(index, window + age - SEGMENT - 1) for index in reached])
-            tallies[str(age)] = _tally(world, segments, known, len(dreams))
-            counts[str(age)] = len(reached)
-            measured[str(age)] = tallies[str(age)].nested() | _code_usage(segments, world, known)
+    for age in map(str, ages):
+        end = window + int(age)
+        segments = [(i, tokens[end - SEGMENT - 1 : end]) for i, tokens in enumerate(dreams) if len(tokens) >= end]
+        if segments:
+            counts[age], tallies[age] = len(segments), _tally(world, segments, known, len(dreams))
+            distance = Figure(finite(known.distance(_shown(world, segments, known))), count=len(segments))
+            measured[age] = tallies[age].nested() | {DISTANCE: distance}
     starts = choose_starts(recordings, window, SEGMENT, NUM_REAL, seed)
-    real = segments_of(world, recordings, starts)
-    figures = _tally(world, real, known, len(recordings)).nested() | _code_usage(real, world, known)
-    figures[DISTANCE] = _distance_by_chance(real, world, known, min(len(dreams), len(starts)), seed)
-    num_steps = sum(len(dream.tokens) - window for dream in dreams)
+    real = [(index, recordings[index].tokens[step : step + SEGMENT + 1]) for index, step in starts]
+    figures = _tally(world, real, known, len(recordings)).nested()
+    figures[DISTANCE] = _distance_by_chance(world, real, known, min(len(dreams), len(real)), seed)
+    num_steps = sum(len(tokens) - window for tokens in dreams)
     first, *_, last = measured if len(measured) > 1 else (None, None)
     return DriftMeasures(
         slot=known.slot.name,
@@ -233,53 +216,28 @@ def describe_drift(
     )
 
 
-def _tally(world: World, segments: list[SegmentBatch], known: KnownTokens, num_sources: int) -> Tally:
+def _tally(world: World, segments: Sequence[Segment], known: KnownTokens, num_sources: int) -> Tally:
     """What single steps tell, by dream or recording."""
-    layout, tally, picture = world.layout, Tally(num_sources), picture_slot(world)
-    observed = {slot.name for slot in layout.of_role("observation")}
-    seen, span, forward = comparable(layout), layout.span(known.slot.name), masks.forward_dynamics(layout)
-    for part in segments:
-        sources, valid = part.episodes, part.valid
-        tally.add_mean(CHANGE, sources, (part.targets != part.previous)[..., seen].any(-1).numpy(), valid)
-        if known.slot.values_of is None:
-            impossible = known.impossible(part.targets[..., span].numpy())
-            tally.add_mean(IMPOSSIBLE, sources, impossible, np.broadcast_to(valid[..., None], impossible.shape))
-        logits = part.predict(world, forward)
-        sure = [each.softmax(-1).amax(-1).cpu().numpy() for name, each in logits.items() if name in observed]
-        tally.add_mean("confidence", sources, np.concatenate(sure, axis=-1).mean(-1), valid)
-        if picture is not None:
-            pictures = pictures_of(world, picture, part.targets[:, ::10].numpy())
-            tally.add_mean("sharpness", sources, sharpness(pictures), valid[:, ::10])
+    tally, seen, span = Tally(num_sources), comparable(world.layout), world.layout.span(known.slot.name)
+    for source, tokens in segments:
+        tally.add_mean(CHANGE, [source], (tokens[1:] != tokens[:-1])[None, :, seen].any(-1))
+        if known.neighbours:
+            tally.add_mean(IMPOSSIBLE, [source], known.impossible(tokens[None, 1:, span]))
     return tally
 
 
-def _slot_tokens(segments: list[SegmentBatch], world: World, known: KnownTokens) -> list[np.ndarray]:
-    """Of each segment the tokens (S, those of the slot) of its valid steps."""
-    span = world.layout.span(known.slot.name)
-    pairs = ((part.targets[..., span].numpy(), part.valid) for part in segments)
-    return [tokens[valid] for batch in pairs for tokens, valid in zip(*batch, strict=True)]
-
-
-def _code_usage(segments: list[SegmentBatch], world: World, known: KnownTokens) -> Sources:
-    """How all segments together use the codes."""
-    tokens = np.concatenate(_slot_tokens(segments, world, known))
-    used = histogram(tokens, known.slot.vocab_size)
-    values = {
-        DISTANCE: known.distance(tokens),
-        "codes in use": perplexity(used),
-        "different codes": float((used > 0).sum()),
-    }
-    return {name: Figure(finite(value), count=len(tokens)) for name, value in values.items()}
+def _shown(world: World, segments: Sequence[Segment], known: KnownTokens) -> np.ndarray:
+    """The described slot's tokens (S, those of the slot) of all segments."""
+    return np.concatenate([tokens[1:, world.layout.span(known.slot.name)] for _, tokens in segments])
 
 
 def _distance_by_chance(
-    segments: list[SegmentBatch], world: World, known: KnownTokens, number: int, seed: int
+    world: World, segments: Sequence[Segment], known: KnownTokens, number: int, seed: int
 ) -> Figure:
     """Median and 95% range of the histogram distance of so many real segments."""
-    rng, tokens, drawn = np.random.default_rng(seed), _slot_tokens(segments, world, known), []
-    for _ in range(NUM_DRAWS):
-        chosen = rng.choice(len(tokens), number, replace=False)
-        drawn.append(known.distance(np.concatenate([tokens[index] for index in chosen])))
+    rng = np.random.default_rng(seed)
+    draws = [rng.choice(len(segments), number, replace=False) for _ in range(NUM_DRAWS)]
+    drawn = [known.distance(_shown(world, [segments[index] for index in chosen], known)) for chosen in draws]
     low, value, high = map(finite, np.quantile(drawn, (0.025, 0.5, 0.975)))
     return Figure(value, low, high, count=number)
 
@@ -297,7 +255,7 @@ def _change(first: Tally, last: Tally) -> Sources:
 
 
 def _write_contact_sheet(
-    path: Path, world: World, recordings: list[Recording], dreams: list[EncodedEpisode], ages: list[int]
+    path: Path, world: World, recordings: list[Recording], dreams: list[np.ndarray], ages: list[int]
 ) -> None:
     """Dreams at some ages, and above them moments of recordings."""
     slot, window = picture_slot(world), world.config.model.window
@@ -306,7 +264,7 @@ def _write_contact_sheet(
     real = [recording.tokens[len(recording.tokens) // 2] for recording in longest]
     rows = [("real", list(pictures_of(world, slot, np.stack(real))))]
     for index, dream in enumerate(dreams[:NUM_SHOWN]):
-        steps = [dream.tokens[window + age - 1] for age in ages if window + age <= len(dream.tokens)]
+        steps = [dream[window + age - 1] for age in ages if window + age <= len(dream)]
         if steps:
-            rows.append((f"dream {index + 1}", list(pictures_of(world, slot, np.stack(steps)))))
+            rows.append((f"dream {index + 1}", list(pictures_of(world, slot, np.stack(steps).astype(np.int64)))))
     write_contact_sheet(path, [f"step {age}" for age in ages], rows)

@@ -1,4 +1,4 @@
-"""Pictures: PSNR and sharpness, videos (mp4 through PyAV) and contact sheets."""
+"""Pictures: squared error and PSNR, videos (mp4 through PyAV) and contact sheets."""
 
 from __future__ import annotations
 
@@ -28,14 +28,6 @@ def squared_error(pictures: np.ndarray, real: np.ndarray) -> np.ndarray:
 def psnr(pictures: np.ndarray, real: np.ndarray) -> np.ndarray:
     """pictures, real (…, rows, columns, C) uint8 -> PSNR (…) in dB, at most `PSNR_CAP`."""
     return -10 * np.log10(np.maximum(squared_error(pictures, real), 10 ** (-PSNR_CAP / 10)))
-
-
-def sharpness(pictures: np.ndarray) -> np.ndarray:
-    """pictures (…, rows, columns, C) uint8 -> (…) mean absolute difference of neighbouring pixels, in grey levels."""
-    grey = pictures.astype(np.float32).mean(axis=-1)
-    vertical = np.abs(np.diff(grey, axis=-2)).mean(axis=(-2, -1))
-    horizontal = np.abs(np.diff(grey, axis=-1)).mean(axis=(-2, -1))
-    return (vertical + horizontal) / 2
 
 
 def upscale(pictures: np.ndarray, smallest: int = 252) -> np.ndarray:

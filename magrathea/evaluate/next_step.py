@@ -3,112 +3,70 @@
 from __future__ import annotations
 
 import numpy as np
-from torch import Tensor
+import torch
 
-from magrathea import masks
 from magrathea.evaluate.cells import Cells
 from magrathea.evaluate.environment_hooks import describe_cells
 from magrathea.evaluate.recordings import Budget, Recording
 from magrathea.evaluate.results import NextStep
-from magrathea.evaluate.segments import SegmentBatch, segment_batches
+from magrathea.evaluate.segments import predict_steps
 from magrathea.evaluate.statistics import Tally
-from magrathea.layout import Slot
 from magrathea.world import World
 
 
 def measure_next_step(world: World, recordings: list[Recording], budget: Budget) -> NextStep:
-    """Predict every held-out step (or as many as the budget allows, in an order drawn at random) by the likeliest token
-    of every hole, all at once. Slots whose tokens mean something only relative to the step before are left out."""
-    layout, num_episodes = world.layout, len(recordings)
-    env_id, window = world.metadata.get("env_id", ""), world.config.model.window
+    """Predict every held-out step, or as many as the budget allows. Slots whose tokens mean something only relative to
+    the step before are left out."""
+    layout, env_id = world.layout, world.metadata.get("env_id", "")
     slots = [slot for slot in layout.of_role("observation") if slot in layout.token_slots]
-    measures = []
-    for slot in (slot for slot in slots if slot.name not in layout.values_slots):
-        cells = [describe_cells(env_id, recording, layout, slot, window) for recording in recordings]
-        measures.append(_SlotMeasure(world, slot, cells))
-    tally = Tally(num_episodes)
-    hole_mask, seen = masks.forward_dynamics(layout), layout.role_span("observation")
-    for batch in segment_batches(recordings, window):
-        logits = batch.predict(world, hole_mask)
-        correct = [each.add(batch, logits[each.slot.name]).all(axis=-1) for each in measures]
-        if len(measures) == len(slots):
-            repeated = (batch.targets == batch.previous)[..., seen].all(-1).numpy()
-            _tally_steps(
-                tally,
-                measures[0].cells,
-                batch,
-                {"model": np.asarray(np.stack(correct).all(axis=0)), "repeat": repeated},
-            )
-        _tally_events(tally, world, recordings, batch, logits)
-        if budget.spent():
-            break
+    steady, seen = [slot for slot in slots if slot.name not in layout.values_slots], layout.role_span("observation")
+    tallies, tally = {slot.name: Tally(len(recordings)) for slot in steady}, Tally(len(recordings))
+    for index, (recording, predicted) in enumerate(
+        zip(recordings, predict_steps(world, recordings, budget), strict=True)
+    ):
+        steps = np.flatnonzero(predicted[:, 0] >= 0)
+        if not len(steps):
+            continue
+        actual = recording.tokens[steps]
+        correct = {"model": predicted[steps] == actual, "repeat": recording.tokens[steps - 1] == actual}
+        described = [describe_cells(env_id, recording, layout, slot, world.config.model.window) for slot in steady]
+        for slot, cells in zip(steady, described, strict=True):
+            of_slot = {source: right[:, layout.span(slot.name)] for source, right in correct.items()}
+            _tally_cells(tallies[slot.name], index, cells, steps, of_slot)
+        if steady == slots:
+            _tally_steps(tally, index, described[0], steps, {name: each[:, seen] for name, each in correct.items()})
+        _tally_events(tally, world, index, recording, steps, predicted[steps])
     return NextStep(
-        tokens_correct={each.slot.name: each.tally.nested("tokens/") for each in measures},
+        tokens_correct={name: each.nested() for name, each in tallies.items()},
         steps_correct=tally.nested("steps/"),
         events=tally.nested("events/"),
     )
 
 
-class _SlotMeasure:
-    """Counts the correct tokens of one observation slot; cells describe the slot in each recording."""
-
-    def __init__(self, world: World, slot: Slot, cells: list[Cells]) -> None:
-        self.slot, self.cells = slot, cells
-        self.span, self.tally = world.layout.span(slot.name), Tally(len(cells))
-
-    def add(self, batch: SegmentBatch, logits: Tensor) -> np.ndarray:
-        """Count a batch; returns (B, C, tokens) bool, where the prediction is correct."""
-        guesses = logits.argmax(-1).cpu().numpy()
-        targets, previous = batch.targets[..., self.span].numpy(), batch.previous[..., self.span].numpy()
-        correct = guesses == targets
-        sources = {"model": correct, "repeat": previous == targets}
-        for index, (episode, steps) in enumerate(zip(batch.episodes, batch.steps, strict=True)):
-            used = batch.valid[index]
-            values = {source: of_source[index, used] for source, of_source in sources.items()}
-            self._tally_groups(episode, steps[used] - 1, targets[index, used], values)
-        return correct
-
-    def _tally_groups(
-        self, episode: int, when: np.ndarray, targets: np.ndarray, sources: dict[str, np.ndarray]
-    ) -> None:
-        """Count where each source is correct (S, tokens) at the steps `when` (S,), by condition and group of cells;
-        "copy" is the token that showed the same location before, among the cells that have one."""
-        cells = self.cells[episode]
-        everywhere = np.ones_like(targets, dtype=bool)
-        for condition, holds in {"all": np.ones(cells.num_steps, dtype=bool), **cells.conditions}.items():
-            for group, members in {"all": None, **cells.groups}.items():
-                where = (everywhere if members is None else members[when]) & holds[when, None]
-                name = f"tokens/{condition}/{group}"
-                for source, values in sources.items():
-                    self.tally.add_mean(f"{name}/{source}", [episode], values[None], where[None])
-                if cells.copied is not None:
-                    copied = cells.copied[when]
-                    known = where & (copied >= 0)
-                    self.tally.add_mean(f"{name}/copy", [episode], (copied == targets)[None], known[None])
-
-
-def _tally_steps(tally: Tally, cells: list[Cells], batch: SegmentBatch, sources: dict[str, np.ndarray]) -> None:
-    """Count steps whose observation each source has correct in all tokens (B, C), by condition."""
-    for index, (episode, steps) in enumerate(zip(batch.episodes, batch.steps, strict=True)):
-        used = batch.valid[index]
-        conditions = cells[episode].step_conditions or cells[episode].conditions
-        for condition, holds in {"all": np.ones(cells[episode].num_steps, dtype=bool), **conditions}.items():
-            where = holds[steps[used] - 1][None]
+def _tally_cells(tally: Tally, episode: int, cells: Cells, steps: np.ndarray, sources: dict[str, np.ndarray]) -> None:
+    """Count the tokens that each source has correct (S, tokens) at steps (S,), by condition and group of cells."""
+    for condition, holds in {"all": np.ones(cells.num_steps, dtype=bool), **cells.conditions}.items():
+        for group, members in {"all": np.ones((cells.num_steps, 1), dtype=bool), **cells.groups}.items():
+            where = (members & holds[:, None])[steps - 1]
             for source, correct in sources.items():
-                tally.add_mean(f"steps/{condition}/{source}", [episode], correct[index, used][None], where)
+                tally.add_mean(f"{condition}/{group}/{source}", [episode], correct[None], where[None])
+
+
+def _tally_steps(tally: Tally, episode: int, cells: Cells, steps: np.ndarray, sources: dict[str, np.ndarray]) -> None:
+    """Count steps (S,) whose observation each source has correct in all tokens (S, tokens), by condition."""
+    conditions = cells.step_conditions or cells.conditions
+    for condition, holds in {"all": np.ones(cells.num_steps, dtype=bool), **conditions}.items():
+        for source, correct in sources.items():
+            values, where = np.asarray(correct.all(axis=-1)), holds[steps - 1]
+            tally.add_mean(f"steps/{condition}/{source}", [episode], values[None], where[None])
 
 
 def _tally_events(
-    tally: Tally, world: World, recordings: list[Recording], batch: SegmentBatch, logits: dict[str, Tensor]
+    tally: Tally, world: World, index: int, recording: Recording, steps: np.ndarray, predicted: np.ndarray
 ) -> None:
-    """Count how well positive and negative rewards and terminations are predicted."""
-    guesses = batch.targets.clone()
-    for slot in world.layout.of_role("reward", "terminated"):
-        guesses[..., world.layout.span(slot.name)] = logits[slot.name].argmax(-1).cpu()
-    reward, terminated = np.asarray(world.decode_reward(guesses)), np.asarray(world.decode_terminated(guesses))
-    for index, (episode, steps) in enumerate(zip(batch.episodes, batch.steps, strict=True)):
-        used, recorded = batch.valid[index], recordings[episode].episode
-        actual, guess = recorded.reward[steps[used] - 1], reward[index, used]
-        tally.add_f1("events/positive reward", episode, guess > 0, actual > 0)
-        tally.add_f1("events/negative reward", episode, guess < 0, actual < 0)
-        tally.add_f1("events/terminated", episode, terminated[index, used], recorded.terminated[steps[used] - 1])
+    """Count how well positive and negative rewards and terminations are predicted (S, N) at steps (S,)."""
+    tokens, episode = torch.from_numpy(predicted.astype(np.int64)), recording.episode
+    reward, actual = world.decode_reward(tokens), episode.reward[steps - 1]
+    tally.add_f1("events/positive reward", index, reward > 0, actual > 0)
+    tally.add_f1("events/negative reward", index, reward < 0, actual < 0)
+    tally.add_f1("events/terminated", index, world.decode_terminated(tokens), episode.terminated[steps - 1])

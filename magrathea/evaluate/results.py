@@ -65,9 +65,9 @@ class NextStep:
 
     Attributes:
         tokens_correct: slot -> condition on steps -> group of cells -> source -> share of tokens that are correct.
-            Sources: "model"; "copy" of the token that showed the same location last; "repeat" of the last step.
+            Sources: "model"; "repeat" of the last step.
         steps_correct: condition on steps -> source -> share of steps whose whole observation is correct.
-        events: name -> {"f1", "prevalence"} of predicted positive and negative rewards and terminations.
+        events: name -> {"f1"} of predicted positive and negative rewards and terminations.
     """
 
     tokens_correct: dict[str, dict[str, dict[str, Sources]]]
@@ -150,7 +150,6 @@ class MemoryMeasures:
         next_step: share of the observation's tokens that are correct.
         recall: measure ("same kind", "same token", …) -> recall; the first measure is the one that tables show first.
         self_consistency: "all" and "landmarks" -> recall of dreams of what they showed themselves.
-        lost_dreams: share of those dreams whose pose was lost.
         revisits: frames -> source -> PSNR in dB, where the environment tells its pose.
     """
 
@@ -160,7 +159,6 @@ class MemoryMeasures:
     next_step: Figure
     recall: dict[str, Recall] = field(default_factory=dict)
     self_consistency: dict[str, Recall] = field(default_factory=dict)
-    lost_dreams: float | None = None
     revisits: dict[str, Sources] = field(default_factory=dict)
 
 

@@ -1,4 +1,4 @@
-"""Teacher forcing: episodes are cut into segments in which every step is predicted given the true steps before it."""
+"""Teacher forcing: recorded steps are predicted, each given the recorded steps before it, in segments of episodes."""
 
 from __future__ import annotations
 
@@ -7,14 +7,75 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from magrathea.evaluate.recordings import EncodedEpisode
+from magrathea import masks
+from magrathea.evaluate.recordings import Budget, EncodedEpisode
 from magrathea.memory import MemoryReadout
+from magrathea.model.transformer import NO_READOUT
 from magrathea.world import World
 
 CHUNK = 16  # steps to predict in a segment
-EARLIER = 36  # steps before a segment that a recurrent memory reads, as many as in training
+EARLIER = 256  # steps before a segment that a recurrent memory reads
+
+
+def predict_steps(world: World, episodes: Sequence[EncodedEpisode], budget: Budget) -> list[np.ndarray]:
+    """Predict the steps of episodes, given their actions: the likeliest token of every hole, all at once.
+
+    Segments are taken in an order drawn at random until the budget is spent. Returns for each episode steps (T + 1, N),
+    which are -1 where they were not predicted, as the first never is.
+    """
+    layout, model = world.layout, world.model
+    hole_mask = masks.forward_dynamics(layout)
+    predicted = [np.full_like(episode.tokens, -1) for episode in episodes]
+    for batch in segment_batches(episodes, world.config.model.window):
+        readout = batch.readout.select_known_action(hole_mask, layout)
+        logits = teacher_forced_logits(world, batch.tokens, hole_mask, batch.first, readout, batch.earlier)
+        steps = batch.tokens.to(world.device)
+        guesses, before = steps[:, batch.first :].clone(), steps[:, batch.first - 1 : -1]
+        for slot in layout.of_role("observation", "reward", "terminated"):
+            if slot in layout.token_slots:
+                guesses[..., layout.span(slot.name)] = logits[slot.name].argmax(-1)
+        found = model.with_values(guesses, before).cpu().numpy()
+        for index, episode in enumerate(batch.episodes):
+            valid = batch.valid[index]
+            predicted[episode][batch.steps[index, valid]] = found[index, valid]
+        if budget.spent():
+            break
+    return predicted
+
+
+@torch.inference_mode()
+def teacher_forced_logits(
+    world: World,
+    tokens: Int[Tensor, "B T N"],
+    hole_mask: Bool[Tensor, ...],
+    first: int = 1,
+    readout: MemoryReadout = NO_READOUT,
+    earlier: Int[Tensor, "B S N"] | None = None,
+) -> dict[str, Tensor]:
+    """What a world's model predicts for each step from `first` on, given the recorded steps before it.
+
+    Args:
+        tokens: recorded steps; the window before a step may be shorter at the beginning.
+        hole_mask: (B, T - first, N), or anything that broadcasts to it; True = hole.
+        first: steps before it are only seen, not filled.
+        readout: (B, T - first, ...) of a memory.
+        earlier: the S recorded steps before, for a recurrent memory; absent tokens where there are none.
+
+    Returns:
+        for each slot's name (B, T - first, its tokens, its vocabulary) float32.
+    """
+    tokens, device = tokens.to(world.device), world.device
+    readout = readout.map(lambda part: part.to(device))
+    kv_cache = world.model.segment_cache(
+        tokens, first, readout=readout, earlier=None if earlier is None else earlier.to(device)
+    )
+    steps = tokens[:, first:]
+    time = torch.arange(first, tokens.shape[1], device=device).expand(steps.shape[:2])
+    logits = world.model.predict(steps, hole_mask.to(device).expand(steps.shape), time, kv_cache)
+    return {name: slot_logits.float() for name, slot_logits in logits.items()}
 
 
 @dataclass
@@ -36,23 +97,8 @@ class SegmentBatch:
     episodes: np.ndarray
     steps: np.ndarray
     valid: np.ndarray
-    readout: MemoryReadout = MemoryReadout()  # noqa: RUF009 (it never changes)
-    earlier: Tensor | None = None
-
-    def predict(self, world: World, hole_mask: Tensor, prompt: Tensor | None = None) -> dict[str, Tensor]:
-        """Logits (B, C, tokens, vocabulary) of each slot at the predicted steps; hole_mask broadcasts to (B, C, N)."""
-        readout = self.readout.select_known_action(hole_mask, world.layout)
-        return world.predict_segment(self.tokens, hole_mask, self.first, prompt, readout, self.earlier)
-
-    @property
-    def targets(self) -> Tensor:
-        """(B, C, N) the true tokens of the predicted steps."""
-        return self.tokens[:, self.first :]
-
-    @property
-    def previous(self) -> Tensor:
-        """(B, C, N) the tokens a step before."""
-        return self.tokens[:, self.first - 1 : -1]
+    readout: MemoryReadout
+    earlier: Tensor
 
 
 def segment_batches(
@@ -71,14 +117,12 @@ def segment_batches(
         group = waiting.setdefault(first, [])
         group.append(tuple(segment))
         if len(group) == batch_size:
-            yield gather_segments(episodes, first, waiting.pop(first), chunk)
+            yield _gather(episodes, first, waiting.pop(first), chunk)
     for first, group in waiting.items():
-        yield gather_segments(episodes, first, group, chunk)
+        yield _gather(episodes, first, group, chunk)
 
 
-def gather_segments(
-    episodes: Sequence[EncodedEpisode], first: int, group: list[tuple[int, int]], chunk: int
-) -> SegmentBatch:
+def _gather(episodes: Sequence[EncodedEpisode], first: int, group: list[tuple[int, int]], chunk: int) -> SegmentBatch:
     """Segments of episodes, each of (index of the episode, first step to predict), with `first` steps before that; an
     episode's last step repeats beyond its end."""
     steps = np.stack([np.arange(begin - first, begin + chunk) for _, begin in group])

@@ -108,14 +108,12 @@ class TrackedDreams:
     Attributes:
         tiles, poses: of all steps so far, (B, rows, columns) and (B, 3) each; poses begin at 0.
         num_ambiguous: of all steps so far, (B,) the number of ambiguous motions up to then.
-        lost: (B,) whether the pictures of some step agreed with no motion.
     """
 
     def __init__(self, tracker: Tracker, step: Callable[[np.ndarray], np.ndarray], first: np.ndarray) -> None:
         self.tracker, self._step = tracker, step
         self.tiles, self.poses = [first], [np.zeros((len(first), 3), dtype=np.int64)]
         self.num_ambiguous = [np.zeros(len(first), dtype=np.int64)]
-        self.lost = np.zeros(len(first), dtype=bool)
 
     def step(self, actions: np.ndarray) -> np.ndarray:
         """Take actions (B,); returns the inferred motions (B, 3)."""
@@ -124,7 +122,6 @@ class TrackedDreams:
         lost = agreement < MIN_AGREEMENT
         poses = move(self.poses[-1], motions)
         poses[lost, 0] += LOST_OFFSET
-        self.lost |= lost
         self.tiles.append(tiles)
         self.poses.append(poses)
         self.num_ambiguous.append(self.num_ambiguous[-1] + ~unambiguous)
@@ -188,14 +185,14 @@ class ExplorePolicy:
 
 def measure_self_consistency(
     begin: Begin, tracker: Tracker, window: int, budget: Budget, num_steps: int = NUM_STEPS
-) -> tuple[dict[str, Recall], float]:
+) -> dict[str, Recall]:
     """Explore, and count by age how many tiles whose cell was seen before show the same again, of "all" cells and of
-    "landmarks"; and the share of dreams whose pose was lost.
+    "landmarks".
 
     After an ambiguous motion all locations count as new ones.
     """
     dreams = begin(0)
-    num_dreams = len(dreams.lost)
+    num_dreams = len(dreams.poses[0])
     policies = [ExplorePolicy(tracker.action_motions, np.random.default_rng(index)) for index in range(num_dreams)]
     motions = [STILL] * num_dreams
     for _ in range(num_steps):
@@ -212,5 +209,4 @@ def measure_self_consistency(
         landmarks = ages.again & (ages.last_content != tracker.kinds.frequent_kind)
         tally_ages(tally, "all", index, ages.age, correct, ages.again, window)
         tally_ages(tally, "landmarks", index, ages.age, correct, landmarks, window)
-    recall = {cells: summarize_ages(tally, cells, window) for cells in ("all", "landmarks")}
-    return recall, float(dreams.lost.mean())
+    return {cells: summarize_ages(tally, cells, window) for cells in ("all", "landmarks")}

@@ -111,11 +111,10 @@ class Tally:
         self.add(name, episodes, np.where(where, values, 0.0), where)
 
     def add_f1(self, name: str, episode: int, predicted: np.ndarray, actual: np.ndarray) -> None:
-        """Add detections of one episode: predicted and actual (S,) bool, for an F1 and the prevalence of positives."""
+        """Add detections of one episode: predicted and actual (S,) bool, for an F1."""
         scores = binary_stat_scores(torch.from_numpy(predicted).long(), torch.from_numpy(actual).long())
         hits, false_alarms, _, misses, positives = scores.tolist()
         self.add(f"{name}/f1", [episode], [2 * hits], [2 * hits + false_alarms + misses], [positives])
-        self.add_mean(f"{name}/prevalence", [episode], actual[None])
 
     def __contains__(self, name: str) -> bool:
         return name in self._sums

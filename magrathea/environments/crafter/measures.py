@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import gymnasium
 import numpy as np
 
@@ -34,21 +32,14 @@ def describe_cells(
     visible = last >= 0
     still = visible & (before == semantic[1:]) & (semantic[1:] <= NUM_MATERIALS)
     groups = {"visible and still": still, "visible, in motion": visible & ~still, "new": ~visible}
-    groups = {name: _with_inventory(members, False) for name, members in groups.items()}
-    groups["inventory"] = _with_inventory(np.zeros_like(still), True)
+    below = ((0, 0), (0, VIEW.grid[0] - MAP_SHAPE[0]), (0, 0))  # the inventory's tokens
+    groups = {name: np.pad(members, below).reshape(len(members), -1) for name, members in groups.items()}
+    groups["inventory"] = ~np.logical_or.reduce(list(groups.values()))
     day = infos["daylight"] >= DAYLIGHT
     conditions = {"daylight": day[1:], "night": ~day[1:]}
     if "sleeping" in infos:
         conditions["asleep"] = infos["sleeping"][1:].astype(bool)
-    copied = _with_inventory(content_at(VIEW.tiles(tokens), last, cell), -1)
-    return Cells(groups, conditions, copied)
-
-
-def _with_inventory(values: np.ndarray, fill: Any) -> np.ndarray:
-    """Values (T, 7, 9) of the map's tiles -> (T, 81) of all tokens, with one value for the inventory below."""
-    return np.pad(values, ((0, 0), (0, VIEW.grid[0] - MAP_SHAPE[0]), (0, 0)), constant_values=fill).reshape(
-        len(values), -1
-    )
+    return Cells(groups, conditions)
 
 
 def _poses(infos: dict[str, np.ndarray]) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from magrathea.evaluate.cells import Cells, TileView, VisibleTiles, content_at, last_seen
+from magrathea.evaluate.cells import Cells, TileView, VisibleTiles, last_seen
 
 LOOKING_UP = 3  # the direction in which the map stands as its picture does
 
@@ -21,8 +21,7 @@ def describe_cells(
         return None
     locations = infos["cells"].astype(np.int64)
     shown = shown_tiles(frames, grid)
-    last, cell = (each[1:] for each in last_seen(locations, shown, window))
-    new = (last < 0) & shown[1:]
+    new = (last_seen(locations, shown, window)[0][1:] < 0) & shown[1:]
     never = (last_seen(locations, shown)[0][1:] < 0) & shown[1:]
     changed = (tokens[1:] != tokens[:-1]).any(axis=1)
     nothing_new = ~new.any(axis=(1, 2))
@@ -33,10 +32,8 @@ def describe_cells(
         "nothing new, picture changed": nothing_new & changed,
         "something new": ~nothing_new,
     }
-    copied = content_at(tokens.reshape(-1, *grid), last, cell)
-    copied = np.where(shown[1:], copied, -1).reshape(len(new), -1)
     conditions = {"nothing new": nothing_new, "picture changed": changed}
-    return Cells(groups, conditions, copied, exact)
+    return Cells(groups, conditions, exact)
 
 
 def shown_tiles(frames: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
