@@ -308,3 +308,33 @@ def test_a_gamepad_presses_the_buttons_of_a_world(page: Any) -> None:
     page.evaluate(PAD, {"axes": [0.0, 0.0], "buttons": [0]})  # the main button paints
     until(lambda: float(page.locator("#figure-reward").inner_text()) > 0)
     page.evaluate(PAD, {"axes": [0.0, 0.0], "buttons": []})
+
+
+def test_holding_a_key_rewinds_and_letting_go_continues_from_there(page: Any) -> None:
+    begin(page)
+    for key in ["ArrowRight"] * 3 + ["ArrowUp"] * 3:
+        before = steps(page)
+        page.keyboard.press(key)
+        at_step(page, before + 1)
+    assert page.evaluate(SQUARE, "dream") == [0, 6]
+    page.keyboard.down("z")
+    until(lambda: "Looking back at step 0" in page.locator("#timeline-text").inner_text())
+    page.keyboard.up("z")
+    at_step(page, 0)
+    until(lambda: page.evaluate(SQUARE, "dream") == [3, 3])
+    page.keyboard.press("ArrowLeft")
+    at_step(page, 1)
+    assert page.evaluate(SQUARE, "dream") == [3, 2]
+    with page.expect_download() as download:
+        page.locator("#clip").click()
+    assert download.value.path().read_bytes()[:6] == b"GIF89a"
+
+
+def test_the_picture_fills_the_screen(page: Any) -> None:
+    begin(page)
+    small = page.locator("#dream-screen").bounding_box()["height"]
+    page.locator("#full-screen").click()
+    until(lambda: page.evaluate("document.fullscreenElement?.className") == "stage")
+    until(lambda: page.locator("#dream-screen").bounding_box()["height"] >= small)
+    page.keyboard.press("ArrowRight")
+    at_step(page, 1)

@@ -72,6 +72,7 @@ def paths(session: str) -> st.SearchStrategy[str]:
         *(st.builds(("/api/sessions/{}" + suffix).format, one) for suffix in ("", "/fork", "/file")),
         st.builds("/api/sessions/{}/branches/{}".format, one, number),
         st.builds("/api/sessions/{}/branches/{}/steps/{}.png".format, one, number, number),
+        st.builds("/api/sessions/{}/branches/{}/steps/{}.gif".format, one, number, number),
     ]
     texts = query.map(lambda given: "&".join(f"{name}={quote(value)}" for name, value in given.items()))
     return st.builds("{}?{}".format, st.one_of(routes), texts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import socket
@@ -9,10 +10,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from server_square_world import SquareSession, SquareWorld, serving, square_app
 from test_server_http import connected, frame_of, send, text_of
 from websockets.exceptions import InvalidStatus
@@ -122,10 +126,26 @@ def test_invalid_requests_are_refused_in_one_line(url: str) -> None:
         ("POST", f"{one}/fork", {"branch": "1"}, 400, "got `str`"),
         ("POST", f"{one}/fork", {"branch": 10**30}, 400, "Expected `int` <="),
         ("GET", f"{one}/branches/{head}/steps/9.png", None, 400, "no step 9"),
+        ("GET", f"{one}/branches/{head}/steps/9.gif", None, 400, "no step 9"),
         ("POST", f"{url}/api/sessions", b"no session", 400, "not a session"),
     ):
         got, answer = ask(address, method, body)
         assert got == status and reason in answer.decode() and b"\n" not in answer, (method, address, got, answer)
+
+
+def test_the_last_seconds_are_a_clip(url: str) -> None:
+    session = played(url, 2, 5, 4)
+    head = ask(f"{url}/api/sessions/{session}")[1]["head"]
+    with urllib.request.urlopen(f"{url}/api/sessions/{session}/branches/{head}/steps/3.gif") as response:
+        assert response.headers["content-type"] == "image/gif"
+        with Image.open(io.BytesIO(response.read())) as clip:
+            assert clip.n_frames == 4 and clip.size == (252, 252)  # type: ignore[attr-defined]
+            places = []
+            for number in range(4):
+                clip.seek(number)
+                red = np.asarray(clip.convert("RGB"))[18::36, 18::36, 0]
+                places.append(np.argwhere(red > 200)[0].tolist())
+    assert [b[1] - a[1] for a, b in pairwise(places)] == [1, 0, 0] and places[3][0] == places[2][0] + 1
 
 
 def test_a_session_file_is_downloaded_and_uploaded(url: str) -> None:

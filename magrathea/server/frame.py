@@ -16,6 +16,8 @@ from magrathea.server.engine import StepOutput
 from magrathea.server.protocol import DreamHeader, Frame
 from magrathea.spaces import find_picture, index_batch, picture_of
 
+CLIP_SECONDS, CLIP_SIDE = 10.0, 256  # of a clip, and pixels that its longer side has at least
+CLIP_PIXELS = 2**25  # of all frames of a clip at most; older frames are left out
 BAR_HEIGHT, BAR_WIDTH = 48, 8  # pixels, where a space without a picture is drawn as bars
 
 
@@ -45,6 +47,20 @@ class Renderer:
         buffer = io.BytesIO()
         Image.fromarray(self.render(index_batch(world.decode_observation(tokens), 0))).save(buffer, "PNG")
         return buffer.getvalue()
+
+
+def clip_gif(pictures: Sequence[np.ndarray], fps: float) -> bytes:
+    """Pictures (height, width, 3) uint8, fps of them a second, as an animated GIF; small ones are magnified."""
+    height, width = pictures[0].shape[:2]
+    scale = max(1, round(CLIP_SIDE / max(height, width)))
+    most = max(1, CLIP_PIXELS // (height * width * scale**2))
+    frames = [
+        Image.fromarray(p).resize((width * scale, height * scale), Image.Resampling.NEAREST) for p in pictures[-most:]
+    ]
+    buffer = io.BytesIO()
+    duration = max(20, round(1000 / fps))  # browsers show shorter ones slowly
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=duration, loop=0)
+    return buffer.getvalue()
 
 
 def _bars(values: np.ndarray) -> np.ndarray:

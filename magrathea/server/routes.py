@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated, Any, TypeVar
@@ -130,6 +130,7 @@ class Routes:
             Route(f"{session}/file", self.download, methods=["GET"]),
             Route(f"{session}/branches/{{branch:number}}", self.delete_branch, methods=["DELETE"]),
             Route(f"{session}/branches/{{branch:number}}/steps/{{step:number}}.png", self.step_picture),
+            Route(f"{session}/branches/{{branch:number}}/steps/{{step:number}}.gif", self.clip),
         ]
 
     # -- pages --------------------------------------------------------------------------------------------------------
@@ -257,10 +258,16 @@ class Routes:
         raise refused
 
     async def step_picture(self, request: Request) -> Response:
+        return Response(await self._of_step(request, self.manager.picture), media_type="image/png")
+
+    async def clip(self, request: Request) -> Response:
+        return Response(await self._of_step(request, self.manager.clip), media_type="image/gif")
+
+    async def _of_step(self, request: Request, make: Callable[[Any, str, int, int], Awaitable[bytes]]) -> bytes:
+        """What is made of a world, a session, a branch and a step."""
         session, branch, step = (request.path_params[name] for name in ("session", "branch", "step"))
         found = await self.manager.store.run(Store.session, session)
-        png = await self.manager.picture(await self._load(found.world), session, branch, step)
-        return Response(png, media_type="image/png")
+        return await make(await self._load(found.world), session, branch, step)
 
     async def _body(self, request: Request, kind: type[Query]) -> Query:
         """The JSON body of a request, by default an empty object. Raises MagratheaError if it is not valid."""

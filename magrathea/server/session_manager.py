@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,14 +14,17 @@ import numpy as np
 import torch
 
 from magrathea.errors import MagratheaError
+from magrathea.server.catalog import frames_per_second
 from magrathea.server.database import Visitor, share
 from magrathea.server.engine import BatchSlot, Engine, StepOutput
-from magrathea.server.frame import Renderer
+from magrathea.server.frame import CLIP_SECONDS, Renderer, clip_gif
 from magrathea.server.store import Store, StoredStep, StoreThread
 from magrathea.session.file import FileLimits
 from magrathea.session.history import record_bytes, record_from_bytes
+from magrathea.spaces import index_batch
 
 SNAPSHOT_STEPS, SNAPSHOT_SHARE = 256, 8  # a snapshot after so many steps, if they are a share of at least 1/8 of all
+MAX_CLIP_STEPS = 600
 MIN_SNAPSHOT_STEPS = 32  # after which a session that leaves the engine gets one
 
 log = logging.getLogger(__name__)
@@ -137,6 +141,26 @@ class SessionManager:
         def render() -> bytes:
             tokens = torch.from_numpy(_record(world, record)["tokens"].astype(np.int64))
             return Renderer(world.observation_space).png(world, tokens)
+
+        return await asyncio.to_thread(render)
+
+    async def clip(self, world: Any, session: str, branch: int, number: int) -> bytes:
+        """The last CLIP_SECONDS up to a step of a session's branch, as an animated GIF."""
+        fps = frames_per_second(world)
+
+        def read(store: Store) -> list[bytes]:
+            store.check_step(session, branch, number)
+            first = max(0, number - min(MAX_CLIP_STEPS, math.ceil(CLIP_SECONDS * fps)))
+            before = [store.record(branch, 0)] if first == 0 else []
+            return before + [step.record for step in store.steps(branch, first, number)]
+
+        records = await self.store.run(read)
+
+        def render() -> bytes:
+            renderer = Renderer(world.observation_space)
+            tokens = np.concatenate([_record(world, record)["tokens"] for record in records]).astype(np.int64)
+            observations = world.decode_observation(torch.from_numpy(tokens))
+            return clip_gif([renderer.render(index_batch(observations, n)) for n in range(len(tokens))], fps)
 
         return await asyncio.to_thread(render)
 

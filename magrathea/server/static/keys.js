@@ -56,7 +56,7 @@ export function label(name) {
 export function shortcuts(buttons) {
   const taken = new Set(buttons.flatMap((button) => button.keys.map(normal)));
   const free = (...keys) => keys.find((key) => !taken.has(key)) ?? null;
-  return { pause: free("p", "Escape"), step: free(".", ","), reset: free("r", "Backspace"), heat: free("h", "u", "i") };
+  return { pause: free("p", "Escape"), rewind: free("z", "b", "v"), step: free(".", ","), reset: free("r", "Backspace"), heat: free("h", "u", "i") };
 }
 
 export class Keys {
@@ -72,6 +72,7 @@ export class Keys {
     this.down = new Map(); // code of a key, or id of a pointer, that is held -> its button
     this.elements = new Map();
     this.ended = false;
+    this.rewinding = null; // the code of the key that is held for it
     window.addEventListener("keydown", (event) => this.keydown(event));
     window.addEventListener("keyup", (event) => this.lift(event.code || event.key));
     window.addEventListener("blur", () => this.releaseAll());
@@ -86,7 +87,10 @@ export class Keys {
     if (!use) return;
     event.preventDefault();
     if (event.repeat) return;
-    if (use.shortcut) this.on.shortcut(use.shortcut);
+    if (use.shortcut) {
+      this.on.shortcut(use.shortcut);
+      if (use.shortcut === "rewind") this.rewinding = event.code || event.key;
+    }
     else this.press(event.code || event.key, use.button);
   }
 
@@ -97,6 +101,10 @@ export class Keys {
   }
 
   lift(source) {
+    if (source === this.rewinding) {
+      this.rewinding = null;
+      this.on.shortcut("rewound");
+    }
     if (!this.down.has(source)) return;
     const index = this.down.get(source);
     this.down.delete(source);
@@ -105,6 +113,7 @@ export class Keys {
   }
 
   releaseAll() {
+    this.lift(this.rewinding);
     if (!this.down.size) return;
     this.down.clear();
     this.mark();

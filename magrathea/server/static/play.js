@@ -75,6 +75,7 @@ function showDream(frame) {
   }
   figures.show(frame);
   timeline.move(frame);
+  $("clip").href = timeline.clipAddress;
   document.body.dataset.state = frame.state;
   const paused = frame.state === "paused";
   $("pause").setAttribute("aria-pressed", String(paused));
@@ -182,7 +183,7 @@ function setUp(world) {
   page.keys = new Keys(world.buttons, {
     press: (button) => connection.send({ type: "press", button }),
     release: (button) => connection.send({ type: "release", button }),
-    shortcut: (name) => ({ pause: togglePause, step: singleStep, reset, heat: toggleHeat })[name](),
+    shortcut: (name) => ({ pause: togglePause, step: singleStep, reset, heat: toggleHeat, rewind: () => timeline.rewind(), rewound: () => timeline.rewound() })[name](),
   });
   page.keys.layOut(world.buttons, $("dpad"), $("primary"), $("actions"));
   page.sliders = new Sliders(world.axes, $("sliders"), (axis, value) => connection.send({ type: "axis", axis, value }));
@@ -219,6 +220,11 @@ function reset() {
   connection.send({ type: "reset", seed, start: page.start });
 }
 
+function toggleFullScreen() {
+  if (document.fullscreenElement) document.exitFullscreen();
+  else document.querySelector(".stage").requestFullscreen().catch(() => toast("This browser does not allow full screen here."));
+}
+
 // Looking back pauses the session, if this page has control; it resumes afterwards.
 function lookBack(looking) {
   $("layout").classList.toggle("looking-back", looking);
@@ -252,6 +258,11 @@ function showHeat() {
 function listen() {
   $("pause").addEventListener("click", togglePause);
   $("step").addEventListener("click", singleStep);
+  $("rewind").addEventListener("pointerdown", () => timeline.rewind());
+  for (const end of ["pointerup", "pointercancel", "pointerleave"]) $("rewind").addEventListener(end, () => timeline.rewound());
+  $("full-screen").hidden = !document.fullscreenEnabled;
+  $("full-screen").addEventListener("click", toggleFullScreen);
+  document.addEventListener("fullscreenchange", () => fitPictures($("pictures")));
   $("reset").addEventListener("click", reset);
   $("speed").addEventListener("change", (event) => connection.send({ type: "speed", value: event.target.value === "" ? null : Number(event.target.value) }));
   $("heat-toggle").addEventListener("change", showHeat);

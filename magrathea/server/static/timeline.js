@@ -5,6 +5,7 @@ import { text } from "./panel.js";
 const $ = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
 const ROW = matchMedia("(pointer: coarse)").matches ? 28 : 16; // pixels, larger for fingers
+const REWIND = 15; // steps that the first second goes back
 const CROSS = 24; // pixels kept free for the delete buttons
 
 export class Timeline {
@@ -16,6 +17,7 @@ export class Timeline {
     this.step = 0;
     this.looking = null; // the earlier step that is shown
     this.loading = null; // the step whose picture is being loaded
+    this.rewinding = null; // the timer while a key is held to rewind
     this.confirming = null; // the branch whose deletion waits for a second click
     $("timeline").addEventListener("input", () => this.scrub($("timeline").valueAsNumber));
     $("continue-here").addEventListener("click", () => this.continueHere());
@@ -56,6 +58,26 @@ export class Timeline {
     if (first) this.on.lookBack(true);
   }
 
+  // Back, faster and faster, until `rewound` continues from there.
+  rewind() {
+    if (this.rewinding || this.step === 0) return;
+    const began = performance.now();
+    const from = this.looking ?? this.step;
+    this.rewinding = setInterval(() => {
+      const seconds = (performance.now() - began) / 1000;
+      this.scrub(Math.max(0, Math.floor(from - 1 - REWIND * seconds * (1 + seconds))));
+      $("timeline").value = this.looking ?? this.step;
+    }, 50);
+    this.scrub(from - 1);
+  }
+
+  rewound() {
+    if (!this.rewinding) return;
+    clearInterval(this.rewinding);
+    this.rewinding = null;
+    this.continueHere();
+  }
+
   // One picture is loaded at a time; when it is there, the one wanted last is next.
   load() {
     if (this.loading !== null || this.looking === null) return;
@@ -70,6 +92,11 @@ export class Timeline {
     $("past").hidden = false;
     $("past").dataset.step = step;
     if (step !== this.looking) this.load();
+  }
+
+  // Of the last seconds up to the step that is shown.
+  get clipAddress() {
+    return this.session ? `/api/sessions/${this.session.id}/branches/${this.branch}/steps/${this.looking ?? this.step}.gif` : "";
   }
 
   continueHere() {
