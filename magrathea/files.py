@@ -32,6 +32,7 @@ _REMEDIES = {
     errno.EROFS: "choose a folder that can be written",
     errno.EACCES: "choose a folder that can be written",
     errno.EPERM: "choose a folder that can be written",
+    errno.ELOOP: "choose a path whose links end",
     errno.EMFILE: "raise the limit of open files: ulimit -n",
     errno.ENFILE: "raise the limit of open files: ulimit -n",
 }
@@ -45,6 +46,8 @@ def system_error(error: BaseException, path: Path | None = None) -> MagratheaErr
         path: what was written, where the error names no other file.
     """
     number = getattr(error, "errno", None)
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # of Path.resolve
+        number = errno.ELOOP
     if not isinstance(number, int):
         found = _ERROR_NUMBER.search(str(error))
         number = int(found.group(1)) if found else None

@@ -224,16 +224,16 @@ def write_world(files: WorldFiles, folder: str | Path) -> Path:
 
 
 def folder_to_write(folder: str | Path) -> Path:
-    """The folder that a world named so is written to: where a link leads, that is the folder it leads to.
+    """The folder that a world or a report named so is written to: where a link leads, that is the folder it leads to.
 
     Raises:
         MagratheaError: for a file, and for the working directory and those above it, which cannot be replaced.
     """
     real = _path(folder).resolve()
     if real == Path.cwd() or real in Path.cwd().parents:
-        raise MagratheaError(f"'{folder}' is the folder that you are in, or one above it; name a folder for the world.")
+        raise MagratheaError(f"'{folder}' is the folder that you are in, or one above it; name another one.")
     if real.exists() and not real.is_dir():
-        raise MagratheaError(f"'{folder}' is a file; name a folder for the world.")
+        raise MagratheaError(f"'{folder}' is a file; name a folder.")
     return real
 
 

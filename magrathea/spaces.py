@@ -195,6 +195,30 @@ def checked_array(space: spaces.Space, value: Any, what: str) -> np.ndarray:
     return raw.astype(dtype)
 
 
+def checked_batch(space: spaces.Space, values: Any, length: int, what: str) -> np.ndarray:
+    """Values (length, *shape) of a space without parts as an array of its dtype, which holds the same numbers.
+
+    Floats outside the bounds of a Box are kept. Raises MagratheaError as `checked_array` does; the indices begin with
+    that of the value.
+    """
+    raw, shape, dtype = np.asarray(values), (length, *(space.shape or ())), np.dtype(space.dtype)
+    if raw.dtype.kind not in "biuf":
+        raise MagratheaError(f"{what} holds no numbers where its space says {space}; correct one of them.")
+    if raw.shape != shape:
+        raise MagratheaError(f"{what} has shape {raw.shape} where its space says {shape}; correct one of them.")
+    with np.errstate(over="ignore", invalid="ignore"):
+        array = raw.astype(dtype, copy=False)
+    if dtype.kind == "f":
+        _refuse(~np.isfinite(array), raw, what, f"NaN or infinite in {dtype}; correct it")
+        return array
+    if raw.dtype != dtype:
+        _refuse(array != raw, raw, what, f"no number of {dtype}, as its space {space} says; correct one of them")
+    outside = first_outside(space, raw)
+    if outside is not None:
+        raise MagratheaError(f"{what} {outside}; correct one of them.")
+    return array
+
+
 def first_outside(space: spaces.Space, values: np.ndarray) -> str | None:
     """Which of the values (..., *shape) is the first outside the bounds of a space, in words; None where none is."""
     low, high = limits_of(space)

@@ -19,6 +19,7 @@ from magrathea.cli import main as cli
 from magrathea.errors import MagratheaError
 
 DOCS = Path(__file__).parents[1] / "docs"
+BOARD = Path(__file__).parent / "golden" / "board_world"
 
 
 def load_make_help():
@@ -215,3 +216,48 @@ def test_collect_train_eval_and_bench(
     assert set(measured["playing"]) == {"1", "2"} and measured["playing"]["1"]["passes_per_step"] >= 1
     assert cli.main(["bench", "players", world, "--counts", "1", "3", "--seconds", "0.1"]) == 0
     assert set(json.loads(capsys.readouterr().out)["players"]) == {"1", "3"}
+
+
+@pytest.mark.parametrize(
+    "command", ["eval", "eval memory", "eval drift", "bench memories", "bench arena", "train", "make"]
+)
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        (".", "is the folder that you are in, or one above it"),
+        ("..", "is the folder that you are in, or one above it"),
+        ("file", "is a file"),
+        ("loop", "Too many levels of symbolic links"),
+    ],
+)
+def test_a_folder_that_is_no_place_for_results_is_refused(
+    command: str,
+    out: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("file").touch()
+    Path("loop").symlink_to("loop")
+    positional = {
+        "make": ["CartPole-v1"],
+        "bench arena": ["CartPole-v1"],
+        "train": ["data"],
+        "bench memories": ["data"],
+    }
+    assert cli.main([*command.split(), *positional.get(command, [str(BOARD), "data"]), "--out", out]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and "\n" not in error
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "here", "loop"]
+
+
+def test_a_page_of_somebody_else_is_not_replaced_by_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "index.html").write_text("mine")
+    assert cli.main(["eval", str(BOARD), "data", "--out", str(tmp_path)]) == 2
+    assert "holds an index.html that is no report" in capsys.readouterr().err
+    assert (tmp_path / "index.html").read_text() == "mine"

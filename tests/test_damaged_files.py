@@ -5,12 +5,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gymnasium
+import h5py
+import numpy as np
 import pytest
 
 from magrathea.cli import main as cli
 from magrathea.data import Dataset
+from magrathea.errors import MagratheaError
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda data: b"",
@@ -85,6 +89,37 @@ def test_a_damaged_dataset_is_named(
     assert cli.main(train(tmp_path)) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("magrathea: ") and str(tmp_path / "data") in error and "record" in error
+
+
+EDITS: dict[str, Callable[[Any], Any]] = {
+    "observations one shorter": lambda group: edit(group, "observations", lambda part: part[:-1]),
+    "observations of another shape": lambda group: edit(group, "observations", lambda part: part[None]),
+    "observations of text": lambda group: edit(group, "observations", lambda part: part.astype("S3")),
+    "observations beyond their space": lambda group: edit(group, "observations", lambda part: part.astype(int) + 300),
+    "actions beyond their space": lambda group: edit(group, "actions", lambda part: part + 100),
+    "actions of halves": lambda group: edit(group, "actions", lambda part: part + 0.5),
+    "infinite rewards": lambda group: edit(group, "rewards", lambda part: part + np.inf),
+    "rewards of two numbers": lambda group: edit(group, "rewards", lambda part: np.stack([part, part], 1)),
+    "no rewards": lambda group: edit(group, "rewards", lambda part: part[:0]),
+    "flags of sevens": lambda group: edit(group, "terminations", lambda part: part + 7),
+}
+
+
+def edit(group: Any, name: str, change: Callable[[Any], Any]) -> None:
+    values = group[name][()]
+    del group[name]
+    group[name] = change(values)
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_episode_that_does_not_fit_its_spaces_is_named(name: str, made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "data", tmp_path / "data")
+    with h5py.File(tmp_path / "data" / "data" / "main_data.hdf5", "r+") as file:
+        EDITS[name](file["episode_1"])
+    data = Dataset.open(tmp_path / "data")
+    assert len(data.episode(0))
+    with pytest.raises(MagratheaError, match=r"Episode 1 of '.*/data'.*(correct|record it again)"):
+        data.episode(1)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -122,8 +122,10 @@ def bench_memories(
         num_episodes: highest number of held-out episodes to measure on.
     """
     from magrathea.bench.memories import compare, parse_memories
+    from magrathea.pretrained import folder_to_write
     from magrathea.train import load_settings
 
+    folder_to_write(out)
     settings = load_settings(recipe, minutes=minutes, steps=steps, size=size)
     measuring: dict[str, Any] = {"report_minutes": report_minutes, "num_episodes": num_episodes, "device": device}
     print(compare(dataset, out, settings, memories=parse_memories(memories, seeds), **measuring))
@@ -152,7 +154,9 @@ def bench_memory_sizes(
     """
     from magrathea.bench.memories import compare_sizes
     from magrathea.evaluate.recordings import Options
+    from magrathea.pretrained import folder_to_write
 
+    folder_to_write(out)
     options = Options(num_episodes=num_episodes, minutes=minutes, device=device, seed=seed)
     print(compare_sizes(world, dataset, out, sizes, options))
     print(f"The table and the figure are in {out}")
@@ -189,7 +193,9 @@ def bench_arena(
         seed: seed of everything random.
     """
     from magrathea.bench.arena import DEFAULT_LIST, ArenaEnvironment, ArenaSettings, read_environments, run_arena
+    from magrathea.pretrained import folder_to_write
 
+    folder_to_write(out)
     listed = []
     for text in environments:
         env_id, _, keywords = text.partition(" ")

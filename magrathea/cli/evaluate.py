@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,7 @@ from magrathea.cli.options import (
     WorldName,
     name_environment,
 )
+from magrathea.errors import MagratheaError
 from magrathea.files import claim_folder
 from magrathea.settings import Count, Seed
 
@@ -50,6 +52,18 @@ class Measuring:
         return Options(**{name: value for name, value in vars(self).items() if name != "out"})
 
 
+@contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Work in the folder of a report as the only process; raises MagratheaError for one that cannot be its own."""
+    from magrathea.pretrained import folder_to_write
+
+    folder = folder_to_write(out)
+    if (folder / "index.html").exists() and not (folder / "metrics.json").exists():
+        raise MagratheaError(f"'{out}' holds an index.html that is no report; give another --out.")
+    with claim_folder(folder, WRITING):
+        yield
+
+
 MeasuringOptions = Annotated[Measuring, arg(name="")]
 WRITING = "writing a report into"
 
@@ -77,7 +91,7 @@ def evaluate(
     folder = find_world(world)
     with claim_folder(folder.resolve(), "training into") if card else nullcontext():
         loaded = World.from_pretrained(folder, device=measuring.device)
-        with claim_folder(measuring.out.resolve(), WRITING):
+        with claimed(measuring.out):
             result = measure(loaded, dataset, measuring.out, measuring.options())
         _print_report(result, measuring.out / "index.html")
         if card:
@@ -92,7 +106,7 @@ def evaluate_memory(world: WorldName, dataset: DatasetFolder, measuring: Measuri
     """
     from magrathea.evaluate.memory import evaluate_memory as measure
 
-    with claim_folder(measuring.out.resolve(), WRITING):
+    with claimed(measuring.out):
         _print_report(measure(world, dataset, measuring.out, measuring.options()), measuring.out / "memory.html")
 
 
@@ -104,7 +118,7 @@ def evaluate_drift(world: WorldName, dataset: DatasetFolder, measuring: Measurin
     """
     from magrathea.evaluate.drift import evaluate_drift as measure
 
-    with claim_folder(measuring.out.resolve(), WRITING):
+    with claimed(measuring.out):
         _print_report(measure(world, dataset, measuring.out, measuring.options()), measuring.out / "drift.html")
 
 

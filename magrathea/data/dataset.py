@@ -15,12 +15,17 @@ import numpy as np
 from magrathea.data.episode import Episode
 from magrathea.errors import MagratheaError, one_line
 from magrathea.files import read_json
+from magrathea.spaces import checked_batch, map_leaves
 
 if TYPE_CHECKING:
     from minari import MinariDataset  # optional; imported when a dataset is opened
 
 METADATA_FILE_NAME = "metadata.json"  # of Minari, in the folder of the data
 OWN_METADATA = "magrathea"  # key of ours in Minari's metadata: env_id, env_kwargs, fps, action_names, key_map, …
+
+
+REWARD = gymnasium.spaces.Box(-np.inf, np.inf, (), np.float32)
+FLAG = gymnasium.spaces.Box(0, 1, (), np.uint8)
 
 
 class Dataset:
@@ -97,7 +102,8 @@ class Dataset:
         return [length for _, length in self._about]
 
     def episode(self, index: int) -> Episode:
-        """Read one episode; raises IndexError beyond the last, MagratheaError if its data are damaged."""
+        """Read one episode; raises IndexError beyond the last, MagratheaError if its data are damaged or not in their
+        spaces."""
         if not 0 <= index < len(self):
             raise IndexError(f"Dataset '{self.folder}' has {len(self)} episodes, no number {index}.")
         try:
@@ -107,12 +113,15 @@ class Dataset:
             raise MagratheaError(
                 f"Episode {index} of '{self.folder}' is damaged ({one_line(error)}); record it again."
             ) from error
+        length, what = np.size(data.rewards), f"Episode {index} of '{self.folder}'"
+        if not length:
+            raise MagratheaError(f"{what} has no steps; record it again.")
         return Episode(
-            observation=data.observations,
-            action=data.actions,
-            reward=np.asarray(data.rewards, dtype=np.float32),
-            terminated=np.asarray(data.terminations, dtype=bool),
-            truncated=np.asarray(data.truncations, dtype=bool),
+            observation=_checked(self.observation_space, data.observations, length + 1, f"{what}, observation"),
+            action=_checked(self.action_space, data.actions, length, f"{what}, action"),
+            reward=_checked(REWARD, data.rewards, length, f"{what}, reward"),
+            terminated=_checked(FLAG, data.terminations, length, f"{what}, termination").astype(bool),
+            truncated=_checked(FLAG, data.truncations, length, f"{what}, truncation").astype(bool),
             infos=dict(data.infos or {}),
             seed=seed,
         )
@@ -127,6 +136,10 @@ class Dataset:
             )
         order = np.random.default_rng(seed).permutation(len(self))
         return sorted(order[num_held_out:].tolist()), sorted(order[:num_held_out].tolist())
+
+
+def _checked(space: gymnasium.Space, values: Any, length: int, what: str) -> Any:
+    return map_leaves(lambda leaf, part: checked_batch(leaf, part, length, what), space, values, what)
 
 
 class _Metadata(msgspec.Struct):
