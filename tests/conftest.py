@@ -49,7 +49,7 @@ def debug_world(debug_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("worlds")
     recipe = folder / "board.toml"
     recipe.write_text(
-        'size = "debug"\nsteps = 800\nlearning_rate = 3e-3\nheld_out = 0.1\n'
+        'size = "debug"\nsteps = 500\nlearning_rate = 3e-3\nheld_out = 0.1\n'
         "[model]\nnum_recent = 0\nnum_memory_layers = 1\n"
         '[tokenizer]\nimage = "patch"\nnumbers = "box"\npatch = [4, 4]\n'
         "[batch]\nnum_segments = 16\nnum_steps = 6\nnum_prompted = 1\n"
