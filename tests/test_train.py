@@ -62,12 +62,16 @@ def losses(work: Path, name: str, stop_at: int | None = None) -> list[float]:
 
 
 def test_encoding_ends_with_the_time(
-    debug_dataset: Dataset, debug_world: World, capsys: pytest.CaptureFixture[str]
+    debug_dataset: Dataset, debug_world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Stages() as stages:
-        encoded = encode_dataset(debug_dataset, [3, 1, 2], debug_world, stages, end=time.monotonic())
-    assert [len(reward) for _, reward in encoded] == [debug_dataset.lengths[3]]
-    assert "1 of 3 episodes were encoded in the time for it" in capsys.readouterr().err
+    first, second, third = (debug_dataset.lengths[index] for index in (3, 1, 2))
+    for least, expected in ((0, [first]), (first + 1, [first, second]), (10**9, [first, second, third])):
+        monkeypatch.setattr("magrathea.train.cache.MIN_ENCODED", least)
+        with Stages() as stages:
+            encoded = encode_dataset(debug_dataset, [3, 1, 2], debug_world, stages, deadline=time.monotonic() - 1)
+        assert [len(reward) for _, reward in encoded] == expected
+    noted = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Note: ")]
+    assert [line.split("episodes")[0] for line in noted] == ["Note: 1 of 3 ", "Note: 2 of 3 "]
 
 
 def test_interrupted_training_resumes_exactly(work: Path) -> None:

@@ -26,6 +26,8 @@ from magrathea.progress import Stages
 from magrathea.world import World
 
 EPISODES_FILE = "episodes.json"
+ENCODING_SHARE = 0.5  # of the time up to a deadline
+MIN_ENCODED = 1024  # steps that are encoded however late it is
 RETURN_STEPS = 64  # number of steps that a return sums the rewards of
 
 
@@ -274,17 +276,21 @@ def encode_episode(episode: Episode, world: World) -> Tensor:
 
 
 def encode_dataset(
-    dataset: Dataset, episodes: Sequence[int], world: World, stages: Stages, end: float | None = None
+    dataset: Dataset, episodes: Sequence[int], world: World, stages: Stages, deadline: float | None = None
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The tokens (T + 1, N), of the cache's dtype, and the rewards (T,) of every given episode, or of as many as there
-    is time for up to a moment of `time.monotonic`, one at least."""
+    """The tokens (T + 1, N), of the cache's dtype, and the rewards (T,) of every given episode, or of as many as are
+    encoded in ENCODING_SHARE of the time up to a moment of `time.monotonic`, at least MIN_ENCODED steps."""
     stages.begin("encoding")
+    end = None if deadline is None else time.monotonic() + ENCODING_SHARE * (deadline - time.monotonic())
+    num_steps = 0
     encoded = []
     for number, index in enumerate(episodes, start=1):
         episode = dataset.episode(index)
         encoded.append((encode_episode(episode, world).numpy().astype(token_dtype(world.layout)), episode.reward))
         stages.update(number / len(episodes), f"episode {number} of {len(episodes)}")
-        if end is not None and time.monotonic() > end and number < len(episodes):
+        num_steps += len(episode)
+        is_late = end is not None and time.monotonic() > end and num_steps >= MIN_ENCODED
+        if is_late and number < len(episodes):
             stages.note(f"Note: {number:,} of {len(episodes):,} episodes were encoded in the time for it.")
             break
     return encoded

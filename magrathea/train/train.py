@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +36,6 @@ WORK_FOLDER = ".training"
 DEFAULT_MINUTES = 10.0
 DEFAULT_TOKENIZERS = {"image": "motion", "numbers": "delta"}  # of observations
 MIN_HELD_OUT = 2
-ENCODING_SHARE = 0.5  # of the time up to a deadline
 
 
 def train(
@@ -78,8 +76,7 @@ def _train(source: Dataset, out: Path, settings: TrainSettings, device: str, dea
     train_episodes, held_out = source.split(held_out=settings.held_out, seed=settings.seed)
     report = TrainReport(work)
     if distributed.is_first():
-        end = None if deadline is None else time.monotonic() + ENCODING_SHARE * (deadline - time.monotonic())
-        _prepare(source, train_episodes, held_out, settings, out, report, end)
+        _prepare(source, train_episodes, held_out, settings, out, report, deadline)
     distributed.wait_for_all()
     world = World.from_pretrained(out)
     cache = TokenCache.open(work / "tokens", world.layout)
@@ -126,10 +123,10 @@ def _prepare(
     settings: TrainSettings,
     out: Path,
     report: TrainReport,
-    end: float | None,
+    deadline: float | None,
 ) -> None:
     """Write the world with fitted tokenizers, start states and an untrained model, and the token cache of its episodes,
-    or of as many as are encoded up to a moment; each of the two that is there already stays as it is."""
+    or of as many as there is time for; each of the two that is there already stays as it is."""
     tokens, encoded = out / WORK_FOLDER / "tokens", None
     if not (out / "config.json").exists():
         torch.manual_seed(settings.seed)
@@ -141,7 +138,7 @@ def _prepare(
         world = World(tokenizers, config, _no_starts(tokenizers))
         if source_world is not None:
             _init_from(source_world, world, source)
-        encoded = encode_dataset(source, episodes, world, report.stages, end)
+        encoded = encode_dataset(source, episodes, world, report.stages, deadline)
         report.stages.begin("fitting the memory")
         steps = (torch.from_numpy(tokens.astype(np.int64)) for tokens, _ in encoded)
         world.memory = memory_class(config.model.memory).fit(world.layout, steps)
@@ -150,7 +147,7 @@ def _prepare(
         world.save_pretrained(out)
     if not TokenCache.exists(tokens):
         world = World.from_pretrained(out)
-        encoded = encoded or encode_dataset(source, episodes, world, report.stages, end)
+        encoded = encoded or encode_dataset(source, episodes, world, report.stages, deadline)
         report.stages.begin("reading the memory")
         TokenCache.build(encoded, world, tokens)
 
