@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -192,3 +193,24 @@ def group_for(grid: tuple[int, int], most_positions: int = 32) -> tuple[int, int
     width = 2 if columns % 2 == 0 and columns % 3 else 3
     height = 2 if rows % 2 == 0 and rows * -(-columns // width) > most_positions else 1
     return height, width
+
+
+def group_tokens(values: Tensor, slot: Slot) -> Tensor:
+    """(..., tokens of the slot) -> (..., positions of the slot, tokens per position); absent beyond the edges."""
+    if slot.tokens_per_position == 1:
+        return values.unsqueeze(-1)
+    (rows, columns), (height, width) = slot.position_grid, slot.group
+    grid = values.unflatten(-1, slot.grid)
+    grid = F.pad(grid, (0, columns * width - slot.grid[1], 0, rows * height - slot.grid[0]), value=slot.absent)
+    grid = grid.unflatten(-1, (columns, width)).unflatten(-3, (rows, height)).transpose(-2, -3)
+    return grid.reshape(*values.shape[:-1], slot.num_positions, slot.tokens_per_position)
+
+
+def ungroup_tokens(values: Tensor, slot: Slot) -> Tensor:
+    """(..., positions of the slot, tokens per position, E) -> (..., tokens of the slot, E)"""
+    if slot.tokens_per_position == 1:
+        return values.squeeze(-2)
+    (rows, columns), (height, width) = slot.position_grid, slot.group
+    grid = values.unflatten(-2, (height, width)).unflatten(-4, (rows, columns)).transpose(-3, -4)
+    grid = grid.reshape(*values.shape[:-3], rows * height, columns * width, values.shape[-1])
+    return grid[..., : slot.grid[0], : slot.grid[1], :].flatten(-3, -2)

@@ -18,7 +18,7 @@ from magrathea.devices import resolve_device
 from magrathea.display import world_html
 from magrathea.errors import MagratheaError, one_line
 from magrathea.interfaces import EpisodeReadout, Memory, MemorySpec
-from magrathea.layout import ROLES, Codec, Layout, Role, Slot, group_for
+from magrathea.layout import ROLES, Codec, Layout, Role
 from magrathea.memory import WindowSpec, memory_class
 from magrathea.model.config import ModelConfig
 from magrathea.model.transformer import MaskedTransformer
@@ -27,9 +27,8 @@ from magrathea.pretrained import WorldFiles, find_world, read_world, write_world
 from magrathea.sampler import FillResult, FillSettings
 from magrathea.space_config import space_from_config, space_to_config
 from magrathea.spaces import index_batch
-from magrathea.tokenizers import Tokenizer, tokenizer_from
-
-Tokenizers = dict[Role, Tokenizer]
+from magrathea.tokenizers import tokenizer_from
+from magrathea.tokenizers.roles import Tokenizers, check_layout, codecs_of, layout_for
 
 
 @dataclass
@@ -66,37 +65,6 @@ class StepResult:
     tokens: Tensor
     uncertainty: dict[str, np.ndarray]
     num_passes: np.ndarray
-
-
-def layout_for(tokenizers: Tokenizers) -> Layout:
-    """The slots that the tokenizers of all roles need, in the order of the roles."""
-    slots: list[Slot] = []
-    for role in ROLES:
-        specs = tokenizers[role].slot_specs
-        with_values = {key.rpartition("/")[0] for key, spec in specs.items() if spec.codec is not None}
-        for key, spec in specs.items():
-            alone = spec.codec is not None or key in with_values
-            slots.append(
-                Slot(
-                    name=f"{role}/{key}" if key else role,
-                    role=role,
-                    vocab_size=spec.vocab_size,
-                    grid=spec.grid,
-                    group=(1, 1) if alone else group_for(spec.grid),
-                    values_of=slots[-1].name if spec.codec is not None else None,
-                )
-            )
-    return Layout(tuple(slots))
-
-
-def codecs_of(tokenizers: Tokenizers) -> dict[str, Codec]:
-    """The codecs of the slots that have values, by the slots' names."""
-    codecs = {}
-    for role in ROLES:
-        for key, spec in tokenizers[role].slot_specs.items():
-            if spec.codec is not None:
-                codecs["/".join(filter(None, (role, key.rpartition("/")[0])))] = spec.codec
-    return codecs
 
 
 class World:
@@ -220,7 +188,7 @@ class World:
                 config["tokenizers"][role], own, space_from_config(config["spaces"][role])
             )
         layout, model_config = Layout.from_config(config["layout"]), ModelConfig(**config["model"])
-        _check_layout(layout, tokenizers)
+        check_layout(layout, tokenizers)
         kind = memory_class(model_config.memory)
         weights = {current_name(key): weight for key, weight in tensors["model"].items()}
         codecs = codecs_of(tokenizers)
@@ -362,16 +330,6 @@ class World:
 
 
 # -- what a world's files must agree on -------------------------------------------------------------------------------
-def _check_layout(layout: Layout, tokenizers: Tokenizers) -> None:
-    """Raises MagratheaError where a layout is not that of its tokenizers."""
-    stored, expected = (
-        [(slot.name, slot.role, slot.vocab_size, slot.grid, slot.values_of) for slot in each.slots]
-        for each in (layout, layout_for(tokenizers))
-    )
-    if stored != expected:
-        raise MagratheaError(f"its layout has the slots {stored}, but its tokenizers make {expected}; save it anew.")
-
-
 def _check_weights(
     weights: dict[str, Tensor],
     layout: Layout,

@@ -18,7 +18,8 @@ from magrathea.memory import memory_class
 from magrathea.model.config import ModelConfig, model_size
 from magrathea.model.transformer import MaskedTransformer
 from magrathea.tokenizers import RewardTokenizer, TerminatedTokenizer, tokenizer_for
-from magrathea.world import World, WorldConfig, codecs_of, layout_for
+from magrathea.tokenizers.roles import codecs_of, layout_for
+from magrathea.world import World, WorldConfig
 
 NUM_ACTIONS = 5
 Played = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]

@@ -11,11 +11,11 @@ from magrathea import devices, masks
 from magrathea.devices import resolve_device
 from magrathea.errors import MagratheaError
 from magrathea.interfaces import MemoryReadout
-from magrathea.layout import Layout, Slot
+from magrathea.layout import Layout, Slot, group_tokens, ungroup_tokens
 from magrathea.memory import WindowSpec
 from magrathea.model.config import ModelConfig, model_size
 from magrathea.model.kv_cache import RingKVCache, SegmentKVCache
-from magrathea.model.layers import Linear, PrevFrameAttention, group_tokens, ungroup_tokens
+from magrathea.model.layers import Linear, PrevFrameAttention
 from magrathea.model.transformer import MaskedTransformer
 
 LAYOUT = Layout(

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from magrathea.interfaces import MemoryOutputs, MemoryReadout
-from magrathea.layout import Codec, Layout, Slot
+from magrathea.layout import Codec, Layout, Slot, group_tokens, ungroup_tokens
 from magrathea.model.config import HEAD_WIDTH
 
 Codecs = Mapping[str, Codec]  # of the slots that have values, by name
@@ -247,33 +247,6 @@ class StepEmbedding(nn.Module):
         return self.merge[index](self.tokens[index](group_tokens(tokens, slot)).flatten(-2))
 
 
-# -- cells of a picture -----------------------------------------------------------------------------------------------
-class ConvBlock(nn.Module):
-    """A residual block of two convolutions over the cells of a picture (He et al. 2016), which is also given a vector
-    that concerns the whole step."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first, self.second = Convolution(width), Convolution(width, scale=0.0)
-        self.context_proj = Linear(width, width)
-
-    def forward(self, x: Float[Tensor, "n D h w"], context: Float[Tensor, "n D"]) -> Float[Tensor, "n D h w"]:
-        hidden = self.first(F.silu(F.group_norm(x, 8))) + self.context_proj(context)[..., None, None]
-        return x + self.second(F.silu(hidden))
-
-
-class Convolution(nn.Module):
-    """3x3, without bias, in the type of its input, whatever its weights are kept in."""
-
-    def __init__(self, width: int, scale: float = 1.0) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(width, width, 3, 3) * (scale * (9 * width) ** -0.5))
-
-    def forward(self, x: Float[Tensor, "n D h w"]) -> Float[Tensor, "n D h w"]:
-        weight = self.weight.to(x.dtype).contiguous(memory_format=torch.channels_last)
-        return F.conv2d(x, weight, padding=1)
-
-
 def _module_name(slot: Slot) -> str:
     """PyTorch allows no dots in names of modules and parameters."""
     return slot.name.replace(".", "_")
@@ -294,27 +267,6 @@ def principal_components(values: Tensor, width: int) -> Tensor:
     components, sizes, _ = torch.linalg.svd(centred, full_matrices=False)
     components = (components * sizes.sqrt())[:, :width]
     return F.pad(components, (0, width - components.shape[1]))
-
-
-def group_tokens(values: Tensor, slot: Slot) -> Tensor:
-    """(..., tokens of the slot) -> (..., positions of the slot, tokens per position); absent beyond the edges."""
-    if slot.tokens_per_position == 1:
-        return values.unsqueeze(-1)
-    (rows, columns), (height, width) = slot.position_grid, slot.group
-    grid = values.unflatten(-1, slot.grid)
-    grid = F.pad(grid, (0, columns * width - slot.grid[1], 0, rows * height - slot.grid[0]), value=slot.absent)
-    grid = grid.unflatten(-1, (columns, width)).unflatten(-3, (rows, height)).transpose(-2, -3)
-    return grid.reshape(*values.shape[:-1], slot.num_positions, slot.tokens_per_position)
-
-
-def ungroup_tokens(values: Tensor, slot: Slot) -> Tensor:
-    """(..., positions of the slot, tokens per position, E) -> (..., tokens of the slot, E)"""
-    if slot.tokens_per_position == 1:
-        return values.squeeze(-2)
-    (rows, columns), (height, width) = slot.position_grid, slot.group
-    grid = values.unflatten(-2, (height, width)).unflatten(-4, (rows, columns)).transpose(-3, -4)
-    grid = grid.reshape(*values.shape[:-3], rows * height, columns * width, values.shape[-1])
-    return grid[..., : slot.grid[0], : slot.grid[1], :].flatten(-3, -2)
 
 
 # -- positions to logits ----------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from magrathea.interfaces import NUM_FEATURES, MemoryReadout, MemorySpec, Recurrence
 from magrathea.layout import Layout, Slot
 from magrathea.model.config import HEAD_WIDTH, ModelConfig
+from magrathea.model.convolution import ConvBlock
 from magrathea.model.kv_cache import (
     NO_KV_CACHE,
     Conditioning,
@@ -34,7 +35,6 @@ from magrathea.model.kv_cache import (
 from magrathea.model.layers import (
     Attention,
     Codecs,
-    ConvBlock,
     FeedForward,
     Linear,
     RotaryPositions,

@@ -24,12 +24,13 @@ from magrathea.pretrained import folder_to_write
 from magrathea.sampler import FillSettings
 from magrathea.spaces import check_space, index_batch
 from magrathea.tokenizers import RewardTokenizer, TerminatedTokenizer, Tokenizer, tokenizer_for
+from magrathea.tokenizers.roles import Tokenizers, codecs_of
 from magrathea.train import distributed
 from magrathea.train.cache import TokenCache, encode_dataset, encode_episode
 from magrathea.train.report import TrainReport
 from magrathea.train.settings import TrainSettings
 from magrathea.train.trainer import train_model
-from magrathea.world import Tokenizers, World, WorldConfig, codecs_of
+from magrathea.world import World, WorldConfig
 
 NUM_FITTING_FRAMES = 50_000
 WORK_FOLDER = ".training"

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from magrathea.environments.crafter.illuminated_patch import IlluminatedPatchTokenizer
 from magrathea.errors import MagratheaError
 from magrathea.tokenizers import RewardTokenizer, TerminatedTokenizer, tokenizer_for, tokenizer_from
-from magrathea.world import layout_for
+from magrathea.tokenizers.roles import layout_for
 
 SIDE, ROWS, COLUMNS, NUM_TILES = 5, 6, 7, 9
 SPACE = spaces.Box(0, 255, (ROWS * SIDE, COLUMNS * SIDE, 3), np.uint8)
