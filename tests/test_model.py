@@ -150,7 +150,7 @@ def test_invalid_sizes_say_what_to_do() -> None:
 
 
 def test_bf16_layer_computes_with_its_present_weights() -> None:
-    layer = Linear(8, 8)
+    layer = Linear(8, 8).eval()
     x = torch.randn(3, 8, dtype=torch.bfloat16)
 
     def check_output() -> None:
@@ -160,9 +160,14 @@ def test_bf16_layer_computes_with_its_present_weights() -> None:
         assert layer(x).requires_grad
 
     check_output()
-    optimizer = torch.optim.AdamW(layer.parameters(), lr=1.0)
-    layer(x).float().square().sum().backward()
-    optimizer.step()
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=1.0, fused=True)
+    layer.train()
+    check_output()
+    for _ in range(2):
+        layer(x).float().square().sum().backward()
+        optimizer.step()
+        check_output()
+    layer.eval()
     check_output()
     layer.load_state_dict({"weight": torch.randn(8, 8)})
     check_output()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -91,10 +92,15 @@ class Linear(nn.Linear):
         rows = input.flatten(0, -2)  # as one matrix, or PyTorch multiplies frozen weights in another order
         return F.linear(rows, self._weight_as(input.dtype)).view(*input.shape[:-1], self.out_features)
 
+    def train(self, mode: bool = True) -> Self:
+        """Begin or end training; a fused optimizer changes weights without a trace, so nothing converted is kept."""
+        self._converted = None
+        return super().train(mode)
+
     def _weight_as(self, dtype: torch.dtype) -> Float[Tensor, "O I"]:
-        """The weight in a type; where no gradients are taken it is converted once, and again when it has changed."""
+        """The weight in a type; outside of training it is converted once, and again when it has changed."""
         weight = self.weight
-        if weight.dtype == dtype or torch.is_grad_enabled() or weight.is_inference():
+        if weight.dtype == dtype or self.training or torch.is_grad_enabled() or weight.is_inference():
             return weight.to(dtype)
         state = weight.data_ptr(), weight._version
         if self._converted is None or self._converted[0] != state or self._converted[1].dtype != dtype:
