@@ -65,11 +65,6 @@ def number_locations(locations: np.ndarray) -> np.ndarray:
     return np.unique(joined, return_inverse=True)[1].reshape(joined.shape)
 
 
-def content_at(values: np.ndarray, last: np.ndarray, cell: np.ndarray) -> np.ndarray:
-    """values (T + 1, R, C) of cells -> (…): the values of `cell` at step `last`, -1 where that is -1."""
-    return np.where(last >= 0, values.reshape(len(values), -1)[last, cell], -1)
-
-
 @dataclass(frozen=True)
 class TileView:
     """How a picture shows the map.
@@ -96,13 +91,6 @@ class TileView:
         """tokens (…, tokens of the slot) -> (…, rows, columns) of the tiles that show the map."""
         rows, columns = self.shape
         return tokens.reshape(*tokens.shape[:-1], *self.grid)[..., :rows, :columns]
-
-    def tile_pictures(self, frames: np.ndarray) -> np.ndarray:
-        """frames (T, height, width, channels) -> a view of them (T, rows, columns, tile height, tile width, channels),
-        of the tiles that show the map."""
-        height, width = frames.shape[1] // self.grid[0], frames.shape[2] // self.grid[1]
-        tiles = frames.reshape(len(frames), self.grid[0], height, self.grid[1], width, -1).swapaxes(2, 3)
-        return tiles[:, : self.shape[0], : self.shape[1]]
 
     @property
     def agent_free(self) -> np.ndarray:

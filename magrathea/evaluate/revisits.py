@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 
 from magrathea.evaluate.images import psnr
-from magrathea.evaluate.recall import age_ranges
 from magrathea.evaluate.recordings import Recording
 from magrathea.evaluate.results import Sources
 from magrathea.evaluate.slots import leaf_of, pictures_of
@@ -73,31 +72,28 @@ def step_length(pose: np.ndarray) -> float:
 def measure_revisits(
     world: World, slot: Slot, recordings: list[Recording], predicted: list[np.ndarray]
 ) -> dict[str, Sources]:
-    """PSNR in dB of predicted next frames, at revisited poses by how long ago they were seen, and at new ones.
+    """PSNR in dB of predicted next frames at revisited poses and at new ones.
 
     predicted: for each recording tokens (T + 1, N), -1 at steps that were not predicted.
-    Returns {"new", "revisited", "revisited - new", range of ages, …: {source: figure}}, of what there was.
+    Returns {"new", "revisited", "revisited - new": {source: figure}}, of what there was.
     """
     window, tally = world.config.model.window, Tally(len(recordings))
     for index, (recording, tokens) in enumerate(zip(recordings, predicted, strict=True)):
         seen = revisits(np.asarray(recording.episode.infos["pose"], dtype=np.float64), window)
         moments = np.flatnonzero((tokens[:, 0] >= 0) & ((seen.age > 0) | seen.new))
-        age, new = seen.age[moments], seen.new[moments]
-        frames = leaf_of(recording.episode.observation, slot)
+        new, frames = seen.new[moments], leaf_of(recording.episode.observation, slot)
         pictures_by_source = {
             "model": pictures_of(world, slot, tokens[moments]),
             "repeat": frames[moments - 1],
             "copy": frames[seen.nearest[moments]],
             "reconstruction": pictures_of(world, slot, recording.tokens[moments]),
         }
-        chosen = {"new": new, "revisited": ~new}
-        chosen |= {name: (age >= low) & (age <= high) for name, (low, high) in age_ranges(window).items()}
         for source, pictures in pictures_by_source.items():
             values = psnr(pictures, frames[moments])[None]
-            for name, where in chosen.items():
+            for name, where in (("new", new), ("revisited", ~new)):
                 if where.any() and (source, name) != ("copy", "new"):
                     tally.add_mean(f"{name}/{source}", [index], values, where[None])
-    names = [name for name in ("new", "revisited", *age_ranges(window)) if f"{name}/model" in tally]
+    names = [name for name in ("new", "revisited") if f"{name}/model" in tally]
     result = {name: {source: tally.figure(f"{name}/{source}") for source in SOURCES} for name in names}
     if {"new", "revisited"} <= set(names):
         pairs = {name: tally.statistics(f"revisited/{name}", f"new/{name}") for name in SOURCES if name != "copy"}

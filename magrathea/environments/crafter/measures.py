@@ -5,7 +5,7 @@ from __future__ import annotations
 import gymnasium
 import numpy as np
 
-from magrathea.evaluate.cells import Cells, TileView, VisibleTiles, content_at, last_seen
+from magrathea.evaluate.cells import Cells, TileView, VisibleTiles, last_seen
 
 DAYLIGHT = 0.5  # noise is drawn where daylight < 0.5 and none at all from there on: 58% of the day of 300 steps
 MAP_SHAPE = (7, 9)  # rows and columns of tiles that show the map; two rows of inventory lie below them
@@ -28,7 +28,7 @@ def describe_cells(
     semantic = infos["semantic"].astype(np.int64)
     locations = VIEW.locations(_poses(infos))
     last, cell = (each[1:] for each in last_seen(locations, np.ones(semantic.shape, dtype=bool), window))
-    before = content_at(semantic, last, cell)
+    before = np.where(last >= 0, semantic.reshape(len(semantic), -1)[last, cell], -1)
     visible = last >= 0
     still = visible & (before == semantic[1:]) & (semantic[1:] <= NUM_MATERIALS)
     groups = {"visible and still": still, "visible, in motion": visible & ~still, "new": ~visible}

@@ -39,8 +39,9 @@ def describe_cells(
 def shown_tiles(frames: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """frames (T + 1, height, width, 3) of MiniGrid -> (T + 1, rows, columns), False for tiles that walls hide: all that
     the agent sees is lit, and what is hidden is black within its border lines."""
-    tiles = TileView(grid, grid, (0, 0)).tile_pictures(frames)
-    return tiles[:, :, :, 2:-1, 2:-1].max(axis=(3, 4, 5)) > 0
+    (rows, columns), (height, width) = grid, frames.shape[1:3]
+    tiles = frames.reshape(len(frames), rows, height // rows, columns, width // columns, -1)
+    return tiles[:, :, 2:-1, :, 2:-1].max(axis=(2, 4, 5)) > 0
 
 
 def visible_tiles(
