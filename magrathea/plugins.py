@@ -17,7 +17,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from magrathea.errors import MagratheaError
+from magrathea.errors import MagratheaError, one_line
 
 ENVIRONMENTS = "magrathea.environments"
 """Entry point group: objects of `EnvironmentPlugin`."""
@@ -111,7 +111,7 @@ def load_plugin(group: str, name: str, kind: type, built_in: Mapping[str, Any] |
     owners = [*(["magrathea"] if name in built_in else []), *sorted(_owner(point) for point in points)]
     if not owners:
         known = ", ".join([*built_in, *plugin_names(group)]) or "none"
-        raise MagratheaError(f"Unknown {_NOUNS[group]} '{name}'; installed are {known}.")
+        raise MagratheaError(f"Unknown {_NOUNS[group]} '{one_line(name, 100)}'; installed are {known}.")
     if len(owners) > 1:
         raise MagratheaError(
             f"The {_NOUNS[group]} '{name}' is offered by several packages ({', '.join(owners)}); keep one."

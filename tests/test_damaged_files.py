@@ -78,6 +78,18 @@ def test_a_training_that_is_resumed_names_the_damaged_file(
     assert error.startswith("magrathea: ") and (Path(name).name in error) and "; " in error
 
 
+def test_a_token_cache_with_a_header_that_is_no_python_is_named(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(made, tmp_path / "copy")
+    file = tmp_path / "copy" / "world" / ".training/tokens/tokens.npy"
+    data = file.read_bytes()
+    file.write_bytes(data[:11] + b"(" + data[12:])
+    assert cli.main(train(tmp_path / "copy")) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("magrathea: ") and "tokens.npy" in error and "remove the folder" in error
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", RECORDED)
 def test_a_damaged_dataset_is_named(

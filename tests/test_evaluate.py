@@ -98,6 +98,18 @@ def test_fewer_episodes_are_read_in_little_time(debug_world: World, debug_datase
     assert len(held_out_recordings(other, debug_dataset, 20, budget=Budget(0))) == 4
 
 
+def test_long_episodes_are_cut_in_little_time(
+    debug_world: World, debug_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("magrathea.evaluate.recordings.MIN_STEPS", 3)
+    whole = held_out_recordings(debug_world, debug_dataset, 4, budget=Budget(100), may_cut=True)
+    cut = held_out_recordings(debug_world, debug_dataset, 4, budget=Budget(0), may_cut=True)
+    for one, other in zip(whole, cut, strict=True):
+        assert len(one.episode) == debug_dataset.lengths[one.number] and len(other.episode) == 3
+        np.testing.assert_array_equal(one.tokens[:4], other.tokens)
+        assert len(other.episode.observation) == 4 and len(other.episode.action) == 3
+
+
 def test_a_world_without_its_split_is_refused(debug_world: World, debug_dataset: Dataset) -> None:
     with pytest.raises(MagratheaError, match="does not say which episodes"):
         unseen_episodes(with_metadata(debug_world, held_out=None), debug_dataset)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,20 @@ class Episode:
 
     def __len__(self) -> int:
         return len(self.reward)
+
+    def first(self, num_steps: int) -> Episode:
+        """The first steps, all of them where there are no more."""
+        cut = slice(num_steps + 1)
+        infos: Any = self.infos
+        return replace(
+            self,
+            observation=optree.tree_map(lambda part: part[cut], self.observation),
+            action=optree.tree_map(lambda part: part[:num_steps], self.action),
+            reward=self.reward[:num_steps],
+            terminated=self.terminated[:num_steps],
+            truncated=self.truncated[:num_steps],
+            infos=optree.tree_map(lambda part: part[cut], infos),
+        )
 
 
 def save_episode(episode: Episode, path: Path) -> None:

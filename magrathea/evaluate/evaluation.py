@@ -38,7 +38,7 @@ def evaluate(
     out, notes = Path(out), []
     with Stages() as stages:
         stages.begin("reading held-out episodes")
-        subject = Subject(world, dataset, options)
+        subject = Subject(world, dataset, options, may_cut=True)
         out.mkdir(parents=True, exist_ok=True)
         stages.begin("next steps")
         next_step = measure_next_step(subject.world, subject.recordings, subject.budget.part(SHARES["next step"]))

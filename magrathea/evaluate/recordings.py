@@ -21,6 +21,7 @@ from magrathea.world import World
 
 MIN_EPISODES = 4  # that are read whatever the time
 READING_SHARE = 0.2  # of the time
+MIN_STEPS = 256  # of an episode, that are read whatever the time
 
 
 @dataclass(kw_only=True)
@@ -80,6 +81,10 @@ class Budget:
         """Whether the time is used up."""
         return self.end is not None and time.monotonic() >= self.end
 
+    def seconds_left(self) -> float:
+        """Seconds of a limited budget that are left."""
+        return max(0.0, (self.end or 0.0) - time.monotonic())
+
     def part(self, share: float) -> Budget:
         """A budget of a share of the remaining time."""
         return Budget(None if self.end is None else max(0.0, self.end - time.monotonic()) * share)
@@ -138,29 +143,50 @@ def other_episodes(world: World, dataset: Dataset, recordings: list[Recording]) 
 
 
 def held_out_recordings(
-    world: World, dataset: Dataset, num_episodes: int, seed: int = 0, budget: Budget | None = None
+    world: World,
+    dataset: Dataset,
+    num_episodes: int,
+    seed: int = 0,
+    budget: Budget | None = None,
+    may_cut: bool = False,
 ) -> list[Recording]:
     """Up to `num_episodes` of the episodes that the world was not trained on, drawn by the seed, encoded; in their
     order in the dataset."""
     unseen = unseen_episodes(world, dataset)
     chosen = np.random.default_rng(seed).permutation(unseen)[:num_episodes]
-    recordings = encode_episodes(world, dataset, chosen.tolist(), budget)
+    recordings = encode_episodes(world, dataset, chosen.tolist(), budget, may_cut)
     return sorted(recordings, key=lambda recording: recording.number)
 
 
 def encode_episodes(
-    world: World, dataset: Dataset, numbers: list[int], budget: Budget | None = None
+    world: World, dataset: Dataset, numbers: list[int], budget: Budget | None = None, may_cut: bool = False
 ) -> list[Recording]:
-    """Read and encode episodes of a dataset; when the budget is spent, no more than there are, but 4 at least."""
-    recordings = []
+    """Read and encode episodes of a dataset; when the budget is spent, no more than there are, but 4 at least, of which
+    those that are too long for the time may be cut."""
+    recordings, is_cut, seconds_per_step = [], may_cut and budget is not None and budget.end is not None, 0.0
     for number in numbers:
         if budget is not None and budget.spent() and len(recordings) >= MIN_EPISODES:
             break
         episode = dataset.episode(number)
-        tokens = world.encode_episode(episode.observation, episode.action, episode.reward, episode.terminated)
+        if is_cut and budget is not None:
+            if not seconds_per_step:
+                seconds_per_step = _seconds_to_encode(world, episode.first(MIN_STEPS)) / min(MIN_STEPS, len(episode))
+            num_left = max(1, min(MIN_EPISODES, len(numbers)) - len(recordings))
+            episode = episode.first(max(MIN_STEPS, int(budget.seconds_left() / num_left / seconds_per_step)))
+        tokens = _encode(world, episode)
         encoded = EncodedEpisode.of(world, tokens.numpy())
         recordings.append(Recording(**vars(encoded), number=number, episode=episode))
     return recordings
+
+
+def _encode(world: World, episode: Episode) -> torch.Tensor:
+    return world.encode_episode(episode.observation, episode.action, episode.reward, episode.terminated)
+
+
+def _seconds_to_encode(world: World, episode: Episode) -> float:
+    began = time.monotonic()
+    _encode(world, episode)
+    return max(1e-6, time.monotonic() - began)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,18 +215,21 @@ class Subject:
         world: a world, its folder, the name of a shipped one, or a hub id.
         dataset: the one that it was trained on (only its held-out episodes are used), or another of the same spaces.
         options: see `Options`.
+        may_cut: whether only the first steps of episodes are read that are too long for the time.
 
     Raises MagratheaError for a dataset of other spaces, or one without episodes that the world was not trained on.
     """
 
-    def __init__(self, world: str | Path | World, dataset: str | Path | Dataset, options: Options) -> None:
+    def __init__(
+        self, world: str | Path | World, dataset: str | Path | Dataset, options: Options, may_cut: bool = False
+    ) -> None:
         self.options, self._began = options, time.monotonic()
         self.budget = Budget(None if options.minutes is None else 60 * options.minutes)
         self.world = world if isinstance(world, World) else World.from_pretrained(world, device=options.device)
         self.dataset = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
         time_to_read = self.budget.part(READING_SHARE)
         self.recordings = held_out_recordings(
-            self.world, self.dataset, options.num_episodes, options.seed, time_to_read
+            self.world, self.dataset, options.num_episodes, options.seed, time_to_read, may_cut
         )
 
     def about(self) -> About:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from tokenize import TokenError
 from typing import Annotated
 
 import msgspec
@@ -258,7 +259,7 @@ def _read_array(path: Path, shape: tuple[int | None, ...], ends: np.ndarray) -> 
         if num_steps != ends[-1] or not fits or array.dtype.kind not in "iuf":
             raise ValueError(f"{array.dtype} of shape {array.shape} and not {(int(ends[-1]), *shape)}")
         return array
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, TokenError) as error:  # the last of a header in another syntax
         raise unreadable(path, error, _remedy(path.parent)) from error
 
 
