@@ -167,16 +167,28 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(disk)])
 
 
+COLLECT = f"cd {DOCS / 'examples'}; $M collect garden:Garden-v0 --num-processes 1 --max-episode-steps 80"
+TRAIN = "$M train --size debug --steps 5 --no-report"
+
+
+@pytest.fixture(scope="module")
+def garden(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A small dataset, and a world that was barely trained on it."""
+    folder = tmp_path_factory.mktemp("garden")
+    data, world = folder / "data", folder / "world"
+    assert run(f"{COLLECT} --steps 800 --out {data} && {TRAIN} {data} --out {world}").returncode == 0
+    return data, world
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "read-only"])
-def test_commands_on_a_disk_that_takes_nothing_say_so(kind: str, small_disk: Path, tmp_path: Path) -> None:
-    garden, data, world = DOCS / "examples", tmp_path / "data", tmp_path / "world"
-    collect = "$M collect garden:Garden-v0 --num-processes 1 --max-episode-steps 80"
-    train = f"$M train {data} --size debug --steps 5 --no-report"
-    assert run(f"cd {garden}; {collect} --steps 800 --out {data} && {train} --out {world}").returncode == 0
+def test_commands_on_a_disk_that_takes_nothing_say_so(
+    kind: str, small_disk: Path, garden: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data, world = garden
     for command in (
-        f"{collect} --steps 20000 --out {small_disk}/data",
-        f"{train} --out {small_disk}/world",
+        f"{COLLECT} --steps 20000 --out {small_disk}/data",
+        f"{TRAIN} {data} --out {small_disk}/world",
         f"$M eval {world} {data} --out {small_disk}/report --num-dreams 2 --minutes 0.05",
         f"$M sessions backup {small_disk}/copy.db --store {_store(tmp_path)}",
     ):
@@ -185,7 +197,7 @@ def test_commands_on_a_disk_that_takes_nothing_say_so(kind: str, small_disk: Pat
             (small_disk / "ballast").write_bytes(bytes(2**20 - 2**16))
         else:
             subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-        done = run(f"cd {garden}; {command}")
+        done = run(command)
         (said,) = [line for line in done.stderr.splitlines() if line.startswith("magrathea: ")][-1:] or [done.stderr]
         assert done.returncode == 2 and re.search("No space left|free some space|Read-only file system", said), (
             command,
