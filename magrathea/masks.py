@@ -114,6 +114,18 @@ MIXTURE: dict[str, float] = {
 }
 
 
+DREAM_MIXTURE: dict[str, float] = {
+    "forward_dynamics": 0.55,
+    "forward_in_progress": 0.3,
+    "inverse_dynamics": 0.06,
+    "behaviour_cloning": 0.02,
+    "judge": 0.03,
+    "inpaint": 0.02,
+    "random_holes": 0.02,
+}
+"""`MIXTURE` for worlds whose slots have values, of which a step's prediction is the hardest to learn."""
+
+
 def weights_of(uses: Mapping[str, float]) -> dict[str, float]:
     """The weights of all uses, with those that differ from `MIXTURE`; raises MagratheaError for what is no use, and for
     a weight below 0."""

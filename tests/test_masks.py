@@ -69,7 +69,8 @@ def test_mixture_draws_each_use_as_often_as_its_weight() -> None:
     forward = (drawn == masks.forward_dynamics(LAYOUT)).all(-1).float().mean().item()
     assert judged == pytest.approx(masks.MIXTURE["judge"], abs=0.02)
     assert forward == pytest.approx(masks.MIXTURE["forward_dynamics"], abs=0.04)
-    assert sum(masks.MIXTURE.values()) == pytest.approx(1)
+    for mixture in (masks.MIXTURE, masks.DREAM_MIXTURE):
+        assert sum(mixture.values()) == pytest.approx(1) and mixture.keys() == masks.MIXTURE.keys()
 
 
 def test_weight_of_a_use_can_be_changed() -> None:

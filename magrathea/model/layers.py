@@ -22,6 +22,8 @@ from magrathea.model.config import HEAD_WIDTH
 Codecs = Mapping[str, Codec]  # of the slots that have values, by name
 
 KEEP_BIAS = 3.0  # log odds
+POSITION_SCALE = 0.5  # of the vectors of positions, at first
+VALUES_POSITION_SCALE = 0.05  # beside decoded values, which are small: convolutions must see them first
 TIME_PERIOD = 64  # steps after which a rotary time repeats, exactly: a world can run for ever
 # Pairs of numbers rotate; a third of them for each axis. Each axis keeps two pairs that do not, so that a head can also
 # attend by content, wherever and whenever it is.
@@ -190,7 +192,8 @@ class StepEmbedding(nn.Module):
             self.merge.append(Linear(width, width) if slot.tokens_per_position > 1 else nn.Identity())
             if num_recent:
                 self.recent_proj[_module_name(slot)] = Linear(num_recent * width, width)
-        self.position = nn.Parameter(torch.randn(layout.num_positions, width) * 0.5)
+        scale = VALUES_POSITION_SCALE if codecs else POSITION_SCALE
+        self.position = nn.Parameter(torch.randn(layout.num_positions, width) * scale)
 
     def forward(
         self,

@@ -47,7 +47,8 @@ class BatchConfig:
             of one token and that the memory predicts.
         memory_dropout: probability that a segment gets no readout of the memory.
         num_earlier: steps before a segment that a recurrent memory is trained through.
-        uses: weights of the uses of a world among the holes, where they differ from `masks.MIXTURE`.
+        uses: weights of the uses of a world among the holes, where they differ from `masks.MIXTURE`, or where the model
+            has slots with values from `masks.DREAM_MIXTURE`.
     """
 
     num_segments: Annotated[int, Range(0, 10**6)] | None = None
@@ -84,6 +85,8 @@ class BatchConfig:
         sizes = {"num_segments": self.num_segments, "num_steps": steps, "num_context": context}
         if self.own_dream_prob is None:
             sizes["own_dream_prob"] = OWN_DREAM_PROB if model.codecs else 0.0
+        if model.codecs:
+            sizes["uses"] = masks.DREAM_MIXTURE | dict(self.uses)
         if self.num_prompted is None:
             sizes["num_prompted"] = 0 if num_recent else 1
         if self.num_segments is None:

@@ -40,7 +40,7 @@ class TrainerConfig:
 
     steps: Count | None = None
     minutes: Positive | None = None
-    learning_rate: Annotated[float, Range(0, 1, above=True)] = 2.5e-3
+    learning_rate: Annotated[float, Range(0, 1, above=True)] = 1.2e-3
     weight_decay: Share = 0.05
     warmup: Annotated[float, Range(0, 1, above=True)] = 0.02
     decay_from: Annotated[float, Range(0, 0.999)] = 0.4
