@@ -119,7 +119,10 @@ def find_world(name: str | Path) -> Path:
         return shipped[str(folder)]
     if isinstance(name, str) and re.fullmatch(HUB_ID, name):
         return _download(name)
-    raise MagratheaError(f"No world '{name}': it is no folder and no shipped world ({', '.join(shipped) or 'none'}).")
+    raise MagratheaError(
+        f"No world '{name}'; give a world's folder, its owner/name on the Hub, or a shipped one: "
+        f"{', '.join(shipped) or 'there is none'}."
+    )
 
 
 def _path(name: str | Path) -> Path:

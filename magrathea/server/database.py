@@ -79,7 +79,8 @@ def database_errors(path: str | Path) -> Iterator[None]:
         yield
     except (sqlite3.Error, OSError) as error:
         raise MagratheaError(
-            f"Store '{path}' cannot be used ({error}); free some space, or choose another file with --store."
+            f"Store '{path}' cannot be used ({error}); free some space, let its folder be written, or choose another "
+            "file with --store."
         ) from error
 
 

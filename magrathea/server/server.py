@@ -238,5 +238,6 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except (OSError, OverflowError) as error:
         listener.close()
-        raise MagratheaError(f"Cannot listen on {host}:{port} ({error}); choose another with --port.") from None
+        reason = f"Cannot listen on {host}:{port} ({error}); choose another with --port or --host."
+        raise MagratheaError(reason) from None
     return listener
