@@ -391,6 +391,21 @@ def test_keys_are_those_of_the_environment(given: dict, keys: dict) -> None:
     assert environment_metadata(env)["key_map"] == keys
 
 
+def test_a_description_is_the_first_paragraph_of_the_documentation() -> None:
+    env = make_env(OTHER, case="")
+
+    def described(documentation: str | None) -> str | None:
+        env.unwrapped.__class__ = type("Documented", (type(env.unwrapped),), {"__doc__": documentation})
+        return environment_metadata(env).get("description")
+
+    assert described(
+        "\n    ## Description\n\n    Cross the [lake](http://x.org),\n    and come back.\n\n    More."
+    ) == ("Cross the lake, and come back.")
+    assert described(None) is None and len(described("word " * 200) or "") <= 300
+    env.unwrapped.metadata = {"description": "A game."}
+    assert described("Something else.") == "A game."
+
+
 def test_a_script_without_a_main_guard_records_in_one_process(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(

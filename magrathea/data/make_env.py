@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
+import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ OLD_API = (
     "gymnasium.make('GymV21Environment-v0', env_id=...)"
 )
 MAX_FPS = 1000
+MAX_DESCRIPTION = 300  # characters
 _PLAIN_TEXT = re.compile(r"[\w .+-]{0,100}")  # of an argument that a file gives: names no module and no path
 _named: set[str] = set()  # ids that the user of this process has named
 
@@ -142,7 +145,8 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def environment_metadata(env: gymnasium.Env) -> dict[str, Any]:
-    """fps, action_names and key_map of an environment, from its own metadata; missing names and keys are generated.
+    """fps, action_names, key_map and description of an environment, from its own metadata; missing names and keys are
+    generated, and a missing description is the first paragraph of its documentation.
 
     Raises:
         MagratheaError: where its metadata has something else under these names.
@@ -159,7 +163,24 @@ def environment_metadata(env: gymnasium.Env) -> dict[str, Any]:
             f"The metadata of the environment has render_fps, action_names or key_map of another kind ({error}); give "
             "a number, a list of names and a table of keys and actions."
         ) from error
-    return {"fps": fps, "action_names": names, "key_map": keys}
+    described = {"description": description} if (description := _description(env)) else {}
+    return {"fps": fps, "action_names": names, "key_map": keys} | described
+
+
+def _description(env: gymnasium.Env) -> str:
+    """What the environment is about: its metadata's "description", else the first paragraph of its documentation."""
+    inner: Any = env.unwrapped
+    given = (inner.metadata or {}).get("description")
+    if given is not None:
+        return _shortened(str(given))
+    lines = inspect.cleandoc(type(inner).__doc__ or "").splitlines()
+    text = "\n".join(line for line in lines if not line.startswith("#")).strip()
+    return _shortened(re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", text.split("\n\n")[0]))
+
+
+def _shortened(text: str) -> str:
+    """A text as one line of at most MAX_DESCRIPTION characters, cut between words."""
+    return textwrap.shorten(text, MAX_DESCRIPTION, placeholder=" …")
 
 
 def _make(plugin: EnvironmentPlugin | None, env_id: str, env_kwargs: dict[str, Any]) -> gymnasium.Env:

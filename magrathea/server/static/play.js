@@ -3,7 +3,7 @@
 import { Connection } from "./connection.js";
 import { Sliders, followGamepad } from "./gamepad.js";
 import { Keys, arrowOf, keyCap, glyph, label, shortcuts } from "./keys.js";
-import { Figures, fillStarts, text } from "./panel.js";
+import { Figures, fillStarts, number, text } from "./panel.js";
 import { drawHeat, drawPicture, fitPictures } from "./picture.js";
 import { SessionPanel } from "./session.js";
 import { Timeline } from "./timeline.js";
@@ -146,7 +146,8 @@ function overlayOf(state) {
   again.className = "accent";
   again.addEventListener("click", () => reset());
   if (state === "failed") return [line("This session cannot go on", "h2"), line(page.frame.reason), again];
-  return [line("The episode ended", "h2"), line(touch.matches ? "Tap to start again." : `Press ${glyph("r")} to start again.`), again];
+  const total = line(`Total reward ${number(page.frame.total_reward)} in ${page.frame.step} steps`);
+  return [line("The episode ended", "h2"), total, line(touch.matches ? "Tap to start again." : `Press ${glyph("r")} to start again.`), again];
 }
 
 function hint() {
