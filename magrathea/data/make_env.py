@@ -221,7 +221,8 @@ def _key_map(env: gymnasium.Env, names: list[str]) -> dict[str, int | list[float
     given = (inner.metadata or {}).get("key_map")
     if not given and hasattr(inner, "get_keys_to_action"):
         pairs = ((_single_key(keys), action) for keys, action in inner.get_keys_to_action().items())
-        given = {key: action for key, action in pairs if key is not None}
+        arrows = {key: action for key, action in default_keys(names).items() if key.startswith("Arrow")}
+        given = arrows | {key: action for key, action in pairs if key is not None}
     if given:
         return {str(key): _numbers(action) for key, action in given.items()}
     return dict(default_keys(names)) if isinstance(env.action_space, gymnasium.spaces.Discrete) else {}
