@@ -155,6 +155,35 @@ def test_exit_code_of_an_error_of_the_system(
     assert message in said and said.count("\n") == 1
 
 
+WORKING = """
+import sys, time
+from pathlib import Path
+from magrathea.cli import main as cli
+from magrathea.files import atomic_write, claim_folder
+
+def work() -> None:
+    with claim_folder(Path("world"), "at"), atomic_write(Path("file")):
+        print("ready", flush=True)
+        time.sleep(60)
+
+cli.COMMANDS = {"train": work}
+sys.exit(cli.main(["train"]))
+"""
+
+
+def test_sigterm_leaves_no_temporary_file(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", WORKING]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == "ready\n" and list(tmp_path.iterdir())
+        process.terminate()
+        assert process.wait(timeout=30) == 143
+        assert not list(tmp_path.iterdir()) and not process.stderr.read()
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 1 MiB; needs the right to mount one."""

@@ -11,7 +11,7 @@ import numpy as np
 import optree
 
 from magrathea.data import Dataset
-from magrathea.errors import FOREIGN_ERRORS, MagratheaError
+from magrathea.errors import FOREIGN_ERRORS, MagratheaError, Terminated
 from magrathea.evaluate.dreams import HORIZON, Values, measure_dreams, write_filmstrips
 from magrathea.evaluate.next_step import measure_next_step
 from magrathea.evaluate.obedience import counterfactuals, measure_obedience
@@ -115,6 +115,8 @@ class _Measuring:
         """What a measure returns; None, with a note, where the environment fails, which may raise anything."""
         try:
             return measure()
+        except Terminated:
+            raise
         except FOREIGN_ERRORS as error:
             line = str(error).split("\n")[0] or type(error).__name__
             self.notes.append(f"{what}: {line}")
