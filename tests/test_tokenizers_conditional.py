@@ -40,6 +40,10 @@ def test_cells_make_up_the_picture(shape: tuple[int, int, int], cell: tuple[int,
     values = torch.randint(0, 256, (5, shape[0] * shape[1] * shape[2]), generator=torch.Generator().manual_seed(0))
     assert torch.equal(codec.picture(codec.cells(values)), values)
     assert codec.cells(values).shape[1:] == (codec.grid[0] * codec.grid[1], codec.num_features)
+    none, tokens = values[:0], torch.zeros(0, codec.grid[0] * codec.grid[1]).long()
+    assert codec.picture(codec.cells(none)).shape == none.shape == codec.decode(tokens, none).shape
+    assert codec.equivalents(none, none).shape == (*tokens.shape, codec.vocab_size)
+    assert codec.encode(none, none).shape == tokens.shape
 
 
 def test_tokens_keep_move_and_draw() -> None:

@@ -72,11 +72,11 @@ class MotionCodec(nn.Module):
                 last = picture.narrow(axis, have - 1, 1)
                 picture = torch.cat([picture, *[last] * (need - have)], dim=axis)
         picture = picture.reshape(-1, self.grid[0], self.cell[0], self.grid[1], self.cell[1], channels)
-        return picture.transpose(2, 3).reshape(*values.shape[:-1], self.grid[0] * self.grid[1], -1)
+        return picture.transpose(2, 3).reshape(*values.shape[:-1], self.grid[0] * self.grid[1], self.num_features)
 
     def picture(self, cells: Int[Tensor, "*n C P"]) -> Int[Tensor, "*n Q"]:
         """The inverse of `cells`."""
-        pixels = cells.reshape(*cells.shape[:-2], -1, self.shape[2])
+        pixels = cells.reshape(*cells.shape[:-2], len(self.cell_rows) * self.cell_rows.shape[1], self.shape[2])
         return pixels.index_select(-2, self.pixel_index).flatten(-2)
 
     def features(self, values: Int[Tensor, "*n Q"], before: Int[Tensor, "*n Q"]) -> Float[Tensor, "*n C P"]:
@@ -90,7 +90,7 @@ class MotionCodec(nn.Module):
         pixels = values.reshape(*values.shape[:-1], height * width, channels)
         index = where.expand(*values.shape[:-1], *where.shape[-2:]).flatten(-2)
         taken = pixels.gather(-2, index[..., None].expand(*index.shape, channels))
-        return taken.reshape(*index.shape[:-1], where.shape[-2], -1)
+        return taken.reshape(*index.shape[:-1], where.shape[-2], where.shape[-1] * channels)
 
     # -- tokens -------------------------------------------------------------------------------------------------------
     def decode(self, tokens: Int[Tensor, "*n C"], previous: Int[Tensor, "*n Q"]) -> Int[Tensor, "*n Q"]:

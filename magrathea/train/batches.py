@@ -17,7 +17,7 @@ from magrathea.model.transformer import MaskedTransformer
 from magrathea.settings import Range, Share, check
 from magrathea.train.cache import RETURN_STEPS, Segments, TokenCache
 
-FILLED_POSITIONS = 1100  # of an update
+FILLED_POSITIONS = 600  # of an update
 OWN_DREAM_PROB = 0.25
 UNREWARDED_PROB = 0.1  # probability that a segment's context has no rewards and endings
 
@@ -27,7 +27,7 @@ class BatchConfig:
     """The segments of an update, and how their context is augmented.
 
     Attributes:
-        num_segments: segments of an update, over all processes; if not given, so many that about 1,100 positions of the
+        num_segments: segments of an update, over all processes; if not given, so many that about 600 positions of the
             transformer are filled.
         num_steps: T, steps of a segment; if not given, one more than its context, or 12 where the model attends to the
             window.
