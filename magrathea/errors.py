@@ -2,7 +2,13 @@
 
 
 class MagratheaError(ValueError):
-    """A mistake in what was asked or given; its one-line message names the thing, what is wrong, and what to do."""
+    """A mistake in what was asked or given; its one-line message names the thing, what is wrong, and what to do.
+
+    What no UTF-8 can hold, which a file may have given, is written as an escape, so that every message can be sent.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(str(message).encode("utf-8", "backslashreplace").decode())
 
 
 class Terminated(SystemExit):

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from lights import lights_world
+from safetensors.torch import load, save
 from server_square_world import serving, square_app
 from test_server_http import connected, frame_of, send, text_of
 from test_server_sessions import ask, played
@@ -22,7 +23,7 @@ from magrathea.errors import MagratheaError
 from magrathea.server.protocol import AnyClientMessage
 from magrathea.server.session_manager import Limits
 from magrathea.session import Session
-from magrathea.session.file import FileLimits
+from magrathea.session.file import FileLimits, _checksum
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 LONG, HUGE = "9" * 400, "9" * 5000
@@ -157,6 +158,17 @@ def test_a_strange_version_of_a_session_file_is_refused(version: str) -> None:
 def test_the_answer_to_a_failure_is_one_line(url: str) -> None:
     status, text = ask(f"{url}/api/sessions/none")
     assert status == 404 and re.fullmatch(rb"[^\n]+", text)
+
+
+def test_a_message_about_half_a_letter_can_be_sent() -> None:
+    world = lights_world()
+    file = Session(world).to_bytes()
+    tensors, metadata = load(file), json.loads(file[8 : 8 + int.from_bytes(file[:8], "little")])["__metadata__"]
+    header = json.dumps(json.loads(metadata["header"]) | {"inference": "\ud800"})
+    bad = save(tensors, metadata | {"header": header, "checksum": _checksum(header, tensors)})
+    with pytest.raises(MagratheaError) as raised:
+        Session.from_bytes(bad, world)
+    assert rb"unknown inference '\ud800'" in str(raised.value).encode()
 
 
 def with_header(file: bytes, header: bytes) -> bytes:
