@@ -22,7 +22,7 @@ from magrathea.session import Session
 from magrathea.spaces import index_batch, stack
 from magrathea.world import World
 
-BATCH_SIZE = 16
+FIRST_BATCH_SIZE, BATCH_SIZE = 2, 16  # dreams at a time
 MIN_STEPS = 8
 MAX_CONTEXT = 512  # steps of the recording before a dream; those beyond the window are in its memory
 
@@ -122,15 +122,18 @@ def recent_steps(episodes: Sequence[EncodedEpisode], starts: list[Start], num_st
 def roll_out(
     world: World, recordings: list[Recording], starts: list[Start], horizon: int, *, budget: Budget, seed: int = 0
 ) -> Rollouts:
-    """Dream from each start under the recording's actions; stops after the batch in which the budget is spent."""
+    """Dream from each start under the recording's actions; stops after the batch in which the budget is spent. The
+    first batches are small, so that a slow world takes little more than its budget."""
     real, dreams, valid = [], [], []
-    for begin in range(0, len(starts), BATCH_SIZE):
-        part = starts[begin : begin + BATCH_SIZE]
+    begin, size = 0, FIRST_BATCH_SIZE
+    while begin < len(starts):
+        part = starts[begin : begin + size]
         recorded = [_recorded(recordings[index].episode, step, horizon) for index, step in part]
         real.append(_stacked([steps for steps, _, _ in recorded]))
         valid.append(np.stack([inside for _, inside, _ in recorded]))
         seeds = range(seed + begin, seed + begin + len(part))
         dreams.append(dream(world, recordings, part, stack([actions for *_, actions in recorded]), seeds))
+        begin, size = begin + len(part), min(2 * size, BATCH_SIZE)
         if budget.spent():
             break
     num_rollouts = sum(map(len, valid))
