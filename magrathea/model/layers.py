@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -94,10 +93,11 @@ class Linear(nn.Linear):
         rows = input.flatten(0, -2)  # as one matrix, or PyTorch multiplies frozen weights in another order
         return F.linear(rows, self._weight_as(input.dtype)).view(*input.shape[:-1], self.out_features)
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> Linear:
         """Begin or end training; a fused optimizer changes weights without a trace, so nothing converted is kept."""
         self._converted = None
-        return super().train(mode)
+        super().train(mode)
+        return self
 
     def _weight_as(self, dtype: torch.dtype) -> Float[Tensor, "O I"]:
         """The weight in a type; outside of training it is converted once, and again when it has changed."""
