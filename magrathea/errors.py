@@ -1,4 +1,13 @@
-"""The error for mistakes of the user."""
+"""The error for mistakes of the user, and the end of a process by SIGTERM."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 
 class MagratheaError(ValueError):
@@ -26,3 +35,25 @@ def one_line(text: object, most: int = 500) -> str:
         return line
     end = most // 2
     return f"{line[: most - end - 3]} … {line[-end:]}"
+
+
+def end_by_sigterm(number: int, frame: Any) -> NoReturn:
+    """Handle SIGTERM: end this process as an error does, so that what is open is closed; a second one does nothing."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for process in multiprocessing.active_children():
+        process.terminate()
+    raise Terminated(128 + number)
+
+
+@contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """Exit on SIGTERM as on an error, so that environments are closed, temporary files and locks
+    are deleted, and worker processes end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end_by_sigterm)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

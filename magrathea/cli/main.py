@@ -5,13 +5,11 @@ from __future__ import annotations
 import io
 import os
 import select
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from inspect import cleandoc
-from typing import IO, Any, NoReturn
+from typing import IO
 
 from magrathea.cli.allocator import keep_memory
 from magrathea.cli.bench import (
@@ -28,7 +26,7 @@ from magrathea.cli.evaluate import evaluate, evaluate_drift, evaluate_memory
 from magrathea.cli.options import run_command
 from magrathea.cli.play import play
 from magrathea.cli.sessions import backup
-from magrathea.errors import MagratheaError, Terminated
+from magrathea.errors import MagratheaError, exit_on_sigterm
 from magrathea.files import system_error
 from magrathea.plugins import environment_plugins
 
@@ -67,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a terminal may lack letters
     try:
         try:
-            with _ended_by_sigterm():
+            with exit_on_sigterm():
                 _run(arguments)
         finally:  # also after --help, which exits
             sys.stdout.flush()
@@ -95,24 +93,6 @@ def _run(arguments: list[str]) -> None:
         return
     name = command_name(arguments)
     run_command(COMMANDS[name], arguments[len(name.split()) :], prog=f"magrathea {name}")
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Exit on SIGTERM as on an error, so that environments are closed, and temporary files and locks deleted."""
-
-    def end(number: int, frame: Any) -> NoReturn:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Terminated(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _nobody_reads(stream: IO[str]) -> bool:

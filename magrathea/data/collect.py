@@ -28,12 +28,11 @@ from magrathea.data.playing import (
     TimeLimit,
     check_main,
     episode_path,
-    exit_on_sigterm,
     play_missing,
     recorded_env,
 )
 from magrathea.data.policies import current_policy_name, policy_named
-from magrathea.errors import MagratheaError
+from magrathea.errors import MagratheaError, exit_on_sigterm
 from magrathea.files import atomic_write, claim_folder, read_json
 from magrathea.plugins import environment_plugin
 from magrathea.progress import Stages

@@ -13,19 +13,19 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import gymnasium
 
 from magrathea.data.episode import Episode, save_episode
 from magrathea.data.make_env import close_env, make_env
 from magrathea.data.recorder import play_episode
-from magrathea.errors import FOREIGN_ERRORS, MagratheaError, Terminated, one_line
+from magrathea.errors import FOREIGN_ERRORS, MagratheaError, Terminated, end_by_sigterm, one_line
 from magrathea.plugins import environment_plugin
 from magrathea.settings import Count, Seed, check
 
@@ -227,17 +227,9 @@ def _start_worker(recording: Recording, work: Path, time_limit: TimeLimit | None
     exits, it closes its environment, which may have processes and files of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _worker["player"] = _Player(recording, work, time_limit)
-    signal.signal(signal.SIGTERM, _exit)
+    signal.signal(signal.SIGTERM, end_by_sigterm)
     multiprocessing.util.Finalize(None, _worker["player"].close, exitpriority=10)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _exit(number: int, frame: Any) -> NoReturn:
-    """Handle SIGTERM: end this process as an error does, so that what is open is closed; a second one does nothing."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    for process in multiprocessing.active_children():
-        process.terminate()
-    raise Terminated(128 + number)
 
 
 def _end_with_parent() -> None:
@@ -247,19 +239,6 @@ def _end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)  # the main thread closes the environment, which it is using
         time.sleep(SECONDS_TO_CLOSE)
         os._exit(1)
-
-
-@contextlib.contextmanager
-def exit_on_sigterm() -> Iterator[None]:
-    """Exit on SIGTERM as on an error, so that environments are closed, and end the worker processes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _exit)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _play_in_worker(index: int) -> Played:
