@@ -33,6 +33,7 @@ def held(inputs: ActionInputs, *keys: str) -> Any:
         (spaces.Discrete(4), {}), (spaces.Discrete(3, start=-1), {}), (spaces.MultiDiscrete([5, 2]), {}),
         (spaces.MultiDiscrete([[2, 3], [4, 2]]), {}), (spaces.MultiDiscrete([3, 3], start=[1, -1]), {}),
         (spaces.MultiBinary(4), {}), (spaces.MultiBinary([2, 2]), {}), (CAR, STEER), (NESTED, {}),
+        (spaces.Box(np.array([0, -1], np.float32), np.array([0, 1], np.float32)), {}),  # the first is always 0
         (spaces.Box(-np.inf, np.inf, (3,)), {}), (spaces.Box(2, 5, (1,), np.float64), {}),
         (spaces.Box(-3, 3, (2, 2), np.int16), {}), (spaces.Tuple((spaces.Discrete(2), spaces.Box(-1, 1, ()))), {}),
     ],

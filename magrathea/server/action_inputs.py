@@ -178,20 +178,16 @@ def _of_components(components: Sequence[_Component]) -> list[_Button]:
 
     The first two numbers have the arrows, a choice of two the space bar, and all others digits and letters.
     """
-    arrows, spare, space_bar = iter(_ARROWS), iter(SPARE_KEYS), iter([" "])
+    arrows, spare, space_bar = iter(_ARROWS), iter(SPARE_KEYS), iter([(" ",)])
     buttons = []
     for index, part in enumerate(components):
         if part.is_range:
-            wanted = [value for value in (part.low, part.high) if value != part.neutral]
-            keys: Sequence[str | None]
-            pair = next(arrows, None)
-            keys = [next(spare, None) for _ in wanted] if pair is None else pair[-len(wanted) :]
-            values = wanted
+            values = [value for value in (part.low, part.high) if value != part.neutral]
+            given = next(arrows, ())[-len(values) :] if values else ()
         else:
             values = [part.low + 1 + n for n in range(min(MAX_CHOICES, int(part.high - part.low)))]
-            keys = [
-                next(space_bar, None) or next(spare, None) if len(values) == 1 else next(spare, None) for _ in values
-            ]
+            given = next(space_bar, ()) if len(values) == 1 else ()
+        keys = given or [next(spare, None) for _ in values]
         for key, value in zip(keys, values, strict=True):
             buttons.append(_Button(_says(part, value), () if key is None else (key,), {index: value}))
     return buttons

@@ -80,9 +80,7 @@ class Controls:
         if self.paused:
             self._pressed.append(button)
             return
-        if not self.started:
-            self.started = True
-            self._restart_clock()
+        self._begin()
         self._pressed.append(button)
         self._held.pop(button, None)
         self._held[button] = now
@@ -99,10 +97,14 @@ class Controls:
         if value is None:
             self.axes.pop(axis, None)
         else:
-            if not self.started and not self.paused:
-                self.started = True
-                self._restart_clock()
+            if not self.paused:
+                self._begin()
             self.axes[axis] = value
+
+    def _begin(self) -> None:
+        if not self.started:
+            self.started = True
+            self._restart_clock()
 
     def pause(self, on: bool) -> None:
         """Pause or resume; forgets the keys."""
