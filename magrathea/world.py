@@ -171,6 +171,11 @@ class World:
         files = read_world(folder)
         try:
             world = cls._from_files(files)
+        except ImportError as error:
+            raise MagratheaError(
+                f"World '{folder}' needs a package that cannot be imported: {one_line(error)}; install it, or install "
+                "magrathea again"
+            ) from error
         except Exception as error:  # of plug-ins that the config names, whose settings only they know
             raise MagratheaError(
                 f"World '{folder}' has files that do not fit its config.json: {one_line(error)}"

@@ -103,7 +103,7 @@ def test_segments_predict_every_step_once() -> None:
     ]
     for window, chunk in ((4, 16), (3, 1), (1, 5)):
         asked = []
-        for batch in segment_batches(recordings, window, batch_size=3, chunk=chunk):
+        for batch in segment_batches(recordings, window, chunk=chunk):
             assert batch.tokens.shape[1] == batch.first + batch.steps.shape[1] and batch.first <= window
             for row, episode in enumerate(batch.episodes):
                 for place in np.flatnonzero(batch.valid[row]):

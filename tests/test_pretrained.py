@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from magrathea.pretrained import find_world
 from magrathea.server.server import _world_id
 from magrathea.session import Session
 from magrathea.space_config import space_from_config, space_to_config
+from magrathea.tokenizers.discrete import DiscreteTokenizer
 from magrathea.world import World
 
 SPACES = [
@@ -51,6 +53,13 @@ def test_saved_world_gives_the_same_dreams(debug_world: World, folder: Path, tmp
 
     assert torch.equal(dream(loaded), dream(again))
     assert again.metadata == debug_world.metadata and again.num_starts == debug_world.num_starts
+
+
+def test_a_missing_package_is_not_called_a_damaged_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that a tokenizer imports when it is first used."""
+    monkeypatch.setattr(DiscreteTokenizer, "from_config", lambda *_: importlib.import_module("no_such_package"))
+    with pytest.raises(MagratheaError, match=r"needs a package that cannot be imported: .*no_such_package"):
+        World.from_pretrained(folder)
 
 
 def test_save_keeps_the_card_and_leaves_no_temporary_files(debug_world: World, folder: Path) -> None:

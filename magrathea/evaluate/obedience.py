@@ -16,9 +16,9 @@ from magrathea.data.policies import sticky
 from magrathea.data.recorder import checked_copy
 from magrathea.errors import MagratheaError
 from magrathea.evaluate.dreams import TOLERANCE
-from magrathea.evaluate.recordings import Budget, Recording
+from magrathea.evaluate.recordings import BATCH_SIZE, Budget, Recording
 from magrathea.evaluate.results import Curves
-from magrathea.evaluate.rollouts import BATCH_SIZE, Replay, Rollouts, dream
+from magrathea.evaluate.rollouts import Replay, Rollouts, dream
 from magrathea.evaluate.slots import CHOICES, NUMBERS, PICTURE, by_kind
 from magrathea.evaluate.statistics import Tally, wilson
 from magrathea.spaces import index_batch, stack

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from magrathea.evaluate.results import About
 from magrathea.memory import EpisodeReadout, MemoryReadout
 from magrathea.world import World
 
+FIRST_BATCH_SIZE, BATCH_SIZE = 2, 16  # dreams or segments that are computed at a time
 MIN_EPISODES = 4  # that are read whatever the time
 READING_SHARE = 0.2  # of the time
 MIN_STEPS = 256  # of an episode, that are read whatever the time
@@ -88,6 +89,15 @@ class Budget:
     def part(self, share: float) -> Budget:
         """A budget of a share of the remaining time."""
         return Budget(None if self.end is None else max(0.0, self.end - time.monotonic()) * share)
+
+
+def batch_sizes() -> Iterator[int]:
+    """How many dreams or segments are computed at a time: few at first, so that a slow world takes little more than a
+    budget that is asked after every batch."""
+    size = FIRST_BATCH_SIZE
+    while True:
+        yield size
+        size = min(2 * size, BATCH_SIZE)
 
 
 def is_training_dataset(world: World, dataset: Dataset) -> bool:

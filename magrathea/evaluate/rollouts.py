@@ -16,13 +16,12 @@ from magrathea.data.make_env import close_env, make_env_from_metadata
 from magrathea.data.recorder import checked_copy, plain_action
 from magrathea.errors import MagratheaError
 from magrathea.evaluate.environment_hooks import resample
-from magrathea.evaluate.recordings import Budget, EncodedEpisode, Recording
+from magrathea.evaluate.recordings import Budget, EncodedEpisode, Recording, batch_sizes
 from magrathea.memory import WindowSpec
 from magrathea.session import Session
 from magrathea.spaces import index_batch, stack
 from magrathea.world import World
 
-FIRST_BATCH_SIZE, BATCH_SIZE = 2, 16  # dreams at a time
 MIN_STEPS = 8
 MAX_CONTEXT = 512  # steps of the recording before a dream; those beyond the window are in its memory
 
@@ -122,18 +121,17 @@ def recent_steps(episodes: Sequence[EncodedEpisode], starts: list[Start], num_st
 def roll_out(
     world: World, recordings: list[Recording], starts: list[Start], horizon: int, *, budget: Budget, seed: int = 0
 ) -> Rollouts:
-    """Dream from each start under the recording's actions; stops after the batch in which the budget is spent. The
-    first batches are small, so that a slow world takes little more than its budget."""
+    """Dream from each start under the recording's actions; stops after the batch in which the budget is spent."""
     real, dreams, valid = [], [], []
-    begin, size = 0, FIRST_BATCH_SIZE
+    begin, sizes = 0, batch_sizes()
     while begin < len(starts):
-        part = starts[begin : begin + size]
+        part = starts[begin : begin + next(sizes)]
         recorded = [_recorded(recordings[index].episode, step, horizon) for index, step in part]
         real.append(_stacked([steps for steps, _, _ in recorded]))
         valid.append(np.stack([inside for _, inside, _ in recorded]))
         seeds = range(seed + begin, seed + begin + len(part))
         dreams.append(dream(world, recordings, part, stack([actions for *_, actions in recorded]), seeds))
-        begin, size = begin + len(part), min(2 * size, BATCH_SIZE)
+        begin += len(part)
         if budget.spent():
             break
     num_rollouts = sum(map(len, valid))

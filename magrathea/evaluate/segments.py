@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from magrathea import masks
-from magrathea.evaluate.recordings import Budget, EncodedEpisode
+from magrathea.evaluate.recordings import Budget, EncodedEpisode, batch_sizes
 from magrathea.memory import MemoryReadout
 from magrathea.model.transformer import NO_READOUT
 from magrathea.world import World
@@ -102,7 +102,7 @@ class SegmentBatch:
 
 
 def segment_batches(
-    episodes: Sequence[EncodedEpisode], window: int, batch_size: int = 16, chunk: int = CHUNK, seed: int = 0
+    episodes: Sequence[EncodedEpisode], window: int, chunk: int = CHUNK, seed: int = 0
 ) -> Iterator[SegmentBatch]:
     """Cut episodes into segments that predict every step but the first once; in an order drawn by the seed, so that
     the first batches are a fair sample."""
@@ -112,12 +112,15 @@ def segment_batches(
             plans.append((min(begin, window), index, begin))  # near the start, there are fewer steps before
     order = np.random.default_rng(seed).permutation(len(plans))
     waiting: dict[int, list[tuple[int, int]]] = {}
+    sizes = batch_sizes()
+    size = next(sizes)
     for index in order:
         first, *segment = plans[index]
         group = waiting.setdefault(first, [])
         group.append(tuple(segment))
-        if len(group) == batch_size:
+        if len(group) >= size:
             yield _gather(episodes, first, waiting.pop(first), chunk)
+            size = next(sizes)
     for first, group in waiting.items():
         yield _gather(episodes, first, group, chunk)
 

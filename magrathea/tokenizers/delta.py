@@ -18,6 +18,7 @@ from magrathea.tokenizers.discrete import grid_of
 
 _SPARE = 0.25  # share of the range of the data that values may go beyond it, on either side
 _MAX_SETTINGS = 64
+_FITTING_NUMBERS = 4_000_000  # from which differences and settings are chosen
 
 
 class DeltaTokenizer(Tokenizer):
@@ -72,7 +73,11 @@ class DeltaTokenizer(Tokenizer):
             raise MagratheaError("DeltaTokenizer.fit got no values; give (M, *space.shape) with M > 0")
         before = array if previous is None else self.check_values(previous).astype(np.float64).reshape(array.shape)
         self._range = self._fit_range(array)
-        now, then = torch.from_numpy(self._levels(array)), torch.from_numpy(self._levels(before))
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(len(array), generator=generator)[
+            : max(1, _FITTING_NUMBERS // self._num_entries)
+        ].numpy()
+        now, then = (torch.from_numpy(self._levels(numbers[chosen])) for numbers in (array, before))
         changes = now - then
         differences, settings = [], []
         for entry in range(self._num_entries):

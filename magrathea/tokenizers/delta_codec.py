@@ -87,6 +87,6 @@ def fit_choices(values: Int[Tensor, " M"], most: int) -> Int[Tensor, " most"]:
     if len(different) > most:
         ranks = torch.linspace(0, 1, most)
         by_weight = torch.quantile(values.double()[torch.randperm(len(values))[:100_000]], ranks.double())
-        even = torch.linspace(float(different[0]), float(different[-1]), most).double()
-        different = torch.unique(torch.cat([by_weight[::2], even[::2]]).round().long())[:most]
+        even = torch.linspace(float(different[0]), float(different[-1]), most // 2).double()
+        different = torch.unique(torch.cat([by_weight[::2], even]).round().long())
     return torch.cat([different, different[-1:].expand(most - len(different))])

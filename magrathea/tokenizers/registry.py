@@ -117,7 +117,7 @@ def tokenizer_from(
         if kind == CompositeTokenizer.type_name:
             return CompositeTokenizer.from_leaf_configs(config, tensors, space, tokenizer_from)  # type: ignore[arg-type]
         return load_plugin(plugins.TOKENIZERS, kind, Tokenizer, TOKENIZERS).from_config(config, tensors, space)
-    except MagratheaError:
+    except (MagratheaError, ImportError):
         raise
     except Exception as error:  # of a plug-in
         raise MagratheaError(f"Tokenizer '{kind}' does not fit space {space} or lacks a setting ({error})") from error
