@@ -55,6 +55,7 @@ class Slot:
         grid: rows and columns in which its tokens are laid out.
         group: rows and columns of neighbouring tokens that share one position of the transformer; at the grid's far
             edges a position may have fewer.
+        is_sequence: True where its tokens follow one another as those of a text do.
         values_of: name of the slot before, where this slot holds the values that the tokens of that one decode to. They
             have no positions, are never holes, and show the model what the tokens mean.
     """
@@ -64,6 +65,7 @@ class Slot:
     vocab_size: int
     grid: tuple[int, int] = (1, 1)
     group: tuple[int, int] = (1, 1)
+    is_sequence: bool | None = None
     values_of: str | None = None
 
     @cached_property

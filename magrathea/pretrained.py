@@ -54,6 +54,7 @@ class _SlotConfig(msgspec.Struct, forbid_unknown_fields=True):
     vocab_size: Annotated[int, msgspec.Meta(ge=1, le=2**24)]
     grid: tuple[_Side, _Side]
     group: tuple[_Side, _Side]
+    is_sequence: bool | None = None
     values_of: _Name | None = None
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -43,6 +45,7 @@ def _read_bound(written: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.nda
 MOST_NUMBERS = 2**22  # of a value
 _Size = Annotated[int, msgspec.Meta(ge=0, le=MOST_NUMBERS)]
 _Whole = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
+_CodePoint = Annotated[int, msgspec.Meta(ge=0, le=sys.maxunicode)]
 _Sizes = Annotated[list[_Size], msgspec.Meta(max_length=8)]
 _Number = Literal[
     "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64"
@@ -70,6 +73,12 @@ class _MultiBinaryConfig(msgspec.Struct, tag="MultiBinary", tag_field="type", fo
     n: _Size | _Sizes
 
 
+class _TextConfig(msgspec.Struct, tag="Text", tag_field="type", forbid_unknown_fields=True):
+    max_length: Annotated[int, msgspec.Meta(ge=1, le=MOST_NUMBERS)]
+    min_length: _Size
+    characters: Annotated[list[tuple[_CodePoint, _CodePoint]], msgspec.Meta(min_length=1, max_length=2**16)]
+
+
 class _DictConfig(msgspec.Struct, tag="Dict", tag_field="type", forbid_unknown_fields=True):
     spaces: dict[str, _SpaceConfig]
 
@@ -78,7 +87,8 @@ class _TupleConfig(msgspec.Struct, tag="Tuple", tag_field="type", forbid_unknown
     spaces: list[_SpaceConfig]
 
 
-_SpaceConfig = _BoxConfig | _DiscreteConfig | _MultiDiscreteConfig | _MultiBinaryConfig | _DictConfig | _TupleConfig
+_LeafConfig = _BoxConfig | _DiscreteConfig | _MultiDiscreteConfig | _MultiBinaryConfig | _TextConfig
+_SpaceConfig = _LeafConfig | _DictConfig | _TupleConfig
 
 
 def _num_numbers(config: Any) -> int:
@@ -93,6 +103,14 @@ def _num_numbers(config: Any) -> int:
     return 1
 
 
+def _ranges(characters: str) -> list[list[int]]:
+    """Characters as ranges of code points, both ends included."""
+    codes = sorted(map(ord, characters))
+    begins = [code for before, code in zip([-2, *codes], codes, strict=False) if code > before + 1]
+    ends = [code for code, after in zip(codes, [*codes[1:], sys.maxunicode + 2], strict=True) if after > code + 1]
+    return [list(pair) for pair in zip(begins, ends, strict=True)]
+
+
 def space_to_config(space: spaces.Space) -> dict[str, Any]:
     """A JSON-able description of a space; raises MagratheaError for kinds that no tokenizer knows."""
     if isinstance(space, spaces.Box):
@@ -104,6 +122,9 @@ def space_to_config(space: spaces.Space) -> dict[str, Any]:
         return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
     if isinstance(space, spaces.MultiBinary):
         return {"type": "MultiBinary", "n": space.n if isinstance(space.n, int) else [int(size) for size in space.n]}
+    if isinstance(space, spaces.Text):
+        lengths = {"max_length": int(space.max_length), "min_length": int(space.min_length)}
+        return {"type": "Text", **lengths, "characters": _ranges(space.characters)}
     if isinstance(space, spaces.Dict):
         return {"type": "Dict", "spaces": {key: space_to_config(part) for key, part in space.spaces.items()}}
     if isinstance(space, spaces.Tuple):
@@ -137,6 +158,12 @@ def _space_from(config: Any) -> spaces.Space:
         return spaces.MultiDiscrete(nvec, start=start)
     if isinstance(config, _MultiBinaryConfig):
         return spaces.MultiBinary(config.n)
+    if isinstance(config, _TextConfig):
+        ends = [-1, *(code for pair in config.characters for code in pair)]
+        if any(first > last for first, last in pairwise(ends)) or config.min_length > config.max_length:
+            raise ValueError("a Text has ranges of characters that do not rise, or a least length above the greatest")
+        letters = frozenset(chr(code) for first, last in config.characters for code in range(first, last + 1))
+        return spaces.Text(config.max_length, min_length=config.min_length, charset=letters)
     if isinstance(config, _DictConfig):
         return spaces.Dict({key: _space_from(part) for key, part in config.spaces.items()})
     return spaces.Tuple([_space_from(part) for part in config.spaces])

@@ -81,8 +81,26 @@ def index_batch(values: Any, index: int | slice | np.ndarray) -> Any:
 
 
 def stack(values: Sequence[Any]) -> Any:
-    """Values of one space as a batch: arrays (B, ...), or a dict or tuple of such."""
-    return optree.tree_map(lambda *parts: np.stack(parts), *values)
+    """Values of one space as a batch: arrays (B, ...), of objects where they are texts, or a dict or tuple of such."""
+    return optree.tree_map(lambda *parts: np.stack([to_array(part) for part in parts]), *values)
+
+
+def to_array(value: Any) -> np.ndarray:
+    """A value of a space without parts as an array; a text as one of objects, since arrays of text drop NULs."""
+    return np.array(str(value), dtype=object) if isinstance(value, str) else np.asarray(value)
+
+
+def from_gymnasium_batch(space: spaces.Space, values: Any) -> Any:
+    """A batch as Gymnasium's vector environments have it, texts in tuples, as arrays (B, ...), or a dict or tuple of
+    such."""
+    return map_leaves(lambda leaf, part: text_array(part) if isinstance(leaf, spaces.Text) else part, space, values)
+
+
+def to_gymnasium_batch(space: spaces.Space, values: Any) -> Any:
+    """The inverse of `from_gymnasium_batch`, as a copy."""
+    return map_leaves(
+        lambda leaf, part: tuple(part.tolist()) if isinstance(leaf, spaces.Text) else np.array(part), space, values
+    )
 
 
 def value_at(values: Any, path: tuple[str | int, ...]) -> Any:
@@ -120,6 +138,9 @@ def check_leaf(space: spaces.Space, what: str) -> None:
     """Check the numbers and the vocabulary of a space without parts; raises MagratheaError as `check_space` does."""
     if isinstance(space, spaces.Box) and np.dtype(space.dtype).kind not in "biuf":
         raise MagratheaError(f"{what}: {space} is no Box of numbers; leave that part out in a wrapper.")
+    if isinstance(space, spaces.Text):
+        _check_text_space(space, what)
+        return
     if not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         raise MagratheaError(f"{what}: {no_tokenizer(space)}")
     num_numbers = math.prod(space.shape or ())
@@ -154,7 +175,8 @@ def _smaller(space: spaces.Space) -> str:
 def no_tokenizer(space: spaces.Space) -> MagratheaError:
     """The error for a space of a kind that no tokenizer knows."""
     return MagratheaError(
-        f"Space {type(space).__name__} has no tokenizer; use Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple."
+        f"Space {type(space).__name__} has no tokenizer; use Box, Discrete, MultiDiscrete, MultiBinary, Text, Dict or "
+        "Tuple."
     )
 
 
@@ -168,6 +190,8 @@ def checked_array(space: spaces.Space, value: Any, what: str) -> np.ndarray:
         MagratheaError: which begins with `what`, for another shape or kind of numbers, for numbers that are not finite,
             and for the first one that is outside the space, with its index.
     """
+    if isinstance(space, spaces.Text):
+        return _checked_text(space, value, what)
     try:
         raw = np.asarray(value)
     except ValueError as error:
@@ -201,6 +225,13 @@ def checked_batch(space: spaces.Space, values: Any, length: int, what: str) -> n
     Floats outside the bounds of a Box are kept. Raises MagratheaError as `checked_array` does; the indices begin with
     that of the value.
     """
+    if isinstance(space, spaces.Text):
+        texts = text_array(values)
+        if texts.shape != (length,):
+            raise MagratheaError(
+                f"{what} has shape {texts.shape} where its space says ({length},); correct one of them."
+            )
+        return stack([_checked_text(space, text, f"{what}, text {index},") for index, text in enumerate(texts)])
     raw, shape, dtype = np.asarray(values), (length, *(space.shape or ())), np.dtype(space.dtype)
     if raw.dtype.kind not in "biuf":
         raise MagratheaError(f"{what} holds no numbers where its space says {space}; correct one of them.")
@@ -221,6 +252,8 @@ def checked_batch(space: spaces.Space, values: Any, length: int, what: str) -> n
 
 def first_outside(space: spaces.Space, values: np.ndarray) -> str | None:
     """Which of the values (..., *shape) is the first outside the bounds of a space, in words; None where none is."""
+    if isinstance(space, spaces.Text):
+        return next((f"is {why}" for text in values.ravel() if (why := _text_outside(space, text))), None)
     low, high = limits_of(space)
     bad = (values < low) | (values > high)
     if not bad.any():
@@ -247,6 +280,57 @@ def _refuse(bad: np.ndarray, values: np.ndarray, what: str, why: str) -> None:
 def _first(bad: np.ndarray, values: np.ndarray) -> str:
     index = tuple(int(number) for number in np.unravel_index(int(np.argmax(bad)), bad.shape))
     return f"is {values[index]}" + (f" at index {index}" if index else "")
+
+
+# -- texts ------------------------------------------------------------------------------------------------------------
+def text_array(values: Any) -> np.ndarray:
+    """Texts, in an array, or in lists and tuples of any depth, as an array of objects."""
+    array = np.empty((), dtype=object)
+    if isinstance(values, str):
+        array[()] = str(values)
+        return array
+    if isinstance(values, np.ndarray):
+        return values.astype(object)
+    return np.stack([text_array(value) for value in values]) if len(values) else np.empty(0, dtype=object)
+
+
+def _check_text_space(space: spaces.Text, what: str) -> None:
+    if not space.characters or not space.max_length:
+        raise MagratheaError(f"{what}: {_shown(space)} has no characters; leave that part out in a wrapper.")
+
+
+def _checked_text(space: spaces.Text, value: Any, what: str) -> np.ndarray:
+    """A text as an array () of objects; raises MagratheaError, which begins with `what`, for what is none of the
+    space."""
+    value = value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
+    if not isinstance(value, str):
+        raise MagratheaError(
+            f"{what} holds {type(value).__name__} where its space says {_shown(space)}; give a text (str)."
+        )
+    outside = _text_outside(space, value)
+    if outside is not None:
+        raise MagratheaError(f"{what} is {outside}; correct one of them.")
+    if "\0" in value:
+        raise MagratheaError(f"{what} holds the character NUL, which files of texts cannot; replace it in a wrapper.")
+    return to_array(value)
+
+
+def _text_outside(space: spaces.Text, text: str) -> str | None:
+    """Why a text is not in its space, in words that follow "is"; None where it is."""
+    shown = repr(text if len(text) <= 40 else f"{text[:40]}…")
+    if not space.min_length <= len(text) <= space.max_length:
+        return f"{shown} of {len(text):,} characters, outside of its space {_shown(space)}"
+    foreign = sorted(set(text) - space.character_set)
+    if foreign:
+        return f"{shown} with the character {foreign[0]!r}, outside of its space {_shown(space)}"
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        return f"{shown} with a surrogate, which is half a character"
+    return None
+
+
+def _shown(space: spaces.Text) -> str:
+    """A Text space without its characters, which may be many."""
+    return f"Text({space.min_length}, {space.max_length}, {len(space.characters):,} characters)"
 
 
 # -- pictures ---------------------------------------------------------------------------------------------------------

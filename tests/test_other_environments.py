@@ -59,7 +59,7 @@ UNLEARNABLE: dict[str, tuple[gymnasium.Space, str]] = {
     "stacked frames": (spaces.Box(0, 255, (4, 64, 64, 3), np.uint8), "stack of frames, take off that wrapper"),
     "prime sides": (spaces.Box(0, 255, (61, 61, 3), np.uint8), "--env-kwargs"),
     "complex": (spaces.Box(0, 255, (0, 61, 3), np.uint8), "has no numbers"),
-    "text": (spaces.Text(3), "no tokenizer"),
+    "text without characters": (spaces.Text(3, charset=""), "has no characters"),
     "sequence in a dict": (spaces.Dict(a=spaces.Sequence(spaces.Discrete(2))), "no tokenizer"),
 }
 

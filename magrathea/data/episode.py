@@ -123,6 +123,11 @@ def _write(group: h5py.Group, name: str, values: Any) -> None:
 
 
 def _write_array(group: h5py.Group, name: str, array: np.ndarray) -> None:
+    import h5py
+
+    if array.dtype == object:  # texts
+        group.create_dataset(name, data=array, dtype=h5py.string_dtype())
+        return
     if array.nbytes < FEW_BYTES:
         group.create_dataset(name, data=array)
         return

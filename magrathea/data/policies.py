@@ -86,7 +86,7 @@ def _share_changed(now: np.ndarray, before: np.ndarray) -> float:
     """The share of values that differ, of pixels by more than noise."""
     if now.dtype == np.uint8:
         return float((np.abs(now.astype(np.int16) - before) > PIXEL_NOISE).mean())
-    return float((now != before).mean()) if now.dtype.kind in "biuf" else 0.0
+    return float((now != before).mean()) if now.dtype.kind in "biufUO" else 0.0
 
 
 def _drift(space: spaces.Box, rng: np.random.Generator) -> Policy:

@@ -140,11 +140,13 @@ def _name(env: gymnasium.Env) -> str:
 
 
 def plain_action(space: gymnasium.Space, action: Any) -> Any:
-    """An action as environments expect it: a scalar where the space is Discrete."""
+    """An action as environments expect it: a scalar where the space is Discrete, a str where it is Text."""
     return map_leaves(_plain_choice, space, action, "An action")
 
 
 def _plain_choice(space: gymnasium.Space, choice: Any) -> Any:
+    if isinstance(space, spaces.Text):
+        return str(choice)
     return space.dtype.type(choice) if isinstance(space, spaces.Discrete) and space.dtype is not None else choice
 
 

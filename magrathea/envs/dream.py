@@ -15,7 +15,7 @@ from magrathea.envs.start import parse_start
 from magrathea.errors import MagratheaError
 from magrathea.sampler import FillSettings
 from magrathea.session import Session
-from magrathea.spaces import find_picture, index_batch, picture_of
+from magrathea.spaces import find_picture, index_batch, picture_of, to_array
 from magrathea.world import StepResult, World
 
 MAX_SEED = 2**31
@@ -80,7 +80,7 @@ class DreamEnv(gymnasium.Env):
         """Imagine what follows an action; raises MagratheaError for an action outside of the action space."""
         if not self.action_space.contains(action):
             raise MagratheaError(f"Action {action!r} is not in {self.action_space}; give one that is.")
-        result = self.session.step(optree.tree_map(lambda part: np.asarray(part)[None], action))
+        result = self.session.step(optree.tree_map(lambda part: to_array(part)[None], action))
         infos = step_infos(result)
         return (
             index_batch(result.observation, 0),

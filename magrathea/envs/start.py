@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 
 from magrathea.errors import MagratheaError
+from magrathea.spaces import text_array
 from magrathea.world import World
 
 OPTIONS = ("start", "observation", "action", "reward", "terminated")
@@ -94,11 +95,11 @@ def _stack(name: str, space: spaces.Space, values: Any) -> Any:
         return tuple(_stack(f"{name}/{i}", child, values[i]) for i, child in enumerate(space.spaces))
     shape = space.shape or ()
     try:
-        array = np.asarray(values)
+        array = text_array(values) if isinstance(space, spaces.Text) else np.asarray(values)
     except ValueError as error:
         raise MagratheaError(f"Reset option '{name}' mixes shapes; give arrays of shape (T, {shape}).") from error
     if array.size == 0:
-        return np.zeros((0, *shape), space.dtype)
+        return np.zeros((0, *shape), array.dtype if isinstance(space, spaces.Text) else space.dtype)
     if array.shape[1:] != shape:
         raise MagratheaError(
             f"Reset option '{name}' has shape {array.shape}; this world needs (T, {', '.join(map(str, shape))})."

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optree
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -25,7 +24,7 @@ from magrathea.envs.start import parse_start
 from magrathea.errors import MagratheaError
 from magrathea.sampler import FillSettings
 from magrathea.session import Session
-from magrathea.spaces import index_batch, picture_of
+from magrathea.spaces import from_gymnasium_batch, index_batch, picture_of, to_gymnasium_batch
 from magrathea.world import World
 
 
@@ -113,7 +112,9 @@ class DreamVectorEnv(VectorEnv):
             ended = np.flatnonzero(self._ended).tolist()
             raise MagratheaError(f"Dreams {ended} have ended; reset them with options={{'reset_mask': mask}}.")
         restarted = self._ended.copy()
-        result = self.session.step(actions)  # ended dreams go on, and are reset right after
+        result = self.session.step(
+            from_gymnasium_batch(self.single_action_space, actions)
+        )  # ended dreams go on, and are reset right after
         rewards, terminated = np.array(result.reward, np.float64), np.array(result.terminated, bool)
         infos = step_infos(result)
         self._num_steps += 1
@@ -150,7 +151,7 @@ class DreamVectorEnv(VectorEnv):
         self._num_steps[env_mask], self._ended[env_mask] = 0, False
 
     def _observations(self) -> Any:
-        return optree.tree_map(np.array, self.session.observation)
+        return to_gymnasium_batch(self.single_observation_space, self.session.observation)
 
     def _truncations(self, terminated: np.ndarray) -> np.ndarray:
         if self.max_episode_steps is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ def by_kind(space: gymnasium.Space, leaves: Sequence[np.ndarray], num_leading: i
     """The leaves (*n, *shape) of observations, n of num_leading dimensions, joined by kind.
 
     Returns what there is of "picture" (*n, rows, columns, 1 or 3) uint8, the one that is shown; "numbers" (*n, Q)
-    float64 of Boxes; "choices" (*n, Q) int64 of all else, small images among them.
+    float64 of Boxes; "choices" (*n, Q) int64 of all else, small images among them, and a number for each text.
     """
     found, kinds = {}, {NUMBERS: [], CHOICES: []}
     paths, shown = optree.tree_paths(space_tree(space)), find_picture(space)
@@ -39,11 +40,18 @@ def by_kind(space: gymnasium.Space, leaves: Sequence[np.ndarray], num_leading: i
                 found[PICTURE] = _channels(leaf, num_leading)
             continue
         is_numeric = isinstance(leaf_space, spaces.Box) and not is_image(leaf_space)
+        leaf = _text_numbers(leaf) if isinstance(leaf_space, spaces.Text) else leaf
         kinds[NUMBERS if is_numeric else CHOICES].append(leaf.reshape(*leaf.shape[:num_leading], -1))
     for kind, dtype in ((NUMBERS, np.float64), (CHOICES, np.int64)):
         if kinds[kind]:
             found[kind] = np.concatenate(kinds[kind], axis=-1).astype(dtype)
     return found
+
+
+def _text_numbers(texts: np.ndarray) -> np.ndarray:
+    """Texts as int64 of the same shape, equal where the texts are."""
+    numbers = [int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest()) for text in texts.ravel()]
+    return np.array(numbers, np.int64).reshape(texts.shape)
 
 
 def _channels(pictures: np.ndarray, num_leading: int) -> np.ndarray:

@@ -316,7 +316,7 @@ class StepHead(nn.Module):
             for slot in self.slots
         )
         self.prev_frame_attention = nn.ModuleList(
-            PrevFrameAttention(slot, token_width(slot, width)) if self._is_picture(slot) else nn.Identity()
+            PrevFrameAttention(slot, token_width(slot, width)) if self._moves(slot) else nn.Identity()
             for slot in self.slots
         )
 
@@ -324,8 +324,9 @@ class StepHead(nn.Module):
         """Whether a slot's tokens mean the same in every step, so that they can be copied from the one before."""
         return slot.role == "observation" and slot.name not in self.coded
 
-    def _is_picture(self, slot: Slot) -> bool:
-        return self._is_copied(slot) and slot.is_grid
+    def _moves(self, slot: Slot) -> bool:
+        """Whether what stands at one place of a slot may stand at another in the next step: pictures and texts."""
+        return self._is_copied(slot) and (slot.is_grid or bool(slot.is_sequence))
 
     def _num_sources(self, slot: Slot) -> int:
         return 1 + (slot.name in self.memory_slots)
@@ -351,7 +352,7 @@ class StepHead(nn.Module):
         """For each slot its features (..., its tokens, E) plus what is attended to in the previous step's picture."""
         parts = zip(self.slots, features, sources, self.copy_vectors, self.prev_frame_attention, strict=True)
         return [
-            feature + attention(feature, vectors(source[0]).to(feature.dtype)) if self._is_picture(slot) else feature
+            feature + attention(feature, vectors(source[0]).to(feature.dtype)) if self._moves(slot) else feature
             for slot, feature, source, vectors, attention in parts
         ]
 

@@ -13,6 +13,7 @@ from magrathea.tokenizers.numbers import BoxTokenizer, RewardTokenizer
 from magrathea.tokenizers.patch import PatchedTokenizer, PatchTokenizer
 from magrathea.tokenizers.registry import TOKENIZERS, tokenizer_for, tokenizer_from
 from magrathea.tokenizers.report import reconstruction_report
+from magrathea.tokenizers.text import TextTokenizer
 
 __all__ = [
     "TOKENIZERS",
@@ -26,6 +27,7 @@ __all__ = [
     "PatchedTokenizer",
     "RewardTokenizer",
     "TerminatedTokenizer",
+    "TextTokenizer",
     "Tokenizer",
     "reconstruction_report",
     "tokenizer_for",

@@ -25,6 +25,8 @@ class SlotSpec:
         vocab_size: number of different tokens.
         grid: (rows, columns) in which they are laid out.
         token_features: (vocab_size, F) numbers that are close for similar tokens, or None where no two do.
+        is_sequence: whether they follow one another as those of a text do, so that what stands at one place may stand
+            at another in the next step.
         codec: given where these are no tokens to predict, but the values that the tokens before them decode to; it
             decodes them.
     """
@@ -32,6 +34,7 @@ class SlotSpec:
     vocab_size: int
     grid: tuple[int, int]
     token_features: np.ndarray | None = None
+    is_sequence: bool = False
     codec: Codec | None = None
 
 

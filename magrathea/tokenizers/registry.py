@@ -26,6 +26,7 @@ from magrathea.tokenizers.discrete import (
 from magrathea.tokenizers.motion import MotionTokenizer
 from magrathea.tokenizers.numbers import BoxTokenizer, RewardTokenizer
 from magrathea.tokenizers.patch import PatchTokenizer
+from magrathea.tokenizers.text import TextTokenizer
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {
     cls.type_name: cls
@@ -40,6 +41,7 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
         MaskedAutoencoderTokenizer,
         BoxTokenizer,
         DeltaTokenizer,
+        TextTokenizer,
         CompositeTokenizer,
     )
 }
@@ -54,23 +56,30 @@ IMAGE_TOKENIZERS: dict[str, type[Tokenizer]] = {
 NUMBER_TOKENIZERS: dict[str, type[Tokenizer]] = {cls.type_name: cls for cls in (DeltaTokenizer, BoxTokenizer)}
 """Built-in tokenizers of other Boxes."""
 
+TEXT_TOKENIZERS: dict[str, type[Tokenizer]] = {TextTokenizer.type_name: TextTokenizer}
+"""Built-in tokenizers of texts."""
 
-def tokenizer_for(space: gymnasium.Space, *, image: str = "patch", numbers: str = "box", **options: Any) -> Tokenizer:
+
+def tokenizer_for(
+    space: gymnasium.Space, *, image: str = "patch", numbers: str = "box", text: str = "text", **options: Any
+) -> Tokenizer:
     """A tokenizer for a space.
 
     Args:
         space: of the values.
         image: type of the tokenizers of its images: "motion", "patch", "autoencoder", or a plug-in's.
         numbers: type of the tokenizers of its other Boxes: "delta" or "box".
-        options: of those two; each leaf takes those that concern its kind. `fit` it
+        text: type of the tokenizers of its texts: "text", or a plug-in's.
+        options: of those three; each leaf takes those that concern its kind. `fit` it
     where its kind needs that. Raises MagratheaError for a space that has no tokenizer and for an option that none has.
     """
     image_class = load_plugin(plugins.TOKENIZERS, image, Tokenizer, IMAGE_TOKENIZERS)
     numbers_class = load_plugin(plugins.TOKENIZERS, numbers, Tokenizer, NUMBER_TOKENIZERS)
-    known = _options_of(image_class) | _options_of(numbers_class)
+    text_class = load_plugin(plugins.TOKENIZERS, text, Tokenizer, TEXT_TOKENIZERS)
+    classes = image_class, numbers_class, text_class
+    known = {name for each in classes for name in _options_of(each)}
     if foreign := sorted(set(options) - known):
         raise MagratheaError(f"Unknown option '{foreign[0]}' of image={image!r}; known are {', '.join(sorted(known))}")
-    classes = image_class, numbers_class
     if isinstance(space, spaces.Dict | spaces.Tuple):
         leaves = {key: _leaf_for(leaf, *classes, options) for key, leaf in leaf_spaces_of(space)}
         return CompositeTokenizer(space, leaves)
@@ -78,13 +87,19 @@ def tokenizer_for(space: gymnasium.Space, *, image: str = "patch", numbers: str 
 
 
 def _leaf_for(
-    space: gymnasium.Space, image_class: type[Tokenizer], numbers_class: type[Tokenizer], options: dict[str, Any]
+    space: gymnasium.Space,
+    image_class: type[Tokenizer],
+    numbers_class: type[Tokenizer],
+    text_class: type[Tokenizer],
+    options: dict[str, Any],
 ) -> Tokenizer:
     """The tokenizer of a space that holds no other spaces, with those of the options that concern it."""
     if is_image(space):
         return _with_options(image_class, space, options)
     if isinstance(space, spaces.Box):
         return _with_options(numbers_class, space, options)
+    if isinstance(space, spaces.Text):
+        return _with_options(text_class, space, options)
     if isinstance(space, spaces.Discrete):
         return DiscreteTokenizer(space)
     if isinstance(space, spaces.MultiDiscrete):
@@ -93,7 +108,7 @@ def _leaf_for(
         return MultiBinaryTokenizer(space)
     raise MagratheaError(
         f"No tokenizer for {space}; supported are image and number Box, Discrete, MultiDiscrete, "
-        "MultiBinary, and Dict and Tuple of these"
+        "MultiBinary, Text, and Dict and Tuple of these"
     )
 
 

@@ -16,7 +16,7 @@ def layout_for(tokenizers: Tokenizers) -> Layout:
         specs = tokenizers[role].slot_specs
         with_values = {key.rpartition("/")[0] for key, spec in specs.items() if spec.codec is not None}
         for key, spec in specs.items():
-            alone = spec.codec is not None or key in with_values
+            alone = spec.codec is not None or key in with_values or spec.is_sequence
             slots.append(
                 Slot(
                     name=f"{role}/{key}" if key else role,
@@ -24,6 +24,7 @@ def layout_for(tokenizers: Tokenizers) -> Layout:
                     vocab_size=spec.vocab_size,
                     grid=spec.grid,
                     group=(1, 1) if alone else group_for(spec.grid),
+                    is_sequence=spec.is_sequence or None,
                     values_of=slots[-1].name if spec.codec is not None else None,
                 )
             )

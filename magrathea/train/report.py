@@ -37,7 +37,8 @@ class TrainReport:
             self.writer.add_scalar("steps_per_second", rate, progress.step)
 
     def tokenizers(self, world: World, source: Dataset, held_out: Any) -> dict[str, Any]:
-        """Reconstruction of a held-out episode: for each image slot PSNR in dB and the codebook's usage."""
+        """Reconstruction of a held-out episode: for each image slot PSNR in dB and the codebook's usage, for each of
+        texts the share that is exact."""
         observations = source.episode(held_out[0]).observation
         result = {}
         leaves = world.tokenizers["observation"].leaves
@@ -45,6 +46,10 @@ class TrainReport:
             values = np.asarray(leaf_values)
             if values.dtype == np.uint8 and values.ndim == 4:
                 result[key or "observation"] = reconstruction_report(leaf, values[:2000])
+            elif values.dtype == object:
+                result[key or "observation"] = {
+                    "exact": round(float((leaf.decode(leaf.encode(values)) == values).mean()), 4)
+                }
         return result
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -195,9 +196,17 @@ def _fit_tokenizers(source: Dataset, episodes: Any, settings: TrainSettings) -> 
         rewards.append(episode.reward)
     observation = tokenizer_for(source.observation_space, **DEFAULT_TOKENIZERS | dict(settings.tokenizer))
     observation.fit(_concatenate(frames), previous=_concatenate(before), seed=settings.seed)
-    action = tokenizer_for(source.action_space).fit(_concatenate(actions), seed=settings.seed)
+    action = tokenizer_for(source.action_space, **_of_texts(settings.tokenizer)).fit(
+        _concatenate(actions), seed=settings.seed
+    )
     reward = RewardTokenizer().fit(np.concatenate(rewards))
     return {"action": action, "observation": observation, "reward": reward, "terminated": TerminatedTokenizer()}
+
+
+def _of_texts(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a recipe's tokenizer those options that actions have too: of texts, which are words of one language."""
+    own = ("text", "text_vocab_size", "text_pieces", "text_file")
+    return {name: options[name] for name in own if name in options}
 
 
 def _concatenate(parts: list[Any]) -> Any:
