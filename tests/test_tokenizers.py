@@ -198,7 +198,7 @@ def test_unfitted_tokenizer_is_refused() -> None:
 
 def test_unknown_spaces_and_options_are_refused() -> None:
     with pytest.raises(MagratheaError, match="No tokenizer for"):
-        tokenizer_for(spaces.Dict({"mission": spaces.Text(10)}))
+        tokenizer_for(spaces.Dict({"mission": spaces.Sequence(spaces.Discrete(2))}))
     with pytest.raises(MagratheaError, match="Unknown option 'nmu_codes'"):
         tokenizer_for(spaces.Discrete(3), nmu_codes=9)
     with pytest.raises(MagratheaError, match="Unknown tokenizer type 'pixels'"):
