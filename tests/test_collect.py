@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from minari import MinariDataset
 
-from magrathea.data import Dataset, collect
+from magrathea.data import Dataset, collect, policies
 from magrathea.errors import MagratheaError
 from magrathea.files import claim_folder
 
@@ -104,6 +104,16 @@ def test_built_in_and_imported_policies(tmp_path: Path) -> None:
     down, random, sticky = (actions(name) for name in ("data_environments:always_down", "random", "sticky"))
     assert (down == 2).all() and len(set(random.tolist())) == 5
     assert (np.diff(sticky) == 0).mean() > (np.diff(random) == 0).mean() + 0.2
+
+
+def test_explore_holds_an_action_until_it_changes_nothing() -> None:
+    def share_held(observations: list[np.ndarray]) -> float:
+        act = policies.explore(gymnasium.make(BOARD), np.random.default_rng(0))
+        actions = [act(observation, {}) for observation in observations]
+        return float((np.diff(actions) == 0).mean())
+
+    moving, still = [np.array([step % 7]) for step in range(300)], [np.array([3])] * 300
+    assert share_held(moving) > 0.7 and share_held(still) < 0.4
 
 
 @pytest.mark.parametrize("space", ["dict", "tuple"])

@@ -51,8 +51,8 @@ def sticky(env: gymnasium.Env, rng: np.random.Generator) -> Policy:
 
 
 def explore(env: gymnasium.Env, rng: np.random.Generator) -> Policy:
-    """Travels and tries everything: holds each discrete action for 1 to 8 steps, and draws half of them by how much
-    they changed the observation so far; lets continuous actions drift."""
+    """Travels and tries everything: holds each discrete action for 1 to 8 steps, or until it changes nothing, and draws
+    half of them by how much they changed the observation so far; lets continuous actions drift."""
     if isinstance(env.action_space, spaces.Box) and env.action_space.dtype.kind == "f":
         return _drift(env.action_space, rng)
     if isinstance(env.action_space, spaces.Discrete):
@@ -70,6 +70,7 @@ def _by_effect(space: spaces.Discrete, rng: np.random.Generator) -> Policy:
         if before is not None and all(now.shape == then.shape for now, then in zip(leaves, before, strict=True)):
             changed = np.mean([_share_changed(now, then) for now, then in zip(leaves, before, strict=True)])
             changes[action].append(float(changed))
+            left = left if changed else 0
         before = leaves
         if left == 0:
             effect = np.array([np.median(own) for own in changes])
