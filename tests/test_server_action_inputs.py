@@ -9,8 +9,10 @@ import pytest
 from gymnasium import spaces
 
 from magrathea.action_keys import default_keys, noop_index
+from magrathea.errors import MagratheaError
 from magrathea.server.action_inputs import ActionInputs
 from magrathea.server.controls import Controls
+from magrathea.server.protocol import ProtocolError
 
 STEER = {"action_names": ["steering", "gas", "brake"]}
 CAR = spaces.Box(np.array([-1, 0, 0], np.float32), np.array([1, 1, 1], np.float32))
@@ -50,6 +52,26 @@ def test_every_button_and_slider_gives_an_action_of_the_space(space: spaces.Spac
         assert space.contains(inputs.action(()))
     keys = [key for button in inputs.buttons_info() for key in button.keys]
     assert len(keys) == len(set(keys)) > 0
+
+
+def test_texts_are_written_beside_what_is_held() -> None:
+    words = spaces.Text(9, min_length=2, charset="abc ")
+    inputs = ActionInputs(spaces.Dict({"move": spaces.Discrete(3), "say": words, "shout": words}), {})
+    assert [(part.index, part.name) for part in inputs.texts_info()] == [(0, "say"), (1, "shout")]
+    assert not inputs.has_noop and inputs.space.contains(inputs.action(()))
+    assert inputs.action((1,), texts={1: "abba"}) == {"move": 2, "say": "  ", "shout": "abba"}
+    with pytest.raises(MagratheaError, match="What you wrote is 'x'"):
+        inputs.check_text(0, "x")
+
+
+def test_what_is_written_makes_a_step_each() -> None:
+    controls = Controls(1000, ActionInputs(spaces.Text(9, charset="abc"), {}))
+    assert controls.seconds_until_step(0.0, True) == float("inf")
+    controls.say(0, "a")
+    controls.say(0, "b")
+    assert [controls.take_step(0.0) is not None and controls.texts for _ in range(3)] == [{0: "a"}, {0: "b"}, False]
+    with pytest.raises(ProtocolError, match="write what to do"):
+        controls.single_step(None)
 
 
 def test_keys_of_several_components_are_held_together() -> None:

@@ -22,14 +22,14 @@ from magrathea.server.protocol import (
     encode_frame,
 )
 
-DECODER = MessageDecoder(num_buttons=7, num_axes=2, num_starts=4)
-KINDS = ["press", "release", "pause", "step", "reset", "speed", "realtime", "mirror", "go_to", "control", "seen"]
+DECODER = MessageDecoder(num_buttons=7, num_axes=2, num_starts=4, num_texts=1)
+KINDS = ["press", "release", "pause", "step", "reset", "speed", "realtime", "mirror", "go_to", "control", "seen", "say"]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=8), children, max_size=3),
     max_leaves=8,
 )
-NAMES = st.sampled_from(["button", "on", "value", "seed", "start", "frame", "branch", "step", "extra"])
+NAMES = st.sampled_from(["button", "on", "value", "seed", "start", "frame", "branch", "step", "text", "extra"])
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,7 @@ NAMES = st.sampled_from(["button", "on", "value", "seed", "start", "frame", "bra
         ('{"type": "go_to", "branch": 3, "step": 120}', protocol.GoTo(3, 120)),
         ('{"type": "control", "on": true}', protocol.Control(True)),
         ('{"type": "seen", "frame": 12}', protocol.Seen(12)),
+        ('{"type": "say", "text": 0, "value": "go east → 😀"}', protocol.Say(0, "go east → 😀")),
     ],
 )
 def test_valid_messages_are_decoded(text: str, message: protocol.ClientMessage) -> None:

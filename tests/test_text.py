@@ -13,19 +13,17 @@ import torch
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from text_environments import COMMANDS, LETTERS, PLACES
+from text_environments import COMMANDS, LETTERS, PLACES, record_rooms, train_rooms
 
-from magrathea.data import Dataset, collect
+from magrathea.data import Dataset
 from magrathea.envs import DreamEnv, DreamVectorEnv
 from magrathea.errors import MagratheaError
 from magrathea.session import Session
 from magrathea.space_config import space_from_config, space_to_config
 from magrathea.spaces import checked_array
 from magrathea.tokenizers import TextTokenizer, tokenizer_from
-from magrathea.train import load_settings, train
 from magrathea.world import World
 
-ROOMS = "text_environments:recorded/Rooms-v0"
 ANY = spaces.Text(64, min_length=0, charset=frozenset(map(chr, [*range(0xD800), *range(0xE000, 0x110000)])))
 TEXTS = [f"You are in {place}." for place in PLACES] * 3
 
@@ -172,15 +170,13 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def recorded(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     out = tmp_path_factory.mktemp(kind) / "data"
-    policy = "text_environments:commander" if kind == "text" else "random"
-    return collect(ROOMS, 200, out, policy=policy, num_processes=1, env_kwargs={"kind": kind})
+    return record_rooms(kind, out)
 
 
 @pytest.fixture(scope="module")
 def world(kind: str, recorded: Dataset) -> World:
     out = recorded.folder.parent / "world"
-    train(recorded.folder, out, load_settings(size="debug", steps=400, num_starts=4), device="cpu")
-    return World.from_pretrained(out)
+    return train_rooms(recorded.folder, out)
 
 
 def _words(observation: Any) -> Any:

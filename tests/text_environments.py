@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+
+from magrathea.data import Dataset, collect
+from magrathea.train import load_settings, train
+from magrathea.world import World
 
 LETTERS = "".join(map(chr, range(32, 127))) + "\n—éè→😀"
 PLACES = ("a warm kitchen", "a dark cellar", "the café — très chic", "a roof → sky 😀")
@@ -55,6 +60,17 @@ class Rooms(gymnasium.Env):
 def commander(env: gymnasium.Env, rng: np.random.Generator) -> Any:
     """Policy: one of the commands that do something."""
     return lambda observation, info: COMMANDS[int(rng.integers(len(COMMANDS)))]
+
+
+def record_rooms(kind: str, out: Path) -> Dataset:
+    policy = "text_environments:commander" if kind == "text" else "random"
+    name = "text_environments:recorded/Rooms-v0"
+    return collect(name, 200, out, policy=policy, num_processes=1, env_kwargs={"kind": kind})
+
+
+def train_rooms(dataset: Path, out: Path) -> World:
+    train(dataset, out, load_settings(size="debug", steps=400, num_starts=4), device="cpu")
+    return World.from_pretrained(out)
 
 
 gymnasium.register("recorded/Rooms-v0", entry_point=Rooms)

@@ -2,7 +2,7 @@
 
 An action is a row of numbers, its components: one of a Discrete space, and of a Box, MultiDiscrete or MultiBinary space
 one for each of its entries; those of the parts of a Dict or Tuple space follow each other. A button, while it is held,
-gives some components a value; a slider gives one. Components that nothing sets are neutral.
+gives some components a value; a slider gives one. Components that nothing sets are neutral. Texts are written.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import optree
 from gymnasium import spaces
 
 from magrathea.action_keys import SPARE_KEYS, default_keys, noop_index
-from magrathea.server.protocol import AxisInfo, ButtonInfo
-from magrathea.spaces import leaf_spaces_of, space_tree
+from magrathea.server.protocol import AxisInfo, ButtonInfo, TextInputInfo
+from magrathea.spaces import checked_array, leaf_spaces_of, space_tree
 
 MAX_CHOICES = 64  # buttons of one entry of a MultiDiscrete space
 _ARROWS = (("ArrowLeft", "ArrowRight"), ("ArrowDown", "ArrowUp"))  # for lower and higher of the first two numbers
@@ -59,11 +59,15 @@ class ActionInputs:
 
     Attributes:
         buttons: of the page.
-        has_noop: whether there is an action while nothing is held.
+        has_noop: whether there is an action while nothing is held; there is none where texts are written.
+        texts: the spaces of the action's texts, in their order.
     """
 
     def __init__(self, space: spaces.Space, metadata: Mapping[str, Any]) -> None:
         self.space = space
+        leaves = list(leaf_spaces_of(space))
+        self.texts = [leaf for _, leaf in leaves if isinstance(leaf, spaces.Text)]
+        self._text_names = [key for key, leaf in leaves if isinstance(leaf, spaces.Text)]
         names, keys = metadata.get("action_names") or [], metadata.get("key_map") or {}
         if isinstance(space, spaces.Discrete):
             self._components = [_Component("", int(space.start), int(space.start) + int(space.n) - 1, 0, False)]
@@ -73,7 +77,7 @@ class ActionInputs:
         else:
             self._components = list(_components(space, names))
             self.buttons = _presets(keys, self._components) or _of_components(self._components)
-            self.has_noop = True
+            self.has_noop = not self.texts
             self._neutral = [component.neutral for component in self._components]
         self._axes = [index for index, component in enumerate(self._components) if component.is_range]
 
@@ -90,6 +94,15 @@ class ActionInputs:
         parts = [self._components[index] for index in self._axes]
         return [AxisInfo(n, part.name, part.low, part.high, part.neutral) for n, part in enumerate(parts)]
 
+    def texts_info(self) -> list[TextInputInfo]:
+        """The texts that are written, as the page is told."""
+        pairs = enumerate(zip(self._text_names, self.texts, strict=True))
+        return [TextInputInfo(index, name, int(space.max_length)) for index, (name, space) in pairs]
+
+    def check_text(self, index: int, text: str) -> None:
+        """Raises MagratheaError for a text that the space of this index does not have."""
+        checked_array(self.texts[index], text, "What you wrote")
+
     def compatible(self, buttons: Iterable[int]) -> tuple[int, ...]:
         """Of buttons, the most wanted first, those that can be held at once: each component is set by one."""
         chosen: list[int] = []
@@ -101,8 +114,11 @@ class ActionInputs:
                 taken |= sets
         return tuple(chosen)
 
-    def action(self, buttons: Sequence[int], axes: Mapping[int, float] | None = None) -> Any:
-        """The action of the space while these compatible buttons are held and sliders stand at these values."""
+    def action(
+        self, buttons: Sequence[int], axes: Mapping[int, float] | None = None, texts: Mapping[int, str] | None = None
+    ) -> Any:
+        """The action of the space while these compatible buttons are held and sliders stand at these values, with
+        these texts; those that are not given are as short as may be."""
         values = list(self._neutral)
         for axis, value in (axes or {}).items():
             component = self._components[self._axes[axis]]
@@ -110,7 +126,8 @@ class ActionInputs:
         for button in buttons:
             for component, value in self.buttons[button].values.items():
                 values[component] = value
-        return _build(self.space, values)
+        written = [(texts or {}).get(index, _shortest(space)) for index, space in enumerate(self.texts)]
+        return _build(self.space, values, written)
 
 
 def _of_discrete(space: spaces.Discrete, names: Sequence[Any], keys: Mapping[str, Any]) -> tuple[list[_Button], Any]:
@@ -204,11 +221,17 @@ def _says(part: _Component, value: float) -> str:
     return f"{part.name} {value:g}"
 
 
-def _build(space: spaces.Space, values: Sequence[float]) -> Any:
-    """A value of the space from its components."""
-    left = iter(values)
+def _shortest(space: spaces.Text) -> str:
+    return space.min_length * (" " if " " in space.character_set else space.characters[0])
+
+
+def _build(space: spaces.Space, values: Sequence[float], texts: Sequence[str]) -> Any:
+    """A value of the space from its components and texts."""
+    left, written = iter(values), iter(texts)
 
     def part(leaf: Any) -> Any:
+        if isinstance(leaf, spaces.Text):
+            return next(written)
         if isinstance(leaf, spaces.Discrete):
             return int(next(left))
         numbers = np.array([next(left) for _ in range(math.prod(leaf.shape))])

@@ -12,6 +12,7 @@ import numpy as np
 
 from magrathea.errors import MagratheaError
 from magrathea.server.action_inputs import ActionInputs
+from magrathea.server.frame import is_text
 from magrathea.server.protocol import WorldInfo
 
 DEFAULT_FPS = 10.0
@@ -79,6 +80,8 @@ class Catalog:
             fps=frames_per_second(world),
             buttons=inputs.buttons_info(),
             axes=inputs.axes_info(),
+            texts=inputs.texts_info(),
+            is_text=is_text(world.observation_space),
             has_noop=inputs.has_noop,
             num_starts=int(world.num_starts),
             has_card=self.card(world_id) is not None,

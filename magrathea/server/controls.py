@@ -30,6 +30,7 @@ class Controls:
         started: whether a key was pressed since the last reset.
         paused: whether steps are only taken one by one.
         axes: values of the sliders that are not where they rest.
+        texts: what was written, by index, for the step that `take_step` gave last.
     """
 
     def __init__(self, steps_per_second: float, inputs: ActionInputs) -> None:
@@ -37,11 +38,13 @@ class Controls:
         self.speed: float | None = 1
         self.started = self.paused = False
         self.axes: dict[int, float] = {}
+        self.texts: dict[int, str] = {}
         self._steps_per_second = steps_per_second
         self._limiter = RateLimiter(steps_per_second, BURST)
         self._pressed: deque[int] = deque(maxlen=MAX_PENDING)
         self._held: dict[int, float] = {}  # button -> when it was pressed; the latest is last
         self._single_steps: deque[Buttons] = deque(maxlen=MAX_PENDING)
+        self._said: deque[tuple[int, str]] = deque(maxlen=MAX_PENDING)
 
     @property
     def next_buttons(self) -> Buttons:
@@ -50,7 +53,7 @@ class Controls:
 
     def seconds_until_step(self, now: float, playing: bool) -> float:
         """Seconds until the next step is due; infinity if none is."""
-        if self._single_steps:
+        if self._single_steps or self._said:
             return 0.0
         return max(self._seconds_until_input(now), self._limiter.seconds_left()) if playing else math.inf
 
@@ -61,7 +64,11 @@ class Controls:
 
     def take_step(self, now: float) -> Buttons | None:
         """The buttons of a step at `now` seconds, or None if there should be no step."""
-        buttons = self._single_steps.popleft() if self._single_steps else self._due(now)
+        self.texts = dict([self._said.popleft()]) if self._said else {}
+        if self.texts:
+            buttons = self.inputs.compatible(reversed(self._held))
+        else:
+            buttons = self._single_steps.popleft() if self._single_steps else self._due(now)
         if buttons is not None:
             self._limiter.take()
         return buttons
@@ -92,6 +99,12 @@ class Controls:
         else:
             self._held.pop(button, None)
 
+    def say(self, text: int, value: str) -> None:
+        """A text of the action was written, which makes a step."""
+        self._said.append((text, value))
+        if not self.paused:
+            self._begin()
+
     def set_axis(self, axis: int, value: float | None) -> None:
         """A slider moved; None: it is where it rests."""
         if value is None:
@@ -120,7 +133,8 @@ class Controls:
         wanted = [*reversed(self._pressed)] or [*reversed(self._held)]
         buttons = self.inputs.compatible(wanted) if button is None else (button,)
         if not (buttons or self.axes or self.inputs.has_noop):
-            raise ProtocolError("This world has no no-op: press the key of an action first, then step.")
+            how = "write what to do" if self.inputs.texts else "press the key of an action first, then step"
+            raise ProtocolError(f"This world has no no-op: {how}.")
         if button is None:
             self._pressed.clear()
         self.started = self.paused = True
@@ -152,11 +166,13 @@ class Controls:
         """Forget all input that has not become a step."""
         self.release_keys()
         self._single_steps.clear()
+        self._said.clear()
 
     def stop(self) -> None:
         """The last step was refused: pause."""
         self.paused = True
         self._single_steps.clear()
+        self._said.clear()
 
     def reset(self) -> None:
         """Wait for the first key again."""

@@ -9,20 +9,51 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from PIL import Image
+import optree
+import torch
+from gymnasium import spaces
+from PIL import Image, ImageDraw, ImageFont
 
 from magrathea.plugins import environment_plugin, load_reference
 from magrathea.server.engine import StepOutput
-from magrathea.server.protocol import DreamHeader, Frame
-from magrathea.spaces import find_picture, index_batch, picture_of
+from magrathea.server.protocol import DreamHeader, Frame, TextPart, TranscriptStep
+from magrathea.spaces import find_picture, index_batch, leaf_spaces_of, picture_of, space_tree
 
 CLIP_SECONDS, CLIP_SIDE = 10.0, 256  # of a clip, and pixels that its longer side has at least
 CLIP_PIXELS = 2**25  # of all frames of a clip at most; older frames are left out
 BAR_HEIGHT, BAR_WIDTH = 48, 8  # pixels, where a space without a picture is drawn as bars
+WORDS_SIZE, FONT_SIZE, MARGIN = (720, 440), 18, 18  # pixels, where a space of texts alone is drawn as words
+
+
+def texts_of(space: gymnasium.Space, value: Any) -> list[TextPart]:
+    """The texts of a value, by the names of their parts."""
+    leaves = zip(leaf_spaces_of(space), optree.tree_structure(space_tree(space)).flatten_up_to(value), strict=True)
+    return [TextPart(key, str(part)) for (key, leaf), part in leaves if isinstance(leaf, spaces.Text)]
+
+
+def is_text(space: gymnasium.Space) -> bool:
+    """Whether all parts of a space are texts."""
+    return all(isinstance(leaf, spaces.Text) for _, leaf in leaf_spaces_of(space))
+
+
+def transcript(world: Any, tokens: Any, first: int) -> list[TranscriptStep]:
+    """What was said and seen in steps (T, N), of which the first has this number; an absent action says nothing."""
+    tokens = torch.as_tensor(tokens)
+    absent = world.layout.absent_tokens[world.layout.role_span("action")]
+    seen, steps = world.decode_observation(tokens), []
+    for index in range(len(tokens)):
+        acted = bool((tokens[index, world.layout.role_span("action")] != absent).any())
+        said = (
+            texts_of(world.action_space, index_batch(world.decode_action(tokens[index : index + 1]), 0))
+            if acted
+            else []
+        )
+        steps.append(TranscriptStep(first + index, said, texts_of(world.observation_space, index_batch(seen, index))))
+    return steps
 
 
 class Renderer:
-    """Turns observations of one space into pictures; a space without a picture is drawn as bars.
+    """Turns observations of one space into pictures; a space without a picture is drawn as bars, texts alone as words.
 
     Attributes:
         status: says of a picture what its environment's plug-in has to say of it, "" for nothing.
@@ -39,7 +70,15 @@ class Renderer:
     def render(self, observation: Any) -> np.ndarray:
         """One observation, without a batch dimension, as uint8 (H, W, 3)."""
         if self.slot is None:
-            return _bars(np.asarray(gymnasium.spaces.flatten(self.space, observation), dtype=np.float64))
+            parts = zip(leaf_spaces_of(self.space), optree.tree_leaves(observation), strict=True)
+            numbers = [
+                gymnasium.spaces.flatten(leaf, part) for (_, leaf), part in parts if not isinstance(leaf, spaces.Text)
+            ]
+            return (
+                _bars(np.concatenate([np.ravel(part) for part in numbers]))
+                if numbers
+                else _words(texts_of(self.space, observation))
+            )
         return picture_of(self.space, observation)
 
     def png(self, world: Any, tokens: Any) -> bytes:
@@ -64,7 +103,7 @@ def clip_gif(pictures: Sequence[np.ndarray], fps: float) -> bytes:
 
 
 def _bars(values: np.ndarray) -> np.ndarray:
-    heights = np.tanh(np.nan_to_num(values.ravel()[:64]))
+    heights = np.tanh(np.nan_to_num(values.ravel()[:64].astype(np.float64)))
     picture = np.full((BAR_HEIGHT, BAR_WIDTH * max(1, len(heights)), 3), 24, np.uint8)
     middle = BAR_HEIGHT // 2
     for index, height in enumerate(heights):
@@ -74,17 +113,37 @@ def _bars(values: np.ndarray) -> np.ndarray:
     return picture
 
 
-def step_frame(output: StepOutput, buttons: Sequence[int], renderer: Renderer) -> Frame:
-    """The frame of a step that was taken while these buttons were held."""
+def _words(texts: Sequence[TextPart]) -> np.ndarray:
+    picture = Image.new("RGB", WORDS_SIZE, (11, 13, 16))
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(FONT_SIZE)
+    lines = []
+    for line in "\n".join(part.text for part in texts).splitlines():
+        words = ""
+        for word in line.split(" "):
+            longer = f"{words} {word}".strip()
+            if words and draw.textlength(longer, font) > WORDS_SIZE[0] - 2 * MARGIN:
+                lines.append(words)
+                longer = word
+            words = longer
+        lines.append(words)
+    draw.multiline_text((MARGIN, MARGIN), "\n".join(lines), (236, 232, 225), font)
+    return np.asarray(picture)
+
+
+def step_frame(output: StepOutput, buttons: Sequence[int], said: list[TextPart], renderer: Renderer) -> Frame:
+    """The frame of a step that was taken while these buttons were held, whose action has these texts."""
     result, index = output.result, output.index
     reward = float(result.reward[index])
-    picture = renderer.render(index_batch(result.observation, index))
+    observation = index_batch(result.observation, index)
+    picture = renderer.render(observation)
     header = DreamHeader(
         buttons=list(buttons),
         status=renderer.status(picture),
         reward=round(reward, 4) if math.isfinite(reward) else 0.0,
         terminated=bool(result.terminated[index]),
         num_passes=int(result.num_passes[index]),
+        said=said,
+        seen=texts_of(renderer.space, observation),
     )
     parts = {"picture": picture}
     uncertainty = result.uncertainty.get(renderer.slot) if renderer.slot else None
@@ -97,5 +156,6 @@ def step_frame(output: StepOutput, buttons: Sequence[int], renderer: Renderer) -
 def restored_frame(world: Any, tokens: Any, is_start: bool, renderer: Renderer) -> Frame:
     """The frame of the step, tokens (N,), at which a session starts or is restored."""
     terminated = not is_start and bool(world.decode_terminated(tokens[None])[0])
-    picture = renderer.render(index_batch(world.decode_observation(tokens[None]), 0))
-    return Frame(DreamHeader(terminated=terminated, status=renderer.status(picture)), {"picture": picture})
+    observation = index_batch(world.decode_observation(tokens[None]), 0)
+    picture, seen = renderer.render(observation), texts_of(renderer.space, observation)
+    return Frame(DreamHeader(terminated=terminated, status=renderer.status(picture), seen=seen), {"picture": picture})

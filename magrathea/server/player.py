@@ -19,7 +19,7 @@ from magrathea.server.action_inputs import ActionInputs
 from magrathea.server.catalog import frames_per_second
 from magrathea.server.controls import Controls
 from magrathea.server.env_mirror import EnvMirror, make_environment
-from magrathea.server.frame import Renderer, restored_frame, step_frame
+from magrathea.server.frame import Renderer, restored_frame, step_frame, texts_of
 from magrathea.server.live_session import LiveSession
 from magrathea.server.protocol import AnyClientMessage, DreamHeader, Frame, MessageDecoder, ProtocolError
 from magrathea.server.rate_limiter import StepMeter
@@ -51,7 +51,9 @@ class Player:
         world = live.world
         self.live, self.world = live, world
         self.inputs = ActionInputs(world.action_space, world.metadata)
-        self.decoder = MessageDecoder(len(self.inputs.buttons), self.inputs.num_axes, int(world.num_starts))
+        self.decoder = MessageDecoder(
+            len(self.inputs.buttons), self.inputs.num_axes, int(world.num_starts), len(self.inputs.texts)
+        )
         self.controls = Controls(frames_per_second(world), self.inputs)
         self.viewers = Viewers(self._control_changed)
         self.mirror = EnvMirror(world, self.inputs, self.viewers.show, make_env)
@@ -175,11 +177,11 @@ class Player:
         buttons = self.controls.take_step(time.monotonic())
         if buttons is None:
             return
-        action = self.inputs.action(buttons, self.controls.axes)
+        action = self.inputs.action(buttons, self.controls.axes, self.controls.texts)
         self.mirror.act(action)
         output = await self.live.step(action)
         self._meter.add(output.seconds)
-        self._frame = step_frame(output, buttons, self._renderer)
+        self._frame = step_frame(output, buttons, texts_of(self.inputs.space, action), self._renderer)
         if self._frame.header.terminated and not self._restore:
             self.controls.clear()
 
@@ -256,6 +258,12 @@ class Player:
                 controls.release(button)
             case protocol.Axis(axis, value) if not over or value is None:
                 controls.set_axis(axis, value)
+            case protocol.Say(text, value) if not over:
+                try:
+                    self.inputs.check_text(text, value)
+                except MagratheaError as error:
+                    raise ProtocolError(str(error)) from None
+                controls.say(text, value)
             case protocol.Pause(on):
                 controls.pause(on)
                 self._show()

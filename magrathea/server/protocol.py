@@ -65,6 +65,13 @@ class Axis(ClientMessage, tag="axis"):
     value: Annotated[float, Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)] | None
 
 
+class Say(ClientMessage, tag="say"):
+    """A text of the action was written: a step with it."""
+
+    text: Number
+    value: Annotated[str, Meta(max_length=2000)]
+
+
 class Pause(ClientMessage, tag="pause"):
     """Pause or resume."""
 
@@ -126,15 +133,15 @@ class Seen(ClientMessage, tag="seen"):
 
 
 AnyClientMessage = (
-    Press | Release | Axis | Pause | SingleStep | Reset | SetSpeed | Realtime | Mirror | GoTo | Control | Seen
+    Press | Release | Axis | Say | Pause | SingleStep | Reset | SetSpeed | Realtime | Mirror | GoTo | Control | Seen
 )
 
 
 class MessageDecoder:
-    """Reads the messages to a world with so many buttons, sliders and stored start states."""
+    """Reads the messages to a world with so many buttons, sliders, stored start states and texts."""
 
-    def __init__(self, num_buttons: int, num_axes: int, num_starts: int) -> None:
-        self._counts = {"button": num_buttons, "axis": num_axes, "start": num_starts}
+    def __init__(self, num_buttons: int, num_axes: int, num_starts: int, num_texts: int = 0) -> None:
+        self._counts = {"button": num_buttons, "axis": num_axes, "start": num_starts, "text": num_texts}
         self._decoder = msgspec.json.Decoder(AnyClientMessage)
 
     def decode(self, data: str | bytes) -> AnyClientMessage:
@@ -175,8 +182,17 @@ class AxisInfo(Struct):
     neutral: float
 
 
+class TextInputInfo(Struct):
+    """A text of a world's actions, with its name, "" for the only part of an action."""
+
+    index: int
+    name: str
+    max_length: int
+
+
 class WorldInfo(Struct):
-    """What the page shows of a world. `has_noop`: whether it has an action while no button is held."""
+    """What the page shows of a world. `has_noop`: whether it has an action while no button is held; `is_text`: whether
+    its observations are words alone."""
 
     id: str
     name: str
@@ -186,6 +202,8 @@ class WorldInfo(Struct):
     fps: float
     buttons: list[ButtonInfo]
     axes: list[AxisInfo]
+    texts: list[TextInputInfo]
+    is_text: bool
     has_noop: bool
     num_starts: int
     has_card: bool
@@ -229,6 +247,21 @@ class MirrorStatus(Struct):
     behind: int = 0
 
 
+class TextPart(Struct):
+    """A text of an observation or an action, with its name, "" for the only part."""
+
+    name: str
+    text: str
+
+
+class TranscriptStep(Struct):
+    """The texts of a step: of its action and of its observation."""
+
+    step: int
+    said: list[TextPart]
+    seen: list[TextPart]
+
+
 class Part(Struct):
     """An image of a frame; `size` in bytes."""
 
@@ -239,7 +272,8 @@ class Part(Struct):
 
 
 class Header(Struct, kw_only=True, tag_field="kind"):
-    """What both kinds of frame say. `dropped` counts frames that this viewer did not get."""
+    """What both kinds of frame say. `dropped` counts frames that this viewer did not get; `said` and `seen` are the
+    texts of the step's action and observation."""
 
     frame: int = 0
     step: int = 0
@@ -249,6 +283,8 @@ class Header(Struct, kw_only=True, tag_field="kind"):
     mirror: MirrorStatus = msgspec.field(default_factory=MirrorStatus)
     dropped: int = 0
     parts: list[Part] = []
+    said: list[TextPart] = []
+    seen: list[TextPart] = []
 
 
 class DreamHeader(Header, kw_only=True, tag="dream"):

@@ -131,6 +131,7 @@ class Routes:
             Route(f"{session}/branches/{{branch:number}}", self.delete_branch, methods=["DELETE"]),
             Route(f"{session}/branches/{{branch:number}}/steps/{{step:number}}.png", self.step_picture),
             Route(f"{session}/branches/{{branch:number}}/steps/{{step:number}}.gif", self.clip),
+            Route(f"{session}/branches/{{branch:number}}/steps/{{step:number}}.json", self.transcript),
         ]
 
     # -- pages --------------------------------------------------------------------------------------------------------
@@ -262,6 +263,9 @@ class Routes:
 
     async def clip(self, request: Request) -> Response:
         return Response(await self._of_step(request, self.manager.clip), media_type="image/gif")
+
+    async def transcript(self, request: Request) -> Response:
+        return Response(await self._of_step(request, self.manager.transcript), media_type="application/json")
 
     async def _of_step(self, request: Request, make: Callable[[Any, str, int, int], Awaitable[bytes]]) -> bytes:
         """What is made of a world, a session, a branch and a step."""

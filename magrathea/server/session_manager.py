@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
@@ -17,7 +18,7 @@ from magrathea.errors import MagratheaError
 from magrathea.server.catalog import frames_per_second
 from magrathea.server.database import Visitor, share
 from magrathea.server.engine import BatchSlot, Engine, StepOutput
-from magrathea.server.frame import CLIP_SECONDS, Renderer, clip_gif
+from magrathea.server.frame import CLIP_SECONDS, Renderer, clip_gif, transcript
 from magrathea.server.store import Store, StoredStep, StoreThread
 from magrathea.session.file import FileLimits
 from magrathea.session.history import record_bytes, record_from_bytes
@@ -25,6 +26,7 @@ from magrathea.spaces import index_batch
 
 SNAPSHOT_STEPS, SNAPSHOT_SHARE = 256, 8  # a snapshot after so many steps, if they are a share of at least 1/8 of all
 MAX_CLIP_STEPS = 600
+TRANSCRIPT_STEPS = 200
 MIN_SNAPSHOT_STEPS = 32  # after which a session that leaves the engine gets one
 
 log = logging.getLogger(__name__)
@@ -163,6 +165,22 @@ class SessionManager:
             return clip_gif([renderer.render(index_batch(observations, n)) for n in range(len(tokens))], fps)
 
         return await asyncio.to_thread(render)
+
+    async def transcript(self, world: Any, session: str, branch: int, number: int) -> bytes:
+        """What was said and seen in the last TRANSCRIPT_STEPS up to a step of a session's branch, as JSON."""
+        first = max(0, number - TRANSCRIPT_STEPS)
+
+        def read(store: Store) -> list[bytes]:
+            store.check_step(session, branch, number)
+            return [store.record(branch, first), *(step.record for step in store.steps(branch, first, number))]
+
+        records = await self.store.run(read)
+
+        def write() -> bytes:
+            tokens = np.concatenate([_record(world, record)["tokens"] for record in records]).astype(np.int64)
+            return msgspec.json.encode(transcript(world, tokens, first))
+
+        return await asyncio.to_thread(write)
 
     # -- session files ------------------------------------------------------------------------------------------------
     async def download(self, world: Any, session: str) -> bytes:

@@ -7,6 +7,7 @@ import { Figures, fillStarts, number, text } from "./panel.js";
 import { drawHeat, drawPicture, fitPictures } from "./picture.js";
 import { SessionPanel } from "./session.js";
 import { Timeline } from "./timeline.js";
+import { SayForm, Transcript, showSeen } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const touch = matchMedia("(pointer: coarse)");
@@ -15,6 +16,7 @@ const HIDDEN = "paused while hidden"; // in sessionStorage, which outlives a rel
 const figures = new Figures();
 const connection = new Connection(decodeURIComponent(location.pathname.split("/").pop()), { world: receiveWorld, session: receiveSession, frame: receiveFrame, error: toast, connection: showConnection });
 const session = new SessionPanel({ control: (on) => connection.send({ type: "control", on }), notify: toast });
+const transcript = new Transcript($("transcript"));
 const timeline = new Timeline({
   lookBack,
   goTo: (branch, step) => connection.send({ type: "go_to", branch, step }),
@@ -73,6 +75,8 @@ function showDream(frame) {
     drawHeat($("heat"), frame.parts.uncertainty);
     if (size !== $("dream").width) fitPictures($("pictures"));
   }
+  if (page.world?.is_text) transcript.show(frame, connection.session);
+  else showSeen($("seen"), frame.seen);
   figures.show(frame);
   timeline.move(frame);
   $("clip").href = timeline.clipAddress;
@@ -131,8 +135,9 @@ function showOverlay() {
   place.replaceChildren(...overlayOf(state));
 }
 
+const line = (words, name = "p") => Object.assign(document.createElement(name), { textContent: words });
+
 function overlayOf(state) {
-  const line = (words, name = "p") => Object.assign(document.createElement(name), { textContent: words });
   if (state === "lost" && /not here|deleted/.test(connection.refused)) {
     return [line("This session is not available", "h2"), line(connection.refused), Object.assign(line("Start a new one", "a"), { href: location.pathname, className: "button accent" })];
   }
@@ -147,13 +152,14 @@ function overlayOf(state) {
   again.addEventListener("click", () => reset());
   if (state === "failed") return [line("This session cannot go on", "h2"), line(page.frame.reason), again];
   const total = line(`Total reward ${number(page.frame.total_reward)} in ${page.frame.step} steps`);
-  return [line("The episode ended", "h2"), total, line(touch.matches ? "Tap to start again." : `Press ${glyph("r")} to start again.`), again];
+  return [line("The episode ended", "h2"), total, line(touch.matches ? "Tap to start again." : page.world?.texts.length ? "" : `Press ${glyph("r")} to start again.`), again];
 }
 
 function hint() {
   const arrows = page.world.buttons.filter(arrowOf);
   const words = document.createElement("p");
   const purpose = page.frame.step ? "continue" : "start";
+  if (page.world.texts.length && !page.world.buttons.length) return page.world.is_text ? [] : [line(`Write what to do to ${purpose}`)];
   if (touch.matches) {
     words.textContent = `Tap an ${arrows.length ? "arrow" : "action"} to ${purpose}`;
     return [words];
@@ -187,6 +193,9 @@ function setUp(world) {
     shortcut: (name) => ({ pause: togglePause, step: singleStep, reset, heat: toggleHeat, rewind: () => timeline.rewind(), rewound: () => timeline.rewound() })[name](),
   });
   page.keys.layOut(world.buttons, $("dpad"), $("primary"), $("actions"));
+  $("transcript").hidden = !world.is_text;
+  $("layout").classList.toggle("no-keys", world.buttons.length + world.axes.length === 0);
+  new SayForm(world.texts, $("say"), (text, value) => connection.send({ type: "say", text, value }));
   page.sliders = new Sliders(world.axes, $("sliders"), (axis, value) => connection.send({ type: "axis", axis, value }));
   followGamepad(world.buttons, page.keys, page.sliders);
   for (const [name, key] of Object.entries(shortcuts(world.buttons))) {
@@ -195,7 +204,7 @@ function setUp(world) {
   }
   if (!world.has_noop) {
     $("realtime-toggle").disabled = true;
-    text($("realtime-note"), "This world waits for keys: it has no no-op");
+    text($("realtime-note"), world.texts.length ? "This world waits for what you write" : "This world waits for keys: it has no no-op");
   }
   fillStarts($("starts"), world, (start) => {
     page.start = start;
