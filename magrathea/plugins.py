@@ -40,7 +40,6 @@ class EnvironmentPlugin:
         id_prefixes: how other Gymnasium ids of the family begin -> the module whose import registers them.
         make: function (env_id, **env_kwargs) -> environment that makes the ids of `id_prefixes`; `gymnasium.make`, if
             None. It may complete the environment's `metadata`: "render_fps", "action_names", "key_map" (key -> action).
-        unsupported_hint: what to do where a space of an id of `id_prefixes` has no tokenizer; {env_id} is filled in.
         policies: names for `--policy` -> functions (env, rng) -> policy, see `magrathea.data.policies`.
         recipe_folder: folder whose *.toml files are recipes, known by their names without the ending.
         describe_cells: function (infos, frames, tokens, grid, window) -> `magrathea.evaluate.cells.Cells` or None,
@@ -61,7 +60,6 @@ class EnvironmentPlugin:
     env_ids: Mapping[str, str] = field(default_factory=dict)
     id_prefixes: Mapping[str, str] = field(default_factory=dict)
     make: str | None = None
-    unsupported_hint: str = ""
     policies: Mapping[str, str] = field(default_factory=dict)
     recipe_folder: Path | None = None
     describe_cells: str | None = None

@@ -34,7 +34,6 @@ from magrathea.data.playing import (
 from magrathea.data.policies import current_policy_name, policy_named
 from magrathea.errors import MagratheaError, exit_on_sigterm
 from magrathea.files import atomic_write, claim_folder, read_json
-from magrathea.plugins import environment_plugin
 from magrathea.progress import Stages
 from magrathea.settings import Count, Positive, check_value
 from magrathea.spaces import check_space
@@ -202,7 +201,7 @@ def _described(recording: Recording) -> tuple[Recording, dict[str, Any]]:
             try:
                 check_space(space, name)
             except MagratheaError as error:
-                raise MagratheaError(f"'{recording.env_id}', {error} {_unsupported_hint(recording.env_id)}") from error
+                raise MagratheaError(f"'{recording.env_id}', {error}") from error
         described = environment_metadata(env)
         for text in env.changes if isinstance(env, ConvertPictures) else ():
             print(f"Note: {text}", file=sys.stderr)
@@ -210,12 +209,6 @@ def _described(recording: Recording) -> tuple[Recording, dict[str, Any]]:
         return recording, json.loads(json.dumps(described | asdict(recording), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise MagratheaError(f"env_kwargs can only hold what JSON can ({error}); give plain values.") from error
-
-
-def _unsupported_hint(env_id: str) -> str:
-    plugin = environment_plugin(env_id)
-    hint = plugin.unsupported_hint if plugin is not None and env_id not in plugin.env_ids else ""
-    return hint.format(env_id=env_id)
 
 
 def _is_done(out: Path, metadata: dict[str, Any], max_seconds: float | None) -> bool:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from magrathea.data import collect, make_env
-from magrathea.errors import MagratheaError
 
 minigrid = pytest.importorskip("minigrid")
 wrappers = pytest.importorskip("minigrid.wrappers")
@@ -58,6 +57,18 @@ def test_minigrid_explorer_takes_every_action_and_reaches_goals(tmp_path: Path) 
     assert sum(bool(episode.terminated[-1] and episode.reward[-1] > 0) for episode in episodes) >= len(episodes) / 2
 
 
-def test_minigrid_with_text_observations_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MagratheaError, match="magrathea/MiniGrid-v0"):
-        collect("MiniGrid-Empty-5x5-v0", 20, tmp_path / "out", num_processes=1)
+def test_a_level_by_its_own_id_keeps_its_mission(tmp_path: Path) -> None:
+    data = collect("BabyAI-GoToRedBall-v0", 100, tmp_path / "out", num_processes=1, policy="explorer")
+    level, picture = make_env("BabyAI-GoToRedBall-v0"), make_env("magrathea/MiniGrid-v0", level="BabyAI-GoToRedBall-v0")
+    episode = data.episode(0)
+    seen, info = level.reset(seed=episode.seed)
+    assert seen in level.observation_space and seen["mission"] == "go to the red ball"
+    assert set(episode.observation["mission"]) == {"go to the red ball"}
+    np.testing.assert_array_equal(seen["image"], picture.reset(seed=episode.seed)[0])
+    np.testing.assert_array_equal(seen["image"], episode.observation["image"][0])
+    assert "cells" in info and level.unwrapped.metadata["key_map"]["ArrowUp"] == 2
+
+
+def test_missions_differ_by_the_seed() -> None:
+    level = make_env("BabyAI-GoToLocal-v0")
+    assert len({level.reset(seed=seed)[0]["mission"] for seed in range(20)}) > 5

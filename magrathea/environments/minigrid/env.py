@@ -23,6 +23,8 @@ TILE = 9  # pixels
 NUM_COLORS, NUM_STATES = len(COLOR_TO_IDX), 4
 NUM_CODES = len(OBJECT_TO_IDX) * NUM_COLORS * NUM_STATES
 UP = 3  # the agent's direction in its own view
+MAX_MISSION = 300  # characters
+LETTERS = "".join(map(chr, range(32, 127)))
 
 
 class TilePicture(gymnasium.ObservationWrapper):
@@ -58,6 +60,22 @@ class TilePicture(gymnasium.ObservationWrapper):
         is_visible = kind != OBJECT_TO_IDX["unseen"]
         self._tiles[code] = Grid.render_tile(content, direction, is_visible, self.tile_size)
         self._drawn[code] = True
+
+
+class PictureAndMission(gymnasium.ObservationWrapper):
+    """What the agent sees, as `TilePicture` draws it, and the sentence that says what to do.
+
+    Observation: "image" (rows * tile_size, columns * tile_size, 3) uint8 and "mission", a text.
+    """
+
+    def __init__(self, env: gymnasium.Env, tile_size: int) -> None:
+        super().__init__(env)
+        self._picture = TilePicture(env, tile_size)
+        mission = spaces.Text(MAX_MISSION, min_length=0, charset=LETTERS)
+        self.observation_space = spaces.Dict(image=self._picture.observation_space, mission=mission)
+
+    def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
+        return {"image": self._picture.observation(observation), "mission": observation["mission"][:MAX_MISSION]}
 
 
 class PrivilegedState(gymnasium.Wrapper):
@@ -99,7 +117,16 @@ def _cells_in_view(env: Any) -> np.ndarray:
 def make_minigrid(level: str = LEVEL, render_mode: str | None = None, **kwargs: Any) -> gymnasium.Env:
     """A MiniGrid or BabyAI level as a picture (63, 63, 3) uint8 of the 7 × 7 tiles that its agent sees."""
     env = gymnasium.make(level, render_mode=render_mode, disable_env_checker=True, **kwargs)
-    env = PrivilegedState(TilePicture(env, TILE))
+    return _with_names(PrivilegedState(TilePicture(env, TILE)))
+
+
+def make_level(env_id: str, **kwargs: Any) -> gymnasium.Env:
+    """A MiniGrid or BabyAI level by its own id: the picture of `make_minigrid`, and the mission in words."""
+    env = gymnasium.make(env_id, disable_env_checker=True, **kwargs)
+    return _with_names(PrivilegedState(PictureAndMission(env, TILE)))
+
+
+def _with_names(env: gymnasium.Env) -> gymnasium.Env:
     env.unwrapped.metadata = dict(env.unwrapped.metadata) | {
         "render_fps": 8,
         "action_names": ACTION_NAMES,
