@@ -333,6 +333,27 @@ def _shown(space: spaces.Text) -> str:
     return f"Text({space.min_length}, {space.max_length}, {len(space.characters):,} characters)"
 
 
+# -- counters ---------------------------------------------------------------------------------------------------------
+COUNTERS = "counters"  # the part of a Dict that holds whole numbers of the environment's `info`
+
+
+def has_counters(space: spaces.Space) -> bool:
+    """Whether a space is a Dict that has counters: a Box (K,) of int32 under that key."""
+    box = space.spaces.get(COUNTERS) if isinstance(space, spaces.Dict) else None
+    return isinstance(box, spaces.Box) and box.dtype == np.int32 and len(box.shape) == 1
+
+
+def counter_names(space: spaces.Space, metadata: Mapping[str, Any]) -> list[str]:
+    """The names of a space's counters, [] where it has none: those of the metadata, or numbers."""
+    if not has_counters(space):
+        return []
+    assert isinstance(space, spaces.Dict)
+    (num,), names = space.spaces[COUNTERS].shape or (0,), metadata.get(COUNTERS)  # type: ignore[misc]
+    if isinstance(names, list) and len(names) == num and all(isinstance(name, str) for name in names):
+        return list(names)
+    return [f"{COUNTERS} {index}" for index in range(num)]
+
+
 # -- pictures ---------------------------------------------------------------------------------------------------------
 PICTURE_KEYS = ("image", "rgb", "pixels")  # of the parts of a Dict that are taken for its picture before others
 

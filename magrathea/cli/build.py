@@ -12,6 +12,7 @@ from magrathea.cli.options import (
     EnvId,
     EnvKwargs,
     Folder,
+    Info,
     MaxEpisodeSteps,
     MeasuringMinutes,
     OnError,
@@ -48,6 +49,7 @@ def collect(
     seed: Seed = 0,
     max_episode_steps: MaxEpisodeSteps = None,
     on_error: OnError = "stop",
+    info: Info = None,
     env_kwargs: EnvKwargs = "{}",
 ) -> None:
     """Record a Gymnasium environment into a Minari dataset. Run it again to resume after an interruption.
@@ -71,6 +73,7 @@ def collect(
         max_episode_steps=max_episode_steps,
         env_kwargs=keywords,
         on_error=on_error,
+        info=info,
     )
 
 
@@ -123,6 +126,7 @@ def make(
     policy: Policy = "explore",
     max_episode_steps: MaxEpisodeSteps = None,
     on_error: OnError = "stop",
+    info: Info = None,
     env_kwargs: EnvKwargs = "{}",
     device: Device = "auto",
     seed: Seed = 0,
@@ -154,6 +158,7 @@ def make(
         max_episode_steps=max_episode_steps,
         env_kwargs=json_object(env_kwargs, "--env-kwargs"),
         on_error=on_error,
+        info=info,
         max_seconds=COLLECT_SHARE * 60 * minutes,
     )
     deadline = end - REPORT_SHARE * 60 * minutes - PLOT_SECONDS

@@ -80,6 +80,14 @@ MaxEpisodeSteps = Annotated[
 OnError = Annotated[
     Literal["stop", "skip"], arg(help="whether an episode that fails stops the recording, or is left out.")
 ]
+Info = Annotated[
+    str | None,
+    arg(
+        metavar="NAMES",
+        help="counters that the environment reports in `info` (score, lives, inventory), which become part of the "
+        'world: names joined by commas, or "all"; without it, none, and the command says which there are.',
+    ),
+]
 EnvKwargs = Annotated[
     str,
     arg(

@@ -12,10 +12,12 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from magrathea.data.counters import KeepCounters, chosen_counters, what_could_be_kept
 from magrathea.data.dataset import METADATA_FILE_NAME, OWN_METADATA, Dataset
 from magrathea.data.episode import episode_length, merge_episodes
 from magrathea.data.make_env import closed_after, environment_metadata, make_env
@@ -36,7 +38,7 @@ from magrathea.errors import MagratheaError, exit_on_sigterm
 from magrathea.files import atomic_write, claim_folder, read_json
 from magrathea.progress import Stages
 from magrathea.settings import Count, Positive, check_value
-from magrathea.spaces import check_space
+from magrathea.spaces import COUNTERS, check_space
 
 WORK_FOLDER = ".collecting"
 ASKED_STEPS = "asked_steps"  # in the metadata of a dataset that was cut by the time; "steps" are those that it has
@@ -57,6 +59,7 @@ def collect(
     env_kwargs: dict[str, Any] | None = None,
     on_error: OnError = "stop",
     max_seconds: float | None = None,
+    info: str | Sequence[str] | None = None,
 ) -> Dataset:
     """Record an environment into a dataset, or resume an interrupted recording.
 
@@ -75,6 +78,8 @@ def collect(
         max_seconds: time after which the recording ends with the episodes that are whole, at least MIN_EPISODES; the
             dataset is then one of as many steps as they have. Episodes that are so long that there would be fewer are
             cut (truncated).
+        info: names of counters in `info` that become part of the observation, or "all"; see `KeepCounters`. Written as
+            `counters` of `env_kwargs`.
 
     Raises:
         MagratheaError: for an environment or policy that cannot be had, spaces that no tokenizer can learn, an
@@ -92,7 +97,7 @@ def collect(
         policy=policy,
         seed=seed,
         max_episode_steps=max_episode_steps,
-        env_kwargs=dict(env_kwargs or {}),
+        env_kwargs=dict(env_kwargs or {}) | ({} if info is None else {COUNTERS: info}),
     )
     time_limit = None if max_seconds is None else TimeLimit.of(max_seconds, num_processes, MIN_EPISODES)
     recording, metadata = _described(recording)
@@ -183,9 +188,10 @@ def _require_minari() -> None:
 
 
 def _described(recording: Recording) -> tuple[Recording, dict[str, Any]]:
-    """The recording, with the size of large pictures where none was asked for, and the dataset's metadata; makes the
-    environment, to raise errors before anything is recorded."""
+    """The recording, with the size of large pictures where none was asked for and the names of its counters, and the
+    dataset's metadata; makes the environment, to raise errors before anything is recorded."""
     policy_named(recording.policy, recording.env_id)
+    recording = _with_counters(recording)
     if "size" not in recording.env_kwargs:
         with closed_after(recorded_env(recording)) as env:
             size = fitting_size(env.observation_space)
@@ -203,12 +209,26 @@ def _described(recording: Recording) -> tuple[Recording, dict[str, Any]]:
             except MagratheaError as error:
                 raise MagratheaError(f"'{recording.env_id}', {error}") from error
         described = environment_metadata(env)
-        for text in env.changes if isinstance(env, ConvertPictures) else ():
+        converted = env.env if isinstance(env, KeepCounters) else env
+        for text in converted.changes if isinstance(converted, ConvertPictures) else ():
             print(f"Note: {text}", file=sys.stderr)
     try:
         return recording, json.loads(json.dumps(described | asdict(recording), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise MagratheaError(f"env_kwargs can only hold what JSON can ({error}); give plain values.") from error
+
+
+def _with_counters(recording: Recording) -> Recording:
+    """The recording with the name of each counter that was asked for; prints which could be, where none was."""
+    wanted = recording.env_kwargs.get(COUNTERS)
+    without = {key: value for key, value in recording.env_kwargs.items() if key != COUNTERS}
+    with closed_after(recorded_env(replace(recording, env_kwargs=without))) as env:
+        if wanted is None:
+            note = what_could_be_kept(env)
+            if note:
+                print(f"Note: {note}", file=sys.stderr)
+            return recording
+        return replace(recording, env_kwargs={**without, COUNTERS: chosen_counters(env, wanted)})
 
 
 def _is_done(out: Path, metadata: dict[str, Any], max_seconds: float | None) -> bool:

@@ -7,7 +7,7 @@ import inspect
 import re
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,9 +15,11 @@ import gymnasium
 import numpy as np
 
 from magrathea.action_keys import default_keys
+from magrathea.data.counters import KeepCounters
 from magrathea.data.pictures import ConvertPictures, changes_of
 from magrathea.errors import FOREIGN_ERRORS, MagratheaError, Terminated, one_line
 from magrathea.plugins import EnvironmentPlugin, environment_plugin, environment_plugins, load_reference
+from magrathea.spaces import COUNTERS
 
 # Keys -> names of actions, of which the first that the environment has is taken.
 OLD_API = (
@@ -41,13 +43,21 @@ def register_environments() -> None:
                 warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
-def make_env(env_id: str, /, *, size: tuple[int, int] | None = None, **env_kwargs: Any) -> gymnasium.Env:
+def make_env(
+    env_id: str,
+    /,
+    *,
+    size: tuple[int, int] | None = None,
+    counters: Sequence[str] | None = None,
+    **env_kwargs: Any,
+) -> gymnasium.Env:
     """A Gymnasium environment, whose pictures are in the form that tokenizers learn.
 
     Args:
         env_id: as Gymnasium knows it, or "module:id".
         size: (height, width) in pixels that pictures are resized to; without it, only those are changed that have
             another form than uint8 (height, width[, 1|3|4]), or that no patch size divides (`ConvertPictures`).
+        counters: names of whole numbers in `info` that become part of the observation (`KeepCounters`).
         env_kwargs: given to the environment.
 
     Raises:
@@ -74,8 +84,9 @@ def make_env(env_id: str, /, *, size: tuple[int, int] | None = None, **env_kwarg
         raise _cannot_be_made(env_id, error) from error
     try:
         _check_has_spaces(env, env_id)
-        is_learnable = size is None and not changes_of(env.observation_space)
-        return env if is_learnable else ConvertPictures(env, size)
+        if size is not None or changes_of(env.observation_space):
+            env = ConvertPictures(env, size)
+        return env if counters is None else KeepCounters(env, counters)
     except BaseException:
         close_env(env)
         raise
@@ -145,8 +156,8 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def environment_metadata(env: gymnasium.Env) -> dict[str, Any]:
-    """fps, action_names, key_map and description of an environment, from its own metadata; missing names and keys are
-    generated, and a missing description is the first paragraph of its documentation.
+    """fps, action_names, key_map, description and counters of an environment, from its own metadata; missing names and
+    keys are generated, and a missing description is the first paragraph of its documentation.
 
     Raises:
         MagratheaError: where its metadata has something else under these names.
@@ -164,7 +175,8 @@ def environment_metadata(env: gymnasium.Env) -> dict[str, Any]:
             "a number, a list of names and a table of keys and actions."
         ) from error
     described = {"description": description} if (description := _description(env)) else {}
-    return {"fps": fps, "action_names": names, "key_map": keys} | described
+    counters = {COUNTERS: env.counters} if isinstance(env, KeepCounters) else {}
+    return {"fps": fps, "action_names": names, "key_map": keys} | described | counters
 
 
 def _description(env: gymnasium.Env) -> str:

@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from magrathea.data.counters import KeepCounters
 from magrathea.data.episode import Episode
 from magrathea.data.make_env import OLD_API
 from magrathea.data.policies import policy_named
@@ -44,12 +45,14 @@ def play_episode(
             an environment of the old gym API.
     """
     act = policy_named(policy, _name(env))(env, np.random.default_rng(seed))
+    kept = env if isinstance(env, KeepCounters) else None  # whose counters a policy does not see
     observation, info = _reset(env, seed)
     observations, infos = [_observed(env, observation, note)], [_recordable(env, info, note)]
     actions, rewards, terminations, truncations = [], [], [], []
     done = False
     while not done:
-        action = checked_copy(env.action_space, act(observation, info), f"An action of policy '{policy}'", note)
+        seen = observation if kept is None else kept.own_observation(observation)
+        action = checked_copy(env.action_space, act(seen, info), f"An action of policy '{policy}'", note)
         observation, reward, terminated, truncated, info = _step(env, plain_action(env.action_space, action))
         num_steps = len(actions) + 1
         is_cut = (max_steps is not None and num_steps >= max_steps) or (is_late is not None and is_late(num_steps))
@@ -61,6 +64,8 @@ def play_episode(
         terminations.append(terminated)
         truncations.append(truncated)
         infos.append(_recordable(env, info, note))
+    for text in [] if kept is None else kept.take_notes():
+        note(text)
     return Episode(
         observation=stack(observations),
         action=stack(actions),

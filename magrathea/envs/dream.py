@@ -15,7 +15,7 @@ from magrathea.envs.start import parse_start
 from magrathea.errors import MagratheaError
 from magrathea.sampler import FillSettings
 from magrathea.session import Session
-from magrathea.spaces import find_picture, index_batch, picture_of, to_array
+from magrathea.spaces import COUNTERS, counter_names, find_picture, index_batch, picture_of, to_array
 from magrathea.world import StepResult, World
 
 MAX_SEED = 2**31
@@ -29,7 +29,8 @@ class DreamEnv(gymnasium.Env):
     is never truncated; give ``gymnasium.make`` a ``max_episode_steps`` for that.
 
     ``info`` holds "num_passes", the passes that the model made for the step, and "uncertainty", the mean over the
-    observation's tokens of one minus the model's confidence, in [0, 1].
+    observation's tokens of one minus the model's confidence, in [0, 1]. In a world that has counters of its
+    environment's `info`, they are the observation's part "counters" (K,), and by their names in ``info["counters"]``.
 
     Args:
         world: a World, or a folder, a name of a shipped world or a hub id, loaded onto ``device``.
@@ -74,7 +75,8 @@ class DreamEnv(gymnasium.Env):
             self._session = Session(self.world, seed=seed, start=start, settings=self.settings)
         else:
             self._session.reset(seed=seed, start=start)
-        return index_batch(self.session.observation, 0), {"num_passes": 0, "uncertainty": 0.0}
+        infos = {"num_passes": 0, "uncertainty": 0.0}
+        return index_batch(self.session.observation, 0), infos | self._counter_infos()
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Imagine what follows an action; raises MagratheaError for an action outside of the action space."""
@@ -87,8 +89,13 @@ class DreamEnv(gymnasium.Env):
             float(result.reward[0]),
             bool(result.terminated[0]),
             False,
-            {"num_passes": int(infos["num_passes"][0]), "uncertainty": float(infos["uncertainty"][0])},
+            {"num_passes": int(infos["num_passes"][0]), "uncertainty": float(infos["uncertainty"][0])}
+            | self._counter_infos(),
         )
+
+    def _counter_infos(self) -> dict[str, Any]:
+        named = named_counters(self.world, self.session.observation)
+        return {COUNTERS: {name: int(values[0]) for name, values in named.items()}} if named else {}
 
     def render(self) -> np.ndarray | None:
         """The current picture, uint8 (rows, columns, 3), in render mode "rgb_array"."""
@@ -134,6 +141,12 @@ def check_render_mode(world: World, render_mode: str | None) -> str | None:
     if render_mode is not None and find_picture(world.observation_space) is None:
         raise MagratheaError(f"The world's observations {world.observation_space} hold no picture to render.")
     return render_mode
+
+
+def named_counters(world: World, observation: Any) -> dict[str, np.ndarray]:
+    """The counters of observations by name, each (B,) int32; {} in a world without."""
+    names = counter_names(world.observation_space, world.metadata)
+    return {name: np.array(observation[COUNTERS][:, index]) for index, name in enumerate(names)}
 
 
 def step_infos(result: StepResult) -> dict[str, np.ndarray]:

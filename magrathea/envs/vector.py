@@ -17,6 +17,7 @@ from magrathea.envs.dream import (
     dream_metadata,
     fill_settings,
     load_world,
+    named_counters,
     require_session,
     step_infos,
 )
@@ -24,7 +25,7 @@ from magrathea.envs.start import parse_start
 from magrathea.errors import MagratheaError
 from magrathea.sampler import FillSettings
 from magrathea.session import Session
-from magrathea.spaces import from_gymnasium_batch, index_batch, picture_of, to_gymnasium_batch
+from magrathea.spaces import COUNTERS, from_gymnasium_batch, index_batch, picture_of, to_gymnasium_batch
 from magrathea.world import World
 
 
@@ -98,7 +99,7 @@ class DreamVectorEnv(VectorEnv):
                 self._generators[index] = seeding.np_random(seeds[index])[0]
         self._reset_dreams(env_mask, seeds, parse_start(self.world, options))
         infos = {"num_passes": np.zeros(self.num_envs, np.int64), "uncertainty": np.zeros(self.num_envs, np.float32)}
-        return self._observations(), _with_masks(infos, env_mask)
+        return self._observations(), _with_masks(infos, env_mask) | self._counter_infos()
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Imagine what follows each dream's action; dreams that ended begin anew as the autoreset mode says.
@@ -128,7 +129,7 @@ class DreamVectorEnv(VectorEnv):
         if self.autoreset_mode is AutoresetMode.SAME_STEP and self._ended.any():
             infos |= self._final_infos(infos)
             self._reset_dreams(self._ended.copy())
-        return self._observations(), rewards, terminated, truncated, infos
+        return self._observations(), rewards, terminated, truncated, infos | self._counter_infos()
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """The current pictures, each uint8 (rows, columns, 3), in render mode "rgb_array"."""
@@ -152,6 +153,11 @@ class DreamVectorEnv(VectorEnv):
 
     def _observations(self) -> Any:
         return to_gymnasium_batch(self.single_observation_space, self.session.observation)
+
+    def _counter_infos(self) -> dict[str, Any]:
+        """The counters of all dreams by name, as Gymnasium nests infos; {} in a world without."""
+        named, every = named_counters(self.world, self.session.observation), np.ones(self.num_envs, bool)
+        return _with_masks({COUNTERS: _with_masks(named, every)}, every) if named else {}
 
     def _truncations(self, terminated: np.ndarray) -> np.ndarray:
         if self.max_episode_steps is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from magrathea.evaluate.statistics import (
     gain,
     root_of_ratio,
 )
+from magrathea.spaces import COUNTERS
 
 HORIZON = 64
 HORIZONS = {
@@ -43,6 +45,7 @@ def measure_dreams(
     replay: tuple[Values, np.ndarray] | None = None,
     before: np.ndarray | None = None,
     scale: np.ndarray | None = None,
+    counters: Sequence[str] = (),
 ) -> DreamMeasures:
     """Compare dreams with what was recorded, at the same steps of the same starts as repeating the last real step.
 
@@ -51,6 +54,7 @@ def measure_dreams(
         replay: the same of the real environment with other random choices, and (R, H) where there is it.
         before: (R, Q) the numbers one step before the last real one.
         scale: (Q,) the standard deviations of the numbers; those without one are left out.
+        counters: names of the K counters.
     """
     num_episodes, measured = len(recordings), {}
     if PICTURE in real:
@@ -60,7 +64,10 @@ def measure_dreams(
         measured["error"] = measure_numbers(rollouts, real[NUMBERS], dream[NUMBERS], before, scale, num_episodes)
     if CHOICES in real:
         measured["right"] = measure_choices(rollouts, real[CHOICES], dream[CHOICES], num_episodes)
-    return DreamMeasures(**measured, events=measure_events(rollouts, num_episodes))
+    rises = {}
+    if COUNTERS in real:
+        rises = {"dream": np.diff(dream[COUNTERS], axis=1), "reality": np.diff(real[COUNTERS], axis=1)}
+    return DreamMeasures(**measured, events=measure_events(rollouts, num_episodes, rises, counters))
 
 
 def measure_pictures(
@@ -160,16 +167,25 @@ def measure_choices(rollouts: Rollouts, real: np.ndarray, dream: np.ndarray, num
     return curves
 
 
-def measure_events(rollouts: Rollouts, num_episodes: int) -> dict[str, Sources]:
-    """Shares of steps with a positive or negative reward or an ending, in dreams and in what was recorded of the same
-    steps; of a dream only up to its own ending."""
-    tally = Tally(num_episodes)
+def measure_events(
+    rollouts: Rollouts, num_episodes: int, rises: dict[str, np.ndarray] | None = None, counters: Sequence[str] = ()
+) -> dict[str, Sources]:
+    """Shares of steps with a positive or negative reward or an ending, or in which a counter rises or falls (if it ever
+    does), in dreams and in what was recorded of the same steps; of a dream only up to its own ending.
+
+    rises: (R, H, K) by how much the K counters rise at each step, in the "dream" and in "reality".
+    """
+    tally, rises = Tally(num_episodes), rises or {}
     ended = np.cumsum(rollouts.dream.terminated, axis=1) - rollouts.dream.terminated > 0
     for source, steps, where in (
         ("dream", rollouts.dream, rollouts.valid & ~ended),
         ("reality", rollouts.real, rollouts.valid),
     ):
         events = {"positive reward": steps.reward > 0, "negative reward": steps.reward < 0, "ending": steps.terminated}
+        for index, name in enumerate(counters if rises else ()):
+            for change, sign in (("rise", 1), ("fall", -1)):
+                if any((sign * each[..., index] > 0).any() for each in rises.values()):
+                    events[f"{change} of {name}"] = sign * rises[source][..., index] > 0
         for name, happened in events.items():
             tally.add_mean(f"{name}/{source}", rollouts.episodes, happened, where)
     return tally.nested()

@@ -21,7 +21,7 @@ from magrathea.evaluate.results import DreamMeasures, EvaluationResult, write_re
 from magrathea.evaluate.rollouts import Replay, Steps, choose_starts, context_and_least, roll_out
 from magrathea.evaluate.slots import NUMBERS, PICTURE, by_kind
 from magrathea.progress import Stages
-from magrathea.spaces import index_batch
+from magrathea.spaces import counter_names, index_batch
 from magrathea.world import World
 
 APART = 5  # steps between starts of dreams
@@ -107,7 +107,14 @@ class _Measuring:
             finally:
                 real_env.close()
         measured = measure_dreams(
-            self.recordings, self.rollouts, self.real, self.dream, replay=replay, before=before, scale=scale
+            self.recordings,
+            self.rollouts,
+            self.real,
+            self.dream,
+            replay=replay,
+            before=before,
+            scale=scale,
+            counters=counter_names(self.world.observation_space, self.world.metadata),
         )
         return replace(measured, obedience=obedience)
 

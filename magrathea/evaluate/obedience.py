@@ -21,7 +21,7 @@ from magrathea.evaluate.results import Curves
 from magrathea.evaluate.rollouts import Replay, Rollouts, dream
 from magrathea.evaluate.slots import CHOICES, NUMBERS, PICTURE, by_kind
 from magrathea.evaluate.statistics import Tally, wilson
-from magrathea.spaces import index_batch, stack
+from magrathea.spaces import COUNTERS, index_batch, stack
 from magrathea.world import World
 
 HORIZONS = (1, 4, 8)
@@ -105,7 +105,7 @@ def measure_obedience(
         for position, index in enumerate(chosen):
             real_b = by_kind(space, others.real[begin + position], 1)
             num_steps = min(int(rollouts.valid[index].sum()), len(next(iter(real_b.values()))) - 1)
-            for kind in real_b:
+            for kind in real_b.keys() - {COUNTERS}:  # which are counted as events
                 for step in (horizon for horizon in HORIZONS if horizon <= num_steps):
                     realities = real_a[kind][index, step], real_b[kind][step]
                     pair = dream_a[kind][index, step], dreams[kind][position, step]

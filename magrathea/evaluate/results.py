@@ -90,7 +90,8 @@ class DreamMeasures:
         error: source -> horizon -> root mean squared error of numbers in their standard deviations. Sources: "dream";
             "repeat" of the last real step; "linear" extrapolation from the last two; the dream's over that of each.
         right: source -> horizon -> share of choices that are right.
-        events: event -> "dream" and "reality" -> share of steps in which it happens.
+        events: event -> "dream" and "reality" -> share of steps in which it happens: rewards, endings, and rises
+            and falls of counters.
         obedience: kind of observation -> "obedience" -> horizon -> share of dreams of two futures under different
             actions that are nearer to their own reality than to the other, where the two differ; and "no difference",
             the share of pairs in which they do not.

@@ -12,12 +12,12 @@ import optree
 from gymnasium import spaces
 
 from magrathea.layout import Layout, Slot
-from magrathea.spaces import find_picture, is_image, leaf_spaces_of, space_tree
+from magrathea.spaces import COUNTERS, find_picture, has_counters, is_image, leaf_spaces_of, space_tree
 from magrathea.tokenizers import Tokenizer
 from magrathea.world import World
 
 MIN_SIDE = 16  # pixels of a picture, from which it is compared as one
-PICTURE, NUMBERS, CHOICES = "picture", "numbers", "choices"
+PICTURE, NUMBERS, CHOICES = "picture", "numbers", "choices"  # and COUNTERS
 
 
 # -- values -----------------------------------------------------------------------------------------------------------
@@ -29,12 +29,16 @@ def is_picture(space: Any) -> bool:
 def by_kind(space: gymnasium.Space, leaves: Sequence[np.ndarray], num_leading: int) -> dict[str, np.ndarray]:
     """The leaves (*n, *shape) of observations, n of num_leading dimensions, joined by kind.
 
-    Returns what there is of "picture" (*n, rows, columns, 1 or 3) uint8, the one that is shown; "numbers" (*n, Q)
-    float64 of Boxes; "choices" (*n, Q) int64 of all else, small images among them, and a number for each text.
+    Returns what there is of "picture" (*n, rows, columns, 1 or 3) uint8, the one that is shown; "counters" (*n, K)
+    int64; "numbers" (*n, Q) float64 of other Boxes; "choices" (*n, Q) int64 of all else, small images among them, and a
+    number for each text.
     """
     found, kinds = {}, {NUMBERS: [], CHOICES: []}
     paths, shown = optree.tree_paths(space_tree(space)), find_picture(space)
     for path, (_, leaf_space), leaf in zip(paths, leaf_spaces_of(space), leaves, strict=True):
+        if path == (COUNTERS,) and has_counters(space):
+            found[COUNTERS] = leaf.astype(np.int64)
+            continue
         if is_picture(leaf_space):
             if path == shown or PICTURE not in found:
                 found[PICTURE] = _channels(leaf, num_leading)

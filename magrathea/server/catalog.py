@@ -14,6 +14,7 @@ from magrathea.errors import MagratheaError
 from magrathea.server.action_inputs import ActionInputs
 from magrathea.server.frame import is_text
 from magrathea.server.protocol import WorldInfo
+from magrathea.spaces import counter_names
 
 DEFAULT_FPS = 10.0
 
@@ -85,6 +86,7 @@ class Catalog:
             has_noop=inputs.has_noop,
             num_starts=int(world.num_starts),
             has_card=self.card(world_id) is not None,
+            counters=counter_names(world.observation_space, world.metadata),
         )
 
 

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 Steps = tuple[Any, Any, np.ndarray, np.ndarray]  # T+1 observations; T actions, rewards, endings between them
 
+Shown = tuple[np.ndarray | None, list[int]]  # picture uint8 (H, W, 3), if any, and counters
+
 
 def make_environment(world: Any) -> gymnasium.Env:
     """The real environment of a world; raises whatever its package raises if it is not available."""
@@ -74,10 +76,13 @@ class RealEnv:
                 return *stacked, np.array(rewards, np.float32), np.zeros(len(actions), dtype=bool)
         raise RuntimeError(f"the environment ended within {num_steps} steps, {MAX_TRIES} times")
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool]:
-        """Take an action of the action space: the picture uint8 (H, W, 3), the reward, whether the episode ended."""
+    def step(self, action: Any) -> tuple[Shown, float, bool]:
+        """Take an action of the action space: what it shows, the reward, whether the episode ended."""
         observation, reward, terminated, truncated, _ = self.env.step(action)
-        return self.renderer.render(observation), float(reward), bool(terminated or truncated)
+        return self.show(observation), float(reward), bool(terminated or truncated)
+
+    def show(self, observation: Any) -> Shown:
+        return self.renderer.render(observation), self.renderer.counters(observation)
 
 
 class EnvMirror:
@@ -129,7 +134,7 @@ class EnvMirror:
             return None
         self.state, self.reason = "on", ""
         assert self._real is not None
-        self._show(self._real.renderer.render(index_batch(steps[0], -1)), 0.0, False)
+        self._show(self._real.show(index_batch(steps[0], -1)), 0.0, False)
         self._task = loop.create_task(self._follow())
         return await asyncio.to_thread(self.world.encode_episode, *steps)
 
@@ -154,26 +159,28 @@ class EnvMirror:
         try:
             while True:
                 action = await self._actions.get()
-                picture, reward, ended = await loop.run_in_executor(self._thread, self._real.step, action)
+                shown, reward, ended = await loop.run_in_executor(self._thread, self._real.step, action)
                 self.num_steps += 1
                 self.total_reward += reward if np.isfinite(reward) else 0.0
                 if ended:
                     self.state = "ended"
-                self._show(picture, reward, ended)
+                self._show(shown, reward, ended)
                 if ended:
                     return
         except FOREIGN_ERRORS as error:
             log.warning("real environment failed: %s", error)
             self.state, self.reason = "failed", _reason(error)
-            self._show(None, 0.0, False)
+            self._show((None, []), 0.0, False)
 
-    def _show(self, picture: np.ndarray | None, reward: float, ended: bool) -> None:
+    def _show(self, shown: Shown, reward: float, ended: bool) -> None:
+        picture, counters = shown
         header = MirrorHeader(
             step=self.num_steps,
             reward=reward if np.isfinite(reward) else 0.0,
             total_reward=round(self.total_reward, 4),
             terminated=ended,
             mirror=self.status,
+            counters=counters,
         )
         self._publish(Frame(header, {} if picture is None else {"picture": picture}))
 

@@ -17,7 +17,15 @@ from PIL import Image, ImageDraw, ImageFont
 from magrathea.plugins import environment_plugin, load_reference
 from magrathea.server.engine import StepOutput
 from magrathea.server.protocol import DreamHeader, Frame, TextPart, TranscriptStep
-from magrathea.spaces import find_picture, index_batch, leaf_spaces_of, picture_of, space_tree
+from magrathea.spaces import (
+    COUNTERS,
+    find_picture,
+    has_counters,
+    index_batch,
+    leaf_spaces_of,
+    picture_of,
+    space_tree,
+)
 
 CLIP_SECONDS, CLIP_SIDE = 10.0, 256  # of a clip, and pixels that its longer side has at least
 CLIP_PIXELS = 2**25  # of all frames of a clip at most; older frames are left out
@@ -80,6 +88,10 @@ class Renderer:
                 else _words(texts_of(self.space, observation))
             )
         return picture_of(self.space, observation)
+
+    def counters(self, observation: Any) -> list[int]:
+        """The counters of one observation, [] where the space has none."""
+        return [int(value) for value in observation[COUNTERS]] if has_counters(self.space) else []
 
     def png(self, world: Any, tokens: Any) -> bytes:
         """The observation of a step's tokens (1, N) as a PNG file."""
@@ -144,6 +156,7 @@ def step_frame(output: StepOutput, buttons: Sequence[int], said: list[TextPart],
         num_passes=int(result.num_passes[index]),
         said=said,
         seen=texts_of(renderer.space, observation),
+        counters=renderer.counters(observation),
     )
     parts = {"picture": picture}
     uncertainty = result.uncertainty.get(renderer.slot) if renderer.slot else None
@@ -157,5 +170,11 @@ def restored_frame(world: Any, tokens: Any, is_start: bool, renderer: Renderer) 
     """The frame of the step, tokens (N,), at which a session starts or is restored."""
     terminated = not is_start and bool(world.decode_terminated(tokens[None])[0])
     observation = index_batch(world.decode_observation(tokens[None]), 0)
-    picture, seen = renderer.render(observation), texts_of(renderer.space, observation)
-    return Frame(DreamHeader(terminated=terminated, status=renderer.status(picture), seen=seen), {"picture": picture})
+    picture = renderer.render(observation)
+    header = DreamHeader(
+        terminated=terminated,
+        status=renderer.status(picture),
+        seen=texts_of(renderer.space, observation),
+        counters=renderer.counters(observation),
+    )
+    return Frame(header, {"picture": picture})

@@ -192,7 +192,7 @@ class TextInputInfo(Struct):
 
 class WorldInfo(Struct):
     """What the page shows of a world. `has_noop`: whether it has an action while no button is held; `is_text`: whether
-    its observations are words alone."""
+    its observations are words alone; `counters`: names of the numbers that its frames have."""
 
     id: str
     name: str
@@ -207,6 +207,7 @@ class WorldInfo(Struct):
     has_noop: bool
     num_starts: int
     has_card: bool
+    counters: list[str] = []
 
 
 class WorldMessage(Struct, tag_field="type", tag="world"):
@@ -273,7 +274,7 @@ class Part(Struct):
 
 class Header(Struct, kw_only=True, tag_field="kind"):
     """What both kinds of frame say. `dropped` counts frames that this viewer did not get; `said` and `seen` are the
-    texts of the step's action and observation."""
+    texts of the step's action and observation, `counters` those that the environment reports beside its observation."""
 
     frame: int = 0
     step: int = 0
@@ -281,6 +282,7 @@ class Header(Struct, kw_only=True, tag_field="kind"):
     total_reward: float = 0.0
     terminated: bool = False
     mirror: MirrorStatus = msgspec.field(default_factory=MirrorStatus)
+    counters: list[int] = []
     dropped: int = 0
     parts: list[Part] = []
     said: list[TextPart] = []

@@ -17,6 +17,8 @@ from magrathea.tokenizers.delta_codec import LEVELS, DeltaCodec, fit_choices
 from magrathea.tokenizers.discrete import grid_of
 
 _SPARE = 0.25  # share of the range of the data that values may go beyond it, on either side
+_BEYOND = 8  # times the range of the data that integers may rise to
+_DIVISORS = np.array([part for part in range(1, LEVELS) if (LEVELS - 1) % part == 0])  # of the levels between the ends
 _MAX_SETTINGS = 64
 _FITTING_NUMBERS = 4_000_000  # from which differences and settings are chosen
 
@@ -90,15 +92,17 @@ class DeltaTokenizer(Tokenizer):
         return self
 
     def _fit_range(self, array: np.ndarray) -> np.ndarray:
-        """(2, entries) the data's range with something to spare, within the space's bounds; of integers such that every
-        level is one where there are enough."""
+        """(2, entries) the data's range with something to spare, within the space's bounds; of integers such that each
+        is a level, and the same number of levels from the next, where there are enough."""
         low, high = array.min(0), array.max(0)
         spare = np.maximum(_SPARE * (high - low), 1e-6 * np.maximum(1, np.abs(array).max(0)))
         bounds = [np.asarray(bound, np.float64).reshape(-1) for bound in (self._box.low, self._box.high)]
         low, high = np.maximum(low - spare, bounds[0]), np.minimum(high + spare, bounds[1])
         if self.value_dtype.kind in "biu":
             low, high = np.floor(low), np.ceil(high)
-            high = np.where(high - low < LEVELS, low + LEVELS - 1, high)
+            wanted = np.minimum(_BEYOND * (high - low), bounds[1] - low)  # counters go on rising
+            parts = _DIVISORS[np.minimum(np.searchsorted(_DIVISORS, wanted), len(_DIVISORS) - 1)]
+            high = np.where(wanted < LEVELS, low + parts, high)
         return np.stack([low, np.maximum(high, low + 1e-9)])
 
     @property

@@ -1,6 +1,7 @@
 // The play page: draws the server's frames and sends keys.
 
 import { Connection } from "./connection.js";
+import { Counters } from "./counters.js";
 import { Sliders, followGamepad } from "./gamepad.js";
 import { Keys, arrowOf, keyCap, glyph, label, shortcuts } from "./keys.js";
 import { Figures, fillStarts, number, text } from "./panel.js";
@@ -13,7 +14,9 @@ const $ = (id) => document.getElementById(id);
 const touch = matchMedia("(pointer: coarse)");
 const page = { world: null, keys: null, sliders: null, frame: null, mirror: null, start: null, waiting: false, stopped: false, restore: null };
 const HIDDEN = "paused while hidden"; // in sessionStorage, which outlives a reload: the session that hiding this page paused
+const NEWS_SECONDS = 4;
 const figures = new Figures();
+const counters = new Counters($("counters"), announce);
 const connection = new Connection(decodeURIComponent(location.pathname.split("/").pop()), { world: receiveWorld, session: receiveSession, frame: receiveFrame, error: toast, connection: showConnection });
 const session = new SessionPanel({ control: (on) => connection.send({ type: "control", on }), notify: toast });
 const transcript = new Transcript($("transcript"));
@@ -78,6 +81,7 @@ function showDream(frame) {
   if (page.world?.is_text) transcript.show(frame, connection.session);
   else showSeen($("seen"), frame.seen);
   figures.show(frame);
+  counters.show(frame);
   timeline.move(frame);
   $("clip").href = timeline.clipAddress;
   document.body.dataset.state = frame.state;
@@ -99,6 +103,7 @@ function showDream(frame) {
 function showMirror(frame) {
   if (frame.parts.picture) drawPicture($("mirror"), frame.parts.picture);
   fitPictures($("pictures"));
+  counters.showReal(frame.counters.length ? frame.counters : null);
   showMirrorStatus(frame.mirror);
   $("mirror-pill").hidden = !frame.terminated;
   text($("mirror-pill"), "The real episode ended");
@@ -106,6 +111,7 @@ function showMirror(frame) {
 
 function showMirrorStatus({ state, reason, behind }) {
   const shown = state === "starting" || state === "on" || state === "ended";
+  if (!shown) counters.showReal(null);
   if ($("mirror-view").hidden === shown) {
     $("mirror-view").hidden = !shown;
     $("dream-caption").hidden = !shown;
@@ -120,6 +126,17 @@ function showMirrorStatus({ state, reason, behind }) {
   $("mirror-toggle").closest("label").classList.toggle("unavailable", failed);
   text($("mirror-note"), failed ? `Not available: ${reason}` : "Takes the same actions as the dream");
   text($("mirror-text"), behind > 10 ? `${behind} steps behind` : "the same actions");
+}
+
+function announce(words) {
+  const news = $("news");
+  text(news, page.news ? `${news.textContent} · ${words.replace("Achieved: ", "")}` : words);
+  news.hidden = false;
+  clearTimeout(page.news);
+  page.news = setTimeout(() => {
+    news.hidden = true;
+    page.news = null;
+  }, 1000 * NEWS_SECONDS);
 }
 
 // -- overlay of the picture -------------------------------------------------------------------------------------------------
@@ -192,6 +209,7 @@ function setUp(world) {
     release: (button) => connection.send({ type: "release", button }),
     shortcut: (name) => ({ pause: togglePause, step: singleStep, reset, heat: toggleHeat, rewind: () => timeline.rewind(), rewound: () => timeline.rewound() })[name](),
   });
+  counters.setUp(world.counters);
   page.keys.layOut(world.buttons, $("dpad"), $("primary"), $("actions"));
   $("transcript").hidden = !world.is_text;
   $("layout").classList.toggle("no-keys", world.buttons.length + world.axes.length === 0);
