@@ -100,7 +100,8 @@ def collect(
         env_kwargs=dict(env_kwargs or {}) | ({} if info is None else {COUNTERS: info}),
     )
     time_limit = None if max_seconds is None else TimeLimit.of(max_seconds, num_processes, MIN_EPISODES)
-    recording, metadata = _described(recording)
+    with exit_on_sigterm():  # environments are closed
+        recording, metadata = _described(recording)
     work = out / WORK_FOLDER
     if not _is_done(out, metadata, max_seconds):
         with claim_folder(out, "recording into"), exit_on_sigterm():
