@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Annotated
+
+from tyro.conf import Positional, arg
 
 from magrathea.cli.evaluate import Measuring, evaluate
 from magrathea.cli.options import (
@@ -16,6 +19,8 @@ from magrathea.cli.options import (
     MaxEpisodeSteps,
     MeasuringMinutes,
     OnError,
+    OptionalCount,
+    OptionalFloat,
     OptionalSeed,
     OptionalSize,
     OptionalText,
@@ -77,6 +82,37 @@ def collect(
     )
 
 
+def import_recordings(
+    source: Annotated[Positional[Path], arg(metavar="FOLDER")],
+    *,
+    out: Folder,
+    fps: OptionalFloat = None,
+    height: OptionalCount = None,
+    width: OptionalCount = None,
+    cut: Annotated[float, Range(0, 1, above=True)] = 0.4,
+    max_episode_steps: Count = 500,
+) -> None:
+    """Make a dataset of a folder of videos (mp4, webm, gif, …) or numbered pictures, to train a world without actions.
+    Files that cannot be read are named and left out.
+
+    Args:
+        source: folder of the recordings, with folders in it.
+        out: folder of the dataset.
+        fps: frames per second that are kept; 10, or the videos' own rate where that is lower.
+        height: height of the pictures in pixels, given together with the width; if not given, the videos' shape with
+            about 9,600 pixels.
+        width: width of the pictures in pixels; videos of another shape are cropped around their middle.
+        cut: share of the colors that change at a cut, where a new episode begins; 1 for no cuts.
+        max_episode_steps: longer scenes are parted.
+    """
+    from magrathea.data import import_folder
+    from magrathea.data.video import VideoOptions
+
+    options = VideoOptions(fps=fps, height=height, width=width, cut=cut, max_episode_steps=max_episode_steps)
+    dataset = import_folder(source, out, options)
+    print(f"{out} has {len(dataset)} episodes of {dataset.num_steps:,} steps; train on it with: magrathea train {out}")
+
+
 def train(
     dataset: DatasetFolder,
     *,
@@ -97,7 +133,8 @@ def train(
     Several processes train together under "torchrun --nproc-per-node=2 -m magrathea train ...".
 
     Args:
-        dataset: folder of a Minari dataset, made by "magrathea collect" or by Minari itself.
+        dataset: folder of a Minari dataset, made by "magrathea collect" or by Minari itself; or of videos or numbered
+            pictures, which are imported into the folder "OUT-dataset" ("magrathea import" has options for that).
         out: folder of the world; its report goes into the folder "report" inside it, and its figures into its card.
         seed: seed of everything random; the recipe's, or 0.
         init_from: a world whose tokenizers and weights to start from.
@@ -109,10 +146,22 @@ def train(
     from magrathea.train.distributed import process_group
 
     settings = load_settings(recipe, size=size, minutes=minutes, steps=steps, seed=seed, init_from=init_from)
+    dataset = _imported(dataset, out)
     with process_group(device) as (rank, own_device):
         run_training(dataset, out, settings, device=own_device)
     if report and rank == 0:
         evaluate(str(out), dataset, Measuring(out=out / "report", minutes=report_minutes, device=device), card=True)
+
+
+def _imported(source: Path, out: Path) -> Path:
+    """The dataset that a folder holds, or is imported into."""
+    from magrathea.data.importing import KINDS, import_folder, kind_of
+
+    if kind_of(source) not in KINDS:
+        return source
+    dataset = out.with_name(f"{out.name}-dataset")
+    import_folder(source, dataset)
+    return dataset
 
 
 def make(

@@ -21,7 +21,7 @@ from magrathea.cli.bench import (
     bench_players,
     bench_profile,
 )
-from magrathea.cli.build import collect, make, train
+from magrathea.cli.build import collect, import_recordings, make, train
 from magrathea.cli.evaluate import evaluate, evaluate_drift, evaluate_memory
 from magrathea.cli.options import run_command
 from magrathea.cli.play import play
@@ -35,6 +35,7 @@ TRAIN_PACKAGES = {"minari", "h5py", "tensorboard", "torchmetrics", "av", "matplo
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "collect": collect,
+    "import": import_recordings,
     "train": train,
     "eval": evaluate,
     "eval memory": evaluate_memory,

@@ -3,6 +3,7 @@
 from magrathea.data.collect import collect
 from magrathea.data.dataset import Dataset
 from magrathea.data.episode import Episode
+from magrathea.data.importing import import_folder
 from magrathea.data.make_env import make_env, make_env_from_metadata, name_environment, register_environments
 from magrathea.data.recorder import play_episode
 
@@ -10,6 +11,7 @@ __all__ = [
     "Dataset",
     "Episode",
     "collect",
+    "import_folder",
     "make_env",
     "make_env_from_metadata",
     "name_environment",

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from magrathea.data.counters import KeepCounters, chosen_counters, what_could_be_kept
-from magrathea.data.dataset import METADATA_FILE_NAME, OWN_METADATA, Dataset
-from magrathea.data.episode import episode_length, merge_episodes
+from magrathea.data.dataset import METADATA_FILE_NAME, Dataset, write_dataset
+from magrathea.data.episode import episode_length
 from magrathea.data.make_env import closed_after, environment_metadata, make_env
 from magrathea.data.pictures import ConvertPictures, fitting_size
 from magrathea.data.playing import (
@@ -270,27 +270,15 @@ def _require_same(stored: dict[str, Any], requested: dict[str, Any], what: str) 
 
 def _write(out: Path, work: Path, lengths: dict[int, int], metadata: dict[str, Any]) -> None:
     """Merge the recorded episodes, those of a length, into a Minari dataset, atomically."""
-    import minari
-    from minari.dataset.minari_storage import MinariStorage
-
     fresh = work / "data"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
-    with closed_after(make_env(metadata["env_id"], **metadata["env_kwargs"])) as env:
-        storage = MinariStorage.new(fresh, env.observation_space, env.action_space, jpeg_encoding=False)
     paths = [episode_path(work, index) for index, length in lengths.items() if length > FAILED]
     failed = [index for index, length in lengths.items() if length == FAILED]
-    num_steps = merge_episodes(paths, fresh / "main_data.hdf5")
+    num_steps = sum(lengths.values())
     cut = {"steps": num_steps, ASKED_STEPS: metadata["steps"]} if num_steps < metadata["steps"] else {}
-    name = "".join(letter if letter.isalnum() else "-" for letter in metadata["env_id"].lower()).strip("-")
-    storage.update_metadata(
-        {
-            "dataset_id": f"{name}/{metadata['policy'].split(':')[-1].lower().replace('_', '-')}-v0",
-            "minari_version": minari.__version__,
-            "total_episodes": len(paths),
-            "total_steps": num_steps,
-            "dataset_size": float(storage.get_size()),
-            OWN_METADATA: metadata | cut | ({"failed_episodes": failed} if failed else {}),
-        }
-    )
+    name = f"{metadata['env_id'].replace('/', '-')}/{metadata['policy'].split(':')[-1]}-v0"
+    about = metadata | cut | ({"failed_episodes": failed} if failed else {})
+    with closed_after(make_env(metadata["env_id"], **metadata["env_kwargs"])) as env:
+        write_dataset(fresh, env.observation_space, env.action_space, paths, name, about)
     fresh.replace(out / "data")

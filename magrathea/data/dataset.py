@@ -12,7 +12,7 @@ import gymnasium
 import msgspec
 import numpy as np
 
-from magrathea.data.episode import Episode
+from magrathea.data.episode import Episode, merge_episodes
 from magrathea.errors import MagratheaError, one_line
 from magrathea.files import read_json
 from magrathea.spaces import checked_batch, map_leaves
@@ -154,3 +154,40 @@ def _read_metadata(data: Path) -> dict[str, Any]:
     remedy = "copy the dataset again, or record it again"
     read_json(data / METADATA_FILE_NAME, _Metadata, remedy)
     return read_json(data / METADATA_FILE_NAME, dict[str, Any], remedy)
+
+
+def write_dataset(
+    folder: Path,
+    observation_space: gymnasium.Space,
+    action_space: gymnasium.Space,
+    paths: list[Path],
+    dataset_id: str,
+    metadata: dict[str, Any],
+) -> int:
+    """Write a Minari dataset into an empty folder, of the files of single episodes; returns the number of steps.
+
+    Args:
+        dataset_id: "name/of-what-v0", of which all but letters, digits and "/" becomes "-".
+        metadata: of ours; "steps" is set where it is missing.
+    """
+    import minari
+    from minari.dataset.minari_storage import MinariStorage
+
+    storage = MinariStorage.new(folder, observation_space, action_space, jpeg_encoding=False)
+    num_steps = merge_episodes(paths, folder / "main_data.hdf5")
+    name = "/".join(_plain(part) or "data" for part in dataset_id.split("/"))
+    storage.update_metadata(
+        {
+            "dataset_id": name,
+            "minari_version": minari.__version__,
+            "total_episodes": len(paths),
+            "total_steps": num_steps,
+            "dataset_size": float(storage.get_size()),
+            OWN_METADATA: {"steps": num_steps} | metadata,
+        }
+    )
+    return num_steps
+
+
+def _plain(text: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in text.lower()).strip("-")

@@ -27,6 +27,7 @@ from magrathea.layout import Layout, Slot
 from magrathea.world import World
 
 CHANCE = 0.5  # of obedience
+MOST_COUNTED = 6  # rises and falls of counters among the headlines; the page has all
 TRY = "To try: more --minutes of training, more recorded --steps, or another --policy."
 TRY_SMALLER = "Or pictures of a smaller size: --env-kwargs '{\"size\": [64, 64]}'."
 # groups of cells, the first of which a world has is its headline
@@ -161,10 +162,12 @@ def _dream_headlines(dreams: DreamMeasures) -> list[Headline]:
 
 
 def _event_headlines(dreams: DreamMeasures, next_step: NextStep) -> list[Headline]:
-    """Of events that happened in dreams or in reality."""
+    """Of events that happened in dreams or in reality; of counters the most frequent."""
     items = []
+    counted = [name for name in dreams.events if name.startswith(("rise of ", "fall of "))]
+    often = sorted(counted, key=lambda name: -(dreams.events[name]["reality"].value or 0.0))
     for name, sources in dreams.events.items():
-        if any(sources[source].value for source in ("dream", "reality")):
+        if any(sources[source].value for source in ("dream", "reality")) and name not in often[MOST_COUNTED:]:
             comparison = f"in reality {as_text(sources['reality'])}"
             f1 = next_step.events.get("terminated" if name == "ending" else name, {}).get("f1", Figure())
             comparison += "" if f1.value is None else f"; F1 at the next step {short(f1, '')}"

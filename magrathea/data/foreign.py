@@ -1,0 +1,178 @@
+"""What a reader of other programs' recordings provides, and how they become a dataset."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from magrathea.data.dataset import METADATA_FILE_NAME, Dataset, write_dataset
+from magrathea.data.episode import Episode, save_episode
+from magrathea.errors import MagratheaError, exit_on_sigterm
+from magrathea.files import claim_folder
+from magrathea.progress import Stages
+from magrathea.spaces import check_space, index_batch
+
+WORK_FOLDER = ".importing"
+IMPORTED = "imported"  # in the metadata of a dataset: what it was made of
+MIN_EPISODES = 4  # two to train on, and two held out
+WANTED_EPISODES = 16  # of one that may be parted
+LEAST_STEPS = 32  # of a part
+
+Note = Callable[[str], None]
+Report = Callable[[float, str], None]  # of a share 0…1 that is done
+
+
+class Reader(ABC):
+    """Reads recordings of another kind.
+
+    Attributes:
+        can_part: whether long episodes may be parted where there are few.
+    """
+
+    can_part = True
+
+    @property
+    @abstractmethod
+    def observation_space(self) -> spaces.Space: ...
+
+    @property
+    @abstractmethod
+    def action_space(self) -> spaces.Space: ...
+
+    @property
+    @abstractmethod
+    def metadata(self) -> dict[str, Any]:
+        """fps, action_names, key_map and description of the dataset."""
+
+    @abstractmethod
+    def episodes(self, report: Report) -> Iterator[Episode]:
+        """The episodes one after another."""
+
+
+def action_free(frames: np.ndarray) -> Episode:
+    """An episode of frames (T + 1, …) whose only action is 0."""
+    num_steps = len(frames) - 1
+    return Episode(
+        observation=frames,
+        action=np.zeros(num_steps, np.int64),
+        reward=np.zeros(num_steps, np.float32),
+        terminated=np.zeros(num_steps, bool),
+        truncated=np.arange(num_steps) == num_steps - 1,
+    )
+
+
+def import_recordings(
+    source: Path, out: Path, make_reader: Callable[[Note], Reader], settings: dict[str, Any]
+) -> Dataset:
+    """Write what a reader reads into a dataset, or open the one that was made of the same files with the same settings.
+
+    Raises:
+        MagratheaError: where the folder holds something else, and for recordings of too few episodes.
+    """
+    settings = {"source": str(source.resolve()), "files": _fingerprint(source), **settings}
+    if _is_done(out, settings):
+        return Dataset.open(out)
+    with claim_folder(out, "importing into"), exit_on_sigterm(), Stages() as stages:
+        stages.begin("looking through files")
+        reader = make_reader(lambda text: stages.note(f"Note: {text}"))
+        for name, space in (("observation", reader.observation_space), ("action", reader.action_space)):
+            check_space(space, f"'{source}', {name}")
+        work = out / WORK_FOLDER
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        try:
+            stages.begin("importing")
+            paths = _save(reader, work, source, stages.update)
+            fresh = work / "data"
+            fresh.mkdir()
+            about = reader.metadata | {IMPORTED: settings}
+            write_dataset(
+                fresh, reader.observation_space, reader.action_space, paths, f"{source.name}/imported-v0", about
+            )
+            fresh.replace(out / "data")
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return Dataset.open(out)
+
+
+def _is_done(out: Path, settings: dict[str, Any]) -> bool:
+    """Whether a folder holds the dataset of these settings; raises MagratheaError where it holds something else."""
+    if not (out / "data" / METADATA_FILE_NAME).exists():
+        if out.exists() and (not out.is_dir() or any(path.name != WORK_FOLDER for path in out.iterdir())):
+            raise MagratheaError(f"'{out}' exists and is not a dataset; give another --out.")
+        return False
+    if Dataset.open(out).metadata.get(IMPORTED) != settings:
+        raise MagratheaError(
+            f"'{out}' holds a dataset of other files, or of other settings; give another --out, or remove it."
+        )
+    return True
+
+
+def _fingerprint(source: Path) -> str:
+    """Of the names, sizes and times of all files."""
+    digest = hashlib.sha256()
+    for path in sorted(source.rglob("*")):
+        if path.is_file():
+            about = path.stat()
+            digest.update(f"{path.relative_to(source)}|{about.st_size}|{about.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _save(reader: Reader, work: Path, source: Path, report: Report) -> list[Path]:
+    """Write the episodes into files; the first ones wait, since they are parted where no more than they come."""
+    waiting: list[Episode] = []
+    paths: list[Path] = []
+
+    def save(episode: Episode) -> None:
+        paths.append(work / f"episode_{len(paths):06d}.hdf5")
+        save_episode(replace(episode, seed=len(paths) - 1), paths[-1])
+
+    for episode in reader.episodes(report):
+        if len(paths) + len(waiting) < WANTED_EPISODES and not paths:
+            waiting.append(episode)
+            continue
+        while waiting:
+            save(waiting.pop(0))
+        save(episode)
+    for episode in _parted(waiting) if reader.can_part else waiting:
+        save(episode)
+    if len(paths) < MIN_EPISODES:
+        raise MagratheaError(
+            f"'{source}' gives {len(paths)} episodes, and it takes at least {MIN_EPISODES}; add longer or more "
+            "recordings."
+        )
+    return paths
+
+
+def _parted(episodes: list[Episode]) -> list[Episode]:
+    """Episodes of which the longest are halved until there are enough, or all are short."""
+    parts = list(episodes)
+    while parts and len(parts) < WANTED_EPISODES:
+        longest = max(range(len(parts)), key=lambda index: len(parts[index]))
+        length = len(parts[longest])
+        if length < 2 * LEAST_STEPS:
+            break
+        parts[longest : longest + 1] = _halves(parts[longest], length // 2)
+    return parts
+
+
+def _halves(episode: Episode, middle: int) -> list[Episode]:
+    later = Episode(
+        observation=index_batch(episode.observation, slice(middle, None)),
+        action=index_batch(episode.action, slice(middle, None)),
+        reward=episode.reward[middle:],
+        terminated=episode.terminated[middle:],
+        truncated=episode.truncated[middle:],
+    )
+    first = episode.first(middle)
+    truncated = first.truncated.copy()
+    truncated[-1] = True
+    return [replace(first, truncated=truncated), later]
