@@ -70,7 +70,7 @@ def test_runs_as_a_module_and_reports_an_error_in_one_line() -> None:
         (["train", "no-such-dataset", "--out", "x", "--minutes", "1"], "no-such-dataset"),
         (["eval", "no-such-world", "no-such-dataset"], "no-such"),
         (["bench", "no-such-world"], "no-such-world"),
-        (["explore", "crafter"], "No command 'explore'; give one of collect, train,"),
+        (["explore", "crafter"], "No command 'explore'; give one of collect, import, train,"),
         (["play", "no-such-world"], "no-such-world"),
         (["make", "No-Such-Env-v0", "--out", "x"], "No-Such-Env"),
         (["collect"], "Missing from magrathea collect: ENV_ID --out FOLDER; see 'magrathea collect --help'."),
