@@ -35,7 +35,8 @@ class FoundCounters:
     Attributes:
         counters: names of whole numbers, "lives" or of a group "inventory.wood", with the values seen.
         clocks: of those, the names of the ones that rise by the same at every step.
-        unnamed: of those, entries of arrays of which the environment does not say what they are.
+        unnamed: of those, entries of arrays of which the environment does not say what they are, and what it does not
+            name in its metadata's "counters", where it has that.
         others: keys of `info` that are none, and why not.
     """
 
@@ -96,6 +97,9 @@ def find_counters(env: gymnasium.Env, num_steps: int = PROBE_STEPS, seconds: flo
             found.counters[name] = [value for episode in episodes for value in episode]
     found.clocks = [name for name in found.counters if _is_clock(seen[name])]
     groups = {name.partition(".")[0] for name in found.counters if name.partition(".")[2].isdigit()}
+    declared = (env.metadata or {}).get(COUNTERS)
+    if declared is not None:
+        groups |= {name.partition(".")[0] for name in found.counters} - {*declared}
     found.unnamed = [name for name in found.counters if name.partition(".")[0] in groups]
     return found
 
@@ -131,7 +135,7 @@ def _parts(info: Mapping[Any, Any], names: Mapping[str, Sequence[str]]) -> Itera
 
 
 def _info_names(env: gymnasium.Env) -> dict[str, Sequence[str]]:
-    given = (env.unwrapped.metadata or {}).get(INFO_NAMES)
+    given = (env.metadata or {}).get(INFO_NAMES)
     return dict(given) if isinstance(given, Mapping) else {}
 
 

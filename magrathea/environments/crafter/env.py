@@ -164,6 +164,7 @@ class CrafterEnv(gymnasium.Env):
         "render_fps": 10,
         "action_names": ACTION_NAMES,
         "key_map": {key: ACTION_NAMES.index(name) for name, keys in KEYS.items() for key in keys},
+        "counters": ("inventory", "achievements", "sleeping"),
         "info_names": {"inventory": ITEM_NAMES, "achievements": ACHIEVEMENT_NAMES},
     }
 
