@@ -14,7 +14,8 @@ from recorded_videos import CLAY, NIGHT, SQUARE, frames, write_gif, write_pictur
 
 from magrathea.cli.main import main
 from magrathea.data import Dataset, import_folder
-from magrathea.data.video import Cuts, VideoOptions, _fitting
+from magrathea.data.foreign import ImportOptions
+from magrathea.data.video import Cuts, _fitting
 from magrathea.errors import MagratheaError
 from magrathea.server.action_inputs import ActionInputs
 from magrathea.world import World
@@ -78,7 +79,7 @@ def test_the_same_import_again_opens_its_dataset(clips: Path, tmp_path: Path) ->
     assert len(import_folder(clips, tmp_path / "data")) == len(one)
     assert (tmp_path / "data" / "data" / "main_data.hdf5").stat().st_mtime_ns == written
     with pytest.raises(MagratheaError, match="other settings"):
-        import_folder(clips, tmp_path / "data", VideoOptions(fps=5))
+        import_folder(clips, tmp_path / "data", ImportOptions(fps=5))
 
 
 def test_rate_and_size_are_as_asked(tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_rate_and_size_are_as_asked(tmp_path: Path) -> None:
         write_video(tmp_path / "in" / f"{index}.mp4", frames(90, 144, 256, seed=index), fps=30)
     usual = import_folder(tmp_path / "in", tmp_path / "usual")
     assert usual.metadata["fps"] == 10 and usual.observation_space.shape == (72, 128, 3)
-    slow = import_folder(tmp_path / "in", tmp_path / "slow", VideoOptions(fps=5, height=36, width=64, cut=1))
+    slow = import_folder(tmp_path / "in", tmp_path / "slow", ImportOptions(fps=5, height=36, width=64, cut=1))
     assert slow.observation_space.shape == (36, 64, 3)
     for dataset, rows, steps in ((usual, 1 * 3 / 2, 29), (slow, 1 * 6 / 4, 14)):  # rows that it moves in a step
         assert dataset.lengths == pytest.approx([steps] * 4, abs=1)
@@ -101,7 +102,7 @@ def test_a_slow_video_has_no_frame_twice(tmp_path: Path) -> None:
         write_gif(tmp_path / "in" / f"{index}.gif", frames(20, seed=index), 250)
     dataset = import_folder(tmp_path / "in", tmp_path / "out")
     assert dataset.metadata["fps"] == 4 and dataset.lengths == [19] * 4
-    fast = import_folder(tmp_path / "in", tmp_path / "fast", VideoOptions(fps=12))
+    fast = import_folder(tmp_path / "in", tmp_path / "fast", ImportOptions(fps=12))
     assert fast.lengths == [19] * 4
 
 

@@ -91,9 +91,10 @@ def import_recordings(
     width: OptionalCount = None,
     cut: Annotated[float, Range(0, 1, above=True)] = 0.4,
     max_episode_steps: Count = 500,
+    camera: OptionalText = None,
 ) -> None:
-    """Make a dataset of a folder of videos (mp4, webm, gif, …) or numbered pictures, to train a world without actions.
-    Files that cannot be read are named and left out.
+    """Make a dataset of a folder of videos (mp4, webm, gif, …) or numbered pictures, to train a world without actions;
+    of .npz episodes; or of a LeRobot dataset. Files that cannot be read are named and left out.
 
     Args:
         source: folder of the recordings, with folders in it.
@@ -104,11 +105,14 @@ def import_recordings(
         width: width of the pictures in pixels; videos of another shape are cropped around their middle.
         cut: share of the colors that change at a cut, where a new episode begins; 1 for no cuts.
         max_episode_steps: longer scenes are parted.
+        camera: camera of a LeRobot dataset that is used; its first one, if not given.
     """
     from magrathea.data import import_folder
-    from magrathea.data.video import VideoOptions
+    from magrathea.data.foreign import ImportOptions
 
-    options = VideoOptions(fps=fps, height=height, width=width, cut=cut, max_episode_steps=max_episode_steps)
+    options = ImportOptions(
+        fps=fps, height=height, width=width, cut=cut, max_episode_steps=max_episode_steps, camera=camera
+    )
     dataset = import_folder(source, out, options)
     print(f"{out} has {len(dataset)} episodes of {dataset.num_steps:,} steps; train on it with: magrathea train {out}")
 
@@ -133,8 +137,9 @@ def train(
     Several processes train together under "torchrun --nproc-per-node=2 -m magrathea train ...".
 
     Args:
-        dataset: folder of a Minari dataset, made by "magrathea collect" or by Minari itself; or of videos or numbered
-            pictures, which are imported into the folder "OUT-dataset" ("magrathea import" has options for that).
+        dataset: folder of a Minari dataset, made by "magrathea collect" or by Minari itself; or of videos, numbered
+            pictures, .npz episodes or a LeRobot dataset, which are imported into the folder "OUT-dataset" ("magrathea
+            import" has options for that).
         out: folder of the world; its report goes into the folder "report" inside it, and its figures into its card.
         seed: seed of everything random; the recipe's, or 0.
         init_from: a world whose tokenizers and weights to start from.

@@ -6,9 +6,9 @@ import hashlib
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from gymnasium import spaces
@@ -18,6 +18,7 @@ from magrathea.data.episode import Episode, save_episode
 from magrathea.errors import MagratheaError, exit_on_sigterm
 from magrathea.files import claim_folder
 from magrathea.progress import Stages
+from magrathea.settings import Count, Positive, Range, check
 from magrathea.spaces import check_space, index_batch
 
 WORK_FOLDER = ".importing"
@@ -26,8 +27,36 @@ MIN_EPISODES = 4  # two to train on, and two held out
 WANTED_EPISODES = 16  # of one that may be parted
 LEAST_STEPS = 32  # of a part
 
+DEFAULT_FPS = 10.0
+LEAST_SIDE, MOST_SIDE = 16, 1024  # pixels
+
 Note = Callable[[str], None]
 Report = Callable[[float, str], None]  # of a share 0…1 that is done
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """How recordings become episodes.
+
+    Attributes:
+        fps: frames per second that are kept; 10 if not given, or the videos' own rate where that is lower.
+        height, width: of the pictures in pixels; if not given, the videos' shape with at most 9,600 pixels.
+        cut: from which share of the colors that change between two frames a new scene begins; 1 for no cuts.
+        max_episode_steps: longer scenes are parted.
+        camera: name of the camera of a LeRobot dataset; its first one, if not given.
+    """
+
+    fps: Positive | None = None
+    height: Annotated[int, Range(LEAST_SIDE, MOST_SIDE)] | None = None
+    width: Annotated[int, Range(LEAST_SIDE, MOST_SIDE)] | None = None
+    cut: Annotated[float, Range(0, 1, above=True)] = 0.4
+    max_episode_steps: Count = 500
+    camera: str | None = None
+
+    def __post_init__(self) -> None:
+        check(self)
+        if (self.height is None) != (self.width is None):
+            raise MagratheaError("A size of pictures is a height and a width; give both, or none.")
 
 
 class Reader(ABC):

@@ -7,15 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 from magrathea.data.dataset import METADATA_FILE_NAME, Dataset
-from magrathea.data.foreign import Note, Reader, import_recordings
-from magrathea.data.video import PICTURES, VIDEOS, VideoOptions, VideoReader, has_videos
+from magrathea.data.foreign import ImportOptions, Note, Reader, import_recordings
+from magrathea.data.lerobot import LeRobotReader, is_lerobot
+from magrathea.data.npz import NpzReader, has_npz
+from magrathea.data.video import PICTURES, VIDEOS, VideoReader, has_videos
 from magrathea.errors import MagratheaError
 
-MakeReader = Callable[[Path, VideoOptions, Note], Reader]
+MakeReader = Callable[[Path, ImportOptions, Note], Reader]
 
 
 def kind_of(folder: Path) -> str:
-    """What a folder holds: "dataset" (Minari's, or one that is being recorded) or "videos"; "" for anything else."""
+    """What a folder holds: "dataset" (Minari's), one of `KINDS`, or "" for anything else."""
     if any((place / METADATA_FILE_NAME).exists() for place in (folder / "data", folder)):
         return "dataset"
     if (folder / ".collecting").exists() or not folder.is_dir():
@@ -24,12 +26,14 @@ def kind_of(folder: Path) -> str:
 
 
 KINDS: dict[str, tuple[Callable[[Path], bool], MakeReader]] = {
+    "lerobot": (is_lerobot, LeRobotReader),
+    "npz": (has_npz, NpzReader),
     "videos": (has_videos, VideoReader),
 }
 """What can be imported: whether a folder holds it, and its reader. The first that fits is taken."""
 
 
-def import_folder(source: str | Path, out: str | Path, options: VideoOptions | None = None) -> Dataset:
+def import_folder(source: str | Path, out: str | Path, options: ImportOptions | None = None) -> Dataset:
     """Import a folder of recordings that another program wrote into a dataset, with progress; files that cannot be
     read are named and left out.
 
@@ -42,13 +46,13 @@ def import_folder(source: str | Path, out: str | Path, options: VideoOptions | N
     Raises:
         MagratheaError: for a folder that holds nothing that can be imported, too little, or what does not fit together.
     """
-    source, out, options = Path(source), Path(out).resolve(), options or VideoOptions()
+    source, out, options = Path(source), Path(out).resolve(), options or ImportOptions()
     kind = kind_of(source)
     if kind not in KINDS:
         what = "is a dataset already" if kind else "does not exist" if not source.exists() else "holds none of these"
         raise MagratheaError(
-            f"'{source}' {what}; give a folder of videos ({', '.join(VIDEOS)}) or of numbered pictures "
-            f"({', '.join(PICTURES)})."
+            f"'{source}' {what}; give a folder of videos ({', '.join(VIDEOS)}), of numbered pictures "
+            f"({', '.join(PICTURES)}) or of .npz episodes, or a LeRobot dataset."
         )
     make = KINDS[kind][1]
     return import_recordings(source, out, lambda note: make(source, options, note), {"kind": kind, **asdict(options)})

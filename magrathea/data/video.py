@@ -9,53 +9,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from PIL import Image
 
 from magrathea.data.episode import Episode
-from magrathea.data.foreign import Note, Reader, Report, action_free
+from magrathea.data.foreign import DEFAULT_FPS, LEAST_SIDE, ImportOptions, Note, Reader, Report, action_free
 from magrathea.data.pictures import MOST_PIXELS
 from magrathea.errors import MagratheaError, one_line
-from magrathea.settings import Count, Positive, Range, check
 from magrathea.spaces import padded_size
 
 VIDEOS = (".mp4", ".webm", ".gif", ".mkv", ".mov", ".avi", ".m4v")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-DEFAULT_FPS = 10.0
 LEAST_FRAMES = 8  # of a scene
-LEAST_SIDE = 16  # pixels
 SAME_SHAPE = 0.1  # difference of the logarithms of height over width, up to which pictures are of one shape
-MOST_SIDE = 1024
 BINS = 16  # of the histogram of a color
 USUAL_CHANGES = 8  # last ones, of whose median a cut is a multiple
 CUT_FACTOR, CUT_CHANGE = 3.0, 0.03  # of that median, and mean change of pixels in 0…1, that a cut has at least
 _NUMBER = re.compile(r"\d+")
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoOptions:
-    """How videos become episodes.
-
-    Attributes:
-        fps: frames per second that are kept; 10 if not given, or the videos' own rate where that is lower.
-        height, width: of the pictures in pixels; if not given, the videos' shape with at most 9,600 pixels.
-        cut: from which share of the colors that change between two frames a new scene begins; 1 for no cuts.
-        max_episode_steps: longer scenes are parted.
-    """
-
-    fps: Positive | None = None
-    height: Annotated[int, Range(LEAST_SIDE, MOST_SIDE)] | None = None
-    width: Annotated[int, Range(LEAST_SIDE, MOST_SIDE)] | None = None
-    cut: Annotated[float, Range(0, 1, above=True)] = 0.4
-    max_episode_steps: Count = 500
-
-    def __post_init__(self) -> None:
-        check(self)
-        if (self.height is None) != (self.width is None):
-            raise MagratheaError("A size of pictures is a height and a width; give both, or none.")
 
 
 @dataclass(frozen=True)
@@ -87,7 +60,7 @@ class VideoReader(Reader):
 
     Args:
         folder: that holds them.
-        options: see `VideoOptions`.
+        options: see `ImportOptions`.
         note: called with the name of every file that is left out, and why.
 
     Raises:
@@ -95,7 +68,7 @@ class VideoReader(Reader):
     """
 
     folder: Path
-    options: VideoOptions
+    options: ImportOptions
     note: Note
     clips: list[Clip] = field(init=False)
 

@@ -85,10 +85,6 @@ class PrivilegedState(gymnasium.Wrapper):
     color, -1 for nothing; cells (7, 7, 2) int16: the (column, row) on the map that each tile of the picture shows.
     """
 
-    def __init__(self, env: gymnasium.Env) -> None:
-        super().__init__(env)
-        self.metadata = {**env.metadata, "counters": ()}
-
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(**kwargs)
         return observation, info | self.privileged()
@@ -135,5 +131,6 @@ def _with_names(env: gymnasium.Env) -> gymnasium.Env:
         "render_fps": 8,
         "action_names": ACTION_NAMES,
         "key_map": KEYS,
+        "counters": (),  # what `info` holds is privileged
     }
     return env
