@@ -53,6 +53,19 @@ def forward_in_progress(
     return _keep_some(forward_dynamics(layout), shape, generator, ratio)
 
 
+def forward_in_order(
+    layout: Layout, shape: tuple[int, ...], generator: Generator, ratio: float | None = None
+) -> Bool[Tensor, "*steps N"]:
+    """Forward dynamics filled in the layout's order, as texts are from left to right: of the tokens that are to be
+    filled the first are known, and a share of `ratio` is not, drawn anew for each step if not given."""
+    hole_mask = forward_dynamics(layout)
+    holes = hole_mask.nonzero().squeeze(-1)
+    share = torch.rand(*shape, 1, generator=generator) if ratio is None else torch.full((*shape, 1), ratio)
+    result = torch.zeros(*shape, len(hole_mask), dtype=torch.bool)
+    result[..., holes] = torch.arange(len(holes)) >= ((1 - share) * len(holes)).floor()
+    return result
+
+
 def inverse_dynamics(layout: Layout) -> Bool[Tensor, " N"]:
     """Infer the action from the observations before and after it; reward and ending are holes too."""
     return _holes(layout, "action", "reward", "terminated")
@@ -100,6 +113,7 @@ FIXED: dict[str, Callable[[Layout], Tensor]] = {
 }
 RANDOM: dict[str, Callable[..., Tensor]] = {
     "forward_in_progress": forward_in_progress,
+    "forward_in_order": forward_in_order,
     "inpaint": inpaint,
     "random_holes": random_holes,
 }
@@ -111,6 +125,7 @@ MIXTURE: dict[str, float] = {
     "judge": 0.06,
     "inpaint": 0.06,
     "random_holes": 0.06,
+    "forward_in_order": 0.0,
 }
 
 
@@ -122,6 +137,7 @@ DREAM_MIXTURE: dict[str, float] = {
     "judge": 0.03,
     "inpaint": 0.02,
     "random_holes": 0.02,
+    "forward_in_order": 0.0,
 }
 """`MIXTURE` for worlds whose slots have values, of which a step's prediction is the hardest to learn."""
 

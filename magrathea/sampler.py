@@ -6,6 +6,7 @@ holes for the next pass. Known tokens are never changed. The orders differ only 
 * ``adaptive``: every token whose confidence reaches the threshold, and at least an even share of what is left.
 * ``one_shot``: everything.
 * ``maskgit``: the most confident, after a cosine schedule, with Gumbel noise (Chang et al. 2022).
+* ``left_to_right``: the next tokens in the layout's order, an even share of what is left.
 * ``autoregressive``: the next token in the layout's order.
 """
 
@@ -24,8 +25,8 @@ from torch import Generator, Tensor
 from magrathea.layout import Layout
 from magrathea.settings import Range, Share, check
 
-Order = Literal["adaptive", "one_shot", "maskgit", "autoregressive"]
-ORDERS: tuple[Order, ...] = ("adaptive", "one_shot", "maskgit", "autoregressive")
+Order = Literal["adaptive", "one_shot", "maskgit", "left_to_right", "autoregressive"]
+ORDERS: tuple[Order, ...] = ("adaptive", "one_shot", "maskgit", "left_to_right", "autoregressive")
 
 # tokens (I, N), hole_mask (I, N), indices (I,) of the batch, or None for all
 # -> logits for each slot (I, its tokens, its vocabulary)
@@ -41,7 +42,7 @@ class FillSettings:
 
     Attributes:
         order: what each pass keeps.
-        max_passes: most passes of ``adaptive``, and the number of passes of ``maskgit``.
+        max_passes: most passes of ``adaptive``, and the number of passes of ``maskgit`` and ``left_to_right``.
         threshold: confidence, in 0…1, from which ``adaptive`` keeps a token at once.
         temperature: of the distribution that tokens are drawn from; 0 takes the likeliest.
         min_probability: tokens less likely than this share of the likeliest are never drawn.
@@ -189,6 +190,8 @@ def _select(
     if passes_left <= 1:
         return holes
     quota = torch.ceil(left / passes_left)
+    if settings.order == "left_to_right":
+        return holes & (holes.cumsum(-1) <= quota[:, None])
     if bool(((holes & (certainty >= settings.threshold)).sum(-1) >= quota).all()):
         return holes & (certainty >= settings.threshold)
     return holes & ((certainty >= settings.threshold) | (_ranks(certainty, holes) < quota[:, None]))

@@ -41,6 +41,13 @@ def drawing_of(hole_mask: torch.Tensor) -> str:
     return " ".join((signs[0], signs[1:7], signs[7], signs[8], signs[9]))
 
 
+def test_what_is_filled_in_order_has_its_holes_at_the_end() -> None:
+    drawn = {drawing_of(mask) for mask in masks.forward_in_order(LAYOUT, (200,), torch.Generator().manual_seed(0))}
+    assert {". oooooo o o o", ". ...ooo o o o", ". ...... . . o"} <= drawn
+    assert all("o" not in drawing.replace(" ", "").strip(".").strip("o") for drawing in drawn)
+    assert drawing_of(masks.forward_in_order(LAYOUT, (), torch.Generator(), 0.5)) == ". ....oo o o o"
+
+
 @pytest.mark.parametrize("name", DRAWN)
 def test_fixed_mask_equals_its_drawing(name: str) -> None:
     assert drawing_of(getattr(masks, name)(LAYOUT)) == DRAWN[name]

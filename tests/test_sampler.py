@@ -43,6 +43,20 @@ class CountingPredictor:
         return {name: values.float() for name, values in logits.items()}
 
 
+def test_left_to_right_fills_an_even_share_of_the_next_tokens_in_each_pass() -> None:
+    seen: list[list[bool]] = []
+
+    def predict(tokens: Tensor, hole_mask: Tensor, chosen: Tensor | None) -> dict[str, Tensor]:
+        seen.append(hole_mask[0].tolist())
+        return CountingPredictor(3.0)(tokens, hole_mask, chosen)
+
+    tokens, holes = torch.zeros(1, 8, dtype=torch.long), torch.ones(1, 8, dtype=torch.bool)
+    order = FillSettings(order="left_to_right", max_passes=3)
+    assert fill(predict, tokens, holes, LAYOUT, order, generators(1)).num_passes.tolist() == [3]
+    assert [sum(mask) for mask in seen] == [8, 5, 2]
+    assert all(mask == sorted(mask) for mask in seen)
+
+
 @given(
     order=st.sampled_from(ORDERS),
     seed=st.integers(0, 10_000),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -120,6 +121,34 @@ def evaluate_drift(world: WorldName, dataset: DatasetFolder, measuring: Measurin
 
     with claimed(measuring.out):
         _print_report(measure(world, dataset, measuring.out, measuring.options()), measuring.out / "drift.html")
+
+
+def evaluate_text(
+    world: WorldName,
+    dataset: DatasetFolder,
+    measuring: MeasuringOptions = Measuring(),
+    *,
+    pattern: Annotated[str | None, arg(metavar="REGEX")] = None,
+) -> None:
+    """Measure the texts that a world observes: bits per byte against a 5-gram and copying, and which are exactly right
+    by the order of filling. Prints tables and writes text.json.
+
+    Args:
+        dataset: folder of the dataset that the world was trained on, or of another one of the same environment.
+        pattern: regular expression; texts in which it is found are also counted by themselves.
+    """
+    from magrathea.evaluate.texts import evaluate_texts, text_table
+    from magrathea.files import atomic_write
+
+    with claimed(measuring.out):
+        results = evaluate_texts(world, dataset, measuring.options(), pattern)
+        for result in results:
+            print(text_table(result), end="\n\n")
+        measuring.out.mkdir(parents=True, exist_ok=True)
+        file = measuring.out / "text.json"
+        with atomic_write(file) as fresh:
+            fresh.write_text(json.dumps([result.to_json() for result in results], indent=1))
+        print(f"The figures are in {file}")
 
 
 def _print_report(result: Any, page: Path) -> None:

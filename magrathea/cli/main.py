@@ -22,7 +22,7 @@ from magrathea.cli.bench import (
     bench_profile,
 )
 from magrathea.cli.build import collect, import_recordings, make, train
-from magrathea.cli.evaluate import evaluate, evaluate_drift, evaluate_memory
+from magrathea.cli.evaluate import evaluate, evaluate_drift, evaluate_memory, evaluate_text
 from magrathea.cli.options import run_command
 from magrathea.cli.play import play
 from magrathea.cli.sessions import backup
@@ -40,6 +40,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "eval": evaluate,
     "eval memory": evaluate_memory,
     "eval drift": evaluate_drift,
+    "eval text": evaluate_text,
     "play": play,
     "sessions backup": backup,
     "make": make,

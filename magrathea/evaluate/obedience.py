@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import optree
+from gymnasium import spaces
 
-from magrathea.data.policies import sticky
+from magrathea.data.policies import Policy, sticky
 from magrathea.data.recorder import checked_copy
 from magrathea.errors import MagratheaError
 from magrathea.evaluate.dreams import TOLERANCE
@@ -21,7 +22,7 @@ from magrathea.evaluate.results import Curves
 from magrathea.evaluate.rollouts import Replay, Rollouts, dream
 from magrathea.evaluate.slots import CHOICES, NUMBERS, PICTURE, by_kind
 from magrathea.evaluate.statistics import Tally, wilson
-from magrathea.spaces import COUNTERS, index_batch, stack
+from magrathea.spaces import COUNTERS, index_batch, leaf_spaces_of, stack
 from magrathea.world import World
 
 HORIZONS = (1, 4, 8)
@@ -55,7 +56,7 @@ def counterfactuals(
             break
         recording, start = rollouts.starts[index]
         episode = recordings[recording].episode
-        actions = other_actions(replay, index_batch(episode.action, start), max(HORIZONS), seed + index)
+        actions = other_actions(replay, episode.action, start, max(HORIZONS), seed + index)
         real = replay.go_on(episode, start, actions)
         if real is None:
             num_foreign += 1
@@ -70,14 +71,25 @@ def counterfactuals(
     return found
 
 
-def other_actions(replay: Replay, recorded: Any, num_steps: int, seed: int) -> Any:
-    """Actions (H, *shape), each held for a while, of which the first is not the recorded one."""
-    space, act = replay.env.action_space, sticky(replay.env, np.random.default_rng(seed))
+def other_actions(replay: Replay, taken: Any, start: int, num_steps: int, seed: int) -> Any:
+    """Actions (H, *shape), each held for a while, of which the first is not that of step `start` of those that were
+    taken (T, *shape). Where some are texts, of which few mean anything, they are drawn from those."""
+    space, rng = replay.env.action_space, np.random.default_rng(seed)
+    recorded, has_texts = (
+        index_batch(taken, start),
+        any(isinstance(leaf, spaces.Text) for _, leaf in leaf_spaces_of(space)),
+    )
+    act = _drawn_from(taken, rng) if has_texts else sticky(replay.env, rng)
     for _ in range(100):
         drawn = [checked_copy(space, act(None, {}), "An action") for _ in range(num_steps)]
         if not all(map(np.array_equal, optree.tree_leaves(drawn[0]), optree.tree_leaves(recorded))):
             break
     return stack(drawn)
+
+
+def _drawn_from(taken: Any, rng: np.random.Generator) -> Policy:
+    num = len(optree.tree_leaves(taken)[0])
+    return lambda observation, info: index_batch(taken, int(rng.integers(num)))
 
 
 def measure_obedience(

@@ -206,7 +206,8 @@ class RingKVCache:
         shape = (config.num_layers, batch_size, config.num_heads, columns, HEAD_WIDTH)
         self.num_written = [0] * batch_size
         encoding = like.new_zeros(batch_size, self.num_positions, config.width)
-        tokens = torch.full((batch_size, max(1, config.num_recent), layout.num_tokens), -1, device=like.device)
+        num_shown = config.window if any(slot.is_sequence for slot in layout.slots) else max(1, config.num_recent)
+        tokens = torch.full((batch_size, num_shown, layout.num_tokens), -1, device=like.device)
         self._use(like.new_zeros(shape), like.new_zeros(shape), encoding, tokens)
         self.conditioning = NO_CONDITIONING
 
@@ -221,7 +222,7 @@ class RingKVCache:
         return self.last_encoding.unsqueeze(1)
 
     def recent_tokens(self, num_steps: int, num_recent: int) -> Tensor:
-        return self.last_steps.unsqueeze(1)
+        return self.last_steps[:, :num_recent].unsqueeze(1)
 
     def attend(self, layer: int, step: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         if not self.attends_to_window:

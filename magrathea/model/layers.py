@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from magrathea.interfaces import MemoryOutputs, MemoryReadout
 from magrathea.layout import Codec, Layout, Slot, group_tokens, ungroup_tokens
 from magrathea.model.config import HEAD_WIDTH
+from magrathea.model.pointer import Copies, PointerCopy
 
 Codecs = Mapping[str, Codec]  # of the slots that have values, by name
 
@@ -285,10 +286,11 @@ class StepHead(nn.Module):
     Most observation tokens are those of the same place in the previous step, or those that the memory predicts: the
     copy sources. For each source a token has a copy bias, added to the logit of the source's token, and a copy gate,
     E numbers that multiply the source token's vector, which is added to the features: a red door that opens stays red.
-    What moves from one place of a picture to another is copied by `PrevFrameAttention`.
+    What moves from one place of a picture to another is copied by `PrevFrameAttention`, what moves from one place of a
+    sequence to another, in any step of the window, by `PointerCopy`.
     """
 
-    def __init__(self, layout: Layout, width: int, memory: MemoryOutputs) -> None:
+    def __init__(self, layout: Layout, width: int, memory: MemoryOutputs, window: int) -> None:
         super().__init__()
         self.layout, self.memory_slots = layout, memory.slots
         self.slots, self.coded = layout.token_slots, frozenset(layout.values_slots)
@@ -316,17 +318,24 @@ class StepHead(nn.Module):
             for slot in self.slots
         )
         self.prev_frame_attention = nn.ModuleList(
-            PrevFrameAttention(slot, token_width(slot, width)) if self._moves(slot) else nn.Identity()
+            PrevFrameAttention(slot, token_width(slot, width)) if self._is_picture(slot) else nn.Identity()
             for slot in self.slots
+        )
+
+        self.pointers = nn.ModuleDict(
+            {
+                str(index): PointerCopy(slot, window, token_width(slot, width))
+                for index, slot in enumerate(self.slots)
+                if self._is_copied(slot) and slot.is_sequence
+            }
         )
 
     def _is_copied(self, slot: Slot) -> bool:
         """Whether a slot's tokens mean the same in every step, so that they can be copied from the one before."""
         return slot.role == "observation" and slot.name not in self.coded
 
-    def _moves(self, slot: Slot) -> bool:
-        """Whether what stands at one place of a slot may stand at another in the next step: pictures and texts."""
-        return self._is_copied(slot) and (slot.is_grid or bool(slot.is_sequence))
+    def _is_picture(self, slot: Slot) -> bool:
+        return self._is_copied(slot) and slot.is_grid and not slot.is_sequence
 
     def _num_sources(self, slot: Slot) -> int:
         return 1 + (slot.name in self.memory_slots)
@@ -352,12 +361,28 @@ class StepHead(nn.Module):
         """For each slot its features (..., its tokens, E) plus what is attended to in the previous step's picture."""
         parts = zip(self.slots, features, sources, self.copy_vectors, self.prev_frame_attention, strict=True)
         return [
-            feature + attention(feature, vectors(source[0]).to(feature.dtype)) if self._moves(slot) else feature
+            feature + attention(feature, vectors(source[0]).to(feature.dtype)) if self._is_picture(slot) else feature
             for slot, feature, source, vectors, attention in parts
         ]
 
-    def logits(self, index: int, features: Float[Tensor, "*n E"], sources: Sequence[Tensor]) -> Float[Tensor, "*n V"]:
+    def copies(self, features: Sequence[Tensor], recent: Tensor | None) -> list[Copies | None]:
+        """For each slot what may be copied from the steps before (*n, R, N), the newest first; None for slots that are
+        no sequences."""
+        found: list[Copies | None] = [None] * len(self.slots)
+        for name, pointer in self.pointers.items():
+            assert recent is not None
+            index = int(name)
+            found[index] = pointer(features[index], recent[..., self.layout.span(self.slots[index].name)])
+        return found
+
+    def logits(
+        self, index: int, features: Float[Tensor, "*n E"], sources: Sequence[Tensor], copies: Copies | None = None
+    ) -> Float[Tensor, "*n V"]:
         """Features of tokens of the slot of this index, and the tokens (...) that may be copied -> logits."""
+        logits = self._own_logits(index, features, sources)
+        return logits if copies is None else copies.mix(logits)
+
+    def _own_logits(self, index: int, features: Tensor, sources: Sequence[Tensor]) -> Tensor:
         if not sources:
             name = _module_name(self.slots[index])
             logits = self.out[index](features)
@@ -370,11 +395,15 @@ class StepHead(nn.Module):
         present = tokens < logits.shape[-1]
         return logits.scatter_add_(-1, tokens.clamp(max=logits.shape[-1] - 1), (bias * present).to(logits.dtype))
 
-    def forward(self, x: Float[Tensor, "*n P D"], sources: Sequence[Sequence[Tensor]]) -> dict[str, Tensor]:
-        """Positions, and for each slot its copy sources -> for each slot's name the logits (..., its tokens, V)."""
+    def forward(
+        self, x: Float[Tensor, "*n P D"], sources: Sequence[Sequence[Tensor]], recent: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Positions, for each slot its copy sources, and the steps before (*n, R, N) where there are sequences -> for
+        each slot's name the logits (..., its tokens, V)."""
         features = self.add_prev_frame(self.features(x), sources)
+        copies = self.copies(features, recent)
         each = enumerate(zip(self.slots, features, sources, strict=True))
-        return {slot.name: self.logits(index, features, copied) for index, (slot, features, copied) in each}
+        return {slot.name: self.logits(index, part, copied, copies[index]) for index, (slot, part, copied) in each}
 
 
 def _keep_bias(slot: Slot) -> nn.Parameter:

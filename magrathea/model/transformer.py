@@ -45,6 +45,7 @@ from magrathea.model.layers import (
     norm,
     principal_components,
 )
+from magrathea.model.pointer import Copies
 
 CHANGE_WEIGHT = 5.0  # in the loss, of a token that does not keep what was there
 FEATURES_SCALE = 4.0  # a few numbers concern all of a step
@@ -115,7 +116,7 @@ class MaskedTransformer(nn.Module):
         self.memory_step_embedding = nn.Parameter(torch.randn(config.width) * 0.5) if outputs.steps else None
         self.recurrence: Recurrence | None = memory.recurrence(config, layout)  # a module, where there is one
         self.layers = nn.ModuleList(Block(config, index) for index in range(config.num_layers))
-        self.head = StepHead(layout, config.width, outputs)
+        self.head = StepHead(layout, config.width, outputs, config.window)
         self.register_buffer("absent", layout.absent_tokens, persistent=False)
         role_of_position = [slot.role for slot in layout.token_slots for _ in range(slot.num_positions)]
         in_cells = [slot in self.cell_slots for slot in layout.token_slots for _ in range(slot.num_positions)]
@@ -299,10 +300,14 @@ class MaskedTransformer(nn.Module):
     ) -> dict[str, Tensor]:
         """Steps with holes at times -> for each slot's name logits (B, T, its tokens, its vocabulary)."""
         x = self.hidden(tokens, hole_mask, time, kv_cache)
-        logits = self.head(x, self._copy_sources(kv_cache, tokens.shape[1]))
+        logits = self.head(x, self._copy_sources(kv_cache, tokens.shape[1]), self._recent(kv_cache, tokens.shape[1]))
         for name in self.codecs:
             logits[name][..., 0] += math.log(CHANGE_WEIGHT)  # what keeps was trained with less weight
         return logits
+
+    def _recent(self, kv_cache: KVCache, num_steps: int) -> Int[Tensor, "B T R N"] | None:
+        """The steps of the window before each of those that are filled, where their sequences may be copied."""
+        return kv_cache.recent_tokens(num_steps, self.config.window) if self.head.pointers else None
 
     def _copy_sources(self, kv_cache: KVCache, num_steps: int) -> list[list[Tensor]]:
         """For each slot the tokens (B, num_steps, its tokens) that may be copied into the steps that are filled."""
@@ -334,13 +339,15 @@ class MaskedTransformer(nn.Module):
         sources = self._copy_sources(kv_cache, tokens.shape[1])
         hidden = self.hidden(tokens, hole_mask, time, kv_cache)
         features = self.head.add_prev_frame(self.head.features(hidden), sources)
+        copies = self.head.copies(features, self._recent(kv_cache, tokens.shape[1]))
         previous = past_tokens[:, max(0, first - 1) : past_tokens.shape[1] - 1]
-        return self._loss(features, sources, tokens, hole_mask, previous)
+        return self._loss(features, sources, copies, tokens, hole_mask, previous)
 
     def _loss(
         self,
         features: Sequence[Tensor],
         copy_sources: Sequence[Sequence[Tensor]],
+        copies: Sequence[Copies | None],
         tokens: Tensor,
         hole_mask: Tensor,
         previous: Tensor,
@@ -348,8 +355,8 @@ class MaskedTransformer(nn.Module):
         total = torch.zeros((), device=tokens.device)
         num_holes = torch.zeros((), device=tokens.device)
         whole = sum(slot.num_tokens for slot in self.layout.token_slots)
-        parts = zip(self.layout.token_slots, features, copy_sources, strict=True)
-        for index, (slot, feature, sources) in enumerate(parts):
+        parts = zip(self.layout.token_slots, features, copy_sources, copies, strict=True)
+        for index, (slot, feature, sources, copied) in enumerate(parts):
             span = self.layout.span(slot.name)
             target = tokens[..., span]
             holes = hole_mask[..., span] & (target < slot.vocab_size)
@@ -358,7 +365,8 @@ class MaskedTransformer(nn.Module):
                 loss, weights = self._set_loss(slot, self.head.logits(index, feature, []), tokens, previous, holes)
                 total, num_holes = total + weight * loss, num_holes + weight * weights
                 continue
-            logits = self.head.logits(index, feature[holes], [source[holes] for source in sources]).float()
+            own, here = [source[holes] for source in sources], None if copied is None else copied.at(holes)
+            logits = self.head.logits(index, feature[holes], own, here).float()
             total = total + weight * F.cross_entropy(logits, target[holes], reduction="sum")
             num_holes = num_holes + weight * holes.sum()
         return total, num_holes

@@ -65,7 +65,7 @@ class RealEnv:
             observations, actions, rewards = [self.env.reset(seed=seed + attempt)[0]], [], []
             ended = False
             while len(actions) < num_steps and not ended:
-                action = self.inputs.action(()) if self.inputs.has_noop else space.sample()
+                action = self.inputs.action(()) if self.inputs.has_noop or self.inputs.texts else space.sample()
                 observation, reward, terminated, truncated, _ = self.env.step(action)
                 observations.append(observation)
                 actions.append(action)

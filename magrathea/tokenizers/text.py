@@ -138,9 +138,10 @@ class TextTokenizer(Tokenizer):
 
     def num_tokens_of(self, text: str) -> int:
         """Tokens that a text has, without END."""
-        return len(self._ids(text))
+        return len(self.ids(text))
 
-    def _ids(self, text: str) -> list[int]:
+    def ids(self, text: str) -> list[int]:
+        """The tokens of a text of any length, without END."""
         if self._merges is None:
             raise not_fitted(self, "texts")
         return self._bpe.encode(text).ids
@@ -157,7 +158,7 @@ class TextTokenizer(Tokenizer):
 
     def _encode(self, values: np.ndarray, previous: np.ndarray | None) -> np.ndarray:
         check_in_space("TextTokenizer", values, self.space)
-        (_, length), ids = self.grid, {text: self._ids(text) for text in set(values.tolist())}
+        (_, length), ids = self.grid, {text: self.ids(text) for text in set(values.tolist())}
         tokens = np.full((len(values), length), END, np.int64)
         for index, text in enumerate(values):
             own = ids[text][:length]
