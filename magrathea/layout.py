@@ -208,6 +208,17 @@ def group_tokens(values: Tensor, slot: Slot) -> Tensor:
     return grid.reshape(*values.shape[:-1], slot.num_positions, slot.tokens_per_position)
 
 
+def group_features(values: Tensor, slot: Slot) -> Tensor:
+    """(..., tokens of the slot, E) -> (..., positions of the slot, tokens per position * E); 0 beyond the edges."""
+    if slot.tokens_per_position == 1:
+        return values
+    (rows, columns), (height, width) = slot.position_grid, slot.group
+    grid = values.unflatten(-2, slot.grid)
+    grid = F.pad(grid, (0, 0, 0, columns * width - slot.grid[1], 0, rows * height - slot.grid[0]))
+    grid = grid.unflatten(-2, (columns, width)).unflatten(-4, (rows, height)).transpose(-3, -4)
+    return grid.reshape(*values.shape[:-2], slot.num_positions, slot.tokens_per_position * values.shape[-1])
+
+
 def ungroup_tokens(values: Tensor, slot: Slot) -> Tensor:
     """(..., positions of the slot, tokens per position, E) -> (..., tokens of the slot, E)"""
     if slot.tokens_per_position == 1:

@@ -141,7 +141,8 @@ def wild_world(memory: str = "window", seed: int = 0) -> World:
     observation, action, reward, terminated = play_board(400)
     light = {"image": "lit_patch", "num_lights": 3} if memory == "cycle_clock" else {}
     is_motion, memory = memory.startswith(MOTION), memory.removeprefix(MOTION)
-    options = {"image": "motion", "cell": (4, 4), "num_codes": 20} if is_motion else {"patch": (4, 4), **light}
+    motion = {"image": "motion", "cell": (4, 4), "group": (2, 2), "num_codes": 20}
+    options = motion if is_motion else {"patch": (4, 4), **light}
     size = model_size("debug") if is_motion else replace(model_size("debug"), num_recent=0, num_memory_layers=1)
     if memory == "cycle_clock":
         observation = nights(observation)

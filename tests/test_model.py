@@ -11,7 +11,7 @@ from magrathea import devices, masks
 from magrathea.devices import resolve_device
 from magrathea.errors import MagratheaError
 from magrathea.interfaces import MemoryReadout
-from magrathea.layout import Layout, Slot, group_tokens, ungroup_tokens
+from magrathea.layout import Layout, Slot, group_features, group_tokens, ungroup_tokens
 from magrathea.memory import WindowSpec
 from magrathea.model.config import ModelConfig, model_size
 from magrathea.model.kv_cache import RingKVCache, SegmentKVCache
@@ -131,6 +131,10 @@ def test_ungroup_tokens_inverts_group_tokens(model: MaskedTransformer) -> None:
     grouped = group_tokens(values, slot)
     assert grouped[0, 0].tolist() == [0, 1, 2, 6, 7, 8]  # two rows of three
     assert torch.equal(ungroup_tokens(grouped.unsqueeze(-1), slot).squeeze(-1), values)
+    features = torch.stack([values, -values], dim=-1).float()
+    side_by_side = group_features(features, slot)
+    assert side_by_side[0, 0].tolist() == [0, 0, 1, -1, 2, -2, 6, -6, 7, -7, 8, -8]
+    assert torch.equal(ungroup_tokens(side_by_side.unflatten(-1, (6, 2)), slot), features)
 
 
 def test_loss_counts_only_holes_that_are_not_absent(model: MaskedTransformer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from magrathea.errors import MagratheaError
 from magrathea.tokenizers import Tokenizer, tokenizer_for, tokenizer_from
 from magrathea.tokenizers.delta import DeltaTokenizer
 from magrathea.tokenizers.delta_codec import DeltaCodec
-from magrathea.tokenizers.motion import MotionTokenizer, choose_cell
+from magrathea.tokenizers.motion import MotionTokenizer, choose_position, group_for_cell
 from magrathea.tokenizers.motion_codec import MotionCodec
 
 PICTURE = spaces.Box(0, 255, (24, 20, 3), np.uint8)
@@ -39,7 +40,7 @@ def test_cells_make_up_the_picture(shape: tuple[int, int, int], cell: tuple[int,
     codec = MotionCodec(shape, cell, torch.zeros(1, 2).long(), torch.zeros(1, cell[0] * cell[1] * shape[2]).byte())
     values = torch.randint(0, 256, (5, shape[0] * shape[1] * shape[2]), generator=torch.Generator().manual_seed(0))
     assert torch.equal(codec.picture(codec.cells(values)), values)
-    assert codec.cells(values).shape[1:] == (codec.grid[0] * codec.grid[1], codec.num_features)
+    assert codec.cells(values).shape[1:] == (codec.grid[0] * codec.grid[1], math.prod(cell) * shape[2])
     none, tokens = values[:0], torch.zeros(0, codec.grid[0] * codec.grid[1]).long()
     assert codec.picture(codec.cells(none)).shape == none.shape == codec.decode(tokens, none).shape
     assert codec.equivalents(none, none).shape == (*tokens.shape, codec.vocab_size)
@@ -94,11 +95,28 @@ def test_a_step_decodes_without_the_one_before(shape: tuple[int, ...]) -> None:
     assert tokens.shape == (39, tokenizer.tokens_per_step)
 
 
-def test_cells_have_the_size_of_tiles() -> None:
-    assert choose_cell((63, 63, 3)) == (7, 7)
-    assert choose_cell((64, 64, 3)) == (8, 8)
-    assert choose_cell((48, 48, 3)) == (6, 6)
-    assert choose_cell((1, 200, 3)) == (1, 2)
+def test_positions_have_the_size_of_tiles() -> None:
+    assert choose_position((63, 63, 3)) == (7, 7)
+    assert choose_position((64, 64, 3)) == (8, 8)
+    assert choose_position((48, 48, 3)) == (6, 6)
+    assert choose_position((1, 200, 3)) == (1, 2)
+    assert group_for_cell((2, 2), (48, 48, 3)) == (3, 3)
+    assert group_for_cell((7, 7), (63, 63, 3)) == (1, 1)
+
+
+def test_cells_are_small_where_sprites_move_by_pixels() -> None:
+    """And as large as positions where nothing is drawn exactly by an offset, as in noise."""
+    space = spaces.Box(0, 255, (48, 48, 3), np.uint8)
+    sprites, place = np.zeros((200, 48, 48, 3), np.uint8), np.array([20, 20])
+    rng = np.random.default_rng(0)
+    for frame in sprites:
+        place = (place + rng.integers(-2, 3, 2)) % 40
+        frame[::6] = 40
+        frame[place[0] : place[0] + 5, place[1] : place[1] + 5] = (250, 90, 30)
+    noise = rng.integers(0, 256, (200, 48, 48, 3), dtype=np.uint8)
+    fitted = [MotionTokenizer(space).fit(frames[1:], previous=frames[:-1]) for frames in (sprites, noise)]
+    assert [tokenizer.codec.cell for tokenizer in fitted] == [(2, 2), (6, 6)]
+    assert [tokenizer.slot_specs[""].group for tokenizer in fitted] == [(3, 3), (1, 1)]
 
 
 def test_numbers_keep_add_and_are_set() -> None:

@@ -1,7 +1,7 @@
 """Memories: what a world remembers beyond the steps that its model attends to. `memory_class` finds one by name."""
 
 from magrathea import plugins
-from magrathea.errors import MagratheaError
+from magrathea.errors import MagratheaError, one_line
 from magrathea.interfaces import NUM_FEATURES, EpisodeReadout, Memory, MemoryReadout, MemorySpec, Recurrence
 from magrathea.memory.base import combination
 from magrathea.memory.cycle_clock import CycleClockSpec
@@ -84,5 +84,5 @@ def _kind(name: str) -> type[MemorySpec]:
     if not size:
         return kind
     if not hasattr(kind, "size") or not size.isdecimal() or len(size) > 8 or int(size) < 1:
-        raise MagratheaError(f"Memory '{name}' has no such size; write '{plain}', or 'retrieval:256'.")
+        raise MagratheaError(f"Memory '{one_line(name, 100)}' has no such size; write '{plain}', or 'retrieval:256'.")
     return type(kind.__name__, (kind,), {"size": int(size)})

@@ -11,16 +11,25 @@ from magrathea.model.layers import Linear
 
 
 class ConvBlock(nn.Module):
-    """A residual block of two convolutions over the cells of a picture (He et al. 2016), which is also given a vector
-    that concerns the whole step."""
+    """A residual block of two convolutions over the cells of a picture (He et al. 2016), which may also be given a
+    vector that concerns the whole step.
 
-    def __init__(self, width: int) -> None:
+    Args:
+        width: D.
+        context_width: of that vector; 0 without one.
+    """
+
+    def __init__(self, width: int, context_width: int = 0) -> None:
         super().__init__()
         self.first, self.second = Convolution(width), Convolution(width, scale=0.0)
-        self.context_proj = Linear(width, width)
+        self.context_proj = Linear(context_width, width) if context_width else None
 
-    def forward(self, x: Float[Tensor, "n D h w"], context: Float[Tensor, "n D"]) -> Float[Tensor, "n D h w"]:
-        hidden = self.first(F.silu(F.group_norm(x, 8))) + self.context_proj(context)[..., None, None]
+    def forward(
+        self, x: Float[Tensor, "n D h w"], context: Float[Tensor, "n context"] | None = None
+    ) -> Float[Tensor, "n D h w"]:
+        hidden = self.first(F.silu(F.group_norm(x, 8)))
+        if self.context_proj is not None and context is not None:
+            hidden = hidden + self.context_proj(context)[..., None, None]
         return x + self.second(F.silu(hidden))
 
 

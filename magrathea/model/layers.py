@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -161,30 +162,19 @@ class FeedForward(nn.Module):
 
 
 # -- tokens to positions ----------------------------------------------------------------------------------------------
-class ValuesEmbedding(nn.Module):
-    """What the tokens of a slot with values show -> positions: of a step with holes its known tokens and what the
-    steps before it showed, of a past step all of it."""
-
-    def __init__(self, codec: Codec, num_recent: int, width: int) -> None:
-        super().__init__()
-        self.known_proj = Linear(codec.num_features + 1, width)
-        self.recent_proj = Linear(num_recent * codec.num_features, width)
-        self.past_proj = Linear(codec.num_features, width)
-
-
 class StepEmbedding(nn.Module):
-    """Tokens with holes -> positions. The tokens of a group are embedded side by side in one position; those of a slot
-    with values as what they show."""
+    """Tokens with holes -> positions. The tokens of a group are embedded side by side in one position. The positions of
+    slots that have values are given."""
 
-    def __init__(self, layout: Layout, width: int, codecs: Codecs, num_recent: int) -> None:
+    def __init__(self, layout: Layout, width: int, num_recent: int) -> None:
         super().__init__()
-        self.layout, self.codecs = layout, dict(codecs)
+        self.layout = layout
         self.tokens = nn.ModuleList()
         self.merge = nn.ModuleList()
         self.recent_proj = nn.ModuleDict()
         for slot in layout.token_slots:
-            if slot.name in codecs:
-                self.tokens.append(ValuesEmbedding(codecs[slot.name], num_recent, width))
+            if slot.name in layout.values_slots:
+                self.tokens.append(nn.Identity())
                 self.merge.append(nn.Identity())
                 continue
             table = nn.Embedding(slot.vocab_size + 2, token_width(slot, width))  # tokens, absent, hole
@@ -192,64 +182,37 @@ class StepEmbedding(nn.Module):
             self.tokens.append(table)
             self.merge.append(Linear(width, width) if slot.tokens_per_position > 1 else nn.Identity())
             if num_recent:
-                self.recent_proj[_module_name(slot)] = Linear(num_recent * width, width)
-        scale = VALUES_POSITION_SCALE if codecs else POSITION_SCALE
+                self.recent_proj[module_name(slot)] = Linear(num_recent * width, width)
+        scale = VALUES_POSITION_SCALE if layout.values_slots else POSITION_SCALE
         self.position = nn.Parameter(torch.randn(layout.num_positions, width) * scale)
 
     def forward(
         self,
         tokens: Int[Tensor, "*n N"],
+        positions: Mapping[str, Tensor],
         hole_mask: Bool[Tensor, "*n N"] | None = None,
         recent: Int[Tensor, "*n R N"] | None = None,
     ) -> Float[Tensor, "*n P D"]:
         """Past steps -> their positions; or steps with holes (True in hole_mask), given the steps before, the newest
-        first."""
+        first.
+
+        positions: for each slot that has values.
+        """
         parts = []
         for slot in self.layout.token_slots:
             span = self.layout.span(slot.name)
             known = tokens[..., span]
-            if slot.name in self.codecs:
-                parts.append(self._embed_values(slot, tokens, hole_mask, recent))
+            if slot.name in positions:
+                parts.append(positions[slot.name])
                 continue
             if hole_mask is not None:
                 known = known.masked_fill(hole_mask[..., span], slot.vocab_size + 1)
             x = self.embed_slot(slot, known)
             if recent is not None:
                 before = self.embed_slot(slot, _or_absent(recent[..., span], slot)).transpose(-2, -3).flatten(-2)
-                x = x + self.recent_proj[_module_name(slot)](before)
+                x = x + self.recent_proj[module_name(slot)](before)
             parts.append(x)
         return torch.cat(parts, dim=-2) + self.position
-
-    def _embed_values(
-        self, slot: Slot, tokens: Int[Tensor, "*n N"], hole_mask: Tensor | None, recent: Tensor | None
-    ) -> Float[Tensor, "*n C D"]:
-        """The positions of a slot with values."""
-        codec, embedding = self.codecs[slot.name], self.tokens[self.layout.token_slots.index(slot)]
-        assert isinstance(embedding, ValuesEmbedding)
-        values = self.layout.values_slots[slot.name]
-        span = self.layout.span(values.name)
-        if hole_mask is None or recent is None:
-            own = tokens[..., span]
-            return embedding.past_proj(self._features(codec, own, own, values))
-        before = recent[..., span]
-        own = tokens[..., self.layout.span(slot.name)]
-        known = (~hole_mask[..., self.layout.span(slot.name)] & (own < slot.vocab_size)).unsqueeze(-1)
-        older = torch.cat([before[..., 1:, :], before[..., -1:, :]], dim=-2)
-        shown = self._features(codec, before, older, values)  # (..., R, C, K)
-        x = embedding.recent_proj(shown.transpose(-2, -3).flatten(-2))
-        if not known.any():
-            return x
-        last = before[..., 0, :].clamp(min=0)
-        decoded = codec.features(codec.decode(own, last), last)
-        return x + embedding.known_proj(torch.cat([decoded, torch.ones_like(decoded[..., :1])], dim=-1) * known)
-
-    @staticmethod
-    def _features(
-        codec: Codec, values: Int[Tensor, "*n Q"], before: Int[Tensor, "*n Q"], slot: Slot
-    ) -> Float[Tensor, "*n C K"]:
-        """What values show, given those of the step before; 0 where there are none."""
-        is_there = (values[..., :1] >= 0) & (values[..., :1] < slot.vocab_size)
-        return codec.features(values, before) * is_there.unsqueeze(-1)
 
     def embed_slot(self, slot: Slot, tokens: Int[Tensor, "*n C"]) -> Float[Tensor, "*n Q D"]:
         """The tokens of one slot -> its positions, without the positions' own vectors."""
@@ -257,7 +220,7 @@ class StepEmbedding(nn.Module):
         return self.merge[index](self.tokens[index](group_tokens(tokens, slot)).flatten(-2))
 
 
-def _module_name(slot: Slot) -> str:
+def module_name(slot: Slot) -> str:
     """PyTorch allows no dots in names of modules and parameters."""
     return slot.name.replace(".", "_")
 
@@ -290,16 +253,27 @@ class StepHead(nn.Module):
     sequence to another, in any step of the window, by `PointerCopy`.
     """
 
-    def __init__(self, layout: Layout, width: int, memory: MemoryOutputs, window: int) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        width: int,
+        memory: MemoryOutputs,
+        window: int,
+        values_widths: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         super().__init__()
         self.layout, self.memory_slots = layout, memory.slots
         self.slots, self.coded = layout.token_slots, frozenset(layout.values_slots)
         self.split = nn.ModuleList(
-            Linear(width, width) if slot.tokens_per_position > 1 else nn.Identity() for slot in self.slots
+            Linear(width, width) if slot.tokens_per_position > 1 and slot.name not in self.coded else nn.Identity()
+            for slot in self.slots
         )
-        self.out = nn.ModuleList(Linear(token_width(slot, width), slot.vocab_size, scale=0.1) for slot in self.slots)
+        self.out = nn.ModuleList(
+            Linear(values_widths.get(slot.name, token_width(slot, width)), slot.vocab_size, scale=0.1)
+            for slot in self.slots
+        )
         self.out_bias = nn.ParameterDict(
-            {_module_name(slot): _keep_bias(slot) for slot in self.slots if slot.name in self.coded}
+            {module_name(slot): _keep_bias(slot) for slot in self.slots if slot.name in self.coded}
         )
         self.copy_bias = nn.ModuleList(
             Linear(token_width(slot, width), self._num_sources(slot), scale=0.0)
@@ -348,13 +322,17 @@ class StepHead(nn.Module):
                 tokens.append(readout.predicted_tokens[slot.name])
         return sources
 
-    def features(self, x: Float[Tensor, "*n P D"]) -> list[Tensor]:
-        """Positions -> for each slot (..., its tokens, E), ready for its output table."""
+    def features(self, x: Float[Tensor, "*n P D"], given: Mapping[str, Tensor]) -> list[Tensor]:
+        """Positions, and what is given for slots that have values -> for each slot (..., its tokens, E), ready for its
+        output table."""
         x, start, features = norm(x), 0, []
         for slot, split in zip(self.slots, self.split, strict=True):
-            place = split(x[..., start : start + slot.num_positions, :])
+            place = x[..., start : start + slot.num_positions, :]
             start += slot.num_positions
-            features.append(ungroup_tokens(place.unflatten(-1, (slot.tokens_per_position, -1)), slot))
+            if slot.name in given:
+                features.append(given[slot.name])
+            else:
+                features.append(ungroup_tokens(split(place).unflatten(-1, (slot.tokens_per_position, -1)), slot))
         return features
 
     def add_prev_frame(self, features: Sequence[Tensor], sources: Sequence[Sequence[Tensor]]) -> list[Tensor]:
@@ -384,7 +362,7 @@ class StepHead(nn.Module):
 
     def _own_logits(self, index: int, features: Tensor, sources: Sequence[Tensor]) -> Tensor:
         if not sources:
-            name = _module_name(self.slots[index])
+            name = module_name(self.slots[index])
             logits = self.out[index](features)
             return logits + self.out_bias[name].to(logits.dtype) if name in self.out_bias else logits
         tokens = torch.stack(list(sources), dim=-1)
@@ -396,11 +374,11 @@ class StepHead(nn.Module):
         return logits.scatter_add_(-1, tokens.clamp(max=logits.shape[-1] - 1), (bias * present).to(logits.dtype))
 
     def forward(
-        self, x: Float[Tensor, "*n P D"], sources: Sequence[Sequence[Tensor]], recent: Tensor | None = None
+        self, features: Sequence[Tensor], sources: Sequence[Sequence[Tensor]], recent: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Positions, for each slot its copy sources, and the steps before (*n, R, N) where there are sequences -> for
-        each slot's name the logits (..., its tokens, V)."""
-        features = self.add_prev_frame(self.features(x), sources)
+        """For each slot its features (..., its tokens, E) and its copy sources, and the steps before (*n, R, N) where
+        there are sequences -> for each slot's name the logits (..., its tokens, V)."""
+        features = self.add_prev_frame(features, sources)
         copies = self.copies(features, recent)
         each = enumerate(zip(self.slots, features, sources, strict=True))
         return {slot.name: self.logits(index, part, copied, copies[index]) for index, (slot, part, copied) in each}

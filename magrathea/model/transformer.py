@@ -42,10 +42,12 @@ from magrathea.model.layers import (
     StepHead,
     apply_rotary,
     attend,
+    module_name,
     norm,
     principal_components,
 )
 from magrathea.model.pointer import Copies
+from magrathea.model.values import ValuesSlot
 
 CHANGE_WEIGHT = 5.0  # in the loss, of a token that does not keep what was there
 FEATURES_SCALE = 4.0  # a few numbers concern all of a step
@@ -96,11 +98,17 @@ class MaskedTransformer(nn.Module):
         self.layout, self.config, self.num_heads = layout, config, config.num_heads
         self.codecs = dict(codecs)
         self.attends_to_window = config.attends_to_window
-        self.codec_modules = nn.ModuleList(codecs.values())  # type: ignore[arg-type]
-        self.embedding = StepEmbedding(layout, config.width, codecs, config.num_recent)
+        self.values = nn.ModuleDict(
+            {
+                module_name(slot): ValuesSlot(slot, layout, codecs[slot.name], config.num_recent, config.width)
+                for slot in layout.token_slots
+                if slot.name in codecs
+            }
+        )
+        self.embedding = StepEmbedding(layout, config.width, config.num_recent)
         self.cell_slots = tuple(slot for slot in layout.token_slots if slot.name in codecs and slot.is_grid)
         num_blocks = config.num_conv_blocks if self.cell_slots else 0
-        self.conv_blocks = nn.ModuleList(ConvBlock(config.width) for _ in range(2 * num_blocks))
+        self.conv_blocks = nn.ModuleList(ConvBlock(config.width, config.width) for _ in range(2 * num_blocks))
         self.context_proj = Linear(2 * config.width, config.width) if num_blocks else None
         self.prompt_embedding = nn.Parameter(torch.randn(config.width) * 0.5)
         self.positions = RotaryPositions(layout)
@@ -116,7 +124,8 @@ class MaskedTransformer(nn.Module):
         self.memory_step_embedding = nn.Parameter(torch.randn(config.width) * 0.5) if outputs.steps else None
         self.recurrence: Recurrence | None = memory.recurrence(config, layout)  # a module, where there is one
         self.layers = nn.ModuleList(Block(config, index) for index in range(config.num_layers))
-        self.head = StepHead(layout, config.width, outputs, config.window)
+        widths = {part.slot.name: part.width for part in self._values_slots()}
+        self.head = StepHead(layout, config.width, outputs, config.window, widths)
         self.register_buffer("absent", layout.absent_tokens, persistent=False)
         role_of_position = [slot.role for slot in layout.token_slots for _ in range(slot.num_positions)]
         in_cells = [slot in self.cell_slots for slot in layout.token_slots for _ in range(slot.num_positions)]
@@ -144,7 +153,7 @@ class MaskedTransformer(nn.Module):
         self, tokens: Int[Tensor, "B T N"], marker: Float[Tensor, " D"] | None = None
     ) -> Float[Tensor, "B T P D"]:
         """Encode known steps, each by itself. A marker is added to those that do not stand in the window."""
-        x = self.embedding(tokens)
+        x = self.embedding(tokens, {part.slot.name: part.past_positions(tokens) for part in self._values_slots()})
         x = (x if marker is None else x + marker).to(self.compute_dtype)
         rotations = self.positions(torch.zeros(1, 1, dtype=torch.long, device=tokens.device))
         for layer in self.memory_layers:
@@ -216,41 +225,58 @@ class MaskedTransformer(nn.Module):
         return SegmentKVCache(past, self.config.window, first, self.condition(readout, time[:, first:], prompt))
 
     # -- steps with holes ---------------------------------------------------------------------------------------------
-    def hidden(
+    def features(
         self,
         tokens: Int[Tensor, "B T N"],
         hole_mask: Bool[Tensor, "B T N"],
         time: Int[Tensor, "B T"],
         kv_cache: KVCache,
-    ) -> Float[Tensor, "B T P D"]:
-        """Steps with holes at times -> the last layer's output at their positions."""
+    ) -> list[Tensor]:
+        """Steps with holes at times -> for each slot (B, T, its tokens, E), what its tokens are predicted from."""
         num_recent = self.config.num_recent
         recent = kv_cache.recent_tokens(tokens.shape[1], num_recent) if num_recent else None
-        x = self.embedding(tokens, hole_mask, recent).to(self.compute_dtype)
+        cells = {}
+        if recent is not None:
+            cells = {part: part.cells(tokens, hole_mask, recent, self.compute_dtype) for part in self._values_slots()}
+        positions = {part.slot.name: part.positions(own) for part, own in cells.items()}
+        x = self.embedding(tokens, positions, hole_mask, recent).to(self.compute_dtype)
         if self.prev_step_proj is not None:
             x = x + self.prev_step_proj(kv_cache.prev_encodings(tokens.shape[1]))
         x = self._add_conditioning(x, kv_cache)
-        half = len(self.conv_blocks) // 2
-        x = self._convolve(x, self.conv_blocks[:half])
+        half, context = len(self.conv_blocks) // 2, self._context(x)
+        x = self._convolve(x, self.conv_blocks[:half], context)
         rotations = self.positions(time)
         state = kv_cache.conditioning.readout.state
         for index, layer in enumerate(self.layers):
             x = layer(x, rotations, kv_cache)
             if index == 0 and self.recurrence is not None and state is not None:
                 x = x + self.recurrence.read(state, x)  # after one layer all positions know the action
-        return self._convolve(x, self.conv_blocks[half:])
+        x = self._convolve(x, self.conv_blocks[half:], self._context(x))
+        outputs = {
+            part.slot.name: part.outputs(x[:, :, self._positions_of(part.slot)], own, context)
+            for part, own in cells.items()
+        }
+        return self.head.features(x, outputs)
 
-    def _convolve(self, x: Float[Tensor, "B T P D"], blocks: Iterable[nn.Module]) -> Float[Tensor, "B T P D"]:
-        """Residual blocks over the cells of pictures, given the means of the action's and of all other positions."""
+    def _values_slots(self) -> Iterable[ValuesSlot]:
+        return self.values.values()  # type: ignore[return-value]
+
+    def _context(self, x: Float[Tensor, "B T P D"]) -> Float[Tensor, "n D"] | None:
+        """For each of the n = B * T steps a projection of the means of the action's and of all other positions, for the
+        convolutions over the cells of pictures."""
         if self.context_proj is None:
-            return x
+            return None
+        means = [norm(x[:, :, where].mean(2)) for where in (self.action_positions, self.other_positions)]
+        return self.context_proj(torch.cat(means, dim=-1)).flatten(0, 1)
+
+    def _convolve(
+        self, x: Float[Tensor, "B T P D"], blocks: Iterable[nn.Module], context: Tensor | None
+    ) -> Float[Tensor, "B T P D"]:
+        """Residual blocks over the positions of pictures that have values."""
         parts, end = [], 0
-        is_action, is_other = self.action_positions, self.other_positions
-        means = [norm(x[:, :, where].mean(2)) for where in (is_action, is_other)]
-        context = self.context_proj(torch.cat(means, dim=-1)).flatten(0, 1)
         for slot in self.cell_slots:
             where = self._positions_of(slot)
-            cells = x[:, :, where].flatten(0, 1).transpose(1, 2).unflatten(2, slot.grid)
+            cells = x[:, :, where].flatten(0, 1).transpose(1, 2).unflatten(2, slot.position_grid)
             for block in blocks:
                 cells = block(cells, context)
             parts += [x[:, :, end : where.start], cells.flatten(2).transpose(1, 2).unflatten(0, x.shape[:2])]
@@ -299,8 +325,9 @@ class MaskedTransformer(nn.Module):
         kv_cache: KVCache,
     ) -> dict[str, Tensor]:
         """Steps with holes at times -> for each slot's name logits (B, T, its tokens, its vocabulary)."""
-        x = self.hidden(tokens, hole_mask, time, kv_cache)
-        logits = self.head(x, self._copy_sources(kv_cache, tokens.shape[1]), self._recent(kv_cache, tokens.shape[1]))
+        features = self.features(tokens, hole_mask, time, kv_cache)
+        num_steps = tokens.shape[1]
+        logits = self.head(features, self._copy_sources(kv_cache, num_steps), self._recent(kv_cache, num_steps))
         for name in self.codecs:
             logits[name][..., 0] += math.log(CHANGE_WEIGHT)  # what keeps was trained with less weight
         return logits
@@ -337,8 +364,7 @@ class MaskedTransformer(nn.Module):
         kv_cache = self.segment_cache(past_tokens, first, prompt, readout, earlier)
         time = torch.arange(first, past_tokens.shape[1], device=tokens.device).expand(tokens.shape[:2])
         sources = self._copy_sources(kv_cache, tokens.shape[1])
-        hidden = self.hidden(tokens, hole_mask, time, kv_cache)
-        features = self.head.add_prev_frame(self.head.features(hidden), sources)
+        features = self.head.add_prev_frame(self.features(tokens, hole_mask, time, kv_cache), sources)
         copies = self.head.copies(features, self._recent(kv_cache, tokens.shape[1]))
         previous = past_tokens[:, max(0, first - 1) : past_tokens.shape[1] - 1]
         return self._loss(features, sources, copies, tokens, hole_mask, previous)

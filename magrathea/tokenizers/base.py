@@ -27,6 +27,7 @@ class SlotSpec:
         token_features: (vocab_size, F) numbers that are close for similar tokens, or None where no two do.
         is_sequence: whether they follow one another as those of a text do, so that what stands at one place may stand
             at another in the next step.
+        group: rows and columns of tokens that share a position of the model; chosen by their number, if not given.
         codec: given where these are no tokens to predict, but the values that the tokens before them decode to; it
             decodes them.
     """
@@ -36,6 +37,7 @@ class SlotSpec:
     token_features: np.ndarray | None = None
     is_sequence: bool = False
     codec: Codec | None = None
+    group: tuple[int, int] | None = None
 
 
 class Tokenizer(ABC):

@@ -22,13 +22,20 @@ from magrathea.tokenizers.motion_codec import (
     fit_codes,
     fit_offsets,
     grid_of_cells,
+    share_moved,
 )
 from magrathea.tokenizers.patches import patch_pair
 
-NUM_CELLS = 72  # about so many cells has a picture whose cell is not given
+NUM_POSITIONS = 72  # about so many positions has a picture
+MOST_CELLS = 1200
+_SMALL_SIDES = 6, 4, 3, 2  # in pixels, of cells at most half as high and wide as a position
+_EXACT_SHARE = 0.65  # of the cells that change, drawn exactly by offsets, from which cells are smaller than positions
+_SHARE_MARGIN = 0.03  # by which more of them has to be drawn with smaller cells
 _MOST_SIDE = 64
+_MOST_GROUP = 64
 _FRAMES_AT_A_TIME = 64
 _FITTING_PAIRS = 400
+_CELL_PAIRS = 400
 _FITTING_CELLS = 60_000
 _LEAST_GAIN = 0.003  # share of changed cells that an offset draws, and those before it do not
 
@@ -39,7 +46,10 @@ class MotionTokenizer(Tokenizer):
 
     Args:
         space: (H, W, 1|3|4) or (H, W).
-        cell: pixels of a cell's side, or (height, width); by default such that a picture has about 72 of them.
+        cell: pixels of a cell's side, or (height, width). By default `fit` chooses: such that a picture has about 72 of
+            them, or smaller ones where offsets draw most of what changes exactly, as in games of sprites.
+        group: rows and columns of cells that share a position of the model; by default such that a picture has about
+            72 positions.
         num_codes: most codes.
         num_offsets: most offsets, (0, 0) included.
     """
@@ -51,6 +61,7 @@ class MotionTokenizer(Tokenizer):
         space: spaces.Box,
         *,
         cell: int | Sequence[int] | None = None,
+        group: int | Sequence[int] | None = None,
         num_codes: int = 512,
         num_offsets: int = 64,
     ) -> None:
@@ -61,9 +72,12 @@ class MotionTokenizer(Tokenizer):
         self.space = space
         height, width, *rest = self.value_shape
         self._shape = height, width, (rest[0] if rest else 1)
-        self._cell = choose_cell(self._shape) if cell is None else patch_pair(cell)
-        if max(self._cell) > _MOST_SIDE or self._cell[0] > height or self._cell[1] > width:
+        self._cell = None if cell is None else patch_pair(cell)
+        self._group = None if group is None else patch_pair(group)
+        if self._cell and (max(self._cell) > _MOST_SIDE or self._cell[0] > height or self._cell[1] > width):
             raise MagratheaError(f"cell={self._cell} does not fit pictures of {height}x{width}; give a smaller one")
+        if self._group and math.prod(self._group) > _MOST_GROUP:
+            raise MagratheaError(f"group={self._group} has more than {_MOST_GROUP} cells; give a smaller one")
         self._num_codes, self._num_offsets = num_codes, num_offsets
         self._codec: MotionCodec | None = None
 
@@ -80,13 +94,14 @@ class MotionTokenizer(Tokenizer):
 
     @property
     def grid(self) -> tuple[int, int]:
-        return (1, math.prod(grid_of_cells(self._shape, self._cell)) + math.prod(self._shape))
+        return (1, math.prod(self.codec.grid) + math.prod(self._shape))
 
     @property
     def slot_specs(self) -> dict[str, SlotSpec]:
         height, width, channels = self._shape
+        group = self._group or group_for_cell(self.codec.cell, self._shape)
         return {
-            "": SlotSpec(self.codec.vocab_size, self.codec.grid),
+            "": SlotSpec(self.codec.vocab_size, self.codec.grid, group=group),
             VALUES: SlotSpec(256, (height, width * channels), codec=self.codec),
         }
 
@@ -100,18 +115,18 @@ class MotionTokenizer(Tokenizer):
         generator = torch.Generator().manual_seed(seed)
         pairs = torch.randperm(len(frames), generator=generator)[:_FITTING_PAIRS].numpy()
         now, then = self._flat(frames[pairs]), self._flat(before[pairs])
+        cell = self._cell or _fit_cell(now, then, self._shape, generator)
         offsets = fit_offsets(
             now,
             then,
             self._shape,
-            self._cell,
+            cell,
             candidate_offsets(self._shape),
             self._num_offsets,
             _LEAST_GAIN,
             generator,
         )
-        length = self._cell[0] * self._cell[1] * self._shape[2]
-        codec = MotionCodec(self._shape, self._cell, offsets, torch.zeros(1, length, dtype=torch.uint8))
+        codec = _codec_of_offsets(self._shape, cell, offsets)
         more = torch.randperm(len(frames), generator=generator)[: 4 * _FITTING_PAIRS].numpy()
         cells = codec.cells(self._flat(frames[more])).flatten(0, 1)
         new, old = codec.cells(now), codec.cells(then)
@@ -119,7 +134,7 @@ class MotionTokenizer(Tokenizer):
         cells = cells[torch.randperm(len(cells), generator=generator)[: _FITTING_CELLS // 3]]
         changed = changed[torch.randperm(len(changed), generator=generator)[: 2 * _FITTING_CELLS // 3]]
         codes = fit_codes(torch.cat([cells, changed]).to(torch.uint8), self._num_codes, 10, generator)
-        self._codec = MotionCodec(self._shape, self._cell, offsets, codes)
+        self._codec = MotionCodec(self._shape, cell, offsets, codes)
         return self
 
     def _flat(self, frames: np.ndarray) -> torch.Tensor:
@@ -145,7 +160,8 @@ class MotionTokenizer(Tokenizer):
     def to_config(self) -> dict[str, Any]:
         return {
             "type": self.type_name,
-            "cell": list(self._cell),
+            "cell": list(self.codec.cell),
+            "group": None if self._group is None else list(self._group),
             "num_codes": self._num_codes,
             "num_offsets": self._num_offsets,
         }
@@ -157,7 +173,8 @@ class MotionTokenizer(Tokenizer):
     def from_config(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor], space: gymnasium.Space) -> Tokenizer:
         assert isinstance(space, spaces.Box)
         options = {name: config[name] for name in ("cell", "num_codes", "num_offsets")}
-        tokenizer = cls(space, **options)
+        tokenizer = cls(space, group=config.get("group"), **options)
+        assert tokenizer._cell is not None
         offsets = require_tensor(tensors, "offsets", 2, "MotionTokenizer")
         codes = require_tensor(tensors, "codes", 2, "MotionTokenizer")
         length = tokenizer._cell[0] * tokenizer._cell[1] * tokenizer._shape[2]
@@ -179,11 +196,43 @@ class MotionTokenizer(Tokenizer):
         return tokenizer
 
 
-def choose_cell(shape: tuple[int, ...]) -> tuple[int, int]:
-    """The square cell, or as near to square as the picture (H, W, c) allows, with which it has about 72 cells: one that
-    divides both sides where there is such a one."""
+def choose_position(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width in pixels of a position, square or as near to it as the picture (H, W, c) allows, with which it
+    has about 72 of them: one that divides both sides where there is such a one."""
     height, width = shape[:2]
-    wanted = math.sqrt(height * width / NUM_CELLS)
+    wanted = math.sqrt(height * width / NUM_POSITIONS)
     sides = [side for side in range(1, _MOST_SIDE + 1) if wanted / 1.3 <= side <= wanted * 1.3] or [1]
     best = min(sides, key=lambda side: (bool(height % side or width % side), abs(math.log(side / wanted))))
     return min(best, height), min(best, width)
+
+
+def group_for_cell(cell: tuple[int, int], shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns of cells for a position of about the default size."""
+    rows, columns = (max(1, round(size / side)) for size, side in zip(choose_position(shape), cell, strict=True))
+    return min(rows, 8), min(columns, 8)
+
+
+def _fit_cell(
+    values: torch.Tensor, previous: torch.Tensor, shape: tuple[int, int, int], generator: torch.Generator
+) -> tuple[int, int]:
+    """The cell for pictures (B, Q), given those before: a whole position, or a smaller one where offsets draw most of
+    what changes exactly, the largest with which they draw about as much as with any."""
+    position = choose_position(shape)
+    smaller = [(side, side) for side in _SMALL_SIDES if 2 * side <= min(position)]
+    cells = [position, *(cell for cell in smaller if math.prod(grid_of_cells(shape, cell)) <= MOST_CELLS)]
+    now, before = values[:_CELL_PAIRS], previous[:_CELL_PAIRS]
+    shares = {}
+    for cell in cells:
+        offsets = fit_offsets(
+            now, before, shape, cell, candidate_offsets(shape), 64, _LEAST_GAIN, generator, num_cells=_CELL_PAIRS
+        )
+        shares[cell] = share_moved(_codec_of_offsets(shape, cell, offsets), now, before, generator)
+    most = max(shares.values())
+    if most < _EXACT_SHARE:
+        return position
+    return next(cell for cell, share in shares.items() if share >= most - _SHARE_MARGIN)
+
+
+def _codec_of_offsets(shape: tuple[int, int, int], cell: tuple[int, int], offsets: torch.Tensor) -> MotionCodec:
+    """A codec that has no codes yet."""
+    return MotionCodec(shape, cell, offsets, torch.zeros(1, cell[0] * cell[1] * shape[2], dtype=torch.uint8))

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 TOLERANCE = 1.5e-4  # mean squared error, of values in 0…1, that is never seen
 OTHER = 1e-3  # from which a cell counts as changed when offsets and codes are fitted
+EXACT = 3e-4  # up to which an offset draws such a cell exactly
 ALIKE = 3e-3  # up to which an offset draws such a cell
+CHANGE_SCALE = 4.0  # of a change of pixels beside the pixels, in what the model sees
 MARGIN = 2.5  # tokens whose error is up to so many times the least are equally good: noise is twice as far from noise
 _PIXELS_AT_A_TIME = 2**21  # compared at a time
 
@@ -42,7 +44,8 @@ class MotionCodec(nn.Module):
         super().__init__()
         self.shape, self.cell = shape, cell
         self.grid = grid_of_cells(shape, cell)
-        self.num_features = cell[0] * cell[1] * shape[2]
+        self._cell_length = cell[0] * cell[1] * shape[2]
+        self.num_features = 2 * self._cell_length
         self.register_buffer("offsets", offsets.long(), persistent=False)
         self.register_buffer("codes", codes, persistent=False)
         rows, columns = _cell_pixels(self.grid, cell)
@@ -72,16 +75,17 @@ class MotionCodec(nn.Module):
                 last = picture.narrow(axis, have - 1, 1)
                 picture = torch.cat([picture, *[last] * (need - have)], dim=axis)
         picture = picture.reshape(-1, self.grid[0], self.cell[0], self.grid[1], self.cell[1], channels)
-        return picture.transpose(2, 3).reshape(*values.shape[:-1], self.grid[0] * self.grid[1], self.num_features)
+        return picture.transpose(2, 3).reshape(*values.shape[:-1], self.grid[0] * self.grid[1], self._cell_length)
 
     def picture(self, cells: Int[Tensor, "*n C P"]) -> Int[Tensor, "*n Q"]:
         """The inverse of `cells`."""
         pixels = cells.reshape(*cells.shape[:-2], len(self.cell_rows) * self.cell_rows.shape[1], self.shape[2])
         return pixels.index_select(-2, self.pixel_index).flatten(-2)
 
-    def features(self, values: Int[Tensor, "*n Q"], before: Int[Tensor, "*n Q"]) -> Float[Tensor, "*n C P"]:
-        """What the model sees of pictures, whatever was before: their cells' pixels, about in -0.4…0.6."""
-        return self.cells(values).float() / 255 - 0.4
+    def features(self, values: Int[Tensor, "*n Q"], before: Int[Tensor, "*n Q"]) -> Float[Tensor, "*n C K"]:
+        """What the model sees of pictures: their cells' pixels, about in -0.4…0.6, and how they changed, scaled."""
+        pixels = self.cells(values).float() / 255
+        return torch.cat([pixels - 0.4, (pixels - self.cells(before).float() / 255) * CHANGE_SCALE], dim=-1)
 
     def _gather(self, values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """Pixels at rows and columns (..., C, p), which may be beyond the edges, of pictures (..., Q): (..., C, P)."""
@@ -205,6 +209,24 @@ def fit_offsets(
         chosen.append(best)
         left &= ~draws[:, best]
     return torch.cat([keep, candidates[chosen]])
+
+
+def share_moved(
+    codec: MotionCodec,
+    values: Int[Tensor, "B Q"],
+    previous: Int[Tensor, "B Q"],
+    generator: torch.Generator,
+    num_cells: int = 400,
+) -> float:
+    """The share of the cells that change which an offset draws exactly; 0 where none changes."""
+    target, before = codec.cells(values).float() / 255, codec.cells(previous).float() / 255
+    batch, index = ((target - before).square().mean(-1) > OTHER).nonzero(as_tuple=True)
+    if not len(batch):
+        return 0.0
+    some = torch.randperm(len(batch), generator=generator)[:num_cells]
+    batch, index = batch[some], index[some]
+    errors = codec._offset_errors(target[batch, index], previous, batch, index).amin(-1)
+    return float((errors < EXACT).float().mean())
 
 
 def fit_codes(cells: Tensor, num_codes: int, num_rounds: int, generator: torch.Generator) -> Tensor:

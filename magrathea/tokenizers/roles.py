@@ -23,7 +23,7 @@ def layout_for(tokenizers: Tokenizers) -> Layout:
                     role=role,
                     vocab_size=spec.vocab_size,
                     grid=spec.grid,
-                    group=(1, 1) if alone else group_for(spec.grid),
+                    group=spec.group or ((1, 1) if alone else group_for(spec.grid)),
                     is_sequence=spec.is_sequence or None,
                     values_of=slots[-1].name if spec.codec is not None else None,
                 )
