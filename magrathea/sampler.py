@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-from magrathea.layout import Layout
+from magrathea.layout import Layout, Slot
 from magrathea.settings import Range, Share, check
 
 Order = Literal["adaptive", "one_shot", "maskgit", "left_to_right", "autoregressive"]
@@ -46,6 +46,8 @@ class FillSettings:
         threshold: confidence, in 0…1, from which ``adaptive`` keeps a token at once.
         temperature: of the distribution that tokens are drawn from; 0 takes the likeliest.
         min_probability: tokens less likely than this share of the likeliest are never drawn.
+        event_min_probability: the same for rewards and endings, which are rare and concern no other token; as
+            `min_probability`, if None.
     """
 
     order: Order = "adaptive"
@@ -53,12 +55,20 @@ class FillSettings:
     threshold: Share = 0.5
     temperature: Annotated[float, Range(0, 1000)] = 1.0
     min_probability: Share = 0.05
+    event_min_probability: Share | None = None
 
     def __post_init__(self) -> None:
         check(self)
 
+    def min_probability_of(self, slot: Slot) -> float:
+        """The floor that holds for a slot."""
+        is_event = slot.role in ("reward", "terminated") and self.event_min_probability is not None
+        return self.event_min_probability if is_event else self.min_probability  # type: ignore[return-value]
+
     def to_config(self) -> dict[str, Any]:
-        return asdict(self)
+        """All fields, but one that earlier versions do not have only where it is given: a world's fingerprint must not
+        change."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -137,7 +147,8 @@ def _draw(
             continue
         probabilities = logits[slot.name].float().softmax(-1)
         highest, likeliest = probabilities.max(-1)
-        picks = _pick(probabilities, highest, likeliest, open_holes, uniforms[:, span], settings)
+        floor = settings.min_probability_of(slot)
+        picks = _pick(probabilities, highest, likeliest, open_holes, uniforms[:, span], settings.temperature, floor)
         drawn[:, span] = torch.where(open_holes, picks, tokens[:, span])
         certainty[:, span] = torch.where(open_holes, highest, 1.0)
     return drawn, certainty
@@ -149,16 +160,18 @@ def _pick(
     likeliest: Int[Tensor, "I C"],
     holes: Bool[Tensor, "I C"],
     uniforms: Float[Tensor, "I C"],
-    settings: FillSettings,
+    temperature: float,
+    floor: float,
 ) -> Int[Tensor, "I C"]:
-    """Draw at the holes by inverting the cumulative distribution at uniform numbers; the likeliest token elsewhere."""
-    if settings.temperature == 0:
+    """Draw at the holes, from what is at least `floor` times as likely as the likeliest, by inverting the cumulative
+    distribution at uniform numbers; the likeliest token elsewhere."""
+    if temperature == 0:
         return likeliest
-    uncertain = holes & (highest < 1 / (1 + settings.min_probability))  # elsewhere no other token may be drawn
+    uncertain = holes & (highest < 1 / (1 + floor))  # elsewhere no other token may be drawn
     open_probabilities, most = probabilities[uncertain], highest[uncertain].unsqueeze(-1)
-    weights = torch.where(open_probabilities >= settings.min_probability * most, open_probabilities, 0)
-    if settings.temperature != 1:
-        weights = (weights / most) ** (1 / settings.temperature)
+    weights = torch.where(open_probabilities >= floor * most, open_probabilities, 0)
+    if temperature != 1:
+        weights = (weights / most) ** (1 / temperature)
     sums = weights.cumsum(-1)
     total = sums[:, -1:].contiguous()
     picks = torch.searchsorted(sums, uniforms[uncertain].unsqueeze(-1) * total, right=True)

@@ -149,6 +149,26 @@ def test_samples_follow_the_probabilities_above_min_probability() -> None:
     assert counts[:3].tolist() == pytest.approx((probabilities[:3] / 0.98).tolist(), abs=0.03)
 
 
+def test_rewards_and_endings_have_a_floor_of_their_own() -> None:
+    layout = Layout(
+        (Slot(name="observation", role="observation", vocab_size=2), Slot(name="reward", role="reward", vocab_size=2))
+    )
+    rare = torch.tensor([0.97, 0.03]).log()
+
+    def rates(**floors: float) -> list[float]:
+        def predict(tokens: Tensor, hole_mask: Tensor, chosen: Tensor | None) -> dict[str, Tensor]:
+            return {name: rare.expand(len(tokens), 1, 2) for name in ("observation", "reward")}
+
+        settings, holes = FillSettings(order="one_shot", **floors), torch.ones(4000, 2, dtype=torch.bool)
+        filled = fill(predict, torch.zeros(4000, 2, dtype=torch.long), holes, layout, settings, generators(4000))
+        return filled.tokens.float().mean(0).tolist()
+
+    assert rates(min_probability=0.1) == [0, 0]
+    assert rates(min_probability=0.1, event_min_probability=0.0) == [0, pytest.approx(0.03, abs=0.01)]
+    assert FillSettings(**FillSettings(event_min_probability=0.0).to_config()).event_min_probability == 0.0
+    assert "event_min_probability" not in FillSettings().to_config()
+
+
 def test_invalid_settings_say_what_to_do() -> None:
     with pytest.raises(MagratheaError, match="order is 'backwards'; give one of adaptive"):
         FillSettings(order="backwards")  # type: ignore[arg-type]

@@ -96,8 +96,10 @@ def _train(source: Dataset, out: Path, settings: TrainSettings, device: str, dea
 
 def default_fill(tokenizers: Tokenizers) -> FillSettings:
     """How the dreams of a world are filled where its recipe does not say: in one pass where slots have values, and
-    without what is less than a fifth as likely as the likeliest."""
-    return FillSettings(order="one_shot", min_probability=0.2) if codecs_of(tokenizers) else FillSettings()
+    without what is less than a fifth as likely as the likeliest; rewards and endings as often as they are likely."""
+    if codecs_of(tokenizers):
+        return FillSettings(order="one_shot", min_probability=0.2, event_min_probability=0.0)
+    return FillSettings(event_min_probability=0.0)
 
 
 def _check_spaces(source: Dataset) -> None:
