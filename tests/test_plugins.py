@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -16,7 +17,7 @@ from magrathea.errors import MagratheaError
 from magrathea.plugins import ENVIRONMENTS, EnvironmentPlugin, environment_plugin, environment_plugins, load_plugin
 
 OFFERED = EnvironmentPlugin(name="offered", env_ids={"plugin_test/Board-v0": "board:Board"})
-HEAVY = ("torch", "crafter", "minigrid", "vizdoom", "ale_py", "magrathea.environments.crafter.env")
+HEAVY = ("torch", "crafter", "minigrid", "vizdoom", "ale_py", "Box2D", "magrathea.environments.crafter.env")
 
 
 @pytest.fixture
@@ -51,6 +52,7 @@ def test_environments_are_found_by_their_ids() -> None:
         "BabyAI-GoToObj-v0": "minigrid",
         "VizdoomBasic-v1": "vizdoom",
         "ALE/Pong-v5": "atari",
+        "magrathea/CarRacing-v0": "car_racing",
     }
     assert {env_id: plugin.name for env_id in ids if (plugin := environment_plugin(env_id))} == ids
     assert environment_plugin("CartPole-v1") is None and environment_plugin("") is None
@@ -58,7 +60,8 @@ def test_environments_are_found_by_their_ids() -> None:
 
 def test_every_installed_environment_refers_to_what_there_is() -> None:
     for plugin in environment_plugins():
-        pytest.importorskip({"ale-py": "ale_py"}.get(plugin.package, plugin.package))
+        if importlib.util.find_spec({"ale-py": "ale_py", "box2d": "Box2D"}.get(plugin.package, plugin.package)) is None:
+            continue
         hooks = (plugin.make, plugin.describe_cells, plugin.visible_tiles, plugin.resample)
         for reference in (*plugin.env_ids.values(), *plugin.policies.values(), *hooks):
             assert reference is None or callable(plugins.load_reference(reference))
