@@ -63,7 +63,8 @@ def test_counters_are_shown_and_an_achievement_is_announced(browser: Any) -> Non
         pages = opened(browser, address)
         page = next(pages)
         begin(page)
-        assert page.locator("#counters dt").all_inner_texts() == ["column", "inventory.paint pots", "paint it"]
+        assert page.locator("#counters dt").all_inner_texts() == ["column", "paint pots", "paint it"]
+        assert page.locator("#counters h3").all_inner_texts() == ["inventory", "achievements"]
         assert shown(page) == ["3", "0", "0"]
         page.keyboard.press("ArrowRight")
         at_step(page, 1)

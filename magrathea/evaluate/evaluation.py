@@ -50,7 +50,7 @@ def evaluate(
     headlines = evaluation_headlines(subject.world.layout, next_step, dreams)
     result = EvaluationResult(
         about=subject.about(),
-        verdict=verdict(dreams),
+        verdict=verdict(dreams, bool(subject.dataset.env_id)),
         headlines=[item for item in headlines if item.figure.value is not None],
         next_step=next_step,
         dreams=dreams,

@@ -29,6 +29,9 @@ from magrathea.world import World
 CHANCE = 0.5  # of obedience
 MOST_COUNTED = 6  # rises and falls of counters among the headlines; the page has all
 TRY = "To try: more --minutes of training, more recorded --steps, or another --policy."
+TRY_IMPORTED = (
+    "To try: more --minutes of training, or more recordings; 'magrathea import' has options for smaller pictures."
+)
 TRY_SMALLER = "Or pictures of a smaller size: --env-kwargs '{\"size\": [64, 64]}'."
 # groups of cells, the first of which a world has is its headline
 GROUPS = {"visible and still": "seen before, still", "visible before": "seen before", "unchanged": "that do not change"}
@@ -69,9 +72,9 @@ def headline_text(item: Headline) -> str:
     return f"{item.name}: {as_text(item.figure, item.unit)}{comparison}"
 
 
-def verdict(dreams: DreamMeasures) -> list[str]:
+def verdict(dreams: DreamMeasures, has_environment: bool = True) -> list[str]:
     """What to know of a world first: where it is no better than repeating the last step or does not obey, and what to
-    try; else that neither is so."""
+    try, which depends on whether its data come from an environment; else that neither is so."""
     weak, measured = [], []
     for what, figures, (first, second), is_no_better, unit in _against_repeating(dreams):
         known = {step: figures[step] for step in (first, second) if figures.get(step, Figure()).value is not None}
@@ -89,6 +92,8 @@ def verdict(dreams: DreamMeasures) -> list[str]:
         if (figures[step].low or 0.0) <= CHANCE:
             obedience = f"obedience after {_listed([step])} {as_text(figures[step])}"
             weak.append(f"It may not follow the actions ({kind}): {obedience}.")
+    if weak and not has_environment:
+        return [*weak, TRY_IMPORTED]
     if weak:
         return [*weak, f"{TRY} {TRY_SMALLER}" if dreams.gain else TRY]
     text = "; ".join(measured)

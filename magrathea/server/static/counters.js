@@ -4,6 +4,7 @@ import { number, text } from "./panel.js";
 
 const words = (name) => name.replaceAll("_", " ");
 const isAchievement = (name) => /^achiev/i.test(name) && name.includes(".");
+const groupOf = (name) => name.slice(0, Math.max(0, name.indexOf(".")));
 const own = (name) => words(name.slice(name.indexOf(".") + 1));
 
 export class Counters {
@@ -19,16 +20,24 @@ export class Counters {
   setUp(names) {
     this.names = names;
     this.section.hidden = names.length === 0;
-    const list = this.section.querySelector("dl");
     this.rows = names.map((name) => {
       const row = document.createElement("div");
-      row.append(Object.assign(document.createElement("dt"), { textContent: isAchievement(name) ? own(name) : words(name) }));
+      row.append(Object.assign(document.createElement("dt"), { textContent: own(name) }));
       row.classList.toggle("achievement", isAchievement(name));
       row.dream = row.appendChild(document.createElement("dd"));
       row.real = row.appendChild(Object.assign(document.createElement("dd"), { className: "real", hidden: true, title: "In the real environment" }));
       return row;
     });
-    list.replaceChildren(...this.rows);
+    const lists = new Map(); // by group, "" for counters of none
+    names.forEach((name, index) => {
+      const group = groupOf(name);
+      if (!lists.has(group)) lists.set(group, Object.assign(document.createElement("dl"), { className: "counters" }));
+      lists.get(group).append(this.rows[index]);
+    });
+    for (const [group, list] of lists) {
+      if (group) this.section.append(Object.assign(document.createElement("h3"), { textContent: words(group) }));
+      this.section.append(list);
+    }
   }
 
   show(frame) {
