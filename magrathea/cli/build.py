@@ -42,6 +42,7 @@ REPORT_SHARE = 0.12
 PLOT_SECONDS = 6.0
 """Of those, what plots and videos take, besides the measurements."""
 NumProcesses = Annotated[int, Range(1, 1024)]
+NumCodes = Annotated[int, Range(0, 64)]
 
 
 def collect(
@@ -91,6 +92,7 @@ def import_recordings(
     width: OptionalCount = None,
     cut: Annotated[float, Range(0, 1, above=True)] = 0.4,
     max_episode_steps: Count = 500,
+    actions: NumCodes = 0,
     camera: OptionalText = None,
 ) -> None:
     """Make a dataset of a folder of videos (mp4, webm, gif, …) or numbered pictures, to train a world without actions;
@@ -105,13 +107,21 @@ def import_recordings(
         width: width of the pictures in pixels; videos of another shape are cropped around their middle.
         cut: share of the colors that change at a cut, where a new episode begins; 1 for no cuts.
         max_episode_steps: longer scenes are parted.
+        actions: number of codes for how pictures move that become the actions of recordings without, so that keys steer
+            the world; 0 for none. 8 is a good number.
         camera: camera of a LeRobot dataset that is used; its first one, if not given.
     """
     from magrathea.data import import_folder
     from magrathea.data.foreign import ImportOptions
 
     options = ImportOptions(
-        fps=fps, height=height, width=width, cut=cut, max_episode_steps=max_episode_steps, camera=camera
+        fps=fps,
+        height=height,
+        width=width,
+        cut=cut,
+        max_episode_steps=max_episode_steps,
+        actions=actions,
+        camera=camera,
     )
     dataset = import_folder(source, out, options)
     print(f"{out} has {len(dataset)} episodes of {dataset.num_steps:,} steps; train on it with: magrathea train {out}")
@@ -128,6 +138,7 @@ def train(
     device: Device = "auto",
     seed: OptionalSeed = None,
     init_from: OptionalText = None,
+    actions: NumCodes = 0,
     report: bool = True,
     report_minutes: MeasuringMinutes = None,
     env_id: OwnEnvId = None,
@@ -143,6 +154,8 @@ def train(
         out: folder of the world; its report goes into the folder "report" inside it, and its figures into its card.
         seed: seed of everything random; the recipe's, or 0.
         init_from: a world whose tokenizers and weights to start from.
+        actions: of a folder of videos: number of codes for how pictures move, which become its actions (8 is a good
+            number), so that keys steer the world; 0 for none.
         report: evaluate the world when it is trained.
     """
     name_environment(env_id)
@@ -151,21 +164,24 @@ def train(
     from magrathea.train.distributed import process_group
 
     settings = load_settings(recipe, size=size, minutes=minutes, steps=steps, seed=seed, init_from=init_from)
-    dataset = _imported(dataset, out)
+    dataset = _imported(dataset, out, actions)
     with process_group(device) as (rank, own_device):
         run_training(dataset, out, settings, device=own_device)
     if report and rank == 0:
         evaluate(str(out), dataset, Measuring(out=out / "report", minutes=report_minutes, device=device), card=True)
 
 
-def _imported(source: Path, out: Path) -> Path:
+def _imported(source: Path, out: Path, num_codes: int) -> Path:
     """The dataset that a folder holds, or is imported into."""
+    from magrathea.data.foreign import ImportOptions
     from magrathea.data.importing import KINDS, import_folder, kind_of
 
     if kind_of(source) not in KINDS:
+        if num_codes:
+            raise MagratheaError(f"Option --actions is for folders of videos, and '{source}' is none; leave it out.")
         return source
     dataset = out.with_name(f"{out.name}-dataset")
-    import_folder(source, dataset)
+    import_folder(source, dataset, ImportOptions(actions=num_codes))
     return dataset
 
 

@@ -15,11 +15,12 @@ from gymnasium import spaces
 
 from magrathea.data.dataset import METADATA_FILE_NAME, Dataset, write_dataset
 from magrathea.data.episode import Episode, save_episode
+from magrathea.data.latent_actions import label_files
 from magrathea.errors import MagratheaError, exit_on_sigterm
 from magrathea.files import claim_folder
 from magrathea.progress import Stages
 from magrathea.settings import Count, Positive, Range, check
-from magrathea.spaces import check_space, index_batch
+from magrathea.spaces import check_space, index_batch, is_image
 
 WORK_FOLDER = ".importing"
 IMPORTED = "imported"  # in the metadata of a dataset: what it was made of
@@ -29,6 +30,7 @@ LEAST_STEPS = 32  # of a part
 
 DEFAULT_FPS = 10.0
 LEAST_SIDE, MOST_SIDE = 16, 1024  # pixels
+MOST_CODES = 64
 
 Note = Callable[[str], None]
 Report = Callable[[float, str], None]  # of a share 0…1 that is done
@@ -43,6 +45,7 @@ class ImportOptions:
         height, width: of the pictures in pixels; if not given, the videos' shape with at most 9,600 pixels.
         cut: from which share of the colors that change between two frames a new scene begins; 1 for no cuts.
         max_episode_steps: longer scenes are parted.
+        actions: number of codes for motions that become the actions of recordings without; 0 for none.
         camera: name of the camera of a LeRobot dataset; its first one, if not given.
     """
 
@@ -51,6 +54,7 @@ class ImportOptions:
     width: Annotated[int, Range(LEAST_SIDE, MOST_SIDE)] | None = None
     cut: Annotated[float, Range(0, 1, above=True)] = 0.4
     max_episode_steps: Count = 500
+    actions: Annotated[int, Range(0, MOST_CODES)] = 0
     camera: str | None = None
 
     def __post_init__(self) -> None:
@@ -99,12 +103,15 @@ def action_free(frames: np.ndarray) -> Episode:
 
 
 def import_recordings(
-    source: Path, out: Path, make_reader: Callable[[Note], Reader], settings: dict[str, Any]
+    source: Path, out: Path, make_reader: Callable[[Note], Reader], settings: dict[str, Any], num_codes: int = 0
 ) -> Dataset:
     """Write what a reader reads into a dataset, or open the one that was made of the same files with the same settings.
 
+    num_codes: of the motions that become actions, see `latent_actions`; 0 for none.
+
     Raises:
-        MagratheaError: where the folder holds something else, and for recordings of too few episodes.
+        MagratheaError: where the folder holds something else, for recordings of too few episodes, and for codes where
+            there are actions, or no pictures alone.
     """
     settings = {"source": str(source.resolve()), "files": _fingerprint(source), **settings}
     if _is_done(out, settings):
@@ -114,22 +121,34 @@ def import_recordings(
         reader = make_reader(lambda text: stages.note(f"Note: {text}"))
         for name, space in (("observation", reader.observation_space), ("action", reader.action_space)):
             check_space(space, f"'{source}', {name}")
+        if num_codes:
+            _check_can_code(reader, source)
         work = out / WORK_FOLDER
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         try:
             stages.begin("importing")
             paths = _save(reader, work, source, stages.update)
+            about, actions = reader.metadata | {IMPORTED: settings}, reader.action_space
+            if num_codes:
+                stages.begin("finding actions")
+                about["action_names"] = label_files(paths, num_codes)
+                actions = spaces.Discrete(len(about["action_names"]))
+                stages.note(f"Note: actions that were found: {', '.join(about['action_names'])}.")
             fresh = work / "data"
             fresh.mkdir()
-            about = reader.metadata | {IMPORTED: settings}
-            write_dataset(
-                fresh, reader.observation_space, reader.action_space, paths, f"{source.name}/imported-v0", about
-            )
+            write_dataset(fresh, reader.observation_space, actions, paths, f"{source.name}/imported-v0", about)
             fresh.replace(out / "data")
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return Dataset.open(out)
+
+
+def _check_can_code(reader: Reader, source: Path) -> None:
+    if reader.action_space != spaces.Discrete(1):
+        raise MagratheaError(f"'{source}' has actions of its own; leave out --actions.")
+    if not is_image(reader.observation_space):
+        raise MagratheaError(f"'{source}' has observations that are no pictures; leave out --actions.")
 
 
 def _is_done(out: Path, settings: dict[str, Any]) -> bool:

@@ -55,4 +55,6 @@ def import_folder(source: str | Path, out: str | Path, options: ImportOptions | 
             f"({', '.join(PICTURES)}) or of .npz episodes, or a LeRobot dataset."
         )
     make = KINDS[kind][1]
-    return import_recordings(source, out, lambda note: make(source, options, note), {"kind": kind, **asdict(options)})
+    return import_recordings(
+        source, out, lambda note: make(source, options, note), {"kind": kind, **asdict(options)}, options.actions
+    )

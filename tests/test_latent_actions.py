@@ -1,0 +1,135 @@
+"""Codes for how pictures move, as actions of recordings that have none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from recorded_videos import frames, write_video
+
+from magrathea.cli.main import main
+from magrathea.data import Dataset, import_folder
+from magrathea.data.foreign import ImportOptions
+from magrathea.data.latent_actions import changed_share, fit_codes, motion_features, reach_of
+from magrathea.errors import MagratheaError
+from magrathea.server.action_inputs import ActionInputs
+
+MOVES = {"noop": (0, 0), "up": (-3, 0), "down": (3, 0), "left": (0, -3), "right": (0, 3)}
+
+
+def sprite(num_steps: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Frames (T + 1, 48, 48, 3) of a square that takes random moves, each held for some steps, and those moves (T,)."""
+    rng = np.random.default_rng(seed)
+    place, actions, pictures = np.array([20, 20]), [], []
+    held = left = 0
+    for step in range(num_steps + 1):
+        picture = np.full((48, 48, 3), (20, 24, 40), np.uint8)
+        picture[::12] = (30, 36, 56)
+        picture[place[0] : place[0] + 7, place[1] : place[1] + 7] = (80, 200, 250)
+        pictures.append(picture)
+        if step < num_steps:
+            if not left:
+                held, left = int(rng.integers(5)), int(rng.integers(1, 6))
+            left -= 1
+            moved = np.clip(place + list(MOVES.values())[held], 0, 41)
+            actions.append(held if (moved != place).any() else 0)  # at an edge it stands still
+            place = moved
+    return np.stack(pictures), np.array(actions)
+
+
+def camera(num_steps: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same of a view that moves over a ground of random tiles; the ground moves the other way."""
+    rng = np.random.default_rng(seed)
+    ground = rng.integers(0, 256, (60, 60, 3)).astype(np.uint8).repeat(4, 0).repeat(4, 1)
+    place, actions, pictures = np.array([90, 90]), [], []
+    for step in range(num_steps + 1):
+        pictures.append(ground[place[0] : place[0] + 48, place[1] : place[1] + 48].copy())
+        if step < num_steps:
+            action = int(rng.integers(5))
+            moved = np.clip(place + list(MOVES.values())[action], 0, 190)
+            actions.append(action if (moved != place).any() else 0)
+            place = moved
+    return np.stack(pictures), np.array(actions)
+
+
+@pytest.mark.parametrize(("make", "verb"), [(sprite, "move"), (camera, "look")])
+def test_codes_are_the_hidden_actions_and_are_named_by_what_they_move(make: object, verb: str) -> None:
+    recorded = [make(150, seed) for seed in range(4)]  # type: ignore[operator]
+    features = np.concatenate([motion_features(pictures) for pictures, _ in recorded])
+    shares = np.concatenate([changed_share(pictures) for pictures, _ in recorded])
+    actions = np.concatenate([each for _, each in recorded])
+    codes, names = fit_codes(features, shares, 5)
+    assert names[0] == "noop" and sorted(names[1:]) == [f"{verb} {way}" for way in ("down", "left", "right", "up")]
+    named = np.array([list(MOVES).index(name.rpartition(" ")[2]) for name in names])[codes]
+    assert (named == actions).mean() > 0.99
+    again, same_names = fit_codes(features, shares, 5)
+    assert (again == codes).all() and same_names == names
+
+
+def test_features_are_largest_at_the_offset_of_what_moves() -> None:
+    pictures, reach = np.stack(frames(20, 64, 80)), reach_of(64, 80)
+    features = motion_features(pictures).reshape(19, 2 * reach + 1, 2 * reach + 1)
+    for step in range(19):
+        found = np.array(np.unravel_index(features[step].argmax(), features[step].shape)) - reach
+        assert np.abs(found).tolist() == [1, 2]
+    assert not motion_features(np.zeros((3, 32, 32, 3), np.uint8)).any()
+
+
+def test_there_are_no_more_codes_than_motions() -> None:
+    still = np.zeros((30, 32, 32, 3), np.uint8)
+    codes, names = fit_codes(motion_features(still), changed_share(still), 8)
+    assert names == ["noop"] and not codes.any()
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    for seed in range(6):
+        write_video(folder / f"{seed}.mp4", list(sprite(70, seed)[0]))
+    return folder
+
+
+def test_videos_get_actions_that_have_keys(clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["import", str(clips), "--out", str(tmp_path / "data"), "--actions", "5"]) == 0
+    assert "actions that were found: noop, " in capsys.readouterr().err
+    dataset = Dataset.open(tmp_path / "data")
+    names = dataset.metadata["action_names"]
+    assert dataset.action_space == spaces.Discrete(5) and names[0] == "noop"
+    inputs = ActionInputs(dataset.action_space, dataset.metadata)
+    keys = {key: names[button.index] for button in inputs.buttons_info() for key in button.keys}
+    assert inputs.has_noop and {key: keys[key] for key in ("ArrowUp", "ArrowLeft")} == {
+        "ArrowUp": "move up",
+        "ArrowLeft": "move left",
+    }
+    right, total = 0, 0
+    for index in range(len(dataset)):
+        episode = dataset.episode(index)
+        for step, action in enumerate(episode.action):
+            before, after = (np.argwhere(each[..., 2] > 180).mean(0) for each in episode.observation[step : step + 2])
+            way = np.round((after - before) / 3).astype(int) * 3
+            expected = next(name for name, move in MOVES.items() if tuple(way) == move)
+            right, total = right + (names[action].rpartition(" ")[2] == expected), total + 1
+    assert right / total > 0.95
+    with pytest.raises(MagratheaError, match="other settings"):
+        import_folder(clips, tmp_path / "data")
+
+
+def test_codes_are_refused_where_there_are_actions(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for index in range(4):
+        pictures, actions = sprite(20, index)
+        np.savez(tmp_path / "in" / f"{index}.npz", image=pictures, action=actions)
+    with pytest.raises(MagratheaError, match="has actions of its own"):
+        import_folder(tmp_path / "in", tmp_path / "out", ImportOptions(actions=4))
+    for path in (tmp_path / "in").iterdir():
+        np.savez(path, state=np.zeros((20, 3)))
+    with pytest.raises(MagratheaError, match="no pictures"):
+        import_folder(tmp_path / "in", tmp_path / "out", ImportOptions(actions=4))
+
+
+def test_training_refuses_codes_for_a_dataset(clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import_folder(clips, tmp_path / "data")
+    assert main(["train", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--actions", "4"]) == 2
+    assert "is for folders of videos" in capsys.readouterr().err
