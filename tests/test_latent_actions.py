@@ -133,3 +133,57 @@ def test_training_refuses_codes_for_a_dataset(clips: Path, tmp_path: Path, capsy
     import_folder(clips, tmp_path / "data")
     assert main(["train", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--actions", "4"]) == 2
     assert "is for folders of videos" in capsys.readouterr().err
+
+
+WORDS = {"noop": "wait", "up": "jump", "down": "duck", "left": "go left", "right": "go right"}
+
+
+def write_labels(path: Path, every: int = 40) -> Path:
+    """The real actions of every so many frames of the clips, under names of their own."""
+    rows = ["file,seconds,action"]
+    for seed in range(6):
+        actions = sprite(70, seed)[1]
+        rows += [f"{seed}.mp4,{step / 10},{WORDS[list(MOVES)[actions[step]]]}" for step in range(seed, 70, every)]
+    path.write_text("\n".join(rows))
+    return path
+
+
+def test_a_few_labels_make_codes_real_actions(clips: Path, tmp_path: Path) -> None:
+    labels = write_labels(tmp_path / "labels.csv", every=10)
+    options = ["--actions", "8", "--labels", str(labels)]
+    assert main(["import", str(clips), "--out", str(tmp_path / "data"), *options]) == 0
+    dataset = Dataset.open(tmp_path / "data")
+    names = dataset.metadata["action_names"]
+    assert set(WORDS.values()) <= set(names) and dataset.action_space == spaces.Discrete(len(names))
+    right, total = 0, 0
+    for index in range(len(dataset)):
+        episode = dataset.episode(index)
+        seed = int(episode.infos["clip"][0])
+        begin = round(float(episode.infos["seconds"][0]) * 10)
+        real = [WORDS[list(MOVES)[action]] for action in sprite(70, seed)[1][begin : begin + len(episode)]]
+        right += sum(names[action] == name for action, name in zip(episode.action, real, strict=True))
+        total += len(episode)
+    assert total == 6 * 70 and right / total > 0.9
+
+
+BAD_LABELS = {
+    "no columns": ("a,b\n1,2", "with the columns file, seconds and action"),
+    "no number": ("file,seconds,action\n0.mp4,soon,up", "with the columns"),
+    "no rows": ("file,seconds,action", "hold no rows"),
+    "another file": ("file,seconds,action\nx.mp4,1,up", "name 'x.mp4', and there are 0.mp4"),
+    "too late": ("file,seconds,action\n0.mp4,999,up", "of no moment that is there"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LABELS)
+def test_bad_labels_are_refused_in_a_line(
+    case: str, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, message = BAD_LABELS[case]
+    (tmp_path / "labels.csv").write_text(text)
+    options = ["--out", str(tmp_path / "data"), "--labels", str(tmp_path / "labels.csv")]
+    assert main(["import", str(clips), *options, "--actions", "5"]) == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not (tmp_path / "data" / "data").exists()
+    assert main(["import", str(clips), *options]) == 2
+    assert "give --actions too" in capsys.readouterr().err

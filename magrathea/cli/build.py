@@ -93,6 +93,7 @@ def import_recordings(
     cut: Annotated[float, Range(0, 1, above=True)] = 0.4,
     max_episode_steps: Count = 500,
     actions: NumCodes = 0,
+    labels: Annotated[Path | None, arg(metavar="FILE")] = None,
     camera: OptionalText = None,
 ) -> None:
     """Make a dataset of a folder of videos (mp4, webm, gif, …) or numbered pictures, to train a world without actions;
@@ -109,6 +110,8 @@ def import_recordings(
         max_episode_steps: longer scenes are parted.
         actions: number of codes for how pictures move that become the actions of recordings without, so that keys steer
             the world; 0 for none. 8 is a good number.
+        labels: CSV file with the columns file, seconds and action of a few moments, from which codes get the names and
+            meaning of real actions.
         camera: camera of a LeRobot dataset that is used; its first one, if not given.
     """
     from magrathea.data import import_folder
@@ -121,6 +124,7 @@ def import_recordings(
         cut=cut,
         max_episode_steps=max_episode_steps,
         actions=actions,
+        labels=labels,
         camera=camera,
     )
     dataset = import_folder(source, out, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 from magrathea.data.dataset import METADATA_FILE_NAME, Dataset, write_dataset
 from magrathea.data.episode import Episode, save_episode
-from magrathea.data.latent_actions import label_files
+from magrathea.data.latent_actions import apply_labels, label_files, read_labels
 from magrathea.errors import MagratheaError, exit_on_sigterm
 from magrathea.files import claim_folder
 from magrathea.progress import Stages
@@ -46,6 +46,7 @@ class ImportOptions:
         cut: from which share of the colors that change between two frames a new scene begins; 1 for no cuts.
         max_episode_steps: longer scenes are parted.
         actions: number of codes for motions that become the actions of recordings without; 0 for none.
+        labels: file of some real actions of videos, from which codes get those; see `read_labels`.
         camera: name of the camera of a LeRobot dataset; its first one, if not given.
     """
 
@@ -55,12 +56,15 @@ class ImportOptions:
     cut: Annotated[float, Range(0, 1, above=True)] = 0.4
     max_episode_steps: Count = 500
     actions: Annotated[int, Range(0, MOST_CODES)] = 0
+    labels: Path | None = None
     camera: str | None = None
 
     def __post_init__(self) -> None:
         check(self)
         if (self.height is None) != (self.width is None):
             raise MagratheaError("A size of pictures is a height and a width; give both, or none.")
+        if self.labels is not None and not self.actions:
+            raise MagratheaError("Labels are for codes; give --actions too, such as 8.")
 
 
 class Reader(ABC):
@@ -68,9 +72,12 @@ class Reader(ABC):
 
     Attributes:
         can_part: whether long episodes may be parted where there are few.
+        clip_names: names of files, to which the "clip" of the episodes' infos are indices; with "seconds" they say
+            where a frame was.
     """
 
     can_part = True
+    clip_names: Sequence[str] = ()
 
     @property
     @abstractmethod
@@ -90,8 +97,8 @@ class Reader(ABC):
         """The episodes one after another."""
 
 
-def action_free(frames: np.ndarray) -> Episode:
-    """An episode of frames (T + 1, …) whose only action is 0."""
+def action_free(frames: np.ndarray, infos: dict[str, Any] | None = None) -> Episode:
+    """An episode of frames (T + 1, …) whose only action is 0, with infos (T + 1, …)."""
     num_steps = len(frames) - 1
     return Episode(
         observation=frames,
@@ -99,21 +106,23 @@ def action_free(frames: np.ndarray) -> Episode:
         reward=np.zeros(num_steps, np.float32),
         terminated=np.zeros(num_steps, bool),
         truncated=np.arange(num_steps) == num_steps - 1,
+        infos=infos or {},
     )
 
 
 def import_recordings(
-    source: Path, out: Path, make_reader: Callable[[Note], Reader], settings: dict[str, Any], num_codes: int = 0
+    source: Path, out: Path, make_reader: Callable[[Note], Reader], settings: dict[str, Any], options: ImportOptions
 ) -> Dataset:
     """Write what a reader reads into a dataset, or open the one that was made of the same files with the same settings.
-
-    num_codes: of the motions that become actions, see `latent_actions`; 0 for none.
 
     Raises:
         MagratheaError: where the folder holds something else, for recordings of too few episodes, and for codes where
             there are actions, or no pictures alone.
     """
     settings = {"source": str(source.resolve()), "files": _fingerprint(source), **settings}
+    labels = None if options.labels is None else read_labels(options.labels)
+    if labels is not None:
+        settings["labels"] = hashlib.sha256(repr(labels).encode()).hexdigest()[:16]
     if _is_done(out, settings):
         return Dataset.open(out)
     with claim_folder(out, "importing into"), exit_on_sigterm(), Stages() as stages:
@@ -121,7 +130,7 @@ def import_recordings(
         reader = make_reader(lambda text: stages.note(f"Note: {text}"))
         for name, space in (("observation", reader.observation_space), ("action", reader.action_space)):
             check_space(space, f"'{source}', {name}")
-        if num_codes:
+        if options.actions:
             _check_can_code(reader, source)
         work = out / WORK_FOLDER
         shutil.rmtree(work, ignore_errors=True)
@@ -130,9 +139,11 @@ def import_recordings(
             stages.begin("importing")
             paths = _save(reader, work, source, stages.update)
             about, actions = reader.metadata | {IMPORTED: settings}, reader.action_space
-            if num_codes:
+            if options.actions:
                 stages.begin("finding actions")
-                about["action_names"] = label_files(paths, num_codes)
+                about["action_names"] = label_files(paths, options.actions)
+                if labels is not None:
+                    about["action_names"] = apply_labels(paths, about["action_names"], labels, reader.clip_names)
                 actions = spaces.Discrete(len(about["action_names"]))
                 stages.note(f"Note: actions that were found: {', '.join(about['action_names'])}.")
             fresh = work / "data"
@@ -219,6 +230,7 @@ def _halves(episode: Episode, middle: int) -> list[Episode]:
         reward=episode.reward[middle:],
         terminated=episode.terminated[middle:],
         truncated=episode.truncated[middle:],
+        infos=index_batch(episode.infos, slice(middle, None)),
     )
     first = episode.first(middle)
     truncated = first.truncated.copy()

@@ -55,6 +55,5 @@ def import_folder(source: str | Path, out: str | Path, options: ImportOptions | 
             f"({', '.join(PICTURES)}) or of .npz episodes, or a LeRobot dataset."
         )
     make = KINDS[kind][1]
-    return import_recordings(
-        source, out, lambda note: make(source, options, note), {"kind": kind, **asdict(options)}, options.actions
-    )
+    settings = {"kind": kind, **{key: value for key, value in asdict(options).items() if key != "labels"}}
+    return import_recordings(source, out, lambda note: make(source, options, note), settings, options)

@@ -6,15 +6,20 @@ instead of a network: what moves by which offset is told by the correlation of a
 
 from __future__ import annotations
 
+import csv
 import itertools
+import math
 import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from magrathea.data.pictures import MOST_PIXELS
+from magrathea.errors import MagratheaError, one_line
 
 REACH = 0.13  # of the shorter side, up to which offsets are looked at
 LEAST_REACH, MOST_REACH = 4, 10  # pixels
@@ -26,6 +31,7 @@ STILL = 0.25  # of the median length, below which a code stands still
 CHANGED, BLOCK = 12, 8  # grey levels of a changed pixel, and pixels of a side of a block
 CAMERA = 0.35  # share of blocks with changes, from which the whole picture moves
 NOOP = "noop"
+_WHERE = ("infos/clip", "infos/seconds")  # in the file of an episode: where its frames were
 
 
 def label_files(paths: Sequence[Path], num_codes: int) -> list[str]:
@@ -47,6 +53,68 @@ def label_files(paths: Sequence[Path], num_codes: int) -> list[str]:
         with h5py.File(path, "r+") as file:
             file["episode/actions"][...] = own  # type: ignore[index]
     return names
+
+
+@dataclass(frozen=True)
+class Label:
+    """A real action: the one taken at a moment of a video, whose path is the one below the folder."""
+
+    file: str
+    seconds: float
+    action: str
+
+
+def read_labels(path: Path) -> list[Label]:
+    """The labels of a CSV file with the columns file, seconds and action; raises MagratheaError for another one."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        labels = [Label(row["file"].strip(), float(row["seconds"]), row["action"].strip()) for row in rows]
+    except (OSError, UnicodeError, csv.Error, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise MagratheaError(
+            f"Labels '{path}' cannot be read ({one_line(repr(error), 200)}); give a CSV file with the columns file, "
+            "seconds and action."
+        ) from error
+    if not labels or not all(label.action and math.isfinite(label.seconds) for label in labels):
+        raise MagratheaError(f"Labels '{path}' hold no rows, or one without an action; give file, seconds and action.")
+    return labels
+
+
+def apply_labels(
+    paths: Sequence[Path], names: list[str], labels: Sequence[Label], clip_names: Sequence[str]
+) -> list[str]:
+    """Give codes in the files of episodes the real actions that labels say most often of them; returns the names of the
+    actions, by how often they are labelled, and of the codes that no label is about.
+
+    Raises:
+        MagratheaError: for labels of other files, or of no moment that is there.
+    """
+    import h5py
+
+    foreign = sorted({label.file for label in labels} - {*clip_names})
+    if foreign:
+        raise MagratheaError(f"Labels name '{foreign[0]}', and there are {one_line(', '.join(clip_names), 300)}.")
+    wanted: dict[int, list[Label]] = {}
+    for label in labels:
+        wanted.setdefault(clip_names.index(label.file), []).append(label)
+    votes: list[Counter[str]] = [Counter() for _ in names]
+    for path in paths:
+        with h5py.File(path, "r") as file:
+            codes, clip, seconds = (np.asarray(file[f"episode/{name}"]) for name in ("actions", *_WHERE))
+            for label in wanted.get(int(clip[0]), []):
+                step = int(np.searchsorted(seconds, label.seconds + 1e-6, side="right")) - 1
+                if 0 <= step < len(codes):
+                    votes[codes[step]][label.action] += 1
+    found = [vote.most_common(1)[0][0] if vote else name for name, vote in zip(names, votes, strict=True)]
+    weight = Counter({name: sum(vote[name] for vote in votes) for name in found})
+    actions = [name for name, _ in weight.most_common()]
+    if not any(votes):
+        raise MagratheaError("Labels are of no moment that is there; give seconds from the beginning of a video.")
+    of_code = np.array([actions.index(name) for name in found], np.int64)
+    for path in paths:
+        with h5py.File(path, "r+") as file:
+            file["episode/actions"][...] = of_code[file["episode/actions"][:]]  # type: ignore[index]
+    return actions
 
 
 def motion_features(frames: np.ndarray) -> np.ndarray:

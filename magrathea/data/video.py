@@ -28,6 +28,7 @@ SAME_SHAPE = 0.1  # difference of the logarithms of height over width, up to whi
 BINS = 16  # of the histogram of a color
 USUAL_CHANGES = 8  # last ones, of whose median a cut is a multiple
 CUT_FACTOR, CUT_CHANGE = 3.0, 0.03  # of that median, and mean change of pixels in 0…1, that a cut has at least
+Moment = tuple[np.ndarray, float]  # a frame, and its seconds from the beginning
 _NUMBER = re.compile(r"\d+")
 
 
@@ -115,17 +116,23 @@ class VideoReader(Reader):
         """Every scene of every clip, in parts of at most `max_episode_steps`, which share the frame between them."""
         total, done, num_short = sum(clip.num_bytes for clip in self.clips), 0, 0
         num_frames = 0
-        for clip in self.clips:
-            for scene in self._scenes(clip):
+        for number, clip in enumerate(self.clips):
+            for scene, seconds in self._scenes(clip):
                 num_frames += len(scene)
                 report(done / max(1, total), f"{num_frames:,} frames, {clip.files[0].name}")
                 if len(scene) < LEAST_FRAMES:
                     num_short += 1
                 else:
-                    yield action_free(scene)
+                    yield action_free(scene, {"clip": np.full(len(scene), number, np.int32), "seconds": seconds})
             done += clip.num_bytes
         if num_short:
             self.note(f"{num_short} scenes of fewer than {LEAST_FRAMES} frames are left out.")
+
+    @property
+    def clip_names(self) -> list[str]:  # type: ignore[override]
+        """The path of each video, or of the folder of pictures, below the folder."""
+        places = [clip.files[0] if clip.fps is not None else clip.files[0].parent for clip in self.clips]
+        return [place.relative_to(self.folder).as_posix() for place in places]
 
     # -- files --------------------------------------------------------------------------------------------------------
     def _find_clips(self) -> Iterator[Clip]:
@@ -174,27 +181,27 @@ class VideoReader(Reader):
             return None
 
     # -- frames -------------------------------------------------------------------------------------------------------
-    def _scenes(self, clip: Clip) -> Iterator[np.ndarray]:
-        """Frames (T, height, width, 3) of each scene, in parts."""
+    def _scenes(self, clip: Clip) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Frames (T, height, width, 3) of each scene, in parts, and their moments (T,) in seconds."""
         cuts, scene = Cuts(self.options.cut), []
-        for frame in self._decoded(clip) if clip.fps is not None else self._pictures(clip):
-            if cuts.is_cut(frame) and scene:
-                yield np.stack(scene)
+        for moment in self._decoded(clip) if clip.fps is not None else self._pictures(clip):
+            if cuts.is_cut(moment[0]) and scene:
+                yield _stacked(scene)
                 scene = []
-            scene.append(frame)
+            scene.append(moment)
             if len(scene) > self.options.max_episode_steps:
-                yield np.stack(scene)
+                yield _stacked(scene)
                 scene = scene[-1:]
         if len(scene) > 1:
-            yield np.stack(scene)
+            yield _stacked(scene)
 
-    def _pictures(self, clip: Clip) -> Iterator[np.ndarray]:
-        for path in clip.files:
+    def _pictures(self, clip: Clip) -> Iterator[Moment]:
+        for number, path in enumerate(clip.files):
             picture = self._picture(path)
             if picture is not None:
-                yield self._sized(Image.fromarray(picture))
+                yield self._sized(Image.fromarray(picture)), number / self.fps
 
-    def _decoded(self, clip: Clip) -> Iterator[np.ndarray]:
+    def _decoded(self, clip: Clip) -> Iterator[Moment]:
         """The frames nearest to moments `1 / fps` apart; of a slower video all of them."""
         import av
         from av.error import FFmpegError
@@ -212,7 +219,8 @@ class VideoReader(Reader):
                     if time - first >= moment - interval / 4:
                         moment = max(moment + interval, time - first + interval / 2)
                         num_frames += 1
-                        yield self._sized(Image.fromarray(_upright(frame.to_ndarray(format="rgb24"), frame)))
+                        upright = _upright(frame.to_ndarray(format="rgb24"), frame)
+                        yield self._sized(Image.fromarray(upright)), time - first
         except (FFmpegError, OSError, ValueError) as error:
             self.note(f"'{path}' is damaged after {num_frames} frames, which are used ({_reason(error)}).")
 
@@ -259,6 +267,10 @@ class Cuts:
         is_cut = share >= self._least and change >= max(CUT_CHANGE, CUT_FACTOR * usual)
         self._changes = [] if is_cut else [*self._changes[1 - USUAL_CHANGES :], change]
         return is_cut
+
+
+def _stacked(scene: list[Moment]) -> tuple[np.ndarray, np.ndarray]:
+    return np.stack([frame for frame, _ in scene]), np.array([seconds for _, seconds in scene])
 
 
 def _colors(frame: np.ndarray) -> np.ndarray:
