@@ -71,7 +71,14 @@ def test_report(debug_world: World, debug_dataset: Dataset, tmp_path: Path) -> N
 def test_one_command_writes_the_card_of_a_world(
     debug_world: World, debug_dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    world = str(debug_world.save_pretrained(tmp_path / "world"))
+    tokenizers = {
+        "tiles": {"psnr": 31.5, "codebook_used": 0.5},
+        "text": {"exact": 1.0},
+        "image": {"psnr": 40.0, "repeat_psnr": 22.0, "grid": [24, 24], "group": [3, 3], "codebook_used": 0.9},
+    }
+    described = World.from_pretrained(debug_world.save_pretrained(tmp_path / "world"))
+    described.metadata["training"] = {**described.metadata["training"], "tokenizer": tokenizers}
+    world = str(described.save_pretrained(tmp_path / "world"))
     asked = ["eval", world, str(debug_dataset.folder), "--num-episodes", "4", "--num-dreams", "8", "--minutes", "0.1"]
     assert cli.main([*asked, "--out", str(tmp_path / "report")]) == 0
     first = capsys.readouterr().out.splitlines()
@@ -81,6 +88,8 @@ def test_one_command_writes_the_card_of_a_world(
     card = (tmp_path / "world" / "README.md").read_text()
     assert "| Obedience (picture), after 4 steps |" in card and "held out of the training" in card
     assert "repeating the last picture" in card.partition("## Measured")[0]
+    assert "`image`: 24 × 24 cells, 3 × 3 of them share a position" in card and "40.0 dB" in card
+    assert "`text`: 100.0% of held-out texts are exact" in card and "`tiles`: 31.5 dB" in card
     assert "README.md" in capsys.readouterr().out
 
 

@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 
 from magrathea.errors import MagratheaError
-from magrathea.tokenizers import Tokenizer, tokenizer_for, tokenizer_from
+from magrathea.tokenizers import Tokenizer, reconstruction_report, tokenizer_for, tokenizer_from
 from magrathea.tokenizers.delta import DeltaTokenizer
 from magrathea.tokenizers.delta_codec import DeltaCodec
 from magrathea.tokenizers.motion import MotionTokenizer, choose_position, group_for_cell
@@ -81,6 +81,17 @@ def test_what_moves_is_found() -> None:
     errors = ((decoded - frames[61:81].astype(float)) ** 2).mean(axis=(1, 2, 3))
     repeated = ((frames[60:80].astype(float) - frames[61:81]) ** 2).mean()
     assert errors.mean() < repeated / 10
+
+
+def test_the_report_measures_the_tokens_and_not_the_values_beside_them() -> None:
+    frames = drifting_square(120)
+    fitted = [
+        MotionTokenizer(PICTURE, cell=4, num_codes=codes).fit(frames[1:81], previous=frames[:80]) for codes in (64, 1)
+    ]
+    good, poor = (reconstruction_report(tokenizer, frames[80:]) for tokenizer in fitted)
+    assert good["psnr"] > good["repeat_psnr"] + 10 > poor["repeat_psnr"]
+    assert poor["psnr"] < good["psnr"] - 3
+    assert (good["grid"], good["group"]) == ([6, 5], [1, 1])
 
 
 @pytest.mark.parametrize("shape", [(24, 20, 3), (17, 31), (40, 12, 1), (9, 9, 4)])
