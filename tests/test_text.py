@@ -212,6 +212,13 @@ def test_a_session_goes_on_from_its_file(world: World, kind: str, tmp_path: Path
     assert torch.equal(one.tokens, other.tokens)
 
 
+def test_naive_and_cached_sampling_agree(world: World, kind: str) -> None:
+    naive, cached = (Session(world, 2, seed=1, inference=inference) for inference in ("naive", "cached"))
+    for command in (0, 1, 0, 2, 1):
+        action = np.array([COMMANDS[command]] * 2, dtype=object) if kind == "text" else np.array([command] * 2)
+        assert torch.equal(naive.step(action).tokens, cached.step(action).tokens)
+
+
 def test_a_batch_of_dreams_speaks_as_one_does(world: World, kind: str) -> None:
     single, batch = DreamEnv(world), DreamVectorEnv(world, 2)
     alone, _ = single.reset(seed=5)

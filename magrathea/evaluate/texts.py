@@ -265,12 +265,10 @@ class _Measure:
     def orders(self) -> None:
         """Fill the steps at temperature 0 in both orders and several numbers of passes, the same steps for each."""
         layout, budget = self.world.layout, self.subject.budget
-        passes = [number for number in PASSES if number <= self.slot.num_tokens]
-        whole = int(self.hole_mask.sum())
         settings = {
             (name, number): FillSettings(order=order, max_passes=number, threshold=1.0, temperature=0)
             for name, order in ORDERS.items()
-            for number in (*passes, whole)
+            for number in PASSES
         }
         right: dict[tuple[str, int], list[bool]] = {key: [] for key in settings}
         same, groups = [], []

@@ -206,9 +206,8 @@ def _fit_tokenizers(source: Dataset, episodes: Any, settings: TrainSettings) -> 
 
 
 def _of_texts(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a recipe's tokenizer those options that actions have too. Their pieces are always words: a command is a verb
-    and what it is about, which are to be known in others."""
-    own = ("text", "text_vocab_size", "text_file")
+    """Of a recipe's tokenizer those options that actions have too: of texts, which are of one language."""
+    own = ("text", "text_vocab_size", "text_pieces", "text_file")
     return {name: options[name] for name in own if name in options}
 
 
