@@ -175,12 +175,15 @@ def test_notes_of_odd_infos_reach_the_user(tmp_path: Path, capsys: pytest.Captur
     assert capsys.readouterr().err.count("Counter 'score' of info is missing at the reset") == 1
 
 
-def test_what_cannot_be_kept_is_refused() -> None:
+def test_what_cannot_be_kept_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MagratheaError, match="has a part 'counters' already"):
         make_env("tests/Lamps-v0", counters=["lives"], observation="taken")
-    for names in ([], "lives", [3]):
+    for names in ([], "lives", [3], 5, {"a": 1}):
         with pytest.raises(MagratheaError, match="give a list of names"):
-            make_env("tests/Lamps-v0", counters=names)
+            make_env("tests/Lamps-v0", counters=names)  # type: ignore[arg-type]
+    for wanted in (5, [], [3]):
+        with pytest.raises(MagratheaError, match="give a list of names"):
+            collect("tests/Lamps-v0", 20, tmp_path, num_processes=1, env_kwargs={"counters": wanted})
 
 
 def test_counters_of_real_environments() -> None:

@@ -151,10 +151,11 @@ def chosen_counters(env: gymnasium.Env, wanted: str | Sequence[str]) -> list[str
     Raises:
         MagratheaError: for a name of none, with those that there are.
     """
-    asked = [name.strip() for name in wanted.split(",")] if isinstance(wanted, str) else list(wanted)
+    asked = [name.strip() for name in wanted.split(",")] if isinstance(wanted, str) else wanted
+    _check_names(asked)
     found = find_counters(env)
     known = found.in_words() or "no whole numbers"
-    if asked == [ALL]:
+    if list(asked) == [ALL]:
         asked = found.usual
         if not asked:
             raise MagratheaError(f"info of {_name(env)} holds {known} to keep; leave out --info.")
@@ -200,10 +201,9 @@ class KeepCounters(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
     """
 
     def __init__(self, env: gymnasium.Env, names: Sequence[str]) -> None:
+        _check_names(names)
         gymnasium.utils.RecordConstructorArgs.__init__(self, names=list(names))
         gymnasium.Wrapper.__init__(self, env)
-        if not isinstance(names, list | tuple) or not names or not all(isinstance(each, str) for each in names):
-            raise MagratheaError(f"counters is {one_line(repr(names), 100)}; give a list of names, such as ['lives'].")
         self.counters = list(names)
         own_names = _info_names(env)
         self._keys = [_key_of(name, own_names) for name in names]
@@ -250,6 +250,11 @@ class KeepCounters(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
         self._last = values
         parts: dict[str, Any] = dict(observation) if self._own_key is None else {self._own_key: observation}
         return parts | {COUNTERS: values}
+
+
+def _check_names(names: Any) -> None:
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(each, str) for each in names):
+        raise MagratheaError(f"counters is {one_line(repr(names), 100)}; give a list of names, such as ['lives'].")
 
 
 def _key_of(name: str, own_names: Mapping[str, Sequence[str]]) -> Counter:
