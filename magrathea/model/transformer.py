@@ -10,7 +10,6 @@ Shapes: B batch, T steps, N tokens of a step, P positions of a step, D width, H 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -49,7 +48,6 @@ from magrathea.model.layers import (
 from magrathea.model.pointer import Copies
 from magrathea.model.values import ValuesSlot
 
-CHANGE_WEIGHT = 5.0  # in the loss, of a token that does not keep what was there
 FEATURES_SCALE = 4.0  # a few numbers concern all of a step
 NO_READOUT = MemoryReadout()
 
@@ -261,6 +259,9 @@ class MaskedTransformer(nn.Module):
     def _values_slots(self) -> Iterable[ValuesSlot]:
         return self.values.values()  # type: ignore[return-value]
 
+    def _values_slot(self, slot: Slot) -> ValuesSlot:
+        return self.values[module_name(slot)]  # type: ignore[return-value]
+
     def _context(self, x: Float[Tensor, "B T P D"]) -> Float[Tensor, "n D"] | None:
         """For each of the n = B * T steps a projection of the means of the action's and of all other positions, for the
         convolutions over the cells of pictures."""
@@ -328,8 +329,8 @@ class MaskedTransformer(nn.Module):
         features = self.features(tokens, hole_mask, time, kv_cache)
         num_steps = tokens.shape[1]
         logits = self.head(features, self._copy_sources(kv_cache, num_steps), self._recent(kv_cache, num_steps))
-        for name in self.codecs:
-            logits[name][..., 0] += math.log(CHANGE_WEIGHT)  # what keeps was trained with less weight
+        for part in self._values_slots():
+            part.undo_weights(logits[part.slot.name])
         return logits
 
     def _recent(self, kv_cache: KVCache, num_steps: int) -> Int[Tensor, "B T R N"] | None:
@@ -388,7 +389,8 @@ class MaskedTransformer(nn.Module):
             holes = hole_mask[..., span] & (target < slot.vocab_size)
             weight = max(1.0, whole / (10 * slot.num_tokens))  # no slot is under a tenth of a step
             if slot.name in self.codecs:
-                loss, weights = self._set_loss(slot, self.head.logits(index, feature, []), tokens, previous, holes)
+                part = self._values_slot(slot)
+                loss, weights = part.loss(self.head.logits(index, feature, []), tokens, previous, holes)
                 total, num_holes = total + weight * loss, num_holes + weight * weights
                 continue
             own, here = [source[holes] for source in sources], None if copied is None else copied.at(holes)
@@ -396,16 +398,3 @@ class MaskedTransformer(nn.Module):
             total = total + weight * F.cross_entropy(logits, target[holes], reduction="sum")
             num_holes = num_holes + weight * holes.sum()
         return total, num_holes
-
-    def _set_loss(
-        self, slot: Slot, logits: Tensor, tokens: Tensor, previous: Tensor, holes: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The negative log-likelihood of all tokens that are equally good in each hole of a slot with values, summed,
-        and the sum of its weights: what changes counts more."""
-        values_slot = self.layout.values_slots[slot.name]
-        values = self.layout.span(values_slot.name)
-        some = holes.any(-1) & (previous[..., values.start] < values_slot.vocab_size)
-        good = self.codecs[slot.name].equivalents(tokens[some][:, values], previous[some][:, values])
-        log_probs = logits[some].float().log_softmax(-1).masked_fill(~good, -math.inf)
-        weights = holes[some] * torch.where(good[..., 0], 1.0, CHANGE_WEIGHT)
-        return -(log_probs.logsumexp(-1) * weights).sum(), weights.sum()

@@ -10,6 +10,7 @@ a cell, D width of a position.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -21,6 +22,7 @@ from magrathea.model.convolution import ConvBlock
 from magrathea.model.layers import Linear, norm
 
 CELL_WIDTH = 48  # E where several cells share a position; elsewhere it is D
+CHANGE_WEIGHT = 5.0  # in the loss, of a token that does not keep what was there
 NUM_BLOCKS = 1, 2  # of convolutions over such cells, before and after the transformer
 
 
@@ -86,6 +88,23 @@ class ValuesSlot(nn.Module):
             return x
         split = self.split(x).unflatten(-1, (self.slot.tokens_per_position, self.width))
         return norm(self._convolve(ungroup_tokens(split, self.slot) + cells, self.blocks_after, context))
+
+    def loss(
+        self, logits: Float[Tensor, "*n C V"], tokens: Int[Tensor, "*n N"], previous: Int[Tensor, "*n N"], holes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The negative log-likelihood of all tokens that are equally good in each of the holes (*n, C), given the true
+        steps and those before, summed, and the sum of its weights: what changes counts more."""
+        values = self.values_span
+        some = holes.any(-1) & (previous[..., values.start] < self.values_slot.vocab_size)
+        good = self.codec.equivalents(tokens[some][:, values], previous[some][:, values])
+        log_probs = logits[some].float().log_softmax(-1).masked_fill(~good, -math.inf)
+        weights = holes[some] * torch.where(good[..., 0], 1.0, CHANGE_WEIGHT)
+        return -(log_probs.logsumexp(-1) * weights).sum(), weights.sum()
+
+    @staticmethod
+    def undo_weights(logits: Float[Tensor, "*n C V"]) -> None:
+        """Make what keeps as likely, in place, as it is without the weights of the loss."""
+        logits[..., 0] += math.log(CHANGE_WEIGHT)
 
     def _convolve(
         self, x: Float[Tensor, "*n C E"], blocks: Iterable[nn.Module], context: Tensor | None = None
