@@ -29,13 +29,15 @@ from magrathea.tokenizers.patches import patch_pair
 NUM_POSITIONS = 72  # about so many positions has a picture
 MOST_CELLS = 1200
 _SMALL_SIDES = 6, 4, 3, 2  # in pixels, of cells at most half as high and wide as a position
-_EXACT_SHARE = 0.65  # of the cells that change, drawn exactly by offsets, from which cells are smaller than positions
+_OFFSETS_OF_A_PICTURE = 3
+_EXACT_SHARE = 0.75  # of the cells that change, drawn exactly by these, from which cells are smaller than positions
 _SHARE_MARGIN = 0.03  # by which more of them has to be drawn with smaller cells
 _MOST_SIDE = 64
 _MOST_GROUP = 64
 _FRAMES_AT_A_TIME = 64
 _FITTING_PAIRS = 400
-_CELL_PAIRS = 400
+_CELL_PAIRS = 400  # and cells, that offsets are fitted to in order to choose the size of a cell
+_SHARE_PAIRS = 100
 _FITTING_CELLS = 60_000
 _LEAST_GAIN = 0.003  # share of changed cells that an offset draws, and those before it do not
 
@@ -215,8 +217,8 @@ def group_for_cell(cell: tuple[int, int], shape: tuple[int, ...]) -> tuple[int, 
 def _fit_cell(
     values: torch.Tensor, previous: torch.Tensor, shape: tuple[int, int, int], generator: torch.Generator
 ) -> tuple[int, int]:
-    """The cell for pictures (B, Q), given those before: a whole position, or a smaller one where offsets draw most of
-    what changes exactly, the largest with which they draw about as much as with any."""
+    """The cell for pictures (B, Q), given those before: a whole position, or a smaller one where three offsets draw
+    most of what changes in a picture exactly, the largest with which they draw about as much as with any."""
     position = choose_position(shape)
     smaller = [(side, side) for side in _SMALL_SIDES if 2 * side <= min(position)]
     cells = [position, *(cell for cell in smaller if math.prod(grid_of_cells(shape, cell)) <= MOST_CELLS)]
@@ -226,7 +228,8 @@ def _fit_cell(
         offsets = fit_offsets(
             now, before, shape, cell, candidate_offsets(shape), 64, _LEAST_GAIN, generator, num_cells=_CELL_PAIRS
         )
-        shares[cell] = share_moved(_codec_of_offsets(shape, cell, offsets), now, before, generator)
+        codec = _codec_of_offsets(shape, cell, offsets)
+        shares[cell] = share_moved(codec, now[:_SHARE_PAIRS], before[:_SHARE_PAIRS], _OFFSETS_OF_A_PICTURE)
     most = max(shares.values())
     if most < _EXACT_SHARE:
         return position
