@@ -22,9 +22,8 @@ NUM_SEGMENTS, NUM_STEPS, NUM_EARLIER = BATCH.num_segments, BATCH.num_steps, BATC
 def measure_training(world: World, seconds: float, seed: int = 0) -> dict[str, float | int]:
     """Rates of updates on the world's stored steps, measured for `seconds`; the rates count steps with holes only."""
     torch.manual_seed(seed)
-    model = MaskedTransformer(world.layout, world.config.model, memory_class(world.config.model.memory)).to(
-        world.device
-    )
+    config = world.config.model
+    model = MaskedTransformer(world.layout, config, memory_class(config.memory), world.model.codecs).to(world.device)
     model.compute_dtype = world.model.compute_dtype
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True)
     tokens = _segments(world)

@@ -147,7 +147,7 @@ class _Measure:
         found = []
         for episode, (step,) in zip(batch.episodes, batch.steps, strict=True):
             recording = self.subject.recordings[episode]
-            texts = leaf_of(recording.episode.observation, self.slot)
+            texts = [str(text) for text in leaf_of(recording.episode.observation, self.slot)]
             groups = ["seen before" if texts[step] in set(texts[:step]) else "new"]
             if self.pattern is not None and self.pattern.search(texts[step]):
                 groups.append(f"/{self.pattern.pattern}/")

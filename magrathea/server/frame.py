@@ -80,13 +80,11 @@ class Renderer:
         if self.slot is None:
             parts = zip(leaf_spaces_of(self.space), optree.tree_leaves(observation), strict=True)
             numbers = [
-                gymnasium.spaces.flatten(leaf, part) for (_, leaf), part in parts if not isinstance(leaf, spaces.Text)
+                np.ravel(np.asarray(gymnasium.spaces.flatten(leaf, part)))
+                for (_, leaf), part in parts
+                if not isinstance(leaf, spaces.Text)
             ]
-            return (
-                _bars(np.concatenate([np.ravel(part) for part in numbers]))
-                if numbers
-                else _words(texts_of(self.space, observation))
-            )
+            return _bars(np.concatenate(numbers)) if numbers else _words(texts_of(self.space, observation))
         return picture_of(self.space, observation)
 
     def counters(self, observation: Any) -> list[int]:

@@ -15,7 +15,7 @@ import magrathea
 
 PACKAGE, TESTS = Path(magrathea.__file__).parent, Path(__file__).parents[1]
 FOLDERS = sorted(path.parent.name for path in (PACKAGE / "environments").glob("*/__init__.py"))
-TESTED_WITHOUT = {"atari": "minigrid", "crafter": "minigrid", "minigrid": "crafter", "vizdoom": "crafter"}
+TESTED_WITHOUT = dict.fromkeys(FOLDERS, "minigrid") | {"minigrid": "crafter"}
 
 DEBUG_WORLD = """
 import importlib.util

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import gymnasium
-import textworld
 from gymnasium import spaces
 from platformdirs import user_cache_path
-from textworld.generator import compile_game, make_game
+from textworld.core import EnvInfos
+from textworld.generator import GameOptions, compile_game, make_game
+from textworld.helpers import start
+from textworld.version import __version__
 
 from magrathea.errors import MagratheaError
 from magrathea.settings import Range, check_value
@@ -27,7 +29,7 @@ INTERPRETER = {  # words of commands that are not the game's
     "q", "quit", "save", "restore", "restart", "undo", "script", "transcript", "notranscript", "unscript", "verify",
     "version", "recording", "replay", "oops", "again", "g", "then", "tw-trace-actions", "tw-extra-infos", "tw-print",
 }  # fmt: skip
-INFOS = textworld.EnvInfos(description=True, admissible_commands=True, score=True, won=True, lost=True)
+INFOS = EnvInfos(description=True, admissible_commands=True, score=True, won=True, lost=True)
 
 
 class TextWorld(gymnasium.Env):
@@ -77,7 +79,7 @@ class TextWorld(gymnasium.Env):
             self.close()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # jericho's, that it does not know the score of a generated game
-                self._game, self._path = textworld.start(str(path), INFOS), path
+                self._game, self._path = start(str(path), INFOS), path
         state = self._game.reset()
         self.commands, self._score = list(state.admissible_commands), 0
         return tidy(state.description), {}
@@ -110,12 +112,12 @@ def tidy(text: str) -> str:
 
 def game_file(number: int, rooms: int, objects: int, quest_length: int, theme: str) -> Path:
     """The file of a game, generated and kept in the user's cache when it is asked for first."""
-    named = f"{textworld.__version__}/{number}/{rooms}/{objects}/{quest_length}/{theme}"
+    named = f"{__version__}/{number}/{rooms}/{objects}/{quest_length}/{theme}"
     path = user_cache_path("magrathea") / "textworld" / f"{hashlib.sha256(named.encode()).hexdigest()[:24]}.z8"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            options = textworld.GameOptions()
+            options = GameOptions()
             options.seeds, options.path = number, str(Path(folder) / path.name)
             options.nb_rooms, options.nb_objects, options.quest_length = rooms, objects, quest_length
             options.grammar.theme = theme
