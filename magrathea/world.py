@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from magrathea.devices import resolve_device
 from magrathea.display import world_html
 from magrathea.errors import MagratheaError, one_line
+from magrathea.filling import fill_steps
 from magrathea.interfaces import EpisodeReadout, Memory, MemorySpec
 from magrathea.layout import ROLES, Codec, Layout, Role
 from magrathea.memory import WindowSpec, memory_class
@@ -158,6 +159,44 @@ class World:
     def read_episode(self, tokens: Tensor) -> EpisodeReadout:
         """What the memory gives just before each step of a recorded episode (T, N)."""
         return self.memory.read_episode(tokens, self.config.model.window)
+
+    # -- filling ------------------------------------------------------------------------------------------------------
+    def fill(
+        self,
+        steps: Int[Tensor, "B T N"],
+        holes: Bool[Tensor, ...],
+        prompt: Int[Tensor, "P N"] | None = None,
+        *,
+        seed: int = 0,
+        settings: FillSettings | None = None,
+    ) -> FillResult:
+        """Fill the holes of episodes' steps in their order, each given those before it: what every use of a world is;
+        `magrathea.uses` has them by their names.
+
+        Args:
+            steps: tokens from the episodes' beginnings on, as `encode_episode` makes them.
+            holes: True = hole; (B, T, N) or anything that broadcasts to it.
+            prompt: a step to act toward, of `prompt_tokens`, for all episodes or one for each.
+            seed: of episode 0; those after it have the next numbers.
+            settings: the world's own, if not given.
+
+        Returns:
+            tokens (B, T, N), in which known ones are as they were, confidence (B, T, N) and num_passes (B, T).
+        """
+        if steps.ndim != 3 or steps.shape[-1] != self.layout.num_tokens or not steps.shape[1]:
+            raise MagratheaError(
+                f"World.fill got steps {tuple(steps.shape)}; give (B, T, {self.layout.num_tokens}), T of 1 or more."
+            )
+        try:
+            hole_mask = holes.expand(steps.shape).clone()
+        except RuntimeError as error:
+            raise MagratheaError(
+                f"World.fill got holes {tuple(holes.shape)} for steps {tuple(steps.shape)}; give the same shape."
+            ) from error
+        if bool((hole_mask & self.layout.values_mask).any()):
+            raise MagratheaError("World.fill got holes in values, which follow from their tokens; leave them known.")
+        filled = fill_steps(self.model, self.memory, steps, hole_mask, prompt, settings or self.config.fill, seed)
+        return FillResult(filled.tokens.cpu(), filled.confidence.cpu(), filled.num_passes.cpu())
 
     # -- files --------------------------------------------------------------------------------------------------------
     @classmethod

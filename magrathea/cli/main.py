@@ -23,6 +23,7 @@ from magrathea.cli.bench import (
 )
 from magrathea.cli.build import collect, import_recordings, make, train
 from magrathea.cli.evaluate import evaluate, evaluate_drift, evaluate_memory, evaluate_text
+from magrathea.cli.fill import fill
 from magrathea.cli.options import run_command
 from magrathea.cli.play import play
 from magrathea.cli.sessions import backup
@@ -41,6 +42,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "eval memory": evaluate_memory,
     "eval drift": evaluate_drift,
     "eval text": evaluate_text,
+    "fill": fill,
     "play": play,
     "sessions backup": backup,
     "make": make,
