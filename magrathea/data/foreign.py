@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
@@ -67,17 +67,34 @@ class ImportOptions:
             raise MagratheaError("Labels are for codes; give --actions too, such as 8.")
 
 
+@dataclass
 class Reader(ABC):
-    """Reads recordings of another kind.
+    """Reads recordings of another kind, and raises MagratheaError where there are none that can be read.
 
     Attributes:
+        folder: that holds them.
+        options: see `ImportOptions`; some kinds have no use for all of them.
+        note: called with what is left out, and why.
         can_part: whether long episodes may be parted where there are few.
-        clip_names: names of files, to which the "clip" of the episodes' infos are indices; with "seconds" they say
-            where a frame was.
     """
 
-    can_part = True
-    clip_names: Sequence[str] = ()
+    can_part: ClassVar[bool] = True
+
+    folder: Path
+    options: ImportOptions
+    note: Note
+
+    @property
+    def asked_size(self) -> tuple[int, int] | None:
+        """Height and width of pictures that were asked for."""
+        height, width = self.options.height, self.options.width
+        return None if height is None or width is None else (height, width)
+
+    @property
+    def clip_names(self) -> Sequence[str]:
+        """Names of files, to which the "clip" of the episodes' infos are indices; with "seconds" they say where a frame
+        was."""
+        return ()
 
     @property
     @abstractmethod

@@ -15,7 +15,7 @@ from PIL import Image
 
 from magrathea.data.arrays import ActionPart, ObservationPart, Seen, joined, joined_space
 from magrathea.data.episode import Episode
-from magrathea.data.foreign import DEFAULT_FPS, ImportOptions, Note, Reader, Report
+from magrathea.data.foreign import DEFAULT_FPS, Reader, Report
 from magrathea.errors import MagratheaError, one_line
 from magrathea.files import read_json
 from magrathea.spaces import is_name
@@ -49,18 +49,9 @@ def is_lerobot(folder: Path) -> bool:
 class LeRobotReader(Reader):
     """The episodes of a LeRobot dataset: one camera, and the other observations that are numbers.
 
-    Args:
-        folder: of the dataset.
-        options: of which the rate, the size of pictures and the camera are used; the first camera, if none is named.
-        note: called with what is left out, and why.
-
-    Raises:
-        MagratheaError: for another version of the format, and files that are missing or damaged.
+    Of the options the rate, the size of pictures and the camera are used; the first camera, if none is named.
     """
 
-    folder: Path
-    options: ImportOptions
-    note: Note
     info: _Info = field(init=False)
     can_part = False
 
@@ -110,8 +101,7 @@ class LeRobotReader(Reader):
         if self._camera is not None:
             first = next(self._pictures(self._episodes[0], np.zeros(1)))
             seen[self._camera] = Seen.of(first[None], f"'{self._camera}'")
-        size = None if self.options.height is None else (self.options.height, self.options.width or 0)
-        self._parts = {name: ObservationPart(each, size) for name, each in seen.items() if name != ACTION}
+        self._parts = {name: ObservationPart(each, self.asked_size) for name, each in seen.items() if name != ACTION}
         if not self._parts:
             raise MagratheaError(f"'{self.folder}' has no observations that are pictures or numbers.")
         self._action = ActionPart(seen.get(ACTION))

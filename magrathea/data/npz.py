@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 from magrathea.data.arrays import ActionPart, ObservationPart, Seen, joined, joined_space
 from magrathea.data.episode import Episode
-from magrathea.data.foreign import DEFAULT_FPS, ImportOptions, Note, Reader, Report
+from magrathea.data.foreign import DEFAULT_FPS, Reader, Report
 from magrathea.errors import MagratheaError, one_line
 from magrathea.spaces import is_name
 
@@ -46,18 +46,9 @@ def has_npz(folder: Path) -> bool:
 class NpzReader(Reader):
     """The episodes of a folder of .npz files, at any depth, in the order of their names.
 
-    Args:
-        folder: that holds them.
-        options: of which the size of pictures and the rate are used.
-        note: called with the name of every file that is left out, and why.
-
-    Raises:
-        MagratheaError: for a folder without a file that can be read.
+    Of the options the size of pictures and the rate are used.
     """
 
-    folder: Path
-    options: ImportOptions
-    note: Note
     files: list[Path] = field(init=False, default_factory=list)
     can_part = False
 
@@ -74,8 +65,7 @@ class NpzReader(Reader):
                 f"'{self.folder}' holds no .npz file that can be read; a file holds an episode, with the arrays "
                 "observation, action and, where there are some, reward and terminated."
             )
-        size = None if self.options.height is None else (self.options.height, self.options.width or 0)
-        self._parts = {name: ObservationPart(each, size) for name, each in seen.items() if name != "action"}
+        self._parts = {name: ObservationPart(each, self.asked_size) for name, each in seen.items() if name != "action"}
         self._action = ActionPart(seen.get("action"))
 
     def _look_at(self, path: Path, seen: dict[str, Seen]) -> None:

@@ -16,7 +16,7 @@ from gymnasium import spaces
 from PIL import Image
 
 from magrathea.data.episode import Episode
-from magrathea.data.foreign import DEFAULT_FPS, LEAST_SIDE, ImportOptions, Note, Reader, Report, action_free
+from magrathea.data.foreign import DEFAULT_FPS, LEAST_SIDE, Reader, Report, action_free
 from magrathea.data.pictures import MOST_PIXELS
 from magrathea.errors import MagratheaError, one_line
 from magrathea.spaces import padded_size
@@ -57,20 +57,8 @@ def has_videos(folder: Path) -> bool:
 
 @dataclass
 class VideoReader(Reader):
-    """The episodes of a folder of videos and numbered pictures, at any depth, in the order of their names.
+    """The episodes of a folder of videos and numbered pictures, at any depth, in the order of their names."""
 
-    Args:
-        folder: that holds them.
-        options: see `ImportOptions`.
-        note: called with the name of every file that is left out, and why.
-
-    Raises:
-        MagratheaError: for a folder without a file that can be read.
-    """
-
-    folder: Path
-    options: ImportOptions
-    note: Note
     clips: list[Clip] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -81,8 +69,7 @@ class VideoReader(Reader):
                 f"or of numbered pictures ({', '.join(PICTURES)})."
             )
         sides = Counter(clip.sides for clip in self.clips).most_common(1)[0][0]
-        asked = None if self.options.height is None else (self.options.height, self.options.width or 0)
-        self.size = asked or _fitting(*sides)
+        self.size = self.asked_size or _fitting(*sides)
         self.padded = padded_size(*self.size)
         rates = [clip.fps for clip in self.clips if clip.fps]
         own = median(rates) if rates else DEFAULT_FPS
@@ -129,7 +116,7 @@ class VideoReader(Reader):
             self.note(f"{num_short} scenes of fewer than {LEAST_FRAMES} frames are left out.")
 
     @property
-    def clip_names(self) -> list[str]:  # type: ignore[override]
+    def clip_names(self) -> list[str]:
         """The path of each video, or of the folder of pictures, below the folder."""
         places = [clip.files[0] if clip.fps is not None else clip.files[0].parent for clip in self.clips]
         return [place.relative_to(self.folder).as_posix() for place in places]
