@@ -35,12 +35,16 @@ class Codec(Protocol):
         """The values that tokens make of those of the step before."""
         ...
 
-    def features(self, values: Int[Tensor, "*n Q"], before: Int[Tensor, "*n Q"]) -> Float[Tensor, "*n C K"]:
-        """What the model sees of values, by token, given those of the step before."""
+    def features(self, values: Int[Tensor, "*n S Q"]) -> Float[Tensor, "*n S-1 C K"]:
+        """What the model sees, by token, of the values of S steps, the newest first, each given those of the step
+        before; not of the oldest, which has none before."""
         ...
 
-    def equivalents(self, values: Int[Tensor, "*n Q"], previous: Int[Tensor, "*n Q"]) -> Bool[Tensor, "*n C V"]:
-        """The tokens that make these values equally well."""
+    def equivalents(
+        self, values: Int[Tensor, "B Q"], previous: Int[Tensor, "B Q"]
+    ) -> tuple[Bool[Tensor, "B C"], Bool[Tensor, "k V"]]:
+        """Where another token than 0 may be as good, and for these k places, in their order, the tokens that make these
+        values equally well. Elsewhere only 0 does."""
         ...
 
 

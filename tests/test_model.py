@@ -86,7 +86,7 @@ def test_ring_kv_cache_gives_the_logits_of_training(model: MaskedTransformer) ->
     tokens, holes = steps(2, 9), masks.forward_dynamics(LAYOUT)
     trained = logits_of(model, tokens, holes, first=1)
     for begin in (0, 61):
-        ring = RingKVCache(model.config, 2, LAYOUT, model.past_kv_proj.weight)
+        ring = RingKVCache(model.config, 2, LAYOUT, model.num_encoded, model.past_kv_proj.weight)
         for step in range(9):
             time = torch.full((2, 1), begin + step)
             now = tokens[:, step, None]
@@ -100,7 +100,7 @@ def test_ring_kv_cache_gives_the_logits_of_training(model: MaskedTransformer) ->
 @torch.inference_mode()
 def test_histories_of_different_lengths_do_not_mix_in_the_kv_cache(model: MaskedTransformer) -> None:
     tokens, holes = steps(2, 4), masks.forward_dynamics(LAYOUT)
-    ring = RingKVCache(model.config, 2, LAYOUT, model.past_kv_proj.weight)
+    ring = RingKVCache(model.config, 2, LAYOUT, model.num_encoded, model.past_kv_proj.weight)
     for step in range(3):
         batch_indices = [0, 1] if step == 0 else [1]
         now = tokens[batch_indices, step, None]

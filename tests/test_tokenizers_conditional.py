@@ -43,7 +43,7 @@ def test_cells_make_up_the_picture(shape: tuple[int, int, int], cell: tuple[int,
     assert codec.cells(values).shape[1:] == (codec.grid[0] * codec.grid[1], math.prod(cell) * shape[2])
     none, tokens = values[:0], torch.zeros(0, codec.grid[0] * codec.grid[1]).long()
     assert codec.picture(codec.cells(none)).shape == none.shape == codec.decode(tokens, none).shape
-    assert codec.equivalents(none, none).shape == (*tokens.shape, codec.vocab_size)
+    assert codec.equivalents(none, none)[1].shape == (0, codec.vocab_size)
     assert codec.encode(none, none).shape == tokens.shape
 
 
@@ -66,7 +66,9 @@ def test_whatever_draws_a_cell_is_equally_good() -> None:
     previous = torch.randint(0, 256, (20, 768), generator=generator)
     tokens = torch.randint(0, codec.vocab_size, (20, 16), generator=generator)
     values = codec.decode(tokens, previous)
-    assert codec.equivalents(values, previous).gather(-1, tokens[..., None]).all()
+    differs, good = codec.equivalents(values, previous)
+    assert good.gather(-1, tokens[differs][..., None]).all()
+    assert torch.equal(codec.decode(tokens.masked_fill(~differs, 0), previous), values)
     assert torch.equal(codec.decode(codec.encode(values, previous), previous), values)
 
 

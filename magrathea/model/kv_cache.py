@@ -29,8 +29,8 @@ class StepEncoding:
 
     Attributes:
         tokens: (B, T, N) int64.
-        encodings: (B, T, P, D).
-        keys, values: (L, B, T, H, P, E).
+        encodings: (B, T, P, D), of no positions where nothing reads them.
+        keys, values: (L, B, T, H, P, E), likewise.
     """
 
     tokens: Tensor
@@ -199,13 +199,13 @@ class RingKVCache:
         num_written: of each world, how many steps were written since its reset.
     """
 
-    def __init__(self, config: ModelConfig, batch_size: int, layout: Layout, like: Tensor) -> None:
+    def __init__(self, config: ModelConfig, batch_size: int, layout: Layout, num_encoded: int, like: Tensor) -> None:
         self.window, self.num_positions = config.window, layout.num_positions
         self.attends_to_window = config.attends_to_window
         columns = (config.window + 1) * self.num_positions if self.attends_to_window else 0
         shape = (config.num_layers, batch_size, config.num_heads, columns, HEAD_WIDTH)
         self.num_written = [0] * batch_size
-        encoding = like.new_zeros(batch_size, self.num_positions, config.width)
+        encoding = like.new_zeros(batch_size, num_encoded, config.width)
         num_shown = config.window if any(slot.is_sequence for slot in layout.slots) else max(1, config.num_recent)
         tokens = torch.full((batch_size, num_shown, layout.num_tokens), -1, device=like.device)
         self._use(like.new_zeros(shape), like.new_zeros(shape), encoding, tokens)

@@ -121,6 +121,8 @@ class MaskedTransformer(nn.Module):
         self.feature_proj = Linear(NUM_FEATURES, config.width, scale=0.0) if outputs.features else None
         self.memory_step_embedding = nn.Parameter(torch.randn(config.width) * 0.5) if outputs.steps else None
         self.recurrence: Recurrence | None = memory.recurrence(config, layout)  # a module, where there is one
+        is_encoded = config.attends_to_window or self.recurrence is not None
+        self.num_encoded = layout.num_positions if is_encoded else 0
         self.layers = nn.ModuleList(Block(config, index) for index in range(config.num_layers))
         widths = {part.slot.name: part.width for part in self._values_slots()}
         self.head = StepHead(layout, config.width, outputs, config.window, widths)
@@ -167,11 +169,15 @@ class MaskedTransformer(nn.Module):
         return apply_rotary(norm(keys), self.positions(time)), values
 
     def encode_past(self, tokens: Int[Tensor, "B T N"], time: Int[Tensor, "B T"]) -> StepEncoding:
-        """Final steps at times, as later steps attend to them."""
-        encodings = self.encode(tokens)
+        """Final steps at times, as later steps attend to them; no positions of those that only show their tokens."""
+        shape, dtype = tokens.shape[:2], self.compute_dtype
+        if self.num_encoded:
+            encodings = self.encode(tokens)
+        else:
+            encodings = torch.zeros(*shape, 0, self.config.width, dtype=dtype, device=tokens.device)
         if self.attends_to_window:
             return StepEncoding(tokens, encodings, *self.keys_values(encodings, time))
-        none = encodings.new_zeros(self.config.num_layers, *tokens.shape[:2], self.num_heads, 0, HEAD_WIDTH)
+        none = encodings.new_zeros(self.config.num_layers, *shape, self.num_heads, 0, HEAD_WIDTH)
         return StepEncoding(tokens, encodings, none, none)
 
     def condition(

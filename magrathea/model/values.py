@@ -56,7 +56,8 @@ class ValuesSlot(nn.Module):
     def past_positions(self, tokens: Int[Tensor, "*n N"]) -> Float[Tensor, "*n P D"]:
         """Final steps -> the slot's positions."""
         values = tokens[..., self.values_span]
-        return self.past_proj(group_features(self._features(values, values), self.slot))
+        shown = self._features(torch.stack([values, values], dim=-2))
+        return self.past_proj(group_features(shown.squeeze(-3), self.slot))
 
     def cells(
         self, tokens: Int[Tensor, "*n N"], holes: Tensor, recent: Int[Tensor, "*n R N"], dtype: torch.dtype
@@ -64,15 +65,15 @@ class ValuesSlot(nn.Module):
         """Steps with holes (*n, N), True in `holes`, and the steps before, the newest first -> the slot's cells, which
         show its known tokens and what the steps before showed."""
         before, own = recent[..., self.values_span], tokens[..., self.tokens_span]
-        older = torch.cat([before[..., 1:, :], before[..., -1:, :]], dim=-2)
-        shown = self._features(before, older)  # (..., R, C, K)
-        x = self.recent_proj(shown.transpose(-2, -3).flatten(-2))
+        shown = self._features(torch.cat([before, before[..., -1:, :]], dim=-2))  # (..., R, C, K)
+        x = self.recent_proj(shown.to(dtype).transpose(-2, -3).flatten(-2))
         known = (~holes[..., self.tokens_span] & (own < self.slot.vocab_size)).unsqueeze(-1)
         if known.any():
             last = before[..., 0, :].clamp(min=0)
-            decoded = self.codec.features(self.codec.decode(own, last), last)
-            x = x + self.known_proj(torch.cat([decoded, torch.ones_like(decoded[..., :1])], dim=-1) * known)
-        return self._convolve(x.to(dtype), self.blocks_before)
+            decoded = self.codec.features(torch.stack([self.codec.decode(own, last), last], dim=-2)).squeeze(-3)
+            decoded = torch.cat([decoded, torch.ones_like(decoded[..., :1])], dim=-1)
+            x = x + self.known_proj((decoded * known).to(dtype))
+        return self._convolve(x, self.blocks_before)
 
     def positions(self, cells: Float[Tensor, "*n C E"]) -> Float[Tensor, "*n P D"]:
         """Cells -> the slot's positions."""
@@ -96,10 +97,15 @@ class ValuesSlot(nn.Module):
         steps and those before, summed, and the sum of its weights: what changes counts more."""
         values = self.values_span
         some = holes.any(-1) & (previous[..., values.start] < self.values_slot.vocab_size)
-        good = self.codec.equivalents(tokens[some][:, values], previous[some][:, values])
-        log_probs = logits[some].float().log_softmax(-1).masked_fill(~good, -math.inf)
-        weights = holes[some] * torch.where(good[..., 0], 1.0, CHANGE_WEIGHT)
-        return -(log_probs.logsumexp(-1) * weights).sum(), weights.sum()
+        differs, good = self.codec.equivalents(tokens[some][:, values], previous[some][:, values])
+        log_probs = (logits.flatten(0, -3) if some.all() else logits[some]).float().log_softmax(-1)
+        keep_weights, weights = (
+            holes[some] & ~differs,
+            holes[some][differs] * torch.where(good[:, 0], 1.0, CHANGE_WEIGHT),
+        )
+        kept = (log_probs[..., 0] * keep_weights).sum()
+        made = (log_probs[differs].masked_fill(~good, -math.inf).logsumexp(-1) * weights).sum()
+        return -(kept + made), keep_weights.sum() + weights.sum()
 
     @staticmethod
     def undo_weights(logits: Float[Tensor, "*n C V"]) -> None:
@@ -114,7 +120,9 @@ class ValuesSlot(nn.Module):
             cells = block(cells, context)
         return cells.flatten(2).transpose(1, 2).unflatten(0, x.shape[:-2])
 
-    def _features(self, values: Int[Tensor, "*n Q"], before: Int[Tensor, "*n Q"]) -> Float[Tensor, "*n C K"]:
-        """What values show, given those of the step before; 0 where there are none."""
-        is_there = (values[..., :1] >= 0) & (values[..., :1] < self.values_slot.vocab_size)
-        return self.codec.features(values, before) * is_there.unsqueeze(-1)
+    def _features(self, values: Int[Tensor, "*n S Q"]) -> Float[Tensor, "*n S-1 C K"]:
+        """What values of steps, the newest first, show, each given those of the step before; 0 where there are none."""
+        first = values[..., :-1, :1]
+        is_there = (first >= 0) & (first < self.values_slot.vocab_size)
+        shown = self.codec.features(values)
+        return shown if is_there.all() else shown * is_there.unsqueeze(-1)

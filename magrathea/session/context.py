@@ -79,7 +79,7 @@ class DreamContext:
     def _new_ring(self) -> RingKVCache:
         model = self.world.model
         like = torch.empty(0, dtype=model.compute_dtype, device=model.device)
-        return RingKVCache(self.world.config.model, len(self.histories), self.world.layout, like)
+        return RingKVCache(self.world.config.model, len(self.histories), self.world.layout, model.num_encoded, like)
 
     # -- what the next step is given ----------------------------------------------------------------------------------
     def condition(

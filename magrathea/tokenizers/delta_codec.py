@@ -55,8 +55,9 @@ class DeltaCodec(nn.Module):
         tokens = tokens.clamp(max=self.vocab_size - 1)
         return self._choices(previous).gather(-1, tokens[..., None]).squeeze(-1)
 
-    def features(self, values: Int[Tensor, "*n C"], before: Int[Tensor, "*n C"]) -> Float[Tensor, "*n C K"]:
+    def features(self, values: Int[Tensor, "*n S C"]) -> Float[Tensor, "*n S-1 C K"]:
         """What the model sees of values: each at several scales, and how much it changed."""
+        values, before = values[..., :-1, :], values[..., 1:, :]
         place = values.float() / (LEVELS - 1) * 2 - 1
         angles = place[..., None] * (math.pi * 2.0 ** torch.arange(NUM_WAVES, device=values.device))
         change = ((values - before).float() / self.change_scale).clamp(-MOST_CHANGE, MOST_CHANGE)
@@ -65,10 +66,13 @@ class DeltaCodec(nn.Module):
     def _errors(self, values: Int[Tensor, "*n C"], previous: Int[Tensor, "*n C"]) -> Int[Tensor, "*n C V"]:
         return (self._choices(previous) - values[..., None]).abs()
 
-    def equivalents(self, values: Int[Tensor, "*n C"], previous: Int[Tensor, "*n C"]) -> Bool[Tensor, "*n C V"]:
-        """The tokens that make these values equally well."""
+    def equivalents(
+        self, values: Int[Tensor, "B C"], previous: Int[Tensor, "B C"]
+    ) -> tuple[Bool[Tensor, "B C"], Bool[Tensor, "k V"]]:
+        """Everywhere the tokens that make these values equally well."""
         errors = self._errors(values, previous)
-        return errors <= MARGIN * errors.min(-1, keepdim=True).values + 1
+        good = errors <= MARGIN * errors.min(-1, keepdim=True).values + 1
+        return torch.ones_like(values, dtype=torch.bool), good.flatten(0, 1)
 
     def encode(self, values: Int[Tensor, "*n C"], previous: Int[Tensor, "*n C"]) -> Int[Tensor, "*n C"]:
         """The best token of every entry, the first of several."""

@@ -82,10 +82,15 @@ class MotionCodec(nn.Module):
         pixels = cells.reshape(*cells.shape[:-2], len(self.cell_rows) * self.cell_rows.shape[1], self.shape[2])
         return pixels.index_select(-2, self.pixel_index).flatten(-2)
 
-    def features(self, values: Int[Tensor, "*n Q"], before: Int[Tensor, "*n Q"]) -> Float[Tensor, "*n C K"]:
+    def features(self, values: Int[Tensor, "*n S Q"]) -> Float[Tensor, "*n S-1 C K"]:
         """What the model sees of pictures: their cells' pixels, about in -0.4…0.6, and how they changed, scaled."""
-        pixels = self.cells(values).float() / 255
-        return torch.cat([pixels - 0.4, (pixels - self.cells(before).float() / 255) * CHANGE_SCALE], dim=-1)
+        pixels = self._pixels(values)
+        now, before = pixels[..., :-1, :, :], pixels[..., 1:, :, :]
+        return torch.cat([now - 0.4, (now - before) * CHANGE_SCALE], dim=-1)
+
+    def _pixels(self, values: Int[Tensor, "*n Q"]) -> Float[Tensor, "*n C P"]:
+        """The cells of pictures, in 0…1."""
+        return self.cells(values.to(torch.uint8)).float() / 255
 
     def _gather(self, values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """Pixels at rows and columns (..., C, p), which may be beyond the edges, of pictures (..., Q): (..., C, P)."""
@@ -105,20 +110,23 @@ class MotionCodec(nn.Module):
         drawn = self.codes[(tokens - self.num_offsets).clamp(0, len(self.codes) - 1)].to(moved.dtype)
         return self.picture(torch.where(moves[..., None], moved, drawn))
 
-    def errors(self, values: Int[Tensor, "B Q"], previous: Int[Tensor, "B Q"]) -> Float[Tensor, "B C V"]:
-        """The mean squared error of every token in every cell, of values in 0…1. Where a cell did not change, all
-        tokens but the one that keeps it have an error of 1."""
-        target, before = self.cells(values).float() / 255, self.cells(previous).float() / 255
-        kept = (target - before).square().mean(-1)
-        errors = torch.ones(*kept.shape, self.vocab_size, device=kept.device)
-        errors[..., 0] = kept
-        changed = kept > TOLERANCE
-        batch, cell = changed.nonzero(as_tuple=True)
-        if len(batch):
-            target = target[batch, cell]
-            moved = self._offset_errors(target, previous, batch, cell)
-            errors[batch, cell] = torch.cat([moved, self._code_errors(target)], dim=-1)
-        return errors
+    def changed_cells(
+        self, values: Int[Tensor, "B Q"], previous: Int[Tensor, "B Q"], least: float
+    ) -> tuple[Bool[Tensor, "B C"], Float[Tensor, "k P"]]:
+        """Where the mean squared error of keeping a cell, of values in 0…1, is above `least`, and those cells."""
+        target = self._pixels(values)
+        changed = (target - self._pixels(previous)).square().mean(-1) > least
+        return changed, target[changed]
+
+    def _errors(
+        self, values: Int[Tensor, "B Q"], previous: Int[Tensor, "B Q"]
+    ) -> tuple[Bool[Tensor, "B C"], Float[Tensor, "k V"]]:
+        """Which cells changed, and the mean squared error of every token in them, of values in 0…1."""
+        changed, target = self.changed_cells(values, previous, TOLERANCE)
+        if not len(target):
+            return changed, target.new_zeros(0, self.vocab_size)
+        moved = self._offset_errors(target, previous, *changed.nonzero(as_tuple=True))
+        return changed, torch.cat([moved, self._code_errors(target)], dim=-1)
 
     def _offset_errors(self, target: Tensor, previous: Tensor, batch: Tensor, cell: Tensor) -> Tensor:
         """(n, M) errors of the offsets for cells (n, P) with these indices."""
@@ -137,21 +145,24 @@ class MotionCodec(nn.Module):
         squares = target.square().sum(-1, keepdim=True) + codes.square().sum(-1)
         return (squares - 2 * target @ codes.T).clamp(min=0) / target.shape[-1]
 
-    def equivalents(self, values: Int[Tensor, "*n Q"], previous: Int[Tensor, "*n Q"]) -> Bool[Tensor, "*n C V"]:
-        """The tokens that make each cell of the pictures, of those before, equally well."""
-        errors = self.errors(values.flatten(0, -2), previous.flatten(0, -2))
-        good = errors <= MARGIN * errors.min(-1, keepdim=True).values + TOLERANCE
-        return good.view(*values.shape[:-1], *good.shape[1:])
+    def equivalents(
+        self, values: Int[Tensor, "B Q"], previous: Int[Tensor, "B Q"]
+    ) -> tuple[Bool[Tensor, "B C"], Bool[Tensor, "k V"]]:
+        """Which cells changed, and the tokens that make each of them, of the pictures before, equally well."""
+        changed, errors = self._errors(values, previous)
+        return changed, errors <= MARGIN * errors.amin(-1, keepdim=True) + TOLERANCE
 
     def encode(self, values: Int[Tensor, "B Q"], previous: Int[Tensor, "B Q"]) -> Int[Tensor, "B C"]:
         """The best token of every cell: the one that keeps it, where that is as good as any."""
-        errors = self.errors(values, previous)
+        changed, errors = self._errors(values, previous)
         least, best = errors.min(-1)
-        return torch.where(errors[..., 0] <= MARGIN * least + TOLERANCE, 0, best)
+        tokens = torch.zeros(changed.shape, dtype=torch.long, device=changed.device)
+        tokens[changed] = torch.where(errors[:, 0] <= MARGIN * least + TOLERANCE, 0, best)
+        return tokens
 
     def encode_alone(self, values: Int[Tensor, "B Q"]) -> Int[Tensor, "B C"]:
         """The code nearest to every cell of pictures without one before."""
-        target = self.cells(values).float() / 255
+        target = self._pixels(values)
         return self.num_offsets + self._code_errors(target.flatten(0, 1)).argmin(-1).view(target.shape[:2])
 
 
@@ -193,13 +204,12 @@ def fit_offsets(
     of `least_gain` more; the first is (0, 0)."""
     keep = torch.zeros(1, 2, dtype=torch.long)
     codec = MotionCodec(shape, cell, candidates, torch.zeros(1, cell[0] * cell[1] * shape[2], dtype=torch.uint8))
-    target, before = codec.cells(values).float() / 255, codec.cells(previous).float() / 255
-    batch, index = ((target - before).square().mean(-1) > OTHER).nonzero(as_tuple=True)
-    if not len(batch):
+    changed, target = codec.changed_cells(values, previous, OTHER)
+    if not len(target):
         return keep
-    some = torch.randperm(len(batch), generator=generator)[:num_cells]
-    batch, index = batch[some], index[some]
-    draws = codec._offset_errors(target[batch, index], previous, batch, index) < ALIKE
+    some = torch.randperm(len(target), generator=generator)[:num_cells]
+    batch, index = (where[some] for where in changed.nonzero(as_tuple=True))
+    draws = codec._offset_errors(target[some], previous, batch, index) < ALIKE
     left, chosen = torch.ones(len(batch), dtype=torch.bool), []
     while len(chosen) < most - 1:
         gains = (draws & left[:, None]).float().mean(0)
@@ -214,11 +224,11 @@ def fit_offsets(
 def share_moved(codec: MotionCodec, values: Int[Tensor, "B Q"], previous: Int[Tensor, "B Q"], most: int) -> float:
     """The share of the cells that change which at most `most` offsets draw exactly, chosen anew for each picture; 0
     where none changes. (Among many offsets there is often one that draws an edge of a turning road.)"""
-    target, before = codec.cells(values).float() / 255, codec.cells(previous).float() / 255
-    changed, num_drawn = (target - before).square().mean(-1) > OTHER, 0
+    changed, target = codec.changed_cells(values, previous, OTHER)
+    num_drawn, of_picture = 0, target.split(changed.sum(-1).tolist())
     for picture in changed.any(-1).nonzero().flatten().tolist():
         cells = changed[picture].nonzero().flatten()
-        errors = codec._offset_errors(target[picture, cells], previous[picture, None], torch.zeros_like(cells), cells)
+        errors = codec._offset_errors(of_picture[picture], previous[picture, None], torch.zeros_like(cells), cells)
         draws, left = errors < EXACT, torch.ones(len(cells), dtype=torch.bool)
         for _ in range(most):
             left &= ~draws[:, int((draws & left[:, None]).sum(0).argmax())]

@@ -124,8 +124,8 @@ class TokenCache:
         arrays: dict[Path, list[np.ndarray]] = defaultdict(list)
         num_steps, dtype, is_value = 0, token_dtype(world.layout), world.layout.values_mask.numpy()
         for compact, reward in encoded:
-            tokens.append(compact[:, ~is_value])
-            values.append(compact[:, is_value].astype(_values_dtype(world.layout)))
+            tokens.append(np.ascontiguousarray(compact[:, ~is_value]))  # or a step is read from all over the file
+            values.append(np.ascontiguousarray(compact[:, is_value].astype(_values_dtype(world.layout))))
             steps = torch.from_numpy(compact.astype(np.int64))
             returns.append(_return_tokens(reward, world).astype(dtype))
             readout = world.read_episode(steps)
@@ -187,9 +187,14 @@ class TokenCache:
 
     def _steps(self, index: np.ndarray, exists: np.ndarray) -> Tensor:
         """Tokens (..., N) of the steps at indices (...), absent tokens where no step exists."""
-        chosen, is_value = np.where(exists, index, 0), self.layout.values_mask.numpy()
+        chosen = np.where(exists, index, 0)
         steps = np.empty((*index.shape, self.layout.num_tokens), np.int64)
-        steps[..., ~is_value], steps[..., is_value] = self.tokens[chosen], self.values[chosen]
+        parts = {True: np.asarray(self.values)[chosen], False: np.asarray(self.tokens)[chosen]}
+        ends = {True: 0, False: 0}
+        for slot in self.layout.slots:
+            span, is_value = self.layout.span(slot.name), slot.values_of is not None
+            begin, ends[is_value] = ends[is_value], ends[is_value] + slot.num_tokens
+            steps[..., span] = parts[is_value][..., begin : ends[is_value]]
         tokens = torch.from_numpy(steps)
         if exists.all():
             return tokens
