@@ -29,6 +29,34 @@ class Endless(SlowBoard):
         return observation, reward, False, False, info
 
 
+class Drawn(gymnasium.Env):
+    """Observes how often it was stepped, and draws that as a brightness, into the same array every time."""
+
+    metadata = {"render_modes": ["rgb_array", "ansi"], "render_fps": 5}
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.observation_space, self.action_space = spaces.Box(0, 100, (2,)), spaces.Discrete(2)
+        self.render_mode, self._canvas = render_mode, np.zeros((24, 16, 3), np.uint8)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        self.num_steps = 0
+        return self._observation(), {}
+
+    def _observation(self) -> np.ndarray:
+        return np.full(2, self.num_steps, np.float32)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        self.num_steps += 1
+        return self._observation(), 0.0, self.num_steps == 9, False, {}
+
+    def render(self) -> Any:
+        if self.render_mode != "rgb_array":
+            return str(self.num_steps)
+        self._canvas[:] = 10 * self.num_steps
+        return self._canvas
+
+
 class Odd(gymnasium.Env):
     """Episodes of five random observations of a space; the one of step `nan_at` has a NaN."""
 
@@ -205,6 +233,7 @@ for name, entry_point in (
     ("Board", "board:Board"),
     ("Slow", "data_environments:SlowBoard"),
     ("Endless", "data_environments:Endless"),
+    ("Drawn", "data_environments:Drawn"),
     ("Odd", "data_environments:Odd"),
     ("Other", "data_environments:Other"),
     ("OldApi", "data_environments:OldApi"),

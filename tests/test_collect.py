@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from minari import MinariDataset
 
-from magrathea.data import Dataset, collect, policies
+from magrathea.data import Dataset, collect, make_env, make_env_from_metadata, policies
 from magrathea.errors import MagratheaError
 from magrathea.files import claim_folder
 
@@ -128,6 +129,23 @@ def test_composite_spaces_are_recorded(tmp_path: Path, space: str) -> None:
         assert array.shape == (6, *expected.shape)
         np.testing.assert_array_equal(array[0], expected)
     assert episode.action.shape == (5, 2)
+
+
+def test_what_an_environment_draws_is_recorded_in_place_of_what_it_observes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = collect("data_environments:recorded/Drawn-v0", 30, tmp_path / "drawn", num_processes=1, pixels=True)
+    assert dataset.metadata["env_kwargs"] == {"pixels": True}
+    for index in range(len(dataset)):
+        frames = dataset.episode(index).observation
+        assert frames.shape == (10, 24, 16, 3) and (frames == 10 * np.arange(10)[:, None, None, None]).all()
+    with closing(make_env_from_metadata(dataset.metadata)) as env:
+        assert env.observation_space == dataset.observation_space
+    assert "--pixels" not in capsys.readouterr().err
+    collect("data_environments:recorded/Drawn-v0", 30, tmp_path / "observed", num_processes=1)
+    assert "--pixels records what the environment draws" in capsys.readouterr().err
+    with pytest.raises(MagratheaError, match=r"draws no pictures .*leave out pixels"):
+        make_env("data_environments:recorded/Drawn-v0", pixels=True, render_mode="ansi")
 
 
 def test_split_is_by_episode(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from magrathea.cli.options import (
     OptionalSize,
     OptionalText,
     OwnEnvId,
+    Pixels,
     Policy,
     Recipe,
     TrainingMinutes,
@@ -56,6 +57,7 @@ def collect(
     max_episode_steps: MaxEpisodeSteps = None,
     on_error: OnError = "stop",
     info: Info = None,
+    pixels: Pixels = False,
     env_kwargs: EnvKwargs = "{}",
 ) -> None:
     """Record a Gymnasium environment into a Minari dataset. Run it again to resume after an interruption.
@@ -80,6 +82,7 @@ def collect(
         env_kwargs=keywords,
         on_error=on_error,
         info=info,
+        pixels=pixels,
     )
 
 
@@ -201,6 +204,7 @@ def make(
     max_episode_steps: MaxEpisodeSteps = None,
     on_error: OnError = "stop",
     info: Info = None,
+    pixels: Pixels = False,
     env_kwargs: EnvKwargs = "{}",
     device: Device = "auto",
     seed: Seed = 0,
@@ -233,6 +237,7 @@ def make(
         env_kwargs=json_object(env_kwargs, "--env-kwargs"),
         on_error=on_error,
         info=info,
+        pixels=pixels,
         max_seconds=COLLECT_SHARE * 60 * minutes,
     )
     deadline = end - REPORT_SHARE * 60 * minutes - PLOT_SECONDS

@@ -88,6 +88,7 @@ Info = Annotated[
         'world: names joined by commas, or "all"; without it, none, and the command says which there are.',
     ),
 ]
+Pixels = Annotated[bool, arg(help="learn from the pictures that the environment draws, in place of what it observes.")]
 EnvKwargs = Annotated[
     str,
     arg(

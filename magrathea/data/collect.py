@@ -20,7 +20,7 @@ from typing import Any, Literal
 from magrathea.data.counters import KeepCounters, chosen_counters, what_could_be_kept
 from magrathea.data.dataset import METADATA_FILE_NAME, Dataset, write_dataset
 from magrathea.data.episode import episode_length
-from magrathea.data.make_env import closed_after, environment_metadata, make_env
+from magrathea.data.make_env import closed_after, draws_pictures, environment_metadata, make_env
 from magrathea.data.pictures import ConvertPictures, fitting_size
 from magrathea.data.playing import (
     FAILED,
@@ -38,7 +38,7 @@ from magrathea.errors import MagratheaError, exit_on_sigterm
 from magrathea.files import atomic_write, claim_folder, read_json
 from magrathea.progress import Stages
 from magrathea.settings import Count, Positive, check_value
-from magrathea.spaces import COUNTERS, check_space
+from magrathea.spaces import COUNTERS, check_space, find_picture
 
 WORK_FOLDER = ".collecting"
 ASKED_STEPS = "asked_steps"  # in the metadata of a dataset that was cut by the time; "steps" are those that it has
@@ -60,6 +60,7 @@ def collect(
     on_error: OnError = "stop",
     max_seconds: float | None = None,
     info: str | Sequence[str] | None = None,
+    pixels: bool = False,
 ) -> Dataset:
     """Record an environment into a dataset, or resume an interrupted recording.
 
@@ -80,6 +81,8 @@ def collect(
             cut (truncated).
         info: names of counters in `info` that become part of the observation, or "all"; see `KeepCounters`. Written as
             `counters` of `env_kwargs`.
+        pixels: whether the picture that the environment draws is recorded in place of its own observation. Written as
+            `pixels` of `env_kwargs`.
 
     Raises:
         MagratheaError: for an environment or policy that cannot be had, spaces that no tokenizer can learn, an
@@ -91,13 +94,14 @@ def collect(
     check_main()
     _require_minari()
     out = Path(out).resolve()
+    asked = ({} if info is None else {COUNTERS: info}) | ({"pixels": True} if pixels else {})
     recording = Recording(
         env_id=env_id,
         steps=steps,
         policy=policy,
         seed=seed,
         max_episode_steps=max_episode_steps,
-        env_kwargs=dict(env_kwargs or {}) | ({} if info is None else {COUNTERS: info}),
+        env_kwargs=dict(env_kwargs or {}) | asked,
     )
     time_limit = None if max_seconds is None else TimeLimit.of(max_seconds, num_processes, MIN_EPISODES)
     with exit_on_sigterm():  # environments are closed
@@ -196,6 +200,11 @@ def _described(recording: Recording) -> tuple[Recording, dict[str, Any]]:
     if "size" not in recording.env_kwargs:
         with closed_after(recorded_env(recording)) as env:
             size = fitting_size(env.observation_space)
+            if find_picture(env.observation_space) is None and draws_pictures(env):
+                print(
+                    "Note: there is no picture in the observation; --pixels records what the environment draws.",
+                    file=sys.stderr,
+                )
         if size is not None:
             recording = replace(recording, env_kwargs={**recording.env_kwargs, "size": list(size)})
             print(

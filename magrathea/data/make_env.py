@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
 import textwrap
 import warnings
@@ -13,6 +14,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.wrappers import AddRenderObservation
 
 from magrathea.action_keys import default_keys
 from magrathea.data.counters import KeepCounters
@@ -26,6 +28,7 @@ OLD_API = (
     "speaks the API of the old package gym; wrap it with Shimmy: pip install 'shimmy[gym-v21]', and register "
     "gymnasium.make('GymV21Environment-v0', env_id=...)"
 )
+DRAWN = "rgb_array"  # the render mode of pictures
 MAX_FPS = 1000
 MAX_DESCRIPTION = 300  # characters
 _PLAIN_TEXT = re.compile(r"[\w .+-]{0,100}")  # of an argument that a file gives: names no module and no path
@@ -47,6 +50,7 @@ def make_env(
     env_id: str,
     /,
     *,
+    pixels: bool = False,
     size: tuple[int, int] | None = None,
     counters: Sequence[str] | None = None,
     **env_kwargs: Any,
@@ -55,16 +59,21 @@ def make_env(
 
     Args:
         env_id: as Gymnasium knows it, or "module:id".
+        pixels: whether the observation is the picture that the environment draws, in place of its own.
         size: (height, width) in pixels that pictures are resized to; without it, only those are changed that have
             another form than uint8 (height, width[, 1|3|4]), or that no patch size divides (`ConvertPictures`).
         counters: names of whole numbers in `info` that become part of the observation (`KeepCounters`).
         env_kwargs: given to the environment.
 
     Raises:
-        MagratheaError: for an id that is unknown, or whose package is not installed.
+        MagratheaError: for an id that is unknown, or whose package is not installed, and for pixels of an environment
+            that draws none.
     """
     name_environment(env_id)
     plugin = environment_plugin(env_id)
+    if pixels:
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame looks for a screen even where none is shown
+        env_kwargs = {"render_mode": DRAWN} | env_kwargs
     try:
         env = _make(plugin, env_id, env_kwargs)
     except ImportError as error:
@@ -84,12 +93,30 @@ def make_env(
         raise _cannot_be_made(env_id, error) from error
     try:
         _check_has_spaces(env, env_id)
+        env = _drawn(env, env_id) if pixels else env
         if size is not None or changes_of(env.observation_space):
             env = ConvertPictures(env, size)
         return env if counters is None else KeepCounters(env, counters)
     except BaseException:
         close_env(env)
         raise
+
+
+def draws_pictures(env: gymnasium.Env) -> bool:
+    """Whether an environment says that it can be made with `pixels`."""
+    return DRAWN in ((env.unwrapped.metadata or {}).get("render_modes") or ())
+
+
+def _drawn(env: gymnasium.Env, env_id: str) -> gymnasium.Env:
+    """An environment that observes what it draws."""
+    try:
+        return AddRenderObservation(env, render_only=True)
+    except Terminated:
+        raise
+    except FOREIGN_ERRORS as error:
+        raise MagratheaError(
+            f"Environment '{env_id}' draws no pictures ({one_line(error, 200).rstrip('.')}); leave out pixels."
+        ) from error
 
 
 def close_env(env: gymnasium.Env) -> None:
