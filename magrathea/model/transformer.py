@@ -94,7 +94,6 @@ class MaskedTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.layout, self.config, self.num_heads = layout, config, config.num_heads
-        self.codecs = dict(codecs)
         self.attends_to_window = config.attends_to_window
         self.values = nn.ModuleDict(
             {
@@ -143,6 +142,11 @@ class MaskedTransformer(nn.Module):
             table = part[index].get_parameter("weight")[: slot.vocab_size]
             similar = principal_components(token_features, table.shape[1])
             table.copy_((table + similar * (table.std() / similar.std().clamp(min=1e-6))) * 0.5**0.5)
+
+    @property
+    def codecs(self) -> Codecs:
+        """Of the slots that have values, by name."""
+        return {part.slot.name: part.codec for part in self._values_slots()}
 
     @property
     def device(self) -> torch.device:
@@ -298,9 +302,9 @@ class MaskedTransformer(nn.Module):
     def with_values(self, tokens: Int[Tensor, "*n N"], previous: Int[Tensor, "*n N"]) -> Int[Tensor, "*n N"]:
         """Steps whose values are what their tokens make of those of the step before each."""
         tokens = tokens.clone()
-        for name, codec in self.codecs.items():
-            values = self.layout.span(self.layout.values_slots[name].name)
-            tokens[..., values] = codec.decode(tokens[..., self.layout.span(name)], previous[..., values])
+        for part in self._values_slots():
+            own, values = part.tokens_span, part.values_span
+            tokens[..., values] = part.codec.decode(tokens[..., own], previous[..., values])
         return tokens
 
     def _add_conditioning(self, x: Float[Tensor, "B T P D"], kv_cache: KVCache) -> Float[Tensor, "B T P D"]:
@@ -394,7 +398,7 @@ class MaskedTransformer(nn.Module):
             target = tokens[..., span]
             holes = hole_mask[..., span] & (target < slot.vocab_size)
             weight = max(1.0, whole / (10 * slot.num_tokens))  # no slot is under a tenth of a step
-            if slot.name in self.codecs:
+            if module_name(slot) in self.values:
                 part = self._values_slot(slot)
                 loss, weights = part.loss(self.head.logits(index, feature, []), tokens, previous, holes)
                 total, num_holes = total + weight * loss, num_holes + weight * weights
