@@ -21,7 +21,7 @@ from magrathea.evaluate.results import DreamMeasures, EvaluationResult, write_re
 from magrathea.evaluate.rollouts import Replay, Steps, choose_starts, context_and_least, roll_out
 from magrathea.evaluate.slots import NUMBERS, PICTURE, by_kind
 from magrathea.progress import Stages
-from magrathea.spaces import counter_names, index_batch
+from magrathea.spaces import counter_names, find_picture, index_batch, space_tree, value_at
 from magrathea.world import World
 
 APART = 5  # steps between starts of dreams
@@ -50,7 +50,7 @@ def evaluate(
     headlines = evaluation_headlines(subject.world.layout, next_step, dreams)
     result = EvaluationResult(
         about=subject.about(),
-        verdict=verdict(dreams, bool(subject.dataset.env_id)),
+        verdict=verdict(dreams, bool(subject.dataset.env_id), _num_pixels(subject.world)),
         headlines=[item for item in headlines if item.figure.value is not None],
         next_step=next_step,
         dreams=dreams,
@@ -63,6 +63,15 @@ def evaluate(
     write_result(out / "metrics.json", result)
     write_evaluation_page(out, result)
     return result
+
+
+def _num_pixels(world: World) -> int:
+    """Of the picture that a world observes; 0 where there is none."""
+    path = find_picture(world.observation_space)
+    if path is None:
+        return 0
+    height, width = value_at(space_tree(world.observation_space), path).shape[:2]
+    return height * width
 
 
 class _Measuring:

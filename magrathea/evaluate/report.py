@@ -32,7 +32,8 @@ TRY = "To try: more --minutes of training, more recorded --steps, or another --p
 TRY_IMPORTED = (
     "To try: more --minutes of training, or more recordings; 'magrathea import' has options for smaller pictures."
 )
-TRY_SMALLER = "Or pictures of a smaller size: --env-kwargs '{\"size\": [64, 64]}'."
+SMALLER = 64, 64  # height and width
+TRY_SMALLER = f"Or pictures of a smaller size: --env-kwargs '{{\"size\": {list(SMALLER)}}}'."
 # groups of cells, the first of which a world has is its headline
 GROUPS = {"visible and still": "seen before, still", "visible before": "seen before", "unchanged": "that do not change"}
 # conditions on steps whose shares are headlines; where there are none, that of all steps is
@@ -72,9 +73,10 @@ def headline_text(item: Headline) -> str:
     return f"{item.name}: {as_text(item.figure, item.unit)}{comparison}"
 
 
-def verdict(dreams: DreamMeasures, has_environment: bool = True) -> list[str]:
+def verdict(dreams: DreamMeasures, has_environment: bool = True, num_pixels: int = 0) -> list[str]:
     """What to know of a world first: where it is no better than repeating the last step or does not obey, and what to
-    try, which depends on whether its data come from an environment; else that neither is so."""
+    try, which depends on whether its data come from an environment, and on the size of its pictures; else that neither
+    is so."""
     weak, measured = [], []
     for what, figures, (first, second), is_no_better, unit in _against_repeating(dreams):
         known = {step: figures[step] for step in (first, second) if figures.get(step, Figure()).value is not None}
@@ -95,7 +97,7 @@ def verdict(dreams: DreamMeasures, has_environment: bool = True) -> list[str]:
     if weak and not has_environment:
         return [*weak, TRY_IMPORTED]
     if weak:
-        return [*weak, f"{TRY} {TRY_SMALLER}" if dreams.gain else TRY]
+        return [*weak, f"{TRY} {TRY_SMALLER}" if num_pixels > SMALLER[0] * SMALLER[1] else TRY]
     text = "; ".join(measured)
     return [f"{text[0].upper()}{text[1:]}."] if measured else ["There was too little to tell how good this world is."]
 
