@@ -16,6 +16,7 @@ from magrathea.errors import MagratheaError
 __version__ = "0.2.0.dev0"
 
 if TYPE_CHECKING:
+    from magrathea.agents import Agent
     from magrathea.data import Dataset
     from magrathea.envs import DreamEnv, DreamVectorEnv
     from magrathea.layout import Layout, Slot
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from magrathea.world import World
 
 __all__ = [
+    "Agent",
     "Dataset",
     "DreamEnv",
     "DreamVectorEnv",
@@ -43,6 +45,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Agent": "agents",
     "Dataset": "data",
     "DreamEnv": "envs",
     "DreamVectorEnv": "envs",

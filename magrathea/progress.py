@@ -19,17 +19,23 @@ LINE_SECONDS = 30.0  # between lines where there is no terminal
 
 
 class Stages:
-    """Progress of work that consists of stages, one after the other; prints nothing if `quiet`."""
+    """Progress of work that consists of stages, one after the other; prints nothing if `quiet`.
+
+    Attributes:
+        prefix: of the names of the stages that begin from here on.
+    """
 
     def __init__(self, quiet: bool = False) -> None:
         self._bars = Progress(*COLUMNS)
         self._shows_bars = self._bars.console.is_terminal and not quiet
         self._prints_lines = not self._shows_bars and not quiet
         self._stage, self._task, self._last_line = "", TaskID(0), 0.0
+        self.prefix = ""
 
     def begin(self, stage: str) -> None:
         """Finish the stage before and begin one whose progress is not known yet."""
         self._finish()
+        stage = self.prefix + stage
         self._stage, self._last_line = stage, time.monotonic()
         if self._shows_bars:
             self._bars.start()

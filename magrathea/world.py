@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from magrathea import masks
 from magrathea.devices import resolve_device
 from magrathea.display import world_html
 from magrathea.errors import MagratheaError, one_line
@@ -197,6 +198,23 @@ class World:
             raise MagratheaError("World.fill got holes in values, which follow from their tokens; leave them known.")
         filled = fill_steps(self.model, self.memory, steps, hole_mask, prompt, settings or self.config.fill, seed)
         return FillResult(filled.tokens.cpu(), filled.confidence.cpu(), filled.num_passes.cpu())
+
+    @torch.no_grad()
+    def features(self, tokens: Int[Tensor, "B T N"]) -> Float[Tensor, "B K S F"]:
+        """What the model knows of steps, for agents: at the S positions of the observation the trunk's output of when
+        each is predicted from those before and its action, and the encoding of what it became.
+
+        Of the T steps the first W, the window, are only shown, so that K = T - W; an episode's first step may be
+        repeated before it. The memory beyond the window is not read. Raises MagratheaError for fewer than W + 1 steps.
+        """
+        first, tokens = self.config.model.window, tokens.to(self.device)
+        if tokens.ndim != 3 or tokens.shape[1] <= first:
+            raise MagratheaError(f"World.features got steps {tuple(tokens.shape)}; give (B, T, N), T over {first}.")
+        kv_cache = self.model.segment_cache(tokens, first)
+        time = torch.arange(first, tokens.shape[1], device=self.device).expand(len(tokens), -1)
+        hole_mask = masks.forward_dynamics(self.layout).to(self.device).expand_as(tokens[:, first:])
+        trunk = self.model.trunk(tokens[:, first:], hole_mask, time, kv_cache)
+        return self.model.state_features(trunk.positions, tokens[:, first:])
 
     # -- files --------------------------------------------------------------------------------------------------------
     @classmethod

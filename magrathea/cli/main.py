@@ -24,6 +24,7 @@ from magrathea.cli.bench import (
 from magrathea.cli.build import collect, import_recordings, make, train
 from magrathea.cli.evaluate import evaluate, evaluate_drift, evaluate_memory, evaluate_text
 from magrathea.cli.fill import fill
+from magrathea.cli.learn import learn
 from magrathea.cli.options import run_command
 from magrathea.cli.play import play
 from magrathea.cli.sessions import backup
@@ -46,6 +47,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "play": play,
     "sessions backup": backup,
     "make": make,
+    "learn": learn,
     "bench": bench,
     "bench profile": bench_profile,
     "bench history": bench_history,

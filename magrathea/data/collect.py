@@ -61,6 +61,8 @@ def collect(
     max_seconds: float | None = None,
     info: str | Sequence[str] | None = None,
     pixels: bool = False,
+    exact: bool = False,
+    stages: Stages | None = None,
 ) -> Dataset:
     """Record an environment into a dataset, or resume an interrupted recording.
 
@@ -68,7 +70,8 @@ def collect(
         env_id: Gymnasium id, or "module:id".
         steps: number of steps; the last episode is finished, so that there are a few more.
         out: folder of the dataset.
-        policy: "random", "sticky", one of the environment's plug-in ("explorer"), or "module:function".
+        policy: "random", "sticky", "explore", one of the environment's plug-in ("explorer"), the folder of an agent,
+            or "module:function".
         num_processes: processes that play at once; the dataset does not depend on it.
         seed: episode i is played with seed + i.
         max_episode_steps: longer episodes are cut (truncated) there; if None, after 1,000 steps where the environment
@@ -83,6 +86,9 @@ def collect(
             `counters` of `env_kwargs`.
         pixels: whether the picture that the environment draws is recorded in place of its own observation. Written as
             `pixels` of `env_kwargs`.
+        exact: whether the last episode is cut (truncated) instead of finished, so that there are not a few steps more;
+            with one process only.
+        stages: display that the progress is shown in; one of its own if not given.
 
     Raises:
         MagratheaError: for an environment or policy that cannot be had, spaces that no tokenizer can learn, an
@@ -91,6 +97,8 @@ def collect(
     check_value("on_error", on_error, OnError)
     check_value("num_processes", num_processes, Count)
     check_value("max_seconds", max_seconds, Positive | None)
+    if exact and num_processes > 1:
+        raise MagratheaError(f"num_processes is {num_processes}; give 1 for a recording of exactly {steps:,} steps.")
     check_main()
     _require_minari()
     out = Path(out).resolve()
@@ -111,7 +119,7 @@ def collect(
         with claim_folder(out, "recording into"), exit_on_sigterm():
             if not _is_done(out, metadata, max_seconds):  # meanwhile
                 _begin(work, metadata)
-                lengths = _play_all(recording, work, num_processes, on_error, time_limit)
+                lengths = _play_all(recording, work, num_processes, on_error, time_limit, exact, stages)
                 _write(out, work, lengths, metadata)
             shutil.rmtree(work, ignore_errors=True)
     return Dataset.open(out)
@@ -131,14 +139,20 @@ def _recorded_lengths(work: Path) -> dict[int, int]:
 
 
 def _play_all(
-    recording: Recording, work: Path, num_processes: int, on_error: OnError, time_limit: TimeLimit | None
+    recording: Recording,
+    work: Path,
+    num_processes: int,
+    on_error: OnError,
+    time_limit: TimeLimit | None,
+    exact: bool,
+    display: Stages | None,
 ) -> dict[int, int]:
     """Play until enough steps are recorded, or up to a moment; returns the length of each episode of the dataset,
     FAILED included."""
     lengths, noted = _recorded_lengths(work), set()
-    with Stages() as stages:
+    with Stages() if display is None else contextlib.nullcontext(display) as stages:
         stages.begin("collecting")
-        with contextlib.closing(play_missing(recording, work, lengths, num_processes, time_limit)) as played:
+        with contextlib.closing(play_missing(recording, work, lengths, num_processes, time_limit, exact)) as played:
             for episode in played:
                 lengths[episode.index] = episode.length
                 for text in sorted({*episode.notes} - noted):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,7 @@ import gymnasium
 import msgspec
 import numpy as np
 
-from magrathea.data.episode import Episode, merge_episodes
+from magrathea.data.episode import Episode, merge_episodes, save_episode
 from magrathea.errors import MagratheaError, one_line
 from magrathea.files import read_json
 from magrathea.spaces import checked_batch, map_leaves
@@ -191,3 +193,23 @@ def write_dataset(
 
 def _plain(text: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in text.lower()).strip("-")
+
+
+def merge_datasets(folders: Sequence[str | Path], out: str | Path) -> Dataset:
+    """Write the episodes of several datasets of one environment, in their order, as one dataset, atomically; one that
+    is there already stays as it is. Its metadata are those of the first, with the number of steps of all."""
+    out, parts = Path(out), [Dataset.open(folder) for folder in folders]
+    if not (out / "data" / METADATA_FILE_NAME).exists():
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".merging-", dir=out) as work:
+            episodes = (part.episode(index) for part in parts for index in range(len(part)))
+            paths = [Path(work) / f"episode_{number:06d}.hdf5" for number in range(sum(map(len, parts)))]
+            for episode, path in zip(episodes, paths, strict=True):
+                save_episode(episode, path)
+            first, fresh = parts[0], Path(work) / "data"
+            fresh.mkdir()
+            about = {**first.metadata, "steps": sum(part.num_steps for part in parts)}
+            name = f"{first.env_id.replace('/', '-')}/merged-v0"
+            write_dataset(fresh, first.observation_space, first.action_space, paths, name, about)
+            fresh.replace(out / "data")
+    return Dataset.open(out)

@@ -114,9 +114,15 @@ class Played:
 
 
 def play_missing(
-    recording: Recording, work: Path, lengths: dict[int, int], num_processes: int, time_limit: TimeLimit | None = None
+    recording: Recording,
+    work: Path,
+    lengths: dict[int, int],
+    num_processes: int,
+    time_limit: TimeLimit | None = None,
+    exact: bool = False,
 ) -> Generator[Played, None, None]:
-    """Play the episodes that are missing; the caller adds the lengths of what is yielded to `lengths`."""
+    """Play the episodes that are missing; the caller adds the lengths of what is yielded to `lengths`. To be exact, in
+    one process, the last episode is cut at the recording's number of steps."""
     missing = (index for index in itertools.count() if index not in lengths)
     needed = Needed(lengths, recording.steps)
     if needed() is not None:
@@ -124,7 +130,8 @@ def play_missing(
     if num_processes == 1 or _would_run_again():
         with contextlib.closing(_Player(recording, work, time_limit)) as player:
             while needed() is None:
-                yield player.play(next(missing))
+                left = recording.steps - sum(lengths.values())
+                yield player.play(next(missing), left if exact else None)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_processes, context, _start_worker, (recording, work, time_limit)) as pool:
@@ -174,13 +181,13 @@ class _Player:
         self._recording, self._work, self._time_limit = recording, work, time_limit
         self._env: gymnasium.Env | None = None
 
-    def play(self, index: int) -> Played:
-        """Play the episode of an index."""
+    def play(self, index: int, most: int | None = None) -> Played:
+        """Play the episode of an index, of at most so many steps."""
         notes: dict[str, None] = {}
         try:
             if self._env is None:
                 self._env = recorded_env(self._recording)
-            episode = self._play(self._env, index, notes)
+            episode = self._play(self._env, index, notes, most)
         except Terminated:
             raise
         except FOREIGN_ERRORS as error:  # of the environment or the policy
@@ -191,13 +198,14 @@ class _Player:
         save_episode(episode, episode_path(self._work, index))
         return Played(index, len(episode), tuple(notes))
 
-    def _play(self, env: gymnasium.Env, index: int, notes: dict[str, None]) -> Episode:
+    def _play(self, env: gymnasium.Env, index: int, notes: dict[str, None], most: int | None) -> Episode:
         recording = self._recording
         limit, is_default = recording.max_episode_steps, False
         if limit is None and not _has_end(env, recording.env_id):
             limit, is_default = DEFAULT_EPISODE_STEPS, True
         is_late = None if self._time_limit is None else self._time_limit.clock()
-        episode = play_episode(env, recording.policy, recording.seed + index, limit, notes.setdefault, is_late)
+        cut = min((steps for steps in (limit, most) if steps is not None), default=None)
+        episode = play_episode(env, recording.policy, recording.seed + index, cut, notes.setdefault, is_late)
         if is_default and len(episode) == limit and episode.truncated[-1]:
             notes[
                 f"'{recording.env_id}' has no time limit; its episodes are cut after {limit} steps. "

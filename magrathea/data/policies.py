@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -21,6 +22,7 @@ LONGEST_HOLD = 8  # steps
 EFFECT_STEPS = 25  # last ones of an action, of whose changes the median is its effect
 PIXEL_NOISE = 12  # of 255, that is no change
 DRIFT_MEMORY = 0.9  # of a step for the one before
+AGENTS = "magrathea.agents.agent:policy_of"  # imported only where a policy is the folder of an agent
 
 
 def _sampler(env: gymnasium.Env, rng: np.random.Generator) -> Callable[[], Any]:
@@ -111,7 +113,8 @@ def policy_named(name: str, env_id: str = "") -> PolicyMaker:
     """The function that makes a policy.
 
     Args:
-        name: "random", "sticky", a policy of the environment's plug-in ("explorer"), or "module:function".
+        name: "random", "sticky", a policy of the environment's plug-in ("explorer"), the folder of an agent, or
+            "module:function".
         env_id: Gymnasium id of the environment that it plays.
 
     Raises:
@@ -122,6 +125,8 @@ def policy_named(name: str, env_id: str = "") -> PolicyMaker:
     name = current_policy_name(name)
     if name in _POLICIES:
         return _POLICIES[name]
+    if Path(name).expanduser().is_dir():
+        return load_reference(AGENTS)(name)
     if name not in own and ":" not in name:
         known = ", ".join([*_POLICIES, *own])
         raise MagratheaError(f"Unknown policy '{name}' of '{env_id}'; choose {known}, or give module:function.")

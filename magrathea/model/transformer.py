@@ -10,9 +10,10 @@ Shapes: B batch, T steps, N tokens of a step, P positions of a step, D width, H 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +72,15 @@ class Block(nn.Module):
         heads = attended[0].unsqueeze(1) if len(attended) == 1 else torch.stack(attended, dim=1)
         x = x + self.attention.merge_heads(heads)
         return x + self.feed_forward(x)
+
+
+class TrunkOutput(NamedTuple):
+    """Steps with holes after all layers: their positions (B, T, P, D), the cells that the slots with values began with,
+    and the projection of the step's means."""
+
+    positions: Tensor
+    cells: Mapping[ValuesSlot, Tensor]
+    context: Tensor | None
 
 
 class MaskedTransformer(nn.Module):
@@ -233,14 +243,14 @@ class MaskedTransformer(nn.Module):
         return SegmentKVCache(past, self.config.window, first, self.condition(readout, time[:, first:], prompt))
 
     # -- steps with holes ---------------------------------------------------------------------------------------------
-    def features(
+    def trunk(
         self,
         tokens: Int[Tensor, "B T N"],
         hole_mask: Bool[Tensor, "B T N"],
         time: Int[Tensor, "B T"],
         kv_cache: KVCache,
-    ) -> list[Tensor]:
-        """Steps with holes at times -> for each slot (B, T, its tokens, E), what its tokens are predicted from."""
+    ) -> TrunkOutput:
+        """Steps with holes at times, after all layers."""
         num_recent = self.config.num_recent
         recent = kv_cache.recent_tokens(tokens.shape[1], num_recent) if num_recent else None
         cells = {}
@@ -260,11 +270,24 @@ class MaskedTransformer(nn.Module):
             if index == 0 and self.recurrence is not None and state is not None:
                 x = x + self.recurrence.read(state, x)  # after one layer all positions know the action
         x = self._convolve(x, self.conv_blocks[half:], self._context(x))
+        return TrunkOutput(x, cells, context)
+
+    def features(self, trunk: TrunkOutput) -> list[Tensor]:
+        """For each slot (B, T, its tokens, E), what its tokens are predicted from."""
         outputs = {
-            part.slot.name: part.outputs(x[:, :, self._positions_of(part.slot)], own, context)
-            for part, own in cells.items()
+            part.slot.name: part.outputs(trunk.positions[:, :, self._positions_of(part.slot)], own, trunk.context)
+            for part, own in trunk.cells.items()
         }
-        return self.head.features(x, outputs)
+        return self.head.features(trunk.positions, outputs)
+
+    @torch.no_grad()
+    def state_features(self, trunk: Float[Tensor, "*n P D"], tokens: Int[Tensor, "*n N"]) -> Float[Tensor, "*n S F"]:
+        """Final steps as an agent sees them: at the S positions of the observation the trunk's output of when they were
+        predicted, and their encodings, F = 2 * D."""
+        slots = self.layout.of_role("observation")
+        where = slice(self._positions_of(slots[0]).start, self._positions_of(slots[-1]).stop)
+        encodings = self.encode(tokens.flatten(0, -2)[:, None]).unflatten(0, tokens.shape[:-1]).squeeze(-3)
+        return torch.cat([norm(trunk[..., where, :]), encodings[..., where, :]], dim=-1).float()
 
     def _values_slots(self) -> Iterable[ValuesSlot]:
         return self.values.values()  # type: ignore[return-value]
@@ -336,8 +359,11 @@ class MaskedTransformer(nn.Module):
         kv_cache: KVCache,
     ) -> dict[str, Tensor]:
         """Steps with holes at times -> for each slot's name logits (B, T, its tokens, its vocabulary)."""
-        features = self.features(tokens, hole_mask, time, kv_cache)
-        num_steps = tokens.shape[1]
+        return self.logits(self.trunk(tokens, hole_mask, time, kv_cache), kv_cache)
+
+    def logits(self, trunk: TrunkOutput, kv_cache: KVCache) -> dict[str, Tensor]:
+        """For each slot's name logits (B, T, its tokens, its vocabulary)."""
+        features, num_steps = self.features(trunk), trunk.positions.shape[1]
         logits = self.head(features, self._copy_sources(kv_cache, num_steps), self._recent(kv_cache, num_steps))
         for part in self._values_slots():
             part.undo_weights(logits[part.slot.name])
@@ -375,7 +401,7 @@ class MaskedTransformer(nn.Module):
         kv_cache = self.segment_cache(past_tokens, first, prompt, readout, earlier)
         time = torch.arange(first, past_tokens.shape[1], device=tokens.device).expand(tokens.shape[:2])
         sources = self._copy_sources(kv_cache, tokens.shape[1])
-        features = self.head.add_prev_frame(self.features(tokens, hole_mask, time, kv_cache), sources)
+        features = self.head.add_prev_frame(self.features(self.trunk(tokens, hole_mask, time, kv_cache)), sources)
         copies = self.head.copies(features, self._recent(kv_cache, tokens.shape[1]))
         previous = past_tokens[:, max(0, first - 1) : past_tokens.shape[1] - 1]
         return self._loss(features, sources, copies, tokens, hole_mask, previous)

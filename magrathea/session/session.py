@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from magrathea import masks
@@ -68,6 +68,8 @@ class Session:
         self._context = DreamContext(world, self._histories, state.inference, state.memory, state.num_in_memory)
         self._generators = [Generator() for _ in self._seeds]
         self._forward_holes = masks.forward_dynamics(world.layout)
+        self._filled_trunk: Tensor | None = None  # (I, P, D) the trunk's output in the first pass of the last `_fill`
+        self._trunk: Tensor | None = None  # (B, P, D) that of the last step, where it was dreamt in all worlds
 
     def _state(self, batch_indices: Sequence[int]) -> SessionState:
         """The state of a part of the batch, whose histories go on apart from these."""
@@ -124,6 +126,19 @@ class Session:
         return self.world.decode_observation(self.tokens)
 
     @property
+    def features(self) -> Float[Tensor, "B S F"]:
+        """What the model knows of the last step, as `World.features` gives it; costs no pass of the model after `step`.
+
+        Where the history is shorter than the window and a step, its first step is repeated before it.
+        """
+        if self._trunk is not None:
+            return self.world.model.state_features(self._trunk, self.tokens.to(self.world.device))
+        num_steps = self.world.config.model.window + 1
+        tails = [self.history_of(index, -num_steps) for index in range(self.batch_size)]
+        whole = [torch.cat([tail[:1].expand(num_steps - len(tail), -1), tail]) for tail in tails]
+        return self.world.features(torch.stack(whole))[:, 0]
+
+    @property
     def history(self) -> Int[Tensor, "B T N"]:
         """The tokens of all steps since the start, those of the start first.
 
@@ -170,6 +185,7 @@ class Session:
         indices = range(self.batch_size) if batch_indices is None else batch_indices
         filled = self._imagine(self._encode_action(action, len(indices)), indices)
         self._commit(indices, filled.tokens.cpu().numpy()[:, None], StepKind.DREAMT)
+        self._trunk = self._filled_trunk if batch_indices is None else None
         return self.world.decode_step(filled)
 
     def peek(self, action: Any) -> StepResult:
@@ -205,6 +221,7 @@ class Session:
 
     def _commit_logs(self, logs: Mapping[int, np.ndarray]) -> None:
         """Logged steps (T,), by batch index, are final."""
+        self._trunk = None
         for index, log in logs.items():
             self._histories[index].extend(log)
             if len(log):
@@ -275,12 +292,16 @@ class Session:
             hidden = open_holes if stay_open is None else open_holes | stay_open[here]
             indices = batch_indices if chosen is None else [batch_indices[i] for i in chosen.tolist()]
             kv_cache = context.kv_cache(indices, conditioning.select(chosen))
-            logits = model.predict(now[:, None], hidden[:, None], time[here, None], kv_cache)
+            trunk = model.trunk(now[:, None], hidden[:, None], time[here, None], kv_cache)
+            if self._filled_trunk is None:
+                self._filled_trunk = trunk.positions.squeeze(1)
+            logits = model.logits(trunk, kv_cache)
             return {name: slot_logits.squeeze(1) for name, slot_logits in logits.items()}
 
         generators = [self._generators[index] for index in batch_indices]
         for index, generator in zip(batch_indices, generators, strict=True):
             generator.manual_seed(derive_seed(self._seeds[index], purpose, self._histories[index].num_steps))
+        self._filled_trunk = None
         filled = fill(predict, tokens.to(device), hole_mask, self.world.layout, self.settings, generators)
         if not model.codecs:
             return filled
@@ -354,10 +375,12 @@ class Session:
         self._histories += other._histories
         self._generators += other._generators
         self._context.append(other._context)
+        self._trunk = None
 
     def keep(self, batch_indices: Sequence[int]) -> None:
         """Drop all worlds but these, in this order."""
         self._context.keep(batch_indices)
+        self._trunk = None
         for kept in (self._seeds, self._histories, self._generators):
             kept[:] = [kept[index] for index in batch_indices]  # type: ignore[index]
 
@@ -375,6 +398,7 @@ class Session:
             if number:
                 self._seeds[index] = history.rewind(number)
         self._context.rewind()
+        self._trunk = None
         return self.observation
 
     def replay(self, world: World | None = None) -> Session:

@@ -18,11 +18,13 @@ from magrathea.world import World
 
 
 class TrainReport:
-    """Progress of a training, shown and logged by the first process only."""
+    """Progress of a training, shown (in a display of its own, if none is given) and logged by the first process
+    only."""
 
-    def __init__(self, work: Path) -> None:
+    def __init__(self, work: Path, stages: Stages | None = None) -> None:
         quiet = not distributed.is_first()
-        self.stages = Stages(quiet)
+        self._has_own_stages = stages is None
+        self.stages = Stages(quiet) if stages is None else stages
         self.writer = None if quiet else SummaryWriter(str(work / "tensorboard"))
 
     def update(self, progress: Progress) -> None:
@@ -53,6 +55,7 @@ class TrainReport:
         return result
 
     def close(self) -> None:
-        self.stages.close()
+        if self._has_own_stages:
+            self.stages.close()
         if self.writer is not None:
             self.writer.close()

@@ -22,6 +22,7 @@ from magrathea.files import atomic_write, claim_folder, read_json
 from magrathea.layout import Role
 from magrathea.memory import memory_class
 from magrathea.pretrained import folder_to_write
+from magrathea.progress import Stages
 from magrathea.sampler import FillSettings
 from magrathea.spaces import check_space, index_batch
 from magrathea.tokenizers import RewardTokenizer, TerminatedTokenizer, Tokenizer, tokenizer_for
@@ -47,6 +48,7 @@ def train(
     *,
     device: str = "auto",
     deadline: float | None = None,
+    stages: Stages | None = None,
 ) -> World:
     """Train a world on a dataset and write its folder; resumes a training that was interrupted.
 
@@ -57,6 +59,7 @@ def train(
             takes 10 minutes where they say neither minutes nor steps.
         device: "cpu", "cuda", "cuda:N", or "auto" for a GPU if there is one.
         deadline: moment of `time.monotonic` that the training of the model ends at, in place of `settings.minutes`.
+        stages: display that the progress is shown in; one of its own if not given.
 
     Raises:
         MagratheaError: for a dataset that cannot be read, settings that do not fit it, and a folder that holds a
@@ -67,16 +70,23 @@ def train(
         settings = replace(settings, minutes=DEFAULT_MINUTES)
     real = folder_to_write(out)  # refuses what cannot be one before anything is learned
     with claim_folder(real, "training into") if distributed.is_first() else nullcontext():
-        return _train(Dataset.open(dataset), Path(out), settings, device, deadline)
+        return _train(Dataset.open(dataset), Path(out), settings, device, deadline, stages)
 
 
-def _train(source: Dataset, out: Path, settings: TrainSettings, device: str, deadline: float | None) -> World:
+def _train(
+    source: Dataset,
+    out: Path,
+    settings: TrainSettings,
+    device: str,
+    deadline: float | None,
+    stages: Stages | None,
+) -> World:
     work = out / WORK_FOLDER
     _check_spaces(source)
     _claim(work, source, settings)
     settings = replace(settings, held_out=_held_out_share(len(source), settings.held_out))
     train_episodes, held_out = source.split(held_out=settings.held_out, seed=settings.seed)
-    report = TrainReport(work)
+    report = TrainReport(work, stages)
     if distributed.is_first():
         _prepare(source, train_episodes, held_out, settings, out, report, deadline)
     distributed.wait_for_all()

@@ -1,0 +1,135 @@
+"""A planner: sequences of actions are dreamt as one batch, and the best of them is begun.
+
+Random shooting draws them once; the cross-entropy method draws them again and again from what the best had in common
+(Rubinstein 1999; with a categorical for discrete actions). What follows the last step is judged by the agent's value.
+
+K plans, H steps of a plan, A numbers of an action.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from magrathea.agents.agent import Agent, Player
+from magrathea.agents.learner import Source
+from magrathea.session import Session
+from magrathea.settings import Count, Range, Share, check
+from magrathea.spaces import index_batch
+
+MIN_STD = 0.1  # of continuous actions
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannerSettings:
+    """How plans are searched.
+
+    Attributes:
+        num_plans: K.
+        horizon: H.
+        iterations: how often plans are drawn; 1 is random shooting.
+        elite_share: of the plans that the next ones are drawn like.
+        policy_share: of the plans that the agent's policy acts out, in every iteration.
+    """
+
+    num_plans: Annotated[int, Range(2, 10**6)] = 32
+    horizon: Count = 8
+    iterations: Count = 2
+    elite_share: Annotated[float, Range(0, 1, above=True)] = 0.15
+    policy_share: Share = 0.25
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+class Proposal:
+    """What actions (K, H, A) are drawn from: for each number of each step a distribution of its own."""
+
+    def __init__(self, agent: Agent, horizon: int) -> None:
+        self.sizes = agent.network.action_map.sizes
+        num_numbers = len(self.sizes) or agent.network.action_map.num_outputs // 2
+        self.probs = [torch.full((horizon, size), 1 / size) for size in self.sizes]
+        self.mean, self.std = torch.zeros(horizon, num_numbers), torch.ones(horizon, num_numbers)
+
+    def sample(self, num_plans: int) -> Tensor:
+        if self.sizes:
+            return torch.stack([torch.multinomial(own, num_plans, True).T for own in self.probs], dim=-1)
+        return (self.mean + self.std * torch.randn(num_plans, *self.mean.shape)).clamp(-1, 1)
+
+    def likeliest(self) -> Tensor:
+        """(H, A)"""
+        return torch.stack([own.argmax(-1) for own in self.probs], dim=-1) if self.sizes else self.mean
+
+    def fit(self, elites: Tensor) -> None:
+        """Become like the best plans (E, H, A), half way, so that one iteration does not decide."""
+        for number, size in enumerate(self.sizes):
+            shares = F.one_hot(elites[..., number], size).float().mean(0)
+            self.probs[number] = 0.5 * self.probs[number] + 0.5 * shares
+        if not self.sizes:
+            self.mean, self.std = elites.mean(0), elites.std(0, unbiased=False).clamp(min=MIN_STD)
+
+
+@torch.no_grad()
+def dream_plans(
+    source: Source, agent: Agent, plans: Tensor, num_from_policy: int
+) -> tuple[Tensor, Float[Tensor, " K"]]:
+    """Dream plans (K, H, A), of which the first ones are replaced by what the policy does; returns the plans as they
+    were dreamt, and their discounted returns (K,) with the value of where they lead."""
+    network, discount = agent.network, agent.settings.discount
+    plans, returns = plans.clone(), torch.zeros(len(plans))
+    weight, features = torch.ones(len(plans)), source.features
+    for step in range(plans.shape[1]):
+        if num_from_policy:
+            plans[:num_from_policy, step] = network.policy(features[:num_from_policy]).sample()
+        outcome = source.step(network.action_map.to_space(plans[:, step]))
+        returns += weight * torch.from_numpy(np.asarray(outcome.reward, np.float32))
+        weight = weight * discount * (1 - torch.from_numpy(np.asarray(outcome.terminated, np.float32)))
+        features = source.features
+    return plans, returns + weight * network.value(features)
+
+
+class Planner:
+    """Acts in a real environment by dreaming plans at each of its steps.
+
+    Args:
+        agent: whose world dreams, whose policy proposes plans and whose value judges where they lead.
+        settings: how plans are searched.
+        seed: of plans and dreams.
+    """
+
+    def __init__(self, agent: Agent, settings: PlannerSettings | None = None, seed: int = 0) -> None:
+        self.agent, self.settings = agent, settings or PlannerSettings()
+        self._generator = np.random.default_rng(seed)
+        self.reset()
+
+    def reset(self) -> None:
+        """An episode of the environment begins."""
+        self._player, self._is_first = Player(self.agent, 1), True
+
+    def act(self, observation: Any) -> Any:
+        """The action for an environment's observation, given those since `reset`."""
+        steps = self._player.observe_one(observation, self._is_first)
+        self._is_first = False
+        action = self.plan(Session(self.agent.world, start=steps, seed=int(self._generator.integers(2**31))))
+        return index_batch(self._player.took(action), 0)
+
+    def plan(self, session: Session) -> Tensor:
+        """The first action (1, A) of the best plan from where a session of one world is, which stays there."""
+        settings, num_plans = self.settings, self.settings.num_plans
+        num_policy = round(settings.policy_share * num_plans)
+        proposal = Proposal(self.agent, settings.horizon)
+        for iteration in range(settings.iterations):
+            seeds = self._generator.integers(2**31, size=num_plans).tolist()
+            forks = session.fork_batch([0] * num_plans, seeds)
+            plans, returns = dream_plans(forks, self.agent, proposal.sample(num_plans), num_policy)
+            order = returns.argsort(descending=True)[: max(1, round(settings.elite_share * num_plans))]
+            if iteration == settings.iterations - 1 == 0:
+                return plans[order[0], :1]
+            proposal.fit(plans[order])
+        return proposal.likeliest()[:1]  # the best single plan may have had a lucky dream

@@ -1,0 +1,147 @@
+"""`magrathea learn`: the loop, its files, and what it does after an interruption."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from exact_worlds import CorridorEnv
+
+from magrathea.agents import Agent, LearnerSettings, Planner, PlannerSettings
+from magrathea.agents import learn as loop
+from magrathea.agents.reality import agent_acting, mean_interval, random_acting, real_returns
+from magrathea.cli.main import main
+from magrathea.data import Dataset, collect, merge_datasets
+from magrathea.errors import MagratheaError
+
+ENV = "exact_worlds:test/Corridor-v0"
+SETTINGS = loop.LearnSettings(
+    real_steps=400,
+    rounds=2,
+    size="debug",
+    policy="random",
+    episodes=30,
+    baselines=False,
+    world_updates=120,
+    agent_updates=30,
+    agent=LearnerSettings(discount=0.9, num_dreams=32, horizon=6, width=32, learning_rate=3e-3),
+)
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An agent of the corridor, whose second round was interrupted and run again."""
+    out = tmp_path_factory.mktemp("learned") / "agent"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop._Run, "_learn_agent", _interrupted_at(1))
+        with pytest.raises(KeyboardInterrupt):
+            loop.learn(ENV, out, SETTINGS)
+    assert not (out / "agent.safetensors").exists()
+    first = (out / ".learning" / "rounds.json").read_text()
+    CorridorEnv.num_steps = 0
+    loop.learn(ENV, out, SETTINGS)
+    measured = 30 * 6 + 16 * 6  # steps of the episodes that are measured, at most
+    assert CorridorEnv.num_steps <= measured, "recordings that were finished were played again"
+    assert json.loads((out / ".learning" / "rounds.json").read_text())[0] == json.loads(first)[0]
+    return out
+
+
+def _interrupted_at(number: int) -> Any:
+    learn_agent = loop._Run._learn_agent
+
+    def interrupted(run: Any, now: int, *rest: Any) -> Any:
+        if now == number:
+            raise KeyboardInterrupt
+        return learn_agent(run, now, *rest)
+
+    return interrupted
+
+
+@pytest.mark.slow
+def test_the_agent_walks_to_the_exit_in_reality(learned: Path) -> None:
+    agent = Agent.from_pretrained(learned)
+    returns = real_returns(ENV, agent_acting(agent, sample=False), 30, seed=7)
+    assert returns.mean() == 1.0
+    by_chance = real_returns(ENV, random_acting(agent.world.action_space, 0), 30, seed=7)
+    assert by_chance.mean() < 0.7
+    assert agent.metadata["real_steps"] == 400 and len(agent.metadata["rounds"]) == 2
+    assert abs(agent.metadata["gap"]) < 0.15
+    assert "exploitation gap" in (learned / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_folder_is_claimed_by_its_settings(learned: Path, tmp_path: Path) -> None:
+    with pytest.raises(MagratheaError, match="agent of other settings"):
+        loop.learn(ENV, learned, replace(SETTINGS, real_steps=500))
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("keep")
+    with pytest.raises(MagratheaError, match="is not an agent"):
+        loop.learn(ENV, tmp_path / "notes", SETTINGS)
+
+
+@pytest.mark.slow
+def test_an_agents_folder_records_a_dataset(learned: Path, tmp_path: Path) -> None:
+    policy = str(learned)
+    one, other = (
+        collect(ENV, 40, tmp_path / f"data-{processes}", policy=policy, num_processes=processes) for processes in (1, 2)
+    )
+    first, second = (Dataset.open(each.folder).episode(3) for each in (one, other))
+    assert first.action.tolist() == second.action.tolist(), "it depends on the number of processes"
+    assert np.mean([one.episode(index).reward.sum() for index in range(len(one))]) > 0.9
+
+
+@pytest.mark.slow
+def test_a_planner_walks_to_the_exit_without_a_policy(learned: Path) -> None:
+    agent = Agent.from_pretrained(learned)
+    agent.network.actor.out.weight.data.zero_()
+    planner = Planner(agent, PlannerSettings(num_plans=200, horizon=5, iterations=2, policy_share=0.0))
+    env, returns = CorridorEnv(), []
+    for seed in range(5):
+        observation, _ = env.reset(seed=seed)
+        planner.reset()
+        total, done = 0.0, False
+        while not done:
+            observation, reward, done, _, _ = env.step(planner.act(observation))
+            total += reward
+        returns.append(total)
+    assert np.mean(returns) > 0.9
+
+
+def test_actions_that_cannot_be_learned_are_refused_before_anything_is_recorded(tmp_path: Path) -> None:
+    assert main(["learn", "CartPole-v1", "--out", str(tmp_path / "a"), "--real-steps", "0"]) == 2
+    with pytest.raises(MagratheaError, match="cannot act in Text"):
+        loop.learn("exact_worlds:test/TextActions-v0", tmp_path / "b", SETTINGS)
+    assert not (tmp_path / "b" / ".learning").exists()
+
+
+def test_merged_datasets_have_all_episodes_in_order(tmp_path: Path) -> None:
+    parts = [
+        collect(ENV, 20, tmp_path / f"part-{seed}", policy="random", num_processes=1, seed=seed) for seed in (0, 9)
+    ]
+    merged = merge_datasets([part.folder for part in parts], tmp_path / "merged")
+    assert merged.num_steps == sum(part.num_steps for part in parts) == merged.metadata["steps"]
+    expected = [part.episode(index) for part in parts for index in range(len(part))]
+    assert len(merged) == len(expected)
+    for index, episode in enumerate(expected):
+        found = merged.episode(index)
+        assert found.action.tolist() == episode.action.tolist() and found.seed == episode.seed
+        assert found.observation.tolist() == episode.observation.tolist()
+    assert merge_datasets([], tmp_path / "merged").num_steps == merged.num_steps, "it was made again"
+
+
+def test_intervals_hold_the_mean() -> None:
+    mean, low, high = mean_interval(np.array([0.0, 1.0, 1.0, 0.0, 1.0]))
+    assert mean == pytest.approx(0.6) and 0 <= low < mean < high <= 1
+
+
+def test_real_returns_are_of_whole_episodes_each_counted_once() -> None:
+    """More episodes than environments: those that end early do not count more."""
+
+    def acting(num_envs: int) -> Any:
+        return lambda observations, is_first: np.ones(num_envs, int)
+
+    assert real_returns(ENV, acting, 60, seed=0).tolist() == [1.0] * 60
