@@ -37,11 +37,16 @@ class FlappyBirdEnv(gymnasium.Env):
         self.render_mode = render_mode
         self.observation_space = spaces.Box(0, 255, (*SIZE, 3), np.uint8)
         self.action_space = spaces.Discrete(2)
-        self._game = Game(render_mode="rgb_array", use_lidar=False)
+        self._game = self._new_game()
+
+    def _new_game(self) -> Game:
+        """A game is made anew each time, since `reset` leaves the ground and the wings where they are."""
+        return Game(render_mode="rgb_array", use_lidar=False)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin a game; the same seed gives the same pipes."""
         super().reset(seed=seed, options=options)
+        self._game = self._new_game()
         self._game.reset(seed=int(self.np_random.integers(2**31 - 1)))
         return self.render(), self._info()
 
