@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
@@ -31,6 +32,10 @@ ORDERS: tuple[Order, ...] = ("adaptive", "one_shot", "maskgit", "left_to_right",
 # tokens (I, N), hole_mask (I, N), indices (I,) of the batch, or None for all
 # -> logits for each slot (I, its tokens, its vocabulary)
 Predict = Callable[[Tensor, Tensor, Tensor | None], dict[str, Tensor]]
+
+
+_SMOOTHING = torch.exp(-((torch.arange(-6, 7) / 2) ** 2) / 2)  # of the noise of neighbours, in tokens: sigma is 2
+_SMOOTHING /= _SMOOTHING.norm()  # the variance stays 1
 
 
 Purpose = Literal["step", "action", "start", "episode"]
@@ -48,6 +53,9 @@ class FillSettings:
         min_probability: tokens less likely than this share of the likeliest are never drawn.
         event_min_probability: the same for rewards and endings, which are rare and concern no other token; as
             `min_probability`, if None.
+        shared_noise: if given, the random numbers of a picture's tokens are alike, in the whole picture (this share of
+            their variance) and among neighbours (the rest): each token has the same distribution as before, but they
+            decide together, say whether it gets dark.
     """
 
     order: Order = "adaptive"
@@ -56,6 +64,7 @@ class FillSettings:
     temperature: Annotated[float, Range(0, 1000)] = 1.0
     min_probability: Share = 0.05
     event_min_probability: Share | None = None
+    shared_noise: Share | None = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -66,8 +75,8 @@ class FillSettings:
         return self.event_min_probability if is_event else self.min_probability  # type: ignore[return-value]
 
     def to_config(self) -> dict[str, Any]:
-        """All fields, but one that earlier versions do not have only where it is given: a world's fingerprint must not
-        change."""
+        """All fields, but those that earlier versions do not have only where they are given: a world's fingerprint must
+        not change."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -115,7 +124,8 @@ def fill(
         chosen = None if bool(active.all()) else active.nonzero().squeeze(-1)
         here = slice(None) if chosen is None else chosen
         now, open_holes = tokens[here], holes[here]
-        uniforms = _uniforms(generators, chosen, tokens.shape[1], tokens.device)
+        own = generators if chosen is None else [generators[each] for each in chosen.tolist()]
+        uniforms = torch.stack([_uniforms(generator, layout, settings) for generator in own], dim=1).to(tokens.device)
         drawn, certainty = _draw(predict(now, open_holes, chosen), now, open_holes, layout, settings, uniforms[0])
         keep = _select(certainty, open_holes, num_holes[here], index, settings, uniforms[1])
         tokens[here], holes[here] = torch.where(keep, drawn, now), open_holes & ~keep
@@ -124,10 +134,24 @@ def fill(
     return FillResult(tokens, confidence, num_passes)
 
 
-def _uniforms(generators: Sequence[Generator], chosen: Tensor | None, num_tokens: int, device: torch.device) -> Tensor:
-    """(2, I, N) uniform numbers in 0…1 for chosen steps: one to draw each token, one for the noise of its order."""
-    own = generators if chosen is None else [generators[index] for index in chosen.tolist()]
-    return torch.stack([torch.rand(2, num_tokens, generator=generator) for generator in own], dim=1).to(device)
+def _uniforms(generator: Generator, layout: Layout, settings: FillSettings) -> Float[Tensor, "2 N"]:
+    """Uniform numbers in 0…1 for a step: one to draw each token, one for the noise of its order."""
+    uniforms = torch.rand(2, layout.num_tokens, generator=generator)
+    if settings.shared_noise is not None:
+        for slot in layout.token_slots:
+            if slot.role == "observation" and slot.is_grid and not slot.is_sequence:
+                uniforms[0, layout.span(slot.name)] = _alike(slot.grid, settings.shared_noise, generator)
+    return uniforms
+
+
+def _alike(grid: tuple[int, int], share: float, generator: Generator) -> Float[Tensor, " C"]:
+    """Uniform numbers in 0…1 for the tokens of a grid whose normal scores have this share of their variance in common,
+    and the rest with their neighbours (a Gaussian copula)."""
+    reach = len(_SMOOTHING) - 1
+    common = torch.randn((), generator=generator)
+    noise = torch.randn(1, 1, grid[0] + reach, grid[1] + reach, generator=generator)
+    smooth = F.conv2d(F.conv2d(noise, _SMOOTHING[:, None].expand(1, 1, -1, 1)), _SMOOTHING.expand(1, 1, 1, -1))
+    return torch.special.ndtr(share**0.5 * common + (1 - share) ** 0.5 * smooth).flatten()
 
 
 def _draw(

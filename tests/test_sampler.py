@@ -169,6 +169,30 @@ def test_rewards_and_endings_have_a_floor_of_their_own() -> None:
     assert "event_min_probability" not in FillSettings().to_config()
 
 
+def test_cells_of_a_picture_decide_together_with_the_same_probabilities() -> None:
+    layout = Layout((Slot(name="observation", role="observation", vocab_size=2, grid=(6, 9)),))
+    logits = torch.tensor([0.7, 0.3]).log()
+
+    def predict(tokens: Tensor, hole_mask: Tensor, chosen: Tensor | None) -> dict[str, Tensor]:
+        return {"observation": logits.expand(len(tokens), 54, 2)}
+
+    def pictures(num: int, first_seed: int = 0, shared_noise: float | None = None) -> Tensor:
+        settings = FillSettings(order="one_shot", shared_noise=shared_noise)
+        tokens, holes = torch.zeros(num, 54, dtype=torch.long), torch.ones(num, 54, dtype=torch.bool)
+        return fill(predict, tokens, holes, layout, settings, generators(num, first_seed)).tokens
+
+    def correlation(pictures: Tensor, one: int, other: int) -> float:
+        return float(torch.corrcoef(pictures[:, [one, other]].float().T)[0, 1])
+
+    apart, alike, neighbours = pictures(3000), pictures(3000, 0, 0.6), pictures(3000, 0, 0.0)
+    for drawn in (apart, alike, neighbours):
+        assert drawn.float().mean(0).tolist() == pytest.approx([0.3] * 54, abs=0.05)
+    assert abs(correlation(apart, 0, 1)) < 0.1 and abs(correlation(neighbours, 0, 53)) < 0.1
+    assert correlation(neighbours, 0, 1) > 0.6 and correlation(alike, 0, 1) > 0.7
+    assert 0.3 < correlation(alike, 0, 53) < 0.5
+    assert torch.equal(pictures(5, 7, 0.6)[2], pictures(1, 9, 0.6)[0]), "whatever else is in the batch"
+
+
 def test_invalid_settings_say_what_to_do() -> None:
     with pytest.raises(MagratheaError, match="order is 'backwards'; give one of adaptive"):
         FillSettings(order="backwards")  # type: ignore[arg-type]
