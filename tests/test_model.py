@@ -260,3 +260,44 @@ def test_prev_frame_attention_learns_to_copy_from_another_position() -> None:
         loss.backward()
         optimizer.step()
     assert loss < 0.1
+
+
+TEXTS = Layout(
+    (
+        Slot(name="action", role="action", vocab_size=9, grid=(1, 3), is_sequence=True),
+        Slot(name="observation", role="observation", vocab_size=9, grid=(1, 6), is_sequence=True),
+        Slot(name="reward", role="reward", vocab_size=2),
+        Slot(name="terminated", role="terminated", vocab_size=2),
+    )
+)
+
+
+@torch.inference_mode()
+def test_texts_are_told_what_the_action_says_once_that_is_learned() -> None:
+    torch.manual_seed(0)
+    config = ModelConfig(width=48, num_layers=1, window=2, sequence_context=True)
+    told, untold = (MaskedTransformer(TEXTS, each, WindowSpec).eval() for each in (config, ModelConfig(**OLD_TEXTS)))
+    untold.load_state_dict({name: told.state_dict()[name] for name in untold.state_dict()})
+    tokens = torch.randint(2, (2, 3, TEXTS.num_tokens))
+    hole_mask = masks.forward_dynamics(TEXTS)
+    assert torch.equal(logits_of(told, tokens, hole_mask, 1), logits_of(untold, tokens, hole_mask, 1))
+    for part in told.action_contexts:
+        torch.nn.init.normal_(part.out.weight)
+        torch.nn.init.normal_(part.query)
+    x = torch.randn(2, 1, TEXTS.num_positions, 48)
+    changed = told._add_action(x, told.action_contexts[:1]) - x
+    assert (changed[:, :, 3:9] - changed[:, :, 3:4]).abs().max() < 1e-6 < changed[:, :, 3].abs().min()
+    assert not changed[:, :, :3].any() and not changed[:, :, 9:].any()
+    assert not torch.equal(changed[0], changed[1])
+
+
+OLD_TEXTS = {"width": 48, "num_layers": 1, "num_memory_layers": 1, "window": 2, "mlp_ratio": 2, "memory": "window"}
+
+
+def test_worlds_of_words_of_earlier_versions_have_no_such_weights_and_the_same_config() -> None:
+    assert "sequence_context" not in ModelConfig(**OLD_TEXTS).to_config()
+    assert model_size("tiny").to_config()["sequence_context"] is True
+    model = MaskedTransformer(TEXTS, ModelConfig(**OLD_TEXTS), WindowSpec)
+    assert not any("action_contexts" in name for name in model.state_dict())
+    pictures = MaskedTransformer(LAYOUT, ModelConfig(width=48, num_layers=1, sequence_context=True), WindowSpec)
+    assert not any("action_contexts" in name for name in pictures.state_dict())

@@ -25,6 +25,8 @@ class ModelConfig:
             and as many after them.
         num_recent: R, if not 0 the last R steps are shown to the step that is filled position by position, instead of
             attended to; slots that have values need that.
+        sequence_context: whether the positions of texts are given a projection of the action's, as cells of pictures
+            always are.
         memory: name of the memory beyond the window, of several with "+" between them, each with a size after ":".
     """
 
@@ -35,6 +37,7 @@ class ModelConfig:
     mlp_ratio: Annotated[int, Range(1, 64)] = 2
     num_conv_blocks: Annotated[int, Range(0, 100)] = 0
     num_recent: Annotated[int, Range(0, 63)] = 0
+    sequence_context: bool = False
     memory: str = "window"
 
     def __post_init__(self) -> None:
@@ -55,15 +58,23 @@ class ModelConfig:
     def to_config(self) -> dict[str, Any]:
         """All fields, but those that worlds of earlier versions do not have only where they differ from the default: a
         world's fingerprint must not change."""
-        later = {"num_conv_blocks": 0, "num_recent": 0}
+        later = {"num_conv_blocks": 0, "num_recent": 0, "sequence_context": False}
         return {name: value for name, value in asdict(self).items() if later.get(name) != value}
 
 
 SIZES: dict[str, ModelConfig] = {
-    "debug": ModelConfig(width=48, num_layers=2, num_memory_layers=0, window=3, num_recent=3, num_conv_blocks=1),
-    "tiny": ModelConfig(width=144, num_layers=3, num_memory_layers=0, window=3, num_recent=3, num_conv_blocks=2),
-    "small": ModelConfig(width=192, num_layers=4, num_memory_layers=0, window=4, num_recent=4, num_conv_blocks=2),
-    "base": ModelConfig(width=384, num_layers=8, num_memory_layers=0, window=4, num_recent=4, num_conv_blocks=3),
+    "debug": ModelConfig(
+        width=48, num_layers=2, num_memory_layers=0, window=3, num_recent=3, num_conv_blocks=1, sequence_context=True
+    ),
+    "tiny": ModelConfig(
+        width=144, num_layers=3, num_memory_layers=0, window=3, num_recent=3, num_conv_blocks=2, sequence_context=True
+    ),
+    "small": ModelConfig(
+        width=192, num_layers=4, num_memory_layers=0, window=4, num_recent=4, num_conv_blocks=2, sequence_context=True
+    ),
+    "base": ModelConfig(
+        width=384, num_layers=8, num_memory_layers=0, window=4, num_recent=4, num_conv_blocks=3, sequence_context=True
+    ),
 }
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from magrathea.interfaces import NUM_FEATURES, MemoryReadout, MemorySpec, Recurrence
 from magrathea.layout import Layout, Slot
+from magrathea.model.action_context import ActionContext
 from magrathea.model.config import HEAD_WIDTH, ModelConfig
 from magrathea.model.convolution import ConvBlock
 from magrathea.model.kv_cache import (
@@ -135,6 +136,9 @@ class MaskedTransformer(nn.Module):
         self.layers = nn.ModuleList(Block(config, index) for index in range(config.num_layers))
         widths = {part.slot.name: part.width for part in self._values_slots()}
         self.head = StepHead(layout, config.width, outputs, config.window, widths)
+        sequences = [slot for slot in layout.token_slots if slot.is_sequence and slot.role != "action"]
+        self.sequence_slots = tuple(sequences) if config.sequence_context else ()
+        self.action_contexts = nn.ModuleList(ActionContext(config.width) for _ in 2 * self.sequence_slots)
         self.register_buffer("absent", layout.absent_tokens, persistent=False)
         role_of_position = [slot.role for slot in layout.token_slots for _ in range(slot.num_positions)]
         in_cells = [slot in self.cell_slots for slot in layout.token_slots for _ in range(slot.num_positions)]
@@ -261,6 +265,8 @@ class MaskedTransformer(nn.Module):
         if self.prev_step_proj is not None:
             x = x + self.prev_step_proj(kv_cache.prev_encodings(tokens.shape[1]))
         x = self._add_conditioning(x, kv_cache)
+        num_sequences = len(self.sequence_slots)
+        x = self._add_action(x, self.action_contexts[:num_sequences])
         half, context = len(self.conv_blocks) // 2, self._context(x)
         x = self._convolve(x, self.conv_blocks[:half], context)
         rotations = self.positions(time)
@@ -270,6 +276,7 @@ class MaskedTransformer(nn.Module):
             if index == 0 and self.recurrence is not None and state is not None:
                 x = x + self.recurrence.read(state, x)  # after one layer all positions know the action
         x = self._convolve(x, self.conv_blocks[half:], self._context(x))
+        x = self._add_action(x, self.action_contexts[num_sequences:])
         return TrunkOutput(x, cells, context)
 
     def features(self, trunk: TrunkOutput) -> list[Tensor]:
@@ -302,6 +309,13 @@ class MaskedTransformer(nn.Module):
             return None
         means = [norm(x[:, :, where].mean(2)) for where in (self.action_positions, self.other_positions)]
         return self.context_proj(torch.cat(means, dim=-1)).flatten(0, 1)
+
+    def _add_action(self, x: Float[Tensor, "B T P D"], contexts: Iterable[nn.Module]) -> Float[Tensor, "B T P D"]:
+        """Add what the action says to all positions of each text."""
+        for slot, context in zip(self.sequence_slots, contexts, strict=True):
+            added = context(x[:, :, self.action_positions])
+            x = x + self._at_slot(slot, added.expand(-1, -1, slot.num_positions, -1))
+        return x
 
     def _convolve(
         self, x: Float[Tensor, "B T P D"], blocks: Iterable[nn.Module], context: Tensor | None
