@@ -88,6 +88,21 @@ def inpaint(
     return _keep_some(_holes(layout, "observation"), shape, generator, ratio)
 
 
+def whole_parts(
+    layout: Layout, shape: tuple[int, ...], generator: Generator, ratio: float = 0.5
+) -> Bool[Tensor, "*steps N"]:
+    """Any part of an observation from the others, as its sound from its picture: each is wholly unknown with a
+    probability of `ratio`, one at least; reward and ending are unknown too."""
+    slots = [slot for slot in layout.of_role("observation") if slot.values_of is None]
+    result = _holes(layout, "reward", "terminated").repeat(*shape, 1)
+    unknown = torch.rand(*shape, len(slots), generator=generator) < ratio
+    chosen = torch.randint(len(slots), shape, generator=generator)
+    unknown |= torch.arange(len(slots)) == chosen[..., None]
+    for index, slot in enumerate(slots):
+        result[..., layout.span(slot.name)] = unknown[..., index, None]
+    return result
+
+
 def random_holes(
     layout: Layout, shape: tuple[int, ...], generator: Generator, ratio: float | None = None
 ) -> Bool[Tensor, "*steps N"]:
@@ -116,6 +131,7 @@ RANDOM: dict[str, Callable[..., Tensor]] = {
     "forward_in_order": forward_in_order,
     "inpaint": inpaint,
     "random_holes": random_holes,
+    "whole_parts": whole_parts,
 }
 MIXTURE: dict[str, float] = {
     "forward_dynamics": 0.5,
@@ -126,6 +142,7 @@ MIXTURE: dict[str, float] = {
     "inpaint": 0.06,
     "random_holes": 0.06,
     "forward_in_order": 0.0,
+    "whole_parts": 0.0,
 }
 
 
@@ -138,6 +155,7 @@ DREAM_MIXTURE: dict[str, float] = {
     "inpaint": 0.02,
     "random_holes": 0.02,
     "forward_in_order": 0.0,
+    "whole_parts": 0.0,
 }
 """`MIXTURE` for worlds whose slots have values, of which a step's prediction is the hardest to learn."""
 

@@ -48,6 +48,8 @@ class EnvironmentPlugin:
             says how the pictures of an episode show a map.
         picture_status: function (picture) -> what the page says of a picture (height, width, 3) uint8, such as
             "Asleep"; "" for nothing.
+        visible_events: function (env_id, frames) -> (T,) bool or None, which says in which of an episode's pictures
+            (T, height, width, 3) something happens that makes a sound.
         resample: function (env, seed) that redraws the random choices of a running environment from here on; its
             Gymnasium generator is replaced, if None.
 
@@ -65,11 +67,12 @@ class EnvironmentPlugin:
     describe_cells: str | None = None
     visible_tiles: str | None = None
     picture_status: str | None = None
+    visible_events: str | None = None
     resample: str | None = None
 
     def __post_init__(self) -> None:
-        hooks = (self.make, self.describe_cells, self.visible_tiles, self.picture_status, self.resample)
-        for reference in (*self.env_ids.values(), *self.policies.values(), *hooks):
+        hooks = (self.make, self.describe_cells, self.visible_tiles, self.picture_status, self.visible_events)
+        for reference in (*self.env_ids.values(), *self.policies.values(), *hooks, self.resample):
             if reference is not None and not all(reference.partition(":")):
                 raise MagratheaError(f"Plug-in '{self.name}' refers to '{reference}'; write it as 'module:attribute'.")
 

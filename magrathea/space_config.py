@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from magrathea.errors import MagratheaError
+from magrathea.sounds import Sound
 from magrathea.spaces import no_tokenizer
 
 
@@ -59,6 +60,12 @@ class _BoxConfig(msgspec.Struct, tag="Box", tag_field="type", forbid_unknown_fie
     high: int | float | str | list
 
 
+class _SoundConfig(msgspec.Struct, tag="Sound", tag_field="type", forbid_unknown_fields=True):
+    shape: _Sizes
+    dtype: Literal["int16", "uint8", "float32"]
+    sample_rate: int
+
+
 class _DiscreteConfig(msgspec.Struct, tag="Discrete", tag_field="type", forbid_unknown_fields=True):
     n: Annotated[int, msgspec.Meta(ge=1, le=2**62)]
     start: _Whole
@@ -87,13 +94,13 @@ class _TupleConfig(msgspec.Struct, tag="Tuple", tag_field="type", forbid_unknown
     spaces: list[_SpaceConfig]
 
 
-_LeafConfig = _BoxConfig | _DiscreteConfig | _MultiDiscreteConfig | _MultiBinaryConfig | _TextConfig
+_LeafConfig = _BoxConfig | _SoundConfig | _DiscreteConfig | _MultiDiscreteConfig | _MultiBinaryConfig | _TextConfig
 _SpaceConfig = _LeafConfig | _DictConfig | _TupleConfig
 
 
 def _num_numbers(config: Any) -> int:
     """How many numbers a value of the space holds."""
-    if isinstance(config, _BoxConfig):
+    if isinstance(config, _BoxConfig | _SoundConfig):
         return math.prod(config.shape)
     if isinstance(config, _MultiBinaryConfig):
         return config.n if isinstance(config.n, int) else math.prod(config.n)
@@ -113,6 +120,9 @@ def _ranges(characters: str) -> list[list[int]]:
 
 def space_to_config(space: spaces.Space) -> dict[str, Any]:
     """A JSON-able description of a space; raises MagratheaError for kinds that no tokenizer knows."""
+    if isinstance(space, Sound):
+        shape, dtype = list(space.shape), str(space.dtype)
+        return {"type": "Sound", "shape": shape, "dtype": dtype, "sample_rate": space.sample_rate}
     if isinstance(space, spaces.Box):
         limits = {"low": _bound(space.low), "high": _bound(space.high)}
         return {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype), **limits}
@@ -149,6 +159,8 @@ def _space_from(config: Any) -> spaces.Space:
         shape, dtype = tuple(config.shape), np.dtype(config.dtype)
         low, high = (_read_bound(side, shape, dtype) for side in (config.low, config.high))
         return spaces.Box(low, high, shape, dtype.type)
+    if isinstance(config, _SoundConfig):
+        return Sound(tuple(config.shape), config.dtype, config.sample_rate)
     if isinstance(config, _DiscreteConfig):
         return spaces.Discrete(config.n, start=config.start)
     if isinstance(config, _MultiDiscreteConfig):

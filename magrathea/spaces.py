@@ -11,6 +11,7 @@ import optree
 from gymnasium import spaces
 
 from magrathea.errors import MagratheaError
+from magrathea.sounds import Sound
 
 MAX_VOCABULARY = 2**18
 """Tokens of one kind that a model can tell apart."""
@@ -146,10 +147,10 @@ def check_leaf(space: spaces.Space, what: str) -> None:
     num_numbers = math.prod(space.shape or ())
     if num_numbers == 0:
         raise MagratheaError(f"{what}: {space} has no numbers; leave that part out in a wrapper.")
-    if num_numbers > MAX_NUMBERS and not is_image(space):
+    if num_numbers > MAX_NUMBERS and not is_image(space) and not isinstance(space, Sound):
         raise MagratheaError(
             f"{what}: {space} has {num_numbers} numbers, and at most {MAX_NUMBERS} can be learnt where it is no picture"
-            f" of 1, 3 or 4 channels of uint8, or of floats within 0…1; {_smaller(space)}."
+            f" of 1, 3 or 4 channels of uint8, or of floats within 0…1, and no declared sound; {_smaller(space)}."
         )
     vocab_size = 2
     if isinstance(space, spaces.Discrete):
@@ -360,7 +361,7 @@ PICTURE_KEYS = ("image", "rgb", "pixels")  # of the parts of a Dict that are tak
 
 def is_image(space: Any) -> bool:
     """Whether a space is an image: a uint8 Box of (height, width) or (height, width, 1, 3 or 4 channels)."""
-    if not isinstance(space, spaces.Box) or space.dtype != np.uint8:
+    if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or isinstance(space, Sound):
         return False
     return len(space.shape) == 2 or (len(space.shape) == 3 and space.shape[2] in (1, 3, 4))
 

@@ -41,6 +41,12 @@ def drawing_of(hole_mask: torch.Tensor) -> str:
     return " ".join((signs[0], signs[1:7], signs[7], signs[8], signs[9]))
 
 
+def test_parts_of_an_observation_are_unknown_as_a_whole() -> None:
+    drawn = [drawing_of(mask) for mask in masks.whole_parts(LAYOUT, (300,), torch.Generator().manual_seed(0))]
+    assert set(drawn) == {". oooooo . o o", ". ...... o o o", ". oooooo o o o"}
+    assert min(map(drawn.count, set(drawn))) > 60
+
+
 def test_what_is_filled_in_order_has_its_holes_at_the_end() -> None:
     drawn = {drawing_of(mask) for mask in masks.forward_in_order(LAYOUT, (200,), torch.Generator().manual_seed(0))}
     assert {". oooooo o o o", ". ...ooo o o o", ". ...... . . o"} <= drawn

@@ -62,7 +62,7 @@ def test_every_installed_environment_refers_to_what_there_is() -> None:
     for plugin in environment_plugins():
         if importlib.util.find_spec({"ale-py": "ale_py", "box2d": "Box2D"}.get(plugin.package, plugin.package)) is None:
             continue
-        hooks = (plugin.make, plugin.describe_cells, plugin.visible_tiles, plugin.resample)
+        hooks = (plugin.make, plugin.describe_cells, plugin.visible_tiles, plugin.visible_events, plugin.resample)
         for reference in (*plugin.env_ids.values(), *plugin.policies.values(), *hooks):
             assert reference is None or callable(plugins.load_reference(reference))
         assert plugin.recipe_folder is None or list(Path(plugin.recipe_folder).glob("*.toml"))

@@ -126,17 +126,28 @@ def test_frames_are_encoded_and_decoded(height: int, width: int, header: DreamHe
     parts = {
         "picture": generator.integers(0, 256, (height, width, 3), np.uint8),
         "uncertainty": generator.integers(0, 256, (3, 2), np.uint8),
+        "sound": generator.integers(-(2**15), 2**15, (7 * width, 2)).astype(np.int16),
     }
     frame = decode_frame(encode_frame(Frame(header, parts), dropped=2))
-    assert frame.header.dropped == 2 and [part.name for part in frame.header.parts] == ["picture", "uncertainty"]
+    assert frame.header.dropped == 2 and [part.name for part in frame.header.parts] == list(parts)
+    assert [part.format for part in frame.header.parts] == ["rgb8", "grey8", "pcm16"]
     assert msgspec.structs.replace(frame.header, dropped=0, parts=[]) == header
     assert all((frame.parts[name] == array).all() for name, array in parts.items())
 
 
+@pytest.mark.parametrize("part", [np.zeros((4, 2), np.float32), np.zeros((4, 4, 3), np.int16), np.zeros(3, np.int64)])
+def test_parts_are_pictures_or_sound(part: np.ndarray) -> None:
+    with pytest.raises(TypeError, match="must be uint8, or int16"):
+        encode_frame(Frame(MirrorHeader(), {"picture": part}))
+
+
 def test_truncated_frames_are_refused() -> None:
-    data = encode_frame(Frame(MirrorHeader(), {"picture": np.zeros((2, 2, 3), np.uint8)}), dropped=3)
+    parts = {"picture": np.zeros((2, 2, 3), np.uint8), "sound": np.zeros((3, 1), np.int16)}
+    data = encode_frame(Frame(MirrorHeader(), parts), dropped=3)
     for length in range(len(data)):
         with pytest.raises(ProtocolError):
             decode_frame(data[:length])
     with pytest.raises(ProtocolError, match="bytes"):
         decode_frame(data + b"0")
+    with pytest.raises(ProtocolError, match="cannot be read"):
+        decode_frame(data.replace(b"pcm16", b"pcm24"))

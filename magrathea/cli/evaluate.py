@@ -1,4 +1,4 @@
-"""The commands that measure how well a world predicts: eval, eval memory, eval drift."""
+"""The commands that measure how well a world predicts: eval, eval memory, eval drift, eval text, eval sound."""
 
 from __future__ import annotations
 
@@ -138,17 +138,36 @@ def evaluate_text(
         pattern: regular expression; texts in which it is found are also counted by themselves.
     """
     from magrathea.evaluate.texts import evaluate_texts, text_table
-    from magrathea.files import atomic_write
 
     with claimed(measuring.out):
         results = evaluate_texts(world, dataset, measuring.options(), pattern)
-        for result in results:
-            print(text_table(result), end="\n\n")
-        measuring.out.mkdir(parents=True, exist_ok=True)
-        file = measuring.out / "text.json"
-        with atomic_write(file) as fresh:
-            fresh.write_text(json.dumps([result.to_json() for result in results], indent=1))
-        print(f"The figures are in {file}")
+        _write_tables("text", [text_table(result) for result in results], results, measuring.out)
+
+
+def evaluate_sound(world: WorldName, dataset: DatasetFolder, measuring: MeasuringOptions = Measuring()) -> None:
+    """Measure the sounds that a world observes: the codec against mu-law at equal bits, dreams against silence and
+    repeating, sound and sight together, one from the other. Prints tables and writes sound.json.
+
+    Args:
+        dataset: folder of the dataset that the world was trained on, or of another one of the same environment.
+    """
+    from magrathea.evaluate.sounds import evaluate_sounds, sound_table
+
+    with claimed(measuring.out):
+        results = evaluate_sounds(world, dataset, measuring.options())
+        _write_tables("sound", [sound_table(result) for result in results], results, measuring.out)
+
+
+def _write_tables(name: str, tables: list[str], results: list[Any], out: Path) -> None:
+    """Print tables, and write what was measured into a file of JSON."""
+    from magrathea.files import atomic_write
+
+    print("\n\n".join(tables), end="\n\n")
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / f"{name}.json"
+    with atomic_write(file) as fresh:
+        fresh.write_text(json.dumps([result.to_json() for result in results], indent=1))
+    print(f"The figures are in {file}")
 
 
 def _print_report(result: Any, page: Path) -> None:

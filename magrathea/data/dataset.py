@@ -17,6 +17,7 @@ import numpy as np
 from magrathea.data.episode import Episode, merge_episodes, save_episode
 from magrathea.errors import MagratheaError, one_line
 from magrathea.files import read_json
+from magrathea.sounds import SOUND_RATES, with_sounds
 from magrathea.spaces import checked_batch, map_leaves
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Dataset:
     Attributes:
         env_id: Gymnasium id of the environment that they come from, "" if not known.
         observation_space, action_space: of that environment.
-        metadata: env_id, env_kwargs, and what the environment says of itself: fps, action_names, key_map.
+        metadata: env_id, env_kwargs, and what the environment says of itself: fps, action_names, key_map, sound_rates.
     """
 
     def __init__(self, minari: MinariDataset, folder: Path) -> None:
@@ -73,9 +74,10 @@ class Dataset:
                 f"Dataset '{folder}' is damaged or foreign ({one_line(error)}); record it again."
             ) from error
 
-    @property
+    @cached_property
     def observation_space(self) -> gymnasium.Space:
-        return self._minari.observation_space
+        rates = self.metadata.get(SOUND_RATES)
+        return with_sounds(self._minari.observation_space, rates, f"The metadata of dataset '{self.folder}'")
 
     @property
     def action_space(self) -> gymnasium.Space:

@@ -21,6 +21,7 @@ from magrathea.data.counters import KeepCounters
 from magrathea.data.pictures import ConvertPictures, changes_of
 from magrathea.errors import FOREIGN_ERRORS, MagratheaError, Terminated, one_line
 from magrathea.plugins import EnvironmentPlugin, environment_plugin, environment_plugins, load_reference
+from magrathea.sounds import SOUND_RATES, sound_rates, with_sounds
 from magrathea.spaces import COUNTERS
 
 # Keys -> names of actions, of which the first that the environment has is taken.
@@ -93,6 +94,8 @@ def make_env(
         raise _cannot_be_made(env_id, error) from error
     try:
         _check_has_spaces(env, env_id)
+        if (env.unwrapped.metadata or {}).get(SOUND_RATES) is not None:
+            env = DeclareSounds(env)
         env = _drawn(env, env_id) if pixels else env
         if size is not None or changes_of(env.observation_space):
             env = ConvertPictures(env, size)
@@ -117,6 +120,17 @@ def _drawn(env: gymnasium.Env, env_id: str) -> gymnasium.Env:
         raise MagratheaError(
             f"Environment '{env_id}' draws no pictures ({one_line(error, 200).rstrip('.')}); leave out pixels."
         ) from error
+
+
+class DeclareSounds(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
+    """Makes parts of the observation space `Sound`, as the environment's metadata declares: "sound_rates", a table of
+    their keys and sample rates. Observations stay as they are."""
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        gymnasium.utils.RecordConstructorArgs.__init__(self)
+        gymnasium.Wrapper.__init__(self, env)
+        rates = (env.unwrapped.metadata or {}).get(SOUND_RATES)
+        self.observation_space = with_sounds(env.observation_space, rates, "The environment's metadata")
 
 
 def close_env(env: gymnasium.Env) -> None:
@@ -183,8 +197,8 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def environment_metadata(env: gymnasium.Env) -> dict[str, Any]:
-    """fps, action_names, key_map, description and counters of an environment, from its own metadata; missing names and
-    keys are generated, and a missing description is the first paragraph of its documentation.
+    """fps, action_names, key_map, description, counters and sample rates of an environment, from its own metadata;
+    missing names and keys are generated, and a missing description is the first paragraph of its documentation.
 
     Raises:
         MagratheaError: where its metadata has something else under these names.
@@ -203,7 +217,9 @@ def environment_metadata(env: gymnasium.Env) -> dict[str, Any]:
         ) from error
     described = {"description": description} if (description := _description(env)) else {}
     counters = {COUNTERS: env.counters} if isinstance(env, KeepCounters) else {}
-    return {"fps": fps, "action_names": names, "key_map": keys} | described | counters
+    rates = sound_rates(env.observation_space)
+    sounds = {SOUND_RATES: rates} if rates else {}
+    return {"fps": fps, "action_names": names, "key_map": keys} | described | counters | sounds
 
 
 def _description(env: gymnasium.Env) -> str:

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from PIL import Image
 
 from magrathea.errors import MagratheaError
+from magrathea.sounds import Sound
 from magrathea.spaces import checked_array, find_picture, is_image, map_leaves, padded_size, space_tree, value_at
 
 MAX_SIDE = 4096
@@ -92,7 +93,7 @@ class PictureForm:
 def picture_form(space: gymnasium.Space, size: tuple[int, int] | None = None) -> PictureForm | None:
     """How pictures of a space are converted; None where it is no space of pictures."""
     min_side = MIN_AUTO_SIDE if size is None else MIN_SIDE
-    if not isinstance(space, spaces.Box) or np.dtype(space.dtype).kind not in "iuf":
+    if not isinstance(space, spaces.Box) or np.dtype(space.dtype).kind not in "iuf" or isinstance(space, Sound):
         return None
     white, shape = _white(space), space.shape
     channels_first = len(shape) == 3 and shape[0] in CHANNELS and shape[2] not in CHANNELS

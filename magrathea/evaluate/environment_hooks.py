@@ -27,6 +27,11 @@ def visible_tiles(env_id: str, recording: Recording, layout: Layout, slot: Slot)
     return _call("visible_tiles", env_id, recording.episode.infos, frames, tokens, slot.grid)
 
 
+def visible_events(env_id: str, frames: np.ndarray) -> np.ndarray | None:
+    """In which pictures (T, rows, columns, 3) something happens that makes a sound: (T,), or None if not known."""
+    return _call("visible_events", env_id, env_id, frames)
+
+
 def resample(env: gymnasium.Env, env_id: str, seed: int) -> None:
     """Redraw an environment's random choices from here on: by its plug-in's hook, else by Gymnasium's generator."""
     plugin = environment_plugin(env_id)

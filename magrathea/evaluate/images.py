@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -16,6 +17,7 @@ GAP = 8  # pixels between pictures of a video
 CAPTION = 22  # pixels above them
 BACKGROUND = (17, 20, 28)
 INK = (214, 219, 230)
+CLIP_RATES = (8000, 16000, 22050, 32000, 44100, 48000)  # samples per second of a video's sound
 
 
 def squared_error(pictures: np.ndarray, real: np.ndarray) -> np.ndarray:
@@ -51,19 +53,42 @@ def side_by_side(real: np.ndarray, dream: np.ndarray) -> np.ndarray:
     return canvas
 
 
-def write_video(path: Path, frames: np.ndarray, fps: float) -> Path:
-    """Write frames (T, even rows, even columns, 3) uint8 as an H.264 mp4 that browsers play."""
+def write_video(path: Path, frames: np.ndarray, fps: float, sound: tuple[np.ndarray, int] | None = None) -> Path:
+    """Write frames (T, even rows, even columns, 3) uint8, and perhaps sound (samples, channels) int16 with its rate, as
+    an H.264 mp4 that browsers play."""
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": "18", "preset": "veryfast", "threads": "1"}
+        heard = None if sound is None else _add_sound(container, *sound)
         for frame in frames:
             for packet in stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")):
                 container.mux(packet)
         for packet in stream.encode():
             container.mux(packet)
+        if sound is not None:
+            _write_sound(container, heard, *sound)
     return path
+
+
+def _add_sound(container: Any, samples: np.ndarray, sample_rate: int) -> Any:
+    """The stream of a container for sound (samples, channels)."""
+    rate = min(CLIP_RATES, key=lambda each: abs(each - sample_rate))
+    return container.add_stream("aac", rate=rate, layout="mono" if samples.shape[1] == 1 else "stereo")
+
+
+def _write_sound(container: Any, stream: Any, samples: np.ndarray, sample_rate: int) -> None:
+    """Encode sound (samples, channels) int16, of which two channels are kept."""
+    kept = np.ascontiguousarray(samples[:, :2]).reshape(1, -1)
+    frame = av.AudioFrame.from_ndarray(kept, format="s16", layout=stream.layout.name)
+    frame.sample_rate, frame.pts = sample_rate, 0
+    resampler = av.AudioResampler(format=stream.format.name, layout=stream.layout.name, rate=stream.rate)
+    for part in (*resampler.resample(frame), *resampler.resample(None)):
+        for packet in stream.encode(part):
+            container.mux(packet)
+    for packet in stream.encode():
+        container.mux(packet)
 
 
 def write_contact_sheet(path: Path, columns: list[str], rows: list[tuple[str, list[np.ndarray]]]) -> Path:

@@ -12,6 +12,7 @@ import optree
 from gymnasium import spaces
 
 from magrathea.layout import Layout, Slot
+from magrathea.sounds import Sound
 from magrathea.spaces import COUNTERS, find_picture, has_counters, is_image, leaf_spaces_of, space_tree
 from magrathea.tokenizers import Tokenizer
 from magrathea.world import World
@@ -31,13 +32,15 @@ def by_kind(space: gymnasium.Space, leaves: Sequence[np.ndarray], num_leading: i
 
     Returns what there is of "picture" (*n, rows, columns, 1 or 3) uint8, the one that is shown; "counters" (*n, K)
     int64; "numbers" (*n, Q) float64 of other Boxes; "choices" (*n, Q) int64 of all else, small images among them, and a
-    number for each text.
+    number for each text. Sounds are in none of them.
     """
     found, kinds = {}, {NUMBERS: [], CHOICES: []}
     paths, shown = optree.tree_paths(space_tree(space)), find_picture(space)
     for path, (_, leaf_space), leaf in zip(paths, leaf_spaces_of(space), leaves, strict=True):
         if path == (COUNTERS,) and has_counters(space):
             found[COUNTERS] = leaf.astype(np.int64)
+            continue
+        if isinstance(leaf_space, Sound):
             continue
         if is_picture(leaf_space):
             if path == shown or PICTURE not in found:

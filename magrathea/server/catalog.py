@@ -13,7 +13,8 @@ import numpy as np
 from magrathea.errors import MagratheaError
 from magrathea.server.action_inputs import ActionInputs
 from magrathea.server.frame import is_text
-from magrathea.server.protocol import WorldInfo
+from magrathea.server.protocol import SoundInfo, WorldInfo
+from magrathea.sounds import sounds_of
 from magrathea.spaces import counter_names
 
 DEFAULT_FPS = 10.0
@@ -71,7 +72,7 @@ class Catalog:
 
     def describe(self, world_id: str, world: Any) -> WorldInfo:
         """What the page shows of a loaded world."""
-        inputs = ActionInputs(world.action_space, world.metadata)
+        inputs, space = ActionInputs(world.action_space, world.metadata), world.observation_space
         return WorldInfo(
             id=world_id,
             name=str(world.metadata.get("name") or world_id),
@@ -82,11 +83,12 @@ class Catalog:
             buttons=inputs.buttons_info(),
             axes=inputs.axes_info(),
             texts=inputs.texts_info(),
-            is_text=is_text(world.observation_space),
+            is_text=is_text(space),
             has_noop=inputs.has_noop,
             num_starts=int(world.num_starts),
             has_card=self.card(world_id) is not None,
-            counters=counter_names(world.observation_space, world.metadata),
+            counters=counter_names(space, world.metadata),
+            sound=next((SoundInfo(each.sample_rate, each.num_channels) for _, each in sounds_of(space)), None),
         )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import math
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -14,9 +16,11 @@ import torch
 from gymnasium import spaces
 from PIL import Image, ImageDraw, ImageFont
 
+from magrathea.errors import MagratheaError
 from magrathea.plugins import environment_plugin, load_reference
 from magrathea.server.engine import StepOutput
 from magrathea.server.protocol import DreamHeader, Frame, TextPart, TranscriptStep
+from magrathea.sounds import Sound, sound_of
 from magrathea.spaces import (
     COUNTERS,
     find_picture,
@@ -82,7 +86,7 @@ class Renderer:
             numbers = [
                 np.ravel(np.asarray(gymnasium.spaces.flatten(leaf, part)))
                 for (_, leaf), part in parts
-                if not isinstance(leaf, spaces.Text)
+                if not isinstance(leaf, spaces.Text | Sound)
             ]
             return _bars(np.concatenate(numbers)) if numbers else _words(texts_of(self.space, observation))
         return picture_of(self.space, observation)
@@ -91,6 +95,11 @@ class Renderer:
         """The counters of one observation, [] where the space has none."""
         return [int(value) for value in observation[COUNTERS]] if has_counters(self.space) else []
 
+    def sound(self, observation: Any) -> np.ndarray | None:
+        """The sound of one observation as int16 (samples, channels); None where the space has none."""
+        found = sound_of(self.space, observation)
+        return None if found is None else pcm(found[1])
+
     def png(self, world: Any, tokens: Any) -> bytes:
         """The observation of a step's tokens (1, N) as a PNG file."""
         buffer = io.BytesIO()
@@ -98,11 +107,47 @@ class Renderer:
         return buffer.getvalue()
 
 
+def pcm(waveform: np.ndarray) -> np.ndarray:
+    """A waveform (channels, samples) within ±1 as int16 (samples, channels)."""
+    return np.ascontiguousarray(np.round(np.clip(waveform.T, -1, 1) * 32767).astype("<i2"))
+
+
+def clip_mp4(pictures: Sequence[np.ndarray], sounds: Sequence[np.ndarray], sample_rate: int, fps: float) -> bytes:
+    """Pictures (height, width, 3) uint8, fps of them a second, and the sounds (samples, channels) int16 of each, as an
+    MP4 file; small pictures are magnified.
+
+    Raises:
+        MagratheaError: where the package that writes videos is not installed.
+    """
+    try:
+        from magrathea.evaluate.images import write_video
+    except ImportError as error:
+        raise MagratheaError(
+            f"A clip with sound needs the package '{error.name}'; install it with 'pip install magrathea[train]'."
+        ) from error
+    frames = np.stack(list(pictures[-_most_frames(pictures[0]) :]))
+    scale = _clip_scale(pictures[0])
+    frames = frames.repeat(scale, axis=1).repeat(scale, axis=2)
+    frames = np.pad(frames, [(0, 0), *((0, side % 2) for side in frames.shape[1:3]), (0, 0)], mode="edge")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        write_video(path, frames, fps, (np.concatenate(sounds[-len(frames) :]), sample_rate))
+        return path.read_bytes()
+
+
+def _clip_scale(picture: np.ndarray) -> int:
+    return max(1, round(CLIP_SIDE / max(picture.shape[:2])))
+
+
+def _most_frames(picture: np.ndarray) -> int:
+    height, width = picture.shape[:2]
+    return max(1, CLIP_PIXELS // (height * width * _clip_scale(picture) ** 2))
+
+
 def clip_gif(pictures: Sequence[np.ndarray], fps: float) -> bytes:
     """Pictures (height, width, 3) uint8, fps of them a second, as an animated GIF; small ones are magnified."""
     height, width = pictures[0].shape[:2]
-    scale = max(1, round(CLIP_SIDE / max(height, width)))
-    most = max(1, CLIP_PIXELS // (height * width * scale**2))
+    scale, most = _clip_scale(pictures[0]), _most_frames(pictures[0])
     frames = [
         Image.fromarray(p).resize((width * scale, height * scale), Image.Resampling.NEAREST) for p in pictures[-most:]
     ]
@@ -156,7 +201,9 @@ def step_frame(output: StepOutput, buttons: Sequence[int], said: list[TextPart],
         seen=texts_of(renderer.space, observation),
         counters=renderer.counters(observation),
     )
-    parts = {"picture": picture}
+    parts, sound = {"picture": picture}, renderer.sound(observation)
+    if sound is not None:
+        parts["sound"] = sound
     uncertainty = result.uncertainty.get(renderer.slot) if renderer.slot else None
     if uncertainty is not None:
         clipped = np.clip(np.asarray(uncertainty[index], dtype=np.float32), 0, 1)

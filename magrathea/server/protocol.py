@@ -12,7 +12,8 @@ Server to client, binary: one frame,
     the rest  the images that header["parts"] lists, in that order, without gaps
 
 An image is uint8: "picture" has format "rgb8" and shape [height, width, 3]; "uncertainty" has format "grey8" and shape
-[rows, columns], 0 = certain, 255 = uniform over the codebook.
+[rows, columns], 0 = certain, 255 = uniform over the codebook. The sound of a step, "sound", has format "pcm16" and
+shape [samples, channels], int16, little-endian, at the sample rate of the `WorldInfo`; it is heard once for each step.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -190,9 +191,17 @@ class TextInputInfo(Struct):
     max_length: int
 
 
+class SoundInfo(Struct):
+    """The sound of a world's frames: samples per second, and channels."""
+
+    sample_rate: int
+    channels: int
+
+
 class WorldInfo(Struct):
     """What the page shows of a world. `has_noop`: whether it has an action while no button is held; `is_text`: whether
-    its observations are words alone; `counters`: names of the numbers that its frames have."""
+    its observations are words alone; `counters`: names of the numbers that its frames have; `sound`: None where they
+    have none."""
 
     id: str
     name: str
@@ -208,6 +217,7 @@ class WorldInfo(Struct):
     num_starts: int
     has_card: bool
     counters: list[str] = []
+    sound: SoundInfo | None = None
 
 
 class WorldMessage(Struct, tag_field="type", tag="world"):
@@ -263,11 +273,14 @@ class TranscriptStep(Struct):
     seen: list[TextPart]
 
 
+Format = Literal["rgb8", "grey8", "pcm16"]
+
+
 class Part(Struct):
-    """An image of a frame; `size` in bytes."""
+    """An image or a sound of a frame; `size` in bytes."""
 
     name: str
-    format: str
+    format: Format
     shape: tuple[int, ...]
     size: int
 
@@ -314,7 +327,7 @@ class MirrorHeader(Header, kw_only=True, tag="mirror"):
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame before it is packed: its header, and its images (uint8) by name."""
+    """A frame before it is packed: its header, and its images (uint8) and its sound (int16) by name."""
 
     header: Any  # DreamHeader or MirrorHeader
     parts: dict[str, np.ndarray]
@@ -326,15 +339,21 @@ class Frame:
 
 
 def encode_frame(frame: Frame, dropped: int = 0) -> bytes:
-    """Pack a frame for one viewer. Raises TypeError if an image is not uint8."""
+    """Pack a frame for one viewer. Raises TypeError if a part is neither an image of uint8 nor a sound of int16."""
     listed, blobs = [], []
     for name, array in frame.parts.items():
-        if array.dtype != np.uint8:
-            raise TypeError(f"Part '{name}' of a frame must be uint8, not {array.dtype}.")
-        listed.append(Part(name, "rgb8" if array.ndim == 3 else "grey8", array.shape, array.nbytes))
+        if array.dtype not in (np.uint8, np.int16) or array.ndim > (3 if array.dtype == np.uint8 else 2):
+            raise TypeError(f"Part '{name}' of a frame must be uint8, or int16 of a sound, not {array.dtype}.")
+        listed.append(Part(name, _format_of(array), array.shape, array.nbytes))
         blobs.append(array.tobytes())
     header = msgspec.json.encode(msgspec.structs.replace(frame.header, dropped=dropped, parts=listed))
     return b"".join([struct.pack("<I", len(header)), header, *blobs])
+
+
+def _format_of(array: np.ndarray) -> Format:
+    if array.dtype == np.int16:
+        return "pcm16"
+    return "rgb8" if array.ndim == 3 else "grey8"
 
 
 def decode_frame(data: bytes) -> Frame:
@@ -346,7 +365,8 @@ def decode_frame(data: bytes) -> Frame:
         header = msgspec.json.decode(data[4 : 4 + length], type=DreamHeader | MirrorHeader)
         offset, parts = 4 + length, {}
         for part in header.parts:
-            parts[part.name] = np.frombuffer(data, np.uint8, part.size, offset).reshape(part.shape)
+            dtype = np.dtype("<i2" if part.format == "pcm16" else np.uint8)
+            parts[part.name] = np.frombuffer(data, dtype, part.size // dtype.itemsize, offset).reshape(part.shape)
             offset += part.size
     except ValueError as error:
         raise ProtocolError(f"Frame cannot be read: {error}.") from None

@@ -131,6 +131,7 @@ class Routes:
             Route(f"{session}/branches/{{branch:number}}", self.delete_branch, methods=["DELETE"]),
             Route(f"{session}/branches/{{branch:number}}/steps/{{step:number}}.png", self.step_picture),
             Route(f"{session}/branches/{{branch:number}}/steps/{{step:number}}.gif", self.clip),
+            Route(f"{session}/branches/{{branch:number}}/steps/{{step:number}}.mp4", self.clip_with_sound),
             Route(f"{session}/branches/{{branch:number}}/steps/{{step:number}}.json", self.transcript),
         ]
 
@@ -263,6 +264,9 @@ class Routes:
 
     async def clip(self, request: Request) -> Response:
         return Response(await self._of_step(request, self.manager.clip), media_type="image/gif")
+
+    async def clip_with_sound(self, request: Request) -> Response:
+        return Response(await self._of_step(request, self.manager.clip_with_sound), media_type="video/mp4")
 
     async def transcript(self, request: Request) -> Response:
         return Response(await self._of_step(request, self.manager.transcript), media_type="application/json")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,10 +18,11 @@ from magrathea.errors import MagratheaError
 from magrathea.server.catalog import frames_per_second
 from magrathea.server.database import Visitor, share
 from magrathea.server.engine import BatchSlot, Engine, StepOutput
-from magrathea.server.frame import CLIP_SECONDS, Renderer, clip_gif, transcript
+from magrathea.server.frame import CLIP_SECONDS, Renderer, clip_gif, clip_mp4, transcript
 from magrathea.server.store import Store, StoredStep, StoreThread
 from magrathea.session.file import FileLimits
 from magrathea.session.history import record_bytes, record_from_bytes
+from magrathea.sounds import sounds_of
 from magrathea.spaces import index_batch
 
 SNAPSHOT_STEPS, SNAPSHOT_SHARE = 256, 8  # a snapshot after so many steps, if they are a share of at least 1/8 of all
@@ -148,6 +149,29 @@ class SessionManager:
 
     async def clip(self, world: Any, session: str, branch: int, number: int) -> bytes:
         """The last CLIP_SECONDS up to a step of a session's branch, as an animated GIF."""
+
+        def write(renderer: Renderer, observations: list[Any]) -> bytes:
+            return clip_gif([renderer.render(each) for each in observations], frames_per_second(world))
+
+        return await self._of_last_seconds(world, session, branch, number, write)
+
+    async def clip_with_sound(self, world: Any, session: str, branch: int, number: int) -> bytes:
+        """The same as a video with sound; raises MagratheaError where the world has none."""
+        rate = next((sound.sample_rate for _, sound in sounds_of(world.observation_space)), None)
+        if rate is None:
+            raise MagratheaError("This world has no sound; ask for the clip as .gif.")
+
+        def write(renderer: Renderer, observations: list[Any]) -> bytes:
+            pictures = [renderer.render(each) for each in observations]
+            sounds = [sound for each in observations if (sound := renderer.sound(each)) is not None]
+            return clip_mp4(pictures, sounds, rate, frames_per_second(world))
+
+        return await self._of_last_seconds(world, session, branch, number, write)
+
+    async def _of_last_seconds(
+        self, world: Any, session: str, branch: int, number: int, write: Callable[[Renderer, list[Any]], bytes]
+    ) -> bytes:
+        """What is written of the observations of the last CLIP_SECONDS up to a step of a session's branch."""
         fps = frames_per_second(world)
 
         def read(store: Store) -> list[bytes]:
@@ -162,7 +186,7 @@ class SessionManager:
             renderer = Renderer(world.observation_space)
             tokens = np.concatenate([_record(world, record)["tokens"] for record in records]).astype(np.int64)
             observations = world.decode_observation(torch.from_numpy(tokens))
-            return clip_gif([renderer.render(index_batch(observations, n)) for n in range(len(tokens))], fps)
+            return write(renderer, [index_batch(observations, n) for n in range(len(tokens))])
 
         return await asyncio.to_thread(render)
 

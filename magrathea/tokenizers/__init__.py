@@ -12,7 +12,8 @@ from magrathea.tokenizers.discrete import (
 from magrathea.tokenizers.numbers import BoxTokenizer, RewardTokenizer
 from magrathea.tokenizers.patch import PatchedTokenizer, PatchTokenizer
 from magrathea.tokenizers.registry import TOKENIZERS, tokenizer_for, tokenizer_from
-from magrathea.tokenizers.report import reconstruction_report
+from magrathea.tokenizers.report import reconstruction_report, sound_report
+from magrathea.tokenizers.sound import SoundTokenizer
 from magrathea.tokenizers.text import TextTokenizer
 
 __all__ = [
@@ -26,10 +27,12 @@ __all__ = [
     "PatchTokenizer",
     "PatchedTokenizer",
     "RewardTokenizer",
+    "SoundTokenizer",
     "TerminatedTokenizer",
     "TextTokenizer",
     "Tokenizer",
     "reconstruction_report",
+    "sound_report",
     "tokenizer_for",
     "tokenizer_from",
 ]

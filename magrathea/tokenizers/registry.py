@@ -12,6 +12,7 @@ from gymnasium import spaces
 from magrathea import plugins
 from magrathea.errors import MagratheaError
 from magrathea.plugins import load_plugin
+from magrathea.sounds import Sound
 from magrathea.spaces import is_image, leaf_spaces_of
 from magrathea.tokenizers.autoencoder import MaskedAutoencoderTokenizer
 from magrathea.tokenizers.base import Tokenizer
@@ -26,6 +27,7 @@ from magrathea.tokenizers.discrete import (
 from magrathea.tokenizers.motion import MotionTokenizer
 from magrathea.tokenizers.numbers import BoxTokenizer, RewardTokenizer
 from magrathea.tokenizers.patch import PatchTokenizer
+from magrathea.tokenizers.sound import SoundTokenizer
 from magrathea.tokenizers.text import TextTokenizer
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {
@@ -42,6 +44,7 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
         BoxTokenizer,
         DeltaTokenizer,
         TextTokenizer,
+        SoundTokenizer,
         CompositeTokenizer,
     )
 }
@@ -59,9 +62,18 @@ NUMBER_TOKENIZERS: dict[str, type[Tokenizer]] = {cls.type_name: cls for cls in (
 TEXT_TOKENIZERS: dict[str, type[Tokenizer]] = {TextTokenizer.type_name: TextTokenizer}
 """Built-in tokenizers of texts."""
 
+SOUND_TOKENIZERS: dict[str, type[Tokenizer]] = {SoundTokenizer.type_name: SoundTokenizer}
+"""Built-in tokenizers of sounds."""
+
 
 def tokenizer_for(
-    space: gymnasium.Space, *, image: str = "patch", numbers: str = "box", text: str = "text", **options: Any
+    space: gymnasium.Space,
+    *,
+    image: str = "patch",
+    numbers: str = "box",
+    text: str = "text",
+    sound: str = "sound",
+    **options: Any,
 ) -> Tokenizer:
     """A tokenizer for a space.
 
@@ -70,13 +82,15 @@ def tokenizer_for(
         image: type of the tokenizers of its images: "motion", "patch", "autoencoder", or a plug-in's.
         numbers: type of the tokenizers of its other Boxes: "delta" or "box".
         text: type of the tokenizers of its texts: "text", or a plug-in's.
-        options: of those three; each leaf takes those that concern its kind. `fit` it
+        sound: type of the tokenizers of its sounds: "sound", or a plug-in's.
+        options: of those four; each leaf takes those that concern its kind. `fit` it
     where its kind needs that. Raises MagratheaError for a space that has no tokenizer and for an option that none has.
     """
     image_class = load_plugin(plugins.TOKENIZERS, image, Tokenizer, IMAGE_TOKENIZERS)
     numbers_class = load_plugin(plugins.TOKENIZERS, numbers, Tokenizer, NUMBER_TOKENIZERS)
     text_class = load_plugin(plugins.TOKENIZERS, text, Tokenizer, TEXT_TOKENIZERS)
-    classes = image_class, numbers_class, text_class
+    sound_class = load_plugin(plugins.TOKENIZERS, sound, Tokenizer, SOUND_TOKENIZERS)
+    classes = image_class, numbers_class, text_class, sound_class
     known = {name for each in classes for name in _options_of(each)}
     if foreign := sorted(set(options) - known):
         raise MagratheaError(f"Unknown option '{foreign[0]}' of image={image!r}; known are {', '.join(sorted(known))}")
@@ -91,9 +105,12 @@ def _leaf_for(
     image_class: type[Tokenizer],
     numbers_class: type[Tokenizer],
     text_class: type[Tokenizer],
+    sound_class: type[Tokenizer],
     options: dict[str, Any],
 ) -> Tokenizer:
     """The tokenizer of a space that holds no other spaces, with those of the options that concern it."""
+    if isinstance(space, Sound):
+        return _with_options(sound_class, space, options)
     if is_image(space):
         return _with_options(image_class, space, options)
     if isinstance(space, spaces.Box):
@@ -107,7 +124,7 @@ def _leaf_for(
     if isinstance(space, spaces.MultiBinary):
         return MultiBinaryTokenizer(space)
     raise MagratheaError(
-        f"No tokenizer for {space}; supported are image and number Box, Discrete, MultiDiscrete, "
+        f"No tokenizer for {space}; supported are image, sound and number Box, Discrete, MultiDiscrete, "
         "MultiBinary, Text, and Dict and Tuple of these"
     )
 

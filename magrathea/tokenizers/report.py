@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from magrathea.sounds import Sound
 from magrathea.tokenizers.base import VALUES, Tokenizer
+from magrathea.tokenizers.sound_measures import mel_distance, si_sdr
 
 MOST_PAIRS = 400  # of images that follow one another
 
@@ -37,6 +39,24 @@ def reconstruction_report(tokenizer: Tokenizer, values: Any) -> dict[str, Any]:
         "group": list(spec.group or (1, 1)),
         **_usage(tokens, spec.vocab_size),
     }
+
+
+def sound_report(tokenizer: Tokenizer, values: Any) -> dict[str, float]:
+    """Reconstruct sounds (M, *shape) that follow one another -> SI-SDR in dB, mel distance, that of silence, and the
+    share of the vocabulary that they use."""
+    space, sounds = tokenizer.space, np.asarray(values)
+    assert isinstance(space, Sound)
+    tokens = tokenizer.encode(sounds)
+    real, heard = (one_wave(space, each) for each in (sounds, tokenizer.decode(tokens)))
+    distances = {"mel_distance": heard, "mel_distance_of_silence": torch.zeros_like(real)}
+    measured = {name: round(float(mel_distance(real, wave, space.sample_rate)), 4) for name, wave in distances.items()}
+    used = len(np.unique(tokens)) / tokenizer.vocab_size
+    return {"si_sdr": round(si_sdr(real, heard), 2), **measured, "codebook_used": round(used, 4)}
+
+
+def one_wave(space: Sound, sounds: np.ndarray) -> torch.Tensor:
+    """Sounds (M, *shape) that follow one another as one wave (channels, M * samples)."""
+    return torch.from_numpy(np.concatenate([*space.waveform(sounds)], axis=-1))
 
 
 def _psnr(images: np.ndarray, real: np.ndarray) -> float:

@@ -11,7 +11,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from magrathea.data import Dataset
 from magrathea.progress import Stages
-from magrathea.tokenizers import reconstruction_report
+from magrathea.sounds import Sound
+from magrathea.tokenizers import reconstruction_report, sound_report
 from magrathea.train import distributed
 from magrathea.train.trainer import Progress
 from magrathea.world import World
@@ -40,13 +41,15 @@ class TrainReport:
 
     def tokenizers(self, world: World, source: Dataset, held_out: Any) -> dict[str, Any]:
         """Reconstruction of a held-out episode: for each image slot PSNR in dB and the codebook's usage, for each of
-        texts the share that is exact."""
+        sounds SI-SDR and mel distance, for each of texts the share that is exact."""
         observations = source.episode(held_out[0]).observation
         result = {}
         leaves = world.tokenizers["observation"].leaves
         for (key, leaf), leaf_values in zip(leaves.items(), optree.tree_leaves(observations), strict=True):
             values = np.asarray(leaf_values)
-            if values.dtype == np.uint8 and values.ndim == 4:
+            if isinstance(leaf.space, Sound):
+                result[key or "observation"] = sound_report(leaf, values[:2000])
+            elif values.dtype == np.uint8 and values.ndim == 4:
                 result[key or "observation"] = reconstruction_report(leaf, values[:2000])
             elif values.dtype == object:
                 result[key or "observation"] = {

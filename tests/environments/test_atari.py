@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from magrathea.data import collect
+from magrathea.data.make_env import make_env
+from magrathea.errors import MagratheaError
 
 pytest.importorskip("ale_py")
 
@@ -20,3 +24,25 @@ def test_breakout_pictures_and_metadata(tmp_path: Path) -> None:
     assert data.metadata["action_names"] == ["noop", "fire", "right", "left"]
     assert data.metadata["key_map"] | {"ArrowRight": 2, "ArrowLeft": 3, " ": 1} == data.metadata["key_map"]
     assert data.metadata["fps"] == 15
+
+
+def test_a_step_has_the_sound_of_all_its_frames() -> None:
+    options: dict[str, Any] = {"sound_obs": True, "repeat_action_probability": 0.0}
+    whole = make_env("ALE/Pong-v5", frameskip=4, **options)
+    single = make_env("ALE/Pong-v5", frameskip=1, **options)
+    assert whole.observation_space["sound"].sample_rate == 30720 and whole.observation_space["sound"].shape == (2048,)
+    first, other = whole.reset(seed=0)[0], single.reset(seed=0)[0]
+    assert (first["sound"] == 128).all() and (other["sound"] == 128).all()
+    heard = 0
+    for step in range(60):
+        action = step % 6
+        frames = [single.step(action)[0]["sound"] for _ in range(4)]
+        sound = whole.step(action)[0]["sound"]
+        np.testing.assert_array_equal(sound, np.concatenate(frames))
+        heard += bool((sound != 128).any())
+    assert 0 < heard < 60
+
+
+def test_frames_of_any_number_have_no_sound_of_one_length() -> None:
+    with pytest.raises(MagratheaError, match="steps of one length"):
+        make_env("ALE/Pong-v5", frameskip=(2, 5), sound_obs=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import time
 import warnings
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 
 from magrathea.data import collect, make_env
+from magrathea.errors import MagratheaError
+from magrathea.sounds import Sound
 
 pytest.importorskip("vizdoom")
 
@@ -88,3 +91,18 @@ def test_vizdoom_processes_end_with_the_recording(tmp_path: Path) -> None:
     while games() - before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not games() - before
+
+
+def test_a_level_with_sound_is_heard_or_says_what_is_missing() -> None:
+    try:
+        ctypes.CDLL("libopenal.so.1")
+    except OSError:
+        with pytest.raises(MagratheaError, match="apt install libopenal1"):
+            make_env("VizdoomBasicAudio-v1", frame_skip=4, size=[60, 80])
+        return
+    with contextlib.closing(make_env("VizdoomBasicAudio-v1", frame_skip=4, size=[60, 80])) as env:
+        space: Any = env.observation_space
+        assert isinstance(space["audio"], Sound) and space["audio"].sample_rate == 44100
+        env.reset(seed=0)
+        shots = [env.step(1)[0]["audio"] for _ in range(8)]
+        assert shots[0].shape == (5040, 2) and np.abs(np.stack(shots).astype(int)).max() > 10_000

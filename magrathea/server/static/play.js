@@ -7,6 +7,7 @@ import { Keys, arrowOf, keyCap, glyph, label, shortcuts } from "./keys.js";
 import { Figures, fillStarts, number, text } from "./panel.js";
 import { drawHeat, drawPicture, fitPictures } from "./picture.js";
 import { SessionPanel } from "./session.js";
+import { SoundPlayer } from "./sound.js";
 import { Timeline } from "./timeline.js";
 import { SayForm, Transcript, showSeen } from "./words.js";
 
@@ -17,6 +18,7 @@ const HIDDEN = "paused while hidden"; // in sessionStorage, which outlives a rel
 const NEWS_SECONDS = 4;
 const figures = new Figures();
 const counters = new Counters($("counters"), announce);
+const sound = new SoundPlayer($("sound"));
 const connection = new Connection(decodeURIComponent(location.pathname.split("/").pop()), { world: receiveWorld, session: receiveSession, frame: receiveFrame, error: toast, connection: showConnection });
 const session = new SessionPanel({ control: (on) => connection.send({ type: "control", on }), notify: toast });
 const transcript = new Transcript($("transcript"));
@@ -57,6 +59,7 @@ function receiveSession(message) {
 function receiveFrame(frame) {
   page[frame.kind === "mirror" ? "mirror" : "frame"] = frame;
   page.fresh = { ...page.fresh, [frame.kind]: true };
+  if (frame.kind === "dream") sound.play(frame);
   if (page.waiting) return;
   page.waiting = true;
   requestAnimationFrame(draw);
@@ -76,6 +79,7 @@ function showDream(frame) {
     const size = $("dream").width;
     drawPicture($("dream"), frame.parts.picture);
     drawHeat($("heat"), frame.parts.uncertainty);
+    sound.drawn(frame);
     if (size !== $("dream").width) fitPictures($("pictures"));
   }
   if (page.world?.is_text) transcript.show(frame, connection.session);
@@ -210,6 +214,9 @@ function setUp(world) {
     shortcut: (name) => ({ pause: togglePause, step: singleStep, reset, heat: toggleHeat, rewind: () => timeline.rewind(), rewound: () => timeline.rewound() })[name](),
   });
   counters.setUp(world.counters);
+  sound.setUp(world.sound);
+  timeline.clipKind = world.sound ? "mp4" : "gif";
+  if (world.sound) $("clip").title = "The last ten seconds as a video with sound";
   page.keys.layOut(world.buttons, $("dpad"), $("primary"), $("actions"));
   $("transcript").hidden = !world.is_text;
   $("layout").classList.toggle("no-keys", world.buttons.length + world.axes.length === 0);

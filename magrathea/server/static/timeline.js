@@ -17,6 +17,7 @@ export class Timeline {
     this.step = 0;
     this.looking = null; // the earlier step that is shown
     this.loading = null; // the step whose picture is being loaded
+    this.clipKind = "gif"; // ending of the address of a clip
     this.rewinding = null; // the timer while a key is held to rewind
     this.confirming = null; // the branch whose deletion waits for a second click
     $("timeline").addEventListener("input", () => this.scrub($("timeline").valueAsNumber));
@@ -96,7 +97,7 @@ export class Timeline {
 
   // Of the last seconds up to the step that is shown.
   get clipAddress() {
-    return this.session ? `/api/sessions/${this.session.id}/branches/${this.branch}/steps/${this.looking ?? this.step}.gif` : "";
+    return this.session ? `/api/sessions/${this.session.id}/branches/${this.branch}/steps/${this.looking ?? this.step}.${this.clipKind}` : "";
   }
 
   continueHere() {
