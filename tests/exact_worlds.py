@@ -57,6 +57,11 @@ class Corridor:
     def features(self) -> Tensor:
         return self.features_of(self.state, self.order)
 
+    def fork_batch(self, batch_indices: list[int], seeds: list[int]) -> Corridor:
+        fork = Corridor(len(batch_indices), self.order)
+        fork.state, fork.is_over = self.state[batch_indices], self.is_over[batch_indices]
+        return fork
+
     def step(self, action: Any) -> Outcome:
         goes_on, at_exit = torch.from_numpy(np.asarray(action)) == 1, self.state == self.num_states - 1
         reward = torch.where(goes_on, at_exit.float(), 0.3)
@@ -111,6 +116,9 @@ class OneChoice:
     @property
     def features(self) -> Tensor:
         return torch.ones(self.batch_size, 1, 1)
+
+    def fork_batch(self, batch_indices: list[int], seeds: list[int]) -> OneChoice:
+        return OneChoice(len(batch_indices), self.action_space, self.best.tolist())
 
     def step(self, action: Any) -> Outcome:
         errors = np.abs(np.asarray(action, float).reshape(self.batch_size, -1) - self.best)

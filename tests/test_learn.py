@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from exact_worlds import CorridorEnv
 
-from magrathea.agents import Agent, LearnerSettings, Planner, PlannerSettings
+from magrathea.agents import Agent, LearnerSettings
 from magrathea.agents import learn as loop
 from magrathea.agents.reality import agent_acting, mean_interval, random_acting, real_returns
 from magrathea.cli.main import main
@@ -92,23 +92,6 @@ def test_an_agents_folder_records_a_dataset(learned: Path, tmp_path: Path) -> No
     first, second = (Dataset.open(each.folder).episode(3) for each in (one, other))
     assert first.action.tolist() == second.action.tolist(), "it depends on the number of processes"
     assert np.mean([one.episode(index).reward.sum() for index in range(len(one))]) > 0.9
-
-
-@pytest.mark.slow
-def test_a_planner_walks_to_the_exit_without_a_policy(learned: Path) -> None:
-    agent = Agent.from_pretrained(learned)
-    agent.network.actor.out.weight.data.zero_()
-    planner = Planner(agent, PlannerSettings(num_plans=200, horizon=5, iterations=2, policy_share=0.0))
-    env, returns = CorridorEnv(), []
-    for seed in range(5):
-        observation, _ = env.reset(seed=seed)
-        planner.reset()
-        total, done = 0.0, False
-        while not done:
-            observation, reward, done, _, _ = env.step(planner.act(observation))
-            total += reward
-        returns.append(total)
-    assert np.mean(returns) > 0.9
 
 
 def test_actions_that_cannot_be_learned_are_refused_before_anything_is_recorded(tmp_path: Path) -> None:

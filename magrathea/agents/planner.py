@@ -24,6 +24,7 @@ from magrathea.settings import Count, Range, Share, check
 from magrathea.spaces import index_batch
 
 MIN_STD = 0.1  # of continuous actions
+REPEATS = 8  # dreams of each of the best plans, of which a single one may have been lucky
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +62,6 @@ class Proposal:
         if self.sizes:
             return torch.stack([torch.multinomial(own, num_plans, True).T for own in self.probs], dim=-1)
         return (self.mean + self.std * torch.randn(num_plans, *self.mean.shape)).clamp(-1, 1)
-
-    def likeliest(self) -> Tensor:
-        """(H, A)"""
-        return torch.stack([own.argmax(-1) for own in self.probs], dim=-1) if self.sizes else self.mean
 
     def fit(self, elites: Tensor) -> None:
         """Become like the best plans (E, H, A), half way, so that one iteration does not decide."""
@@ -121,15 +118,23 @@ class Planner:
 
     def plan(self, session: Session) -> Tensor:
         """The first action (1, A) of the best plan from where a session of one world is, which stays there."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(self._generator.integers(2**31)))
+            return self._plan(session)
+
+    def _plan(self, session: Session) -> Tensor:
         settings, num_plans = self.settings, self.settings.num_plans
-        num_policy = round(settings.policy_share * num_plans)
-        proposal = Proposal(self.agent, settings.horizon)
-        for iteration in range(settings.iterations):
-            seeds = self._generator.integers(2**31, size=num_plans).tolist()
-            forks = session.fork_batch([0] * num_plans, seeds)
-            plans, returns = dream_plans(forks, self.agent, proposal.sample(num_plans), num_policy)
-            order = returns.argsort(descending=True)[: max(1, round(settings.elite_share * num_plans))]
-            if iteration == settings.iterations - 1 == 0:
-                return plans[order[0], :1]
-            proposal.fit(plans[order])
-        return proposal.likeliest()[:1]  # the best single plan may have had a lucky dream
+        num_policy, num_elites = round(settings.policy_share * num_plans), round(settings.elite_share * num_plans)
+        proposal, tried, scores = Proposal(self.agent, settings.horizon), [], []
+        for _ in range(settings.iterations):
+            plans, returns = self._dream(session, proposal.sample(num_plans), num_policy)
+            proposal.fit(plans[returns.topk(max(1, num_elites)).indices])
+            tried.append(plans)
+            scores.append(returns)
+        finalists = torch.cat(tried)[torch.cat(scores).topk(-(-num_plans // REPEATS)).indices]
+        _, again = self._dream(session, finalists.repeat_interleave(REPEATS, dim=0), 0)
+        return finalists[again.unflatten(0, (-1, REPEATS)).mean(1).argmax(), :1]
+
+    def _dream(self, session: Session, plans: Tensor, num_policy: int) -> tuple[Tensor, Tensor]:
+        seeds = self._generator.integers(2**31, size=len(plans)).tolist()
+        return dream_plans(session.fork_batch([0] * len(plans), seeds), self.agent, plans, num_policy)
