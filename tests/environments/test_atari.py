@@ -11,8 +11,10 @@ import pytest
 from magrathea.data import collect
 from magrathea.data.make_env import make_env
 from magrathea.errors import MagratheaError
+from magrathea.evaluate.sounds import near_counts
 
 pytest.importorskip("ale_py")
+from magrathea.environments.atari.events import visible_events
 
 
 def test_breakout_pictures_and_metadata(tmp_path: Path) -> None:
@@ -46,3 +48,19 @@ def test_a_step_has_the_sound_of_all_its_frames() -> None:
 def test_frames_of_any_number_have_no_sound_of_one_length() -> None:
     with pytest.raises(MagratheaError, match="steps of one length"):
         make_env("ALE/Pong-v5", frameskip=(2, 5), sound_obs=True)
+
+
+def test_the_ball_of_pong_turns_when_it_sounds() -> None:
+    env = make_env("ALE/Pong-v5", sound_obs=True, size=(80, 80))
+    observation, _ = env.reset(seed=1)
+    rng, frames, sounds = np.random.default_rng(1), [observation["image"]], [observation["sound"]]
+    for _ in range(400):
+        observation = env.step(int(rng.integers(6)))[0]
+        frames.append(observation["image"])
+        sounds.append(observation["sound"])
+    events = visible_events("ALE/Pong-v5", np.stack(frames))
+    loud = (np.stack(sounds) != 128).any(1)
+    onsets = loud & ~np.concatenate([[True], loud[:-1]])
+    assert events is not None and visible_events("ALE/Breakout-v5", np.stack(frames)) is None
+    num, near, num_events, with_onset, by_chance = near_counts(onsets, events)
+    assert num > 15 and near / num > 0.85 and with_onset / num_events > 0.7 and by_chance / num < 0.5

@@ -1,17 +1,17 @@
-"""What is seen of the events of Pong that make its sounds: the ball bounces, or is out."""
+"""What is seen of the events of Pong that make its sounds: the ball bounces, is out, or is served."""
 
 from __future__ import annotations
 
 import numpy as np
 
 FIELD = (35 / 210, 193 / 210)  # top and bottom of where the ball is seen
-PADDLE = 100  # blue, of 255: paddles have less, the ball 236
-LEAST_LIGHT = 40  # sum of blue above that, of a ball
+MORE_GREEN = 55  # than blue, of the field and of the paddles or more; the ball has as much of both
+LEAST_LIGHT = 30  # sum of blue above that, of a ball
 LEAST_SPEED = 0.008  # of the picture's height in a step, below which a ball flies straight on
 
 
 def visible_events(env_id: str, frames: np.ndarray) -> np.ndarray | None:
-    """In which pictures (T, height, width, 3) the ball has turned or disappeared since the one before: (T,); None for
+    """In which pictures (T, height, width, 3) the ball has turned, come or gone since the one before: (T,); None for
     other games than Pong."""
     if not env_id.startswith("ALE/Pong"):
         return None
@@ -21,15 +21,16 @@ def visible_events(env_id: str, frames: np.ndarray) -> np.ndarray | None:
     with np.errstate(invalid="ignore"):
         turned = ((moves * before < 0) & (np.minimum(abs(moves), abs(before)) > LEAST_SPEED)).any(1)
     is_seen = ~np.isnan(places[:, 0])
-    gone = np.concatenate([[False], is_seen[:-1] & ~is_seen[1:]])
-    return turned | gone
+    came_or_went = np.concatenate([[False], is_seen[:-1] != is_seen[1:]])
+    return turned | came_or_went
 
 
 def ball_places(frames: np.ndarray) -> np.ndarray:
     """(T, 2): down and across, in heights of the picture; NaN where no ball is seen."""
     height = frames.shape[1]
     top, bottom = (round(share * height) for share in FIELD)
-    light = np.maximum(frames[:, top + 1 : bottom - 1, :, 2].astype(np.float32) - PADDLE, 0)
+    field = frames[:, top + 1 : bottom - 1].astype(np.float32)
+    light = np.maximum(field[..., 2] - field[..., 1] + MORE_GREEN, 0)
     total = light.sum((1, 2))
     with np.errstate(invalid="ignore", divide="ignore"):
         down = (light.sum(2) * np.arange(light.shape[1])).sum(1) / total
