@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-NOOP_NAMES = ("noop", "no-op", "no_op", "nothing", "idle", "none")
+NOOP_NAMES = ("noop", "no-op", "no_op", "nothing", "do nothing", "idle", "none", "stay", "wait", "coast")
 SPARE_KEYS = "1234567890qertyuiopfghjklzxcvbnm"
 _WORDS = {
     "ArrowUp": ("up", "forward"),

@@ -20,15 +20,15 @@ TICKS = 2  # in a step
 class FlappyBirdEnv(gymnasium.Env):
     """Flap between the pipes: 1 for each pipe, −1 for a collision, which ends the game, 0.2 for each other step.
 
-    Observation: (104, 72, 3) uint8. Action: fall (0) or flap (1). `info` holds "score", the number of pipes, and, for
-    policies alone, "gap" (2,) float32: how far the bird is above the middle of the next gap, in pixels of the game, and
-    how fast it falls, in pixels a tick.
+    Observation: (104, 72, 3) uint8. Action: nothing (0) or flap (1). `info` holds "score", the number of pipes, and,
+    for policies alone, "gap" (2,) float32: how far the bird is above the middle of the next gap, in pixels of the game,
+    and how fast it falls, in pixels a tick.
     """
 
     metadata: dict[str, Any] = {
         "render_modes": ["rgb_array"],
         "render_fps": TICKS_PER_SECOND / TICKS,
-        "action_names": ("fall", "flap"),
+        "action_names": ("noop", "flap"),
         "key_map": {"ArrowDown": 0, "ArrowUp": 1, " ": 1, "w": 1},
         "counters": ("score",),
     }
