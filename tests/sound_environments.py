@@ -69,7 +69,7 @@ def record_bounces(kind: str, out: Path, steps: int = 300) -> Dataset:
     return collect("sound_environments:recorded/Bounce-v0", steps, out, num_processes=1, env_kwargs={"kind": kind})
 
 
-def train_bounces(dataset: Path, out: Path, steps: int = 150) -> World:
+def train_bounces(dataset: Path, out: Path, steps: int = 400) -> World:
     settings = load_settings(size="debug", steps=steps, num_starts=4, tokenizer={"sound_frames": 4})
     train(dataset, out, settings, device="cpu")
     return World.from_pretrained(out)
