@@ -78,7 +78,12 @@ def test_killed_recording_resumes_without_loss(tmp_path: Path, monkeypatch: pyte
     played: list[int] = []
     module = importlib.import_module("magrathea.data.playing")
     play = module._Player.play
-    monkeypatch.setattr(module._Player, "play", lambda self, index: (played.append(index), play(self, index))[1])
+
+    def watched(self: Any, index: int, *rest: Any) -> Any:
+        played.append(index)
+        return play(self, index, *rest)
+
+    monkeypatch.setattr(module._Player, "play", watched)
     resumed = collect(SLOW, 400, tmp_path / "killed", num_processes=1, max_episode_steps=10, seed=7)
     assert played and not recorded & set(played)
     monkeypatch.undo()

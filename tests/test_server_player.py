@@ -183,7 +183,7 @@ def test_a_world_without_a_noop_waits_for_keys_and_refuses_realtime() -> None:
         await asyncio.sleep(0.1)
         assert player.num_steps == 1
 
-    play(scene, SquareWorld(fps=50, names=["stay", "left", "right", "up", "down", "paint", "end"]))
+    play(scene, SquareWorld(fps=50, names=["turn", "left", "right", "up", "down", "paint", "end"]))
 
 
 def test_no_steps_after_the_end() -> None:
