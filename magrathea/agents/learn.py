@@ -207,8 +207,9 @@ class _Run:
 
     def _learn_world(self, number: int, dataset: Dataset, seconds: float) -> World:
         settings = self.settings
-        spent = {"steps": settings.world_updates} if settings.world_updates else {"minutes": seconds / 60}
-        how = load_settings(size=settings.size, seed=settings.seed, **spent)
+        steps = settings.world_updates
+        minutes = None if steps else seconds / 60
+        how = load_settings(size=settings.size, seed=settings.seed, steps=steps, minutes=minutes)
         return train(dataset.folder, self.work / f"world-{number}", how, stages=self.stages)
 
     def _learn_agent(

@@ -47,26 +47,28 @@ def real_returns(
         ]
         limit, space, act = episode_limit(envs[0], max_episode_steps), envs[0].action_space, acting(num_envs)
         observed = [_observed(env, env.reset(seed=seed + index)[0]) for index, env in enumerate(envs)]
-        episode, length, is_first = list(range(num_envs)), np.zeros(num_envs, int), np.ones(num_envs, bool)
+        episode: list[int | None] = [*range(num_envs)]
+        length, is_first = np.zeros(num_envs, int), np.ones(num_envs, bool)
         num_running = num_episodes
         while num_running:
             actions = act(stack(observed), is_first)
             is_first = np.zeros(num_envs, bool)
             for index, env in enumerate(envs):
-                if episode[index] is None:
+                number = episode[index]
+                if number is None:
                     continue
                 observation, reward, terminated, truncated, _ = env.step(
                     plain_action(space, index_batch(actions, index))
                 )
-                returns[episode[index]] += float(reward)
+                returns[number] += float(reward)
                 length[index] += 1
                 if terminated or truncated or length[index] >= limit:
                     num_running -= 1
                     report(1 - num_running / num_episodes)
-                    episode[index] = waiting.pop() if waiting else None
-                    length[index], is_first[index] = 0, episode[index] is not None
-                    if episode[index] is not None:
-                        observation, _ = env.reset(seed=seed + episode[index])
+                    following = waiting.pop() if waiting else None
+                    episode[index], length[index], is_first[index] = following, 0, following is not None
+                    if following is not None:
+                        observation, _ = env.reset(seed=seed + following)
                 observed[index] = _observed(env, observation)
     return returns
 
@@ -109,9 +111,10 @@ def ppo_acting(env_id: str, num_steps: int, *, seed: int, env_kwargs: Mapping[st
         ) from error
     with closed_after(DummyVecEnv([lambda: Monitor(make_env(env_id, **env_kwargs or {}))])) as env:  # type: ignore[arg-type]
         space = env.observation_space
-        is_picture = isinstance(space, gymnasium.spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
+        shape = space.shape or ()
+        is_picture = isinstance(space, gymnasium.spaces.Box) and space.dtype == np.uint8 and len(shape) == 3
         kind = "MultiInputPolicy" if isinstance(space, gymnasium.spaces.Dict) else "MlpPolicy"
-        kind = "CnnPolicy" if is_picture and min(space.shape[:2]) >= 36 else kind
+        kind = "CnnPolicy" if is_picture and min(shape[:2]) >= 36 else kind
         rollout_steps = max(64, min(2048, num_steps // 8 // 64 * 64))
         model = PPO(kind, env, n_steps=rollout_steps, seed=seed, device="cpu")
         model.learn(num_steps // rollout_steps * rollout_steps)
