@@ -189,12 +189,11 @@ class TokenCache:
         """Tokens (..., N) of the steps at indices (...), absent tokens where no step exists."""
         chosen = np.where(exists, index, 0)
         steps = np.empty((*index.shape, self.layout.num_tokens), np.int64)
-        parts = {True: np.asarray(self.values)[chosen], False: np.asarray(self.tokens)[chosen]}
-        ends = {True: 0, False: 0}
-        for slot in self.layout.slots:
-            span, is_value = self.layout.span(slot.name), slot.values_of is not None
-            begin, ends[is_value] = ends[is_value], ends[is_value] + slot.num_tokens
-            steps[..., span] = parts[is_value][..., begin : ends[is_value]]
+        for array, slots in ((self.tokens, self.layout.token_slots), (self.values, self.layout.values_slots.values())):
+            read, end = np.asarray(array)[chosen], 0
+            for slot in slots:
+                begin, end = end, end + slot.num_tokens
+                steps[..., self.layout.span(slot.name)] = read[..., begin:end]
         tokens = torch.from_numpy(steps)
         if exists.all():
             return tokens
