@@ -15,6 +15,7 @@ from magrathea.data.make_env import closed_after
 from magrathea.data.playing import DEFAULT_EPISODE_STEPS
 from magrathea.data.recorder import checked_copy, plain_action
 from magrathea.errors import MagratheaError
+from magrathea.evaluate.statistics import figure
 from magrathea.spaces import index_batch, stack
 
 MAX_ENVS = 25
@@ -121,8 +122,8 @@ def ppo_acting(env_id: str, num_steps: int, *, seed: int, env_kwargs: Mapping[st
     return lambda num_envs: lambda observations, is_first: model.predict(observations, deterministic=False)[0]
 
 
-def mean_interval(returns: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
-    """The mean of returns (E,) and its 95% percentile interval over resampled episodes."""
-    resampled = np.random.default_rng(seed).choice(returns, (1000, len(returns))).mean(1)
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return float(returns.mean()), float(low), float(high)
+def mean_interval(returns: np.ndarray) -> tuple[float, float, float]:
+    """The mean of two returns or more (E,) and its 95% percentile interval over resampled episodes."""
+    mean = figure(np.stack([returns, np.ones(len(returns))], axis=-1))
+    assert mean.value is not None and mean.low is not None and mean.high is not None
+    return mean.value, mean.low, mean.high
