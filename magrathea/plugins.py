@@ -71,8 +71,8 @@ class EnvironmentPlugin:
     resample: str | None = None
 
     def __post_init__(self) -> None:
-        hooks = (self.make, self.describe_cells, self.visible_tiles, self.picture_status, self.visible_events)
-        for reference in (*self.env_ids.values(), *self.policies.values(), *hooks, self.resample):
+        pictures = (self.describe_cells, self.visible_tiles, self.picture_status, self.visible_events)
+        for reference in (*self.env_ids.values(), *self.policies.values(), self.make, self.resample, *pictures):
             if reference is not None and not all(reference.partition(":")):
                 raise MagratheaError(f"Plug-in '{self.name}' refers to '{reference}'; write it as 'module:attribute'.")
 
