@@ -23,7 +23,7 @@ from magrathea.evaluate.segments import teacher_forced_logits
 from magrathea.layout import Layout, Slot
 from magrathea.progress import Stages
 from magrathea.train import TrainSettings, load_settings, train
-from magrathea.train.batches import SizedBatch, draw_batch, draw_prompted_batch, resample_slots
+from magrathea.train.batches import SizedBatch, draw_batch, draw_prompted_batch, resample_slots, shorten_context
 from magrathea.train.cache import RETURN_STEPS, TokenCache, effects_of_actions, encode_dataset
 from magrathea.train.settings import shipped_recipes
 from magrathea.train.trainer import Progress, TrainerConfig, train_model
@@ -130,6 +130,26 @@ def test_segments_do_not_cross_episodes(work: Path, debug_world: World) -> None:
     past_end = tokens[:, :, -1] == debug_world.layout.slots[-1].absent
     assert not (starts[:, 1:] & ~past_end[:, 1:]).any()
     assert past_end.any() and not past_end[:, 1].any()
+
+
+def test_every_step_but_the_first_of_an_episode_is_a_target(work: Path, debug_world: World) -> None:
+    """Those right after a beginning too, whose context is the first step repeated."""
+    cache, generator = TokenCache.open(work / "tokens", debug_world.layout), torch.Generator().manual_seed(0)
+    for by_effect in (None, torch.ones(3000, dtype=torch.bool)):
+        tokens = cache.segments(3000, 4, 0, generator, by_effect, num_context=3).tokens
+        is_first = tokens[..., 0] == debug_world.layout.slots[0].absent
+        assert not is_first[:, 3].any()
+        for num_repeated in (1, 2, 3):
+            begins = is_first[:, :3].sum(1) == num_repeated
+            assert begins.any() and (tokens[begins, :num_repeated] == tokens[begins, :1]).all()
+
+
+def test_short_contexts_show_their_last_step_alone() -> None:
+    tokens, generator = torch.arange(100 * 4 * 2).view(100, 4, 2), torch.Generator().manual_seed(0)
+    shortened = shorten_context(tokens, SizedBatch(num_context=3, num_steps=4, short_context_prob=0.5), generator)
+    is_short = (shortened[:, :3] == tokens[:, 2:3]).flatten(1).all(1)
+    assert 30 < is_short.sum() < 70
+    assert torch.equal(shortened[~is_short], tokens[~is_short]) and torch.equal(shortened[:, 3:], tokens[:, 3:])
 
 
 def test_prompts_hold_only_the_goal_or_the_return(work: Path, debug_world: World) -> None:

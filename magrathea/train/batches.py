@@ -19,6 +19,7 @@ from magrathea.train.cache import RETURN_STEPS, Segments, TokenCache
 
 FILLED_POSITIONS = 600  # of an update
 OWN_DREAM_PROB = 0.25
+SHORT_CONTEXT_PROB = 0.5
 UNREWARDED_PROB = 0.1  # probability that a segment's context has no rewards and endings
 
 
@@ -43,6 +44,8 @@ class BatchConfig:
             after the other; if not given, 0.25 where the model has slots with values, or else 0.
         own_dream_from: fraction of the training from which that happens.
         own_dream_steps: most steps of such a dream.
+        short_context_prob: probability that a segment's context is its last step alone, repeated, as an episode begins;
+            if not given, 0.5, or 0 where pictures have values: what moves in them only the steps before show.
         slot_resample_prob: probability that a segment's context gets another segment's tokens in the slots that consist
             of one token and that the memory predicts.
         memory_dropout: probability that a segment gets no readout of the memory.
@@ -62,6 +65,7 @@ class BatchConfig:
     own_dream_prob: Share | None = None
     own_dream_from: Share = 0.6
     own_dream_steps: Annotated[int, Range(1, 100)] = 3
+    short_context_prob: Share | None = None
     slot_resample_prob: Share = 0.2
     memory_dropout: Share = 0.1
     num_earlier: Annotated[int, Range(0, 10**6)] = 36
@@ -85,6 +89,8 @@ class BatchConfig:
         sizes = {"num_segments": self.num_segments, "num_steps": steps, "num_context": context}
         if self.own_dream_prob is None:
             sizes["own_dream_prob"] = OWN_DREAM_PROB if model.codecs else 0.0
+        if self.short_context_prob is None:
+            sizes["short_context_prob"] = 0.0 if model.cell_slots else SHORT_CONTEXT_PROB
         if model.codecs:
             sizes["uses"] = masks.DREAM_MIXTURE | dict(self.uses)
         if self.num_prompted is None:
@@ -106,6 +112,7 @@ class SizedBatch(BatchConfig):
     num_context: int = 1
     num_prompted: int = 1
     own_dream_prob: float = 0.0
+    short_context_prob: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -149,8 +156,8 @@ def draw_batch(cache: TokenCache, config: SizedBatch, generator: Generator) -> B
     hole_mask = masks.mixture(layout, shape, generator, masks.weights_of(config.uses))
     knows_actions = ~hole_mask[..., layout.role_span("action")].flatten(1).any(-1)
     by_effect = knows_actions if layout.values_slots else None
-    segments = cache.segments(config.num_segments, config.num_steps, config.num_earlier, generator, by_effect)
-    context = corrupt_context(segments.tokens, layout, config, generator)
+    segments = cache.segments(config.num_segments, config.num_steps, config.num_earlier, generator, by_effect, first)
+    context = corrupt_context(shorten_context(segments.tokens, config, generator), layout, config, generator)
     readout, earlier = read_memory(segments, hole_mask, first, layout, config, generator)
     context = resample_slots(context, cache, config, generator)
     seeds = draw_sample_seeds(hole_mask, layout, config, generator)
@@ -163,7 +170,7 @@ def draw_dream_batch(cache: TokenCache, config: SizedBatch, generator: Generator
     num_dreamt = int(torch.randint(1, config.own_dream_steps + 1, (), generator=generator))
     first = config.num_context + num_dreamt
     by_effect = torch.ones(num, dtype=torch.bool)
-    segments = cache.segments(num, first + 1, config.num_earlier, generator, by_effect)
+    segments = cache.segments(num, first + 1, config.num_earlier, generator, by_effect, config.num_context)
     hole_mask = masks.forward_dynamics(layout).expand(num, 1, -1)
     readout, earlier = read_memory(segments, hole_mask, first, layout, config, generator)
     seeds = torch.randint(1, 2**62, (num, num_dreamt), generator=generator)
@@ -240,6 +247,20 @@ def resample_slots(context: Tensor, cache: TokenCache, config: SizedBatch, gener
         if slot.name in cache.predicted and slot.num_tokens == 1:
             span = layout.span(slot.name)
             result[..., span] = torch.where(resampled, others[..., span], context[..., span])
+    return result
+
+
+def shorten_context(tokens: Tensor, config: SizedBatch, generator: Generator) -> Tensor:
+    """Segments (B, T, N) with the last step of the context in place of those before it, in some segments.
+
+    Where recorded actions are held, what moved before tells nearly as much as the action, and a model that reads it
+    there does not obey. Nothing moved in such a context.
+    """
+    if config.num_context == 1:
+        return tokens
+    is_short = torch.rand(len(tokens), 1, 1, generator=generator) < config.short_context_prob
+    last, result = config.num_context - 1, tokens.clone()
+    result[:, :last] = torch.where(is_short, tokens[:, last : config.num_context], tokens[:, :last])
     return result
 
 

@@ -148,18 +148,28 @@ class TokenCache:
         return cls.open(folder, world.layout)
 
     def segments(
-        self, num: int, num_steps: int, num_earlier: int, generator: Generator, by_effect: Tensor | None = None
+        self,
+        num: int,
+        num_steps: int,
+        num_earlier: int,
+        generator: Generator,
+        by_effect: Tensor | None = None,
+        num_context: int = 1,
     ) -> Segments:
         """Random segments of num_steps, and num_earlier steps before each; where by_effect (num,) is True, drawn by the
-        effects of their last steps."""
+        effects of their last steps.
+
+        The step after the first num_context ones may be any but an episode's first, which is repeated where a segment
+        begins before it.
+        """
         begins = np.concatenate([[0], self.ends[:-1]])
         lengths = self.ends - begins
         drawn = torch.randint(int((lengths - 1).sum()), (num,), generator=generator).numpy()
         if by_effect is not None:
-            drawn = np.where(by_effect.numpy(), self._drawn_by_effect(num, num_steps, generator), drawn)
+            drawn = np.where(by_effect.numpy(), self._drawn_by_effect(num, num_steps - num_context, generator), drawn)
         episode = np.searchsorted(np.cumsum(lengths - 1), drawn, side="right")
-        first = drawn + episode  # no segment starts at the last step of an episode
-        index = first[:, None] + np.arange(num_steps)
+        first = drawn + episode - (num_context - 1)  # no context ends with the last step of an episode
+        index = np.maximum(first[:, None] + np.arange(num_steps), begins[episode][:, None])
         inside = np.minimum(index, self.ends[episode][:, None] - 1)
         before = first[:, None] - np.arange(num_earlier, 0, -1)
         return Segments(
@@ -169,20 +179,19 @@ class TokenCache:
             self._readout(inside),
         )
 
-    def _drawn_by_effect(self, num: int, num_steps: int, generator: Generator) -> np.ndarray:
-        """(num,) first steps of segments, counted without the episodes' last steps."""
-        if num_steps not in self._sums:
+    def _drawn_by_effect(self, num: int, num_later: int, generator: Generator) -> np.ndarray:
+        """(num,) last steps of the contexts of segments that go on for num_later steps, counted without the episodes'
+        last steps."""
+        if num_later not in self._sums:
             begins = np.concatenate([[0], self.ends[:-1]])
-            last = [
-                np.minimum(np.arange(a, b - 1) + num_steps - 1, b - 1) for a, b in zip(begins, self.ends, strict=True)
-            ]
-            self._sums[num_steps] = np.cumsum(self.effects[np.concatenate(last)], dtype=np.float64)
-        sums = self._sums[num_steps]
+            last = [np.minimum(np.arange(a, b - 1) + num_later, b - 1) for a, b in zip(begins, self.ends, strict=True)]
+            self._sums[num_later] = np.cumsum(self.effects[np.concatenate(last)], dtype=np.float64)
+        sums = self._sums[num_later]
         return np.searchsorted(sums, torch.rand(num, generator=generator, dtype=torch.float64).numpy() * sums[-1])
 
     @cached_property
     def _sums(self) -> dict[int, np.ndarray]:
-        """By number of steps, running sums of the effects of the last steps of all segments."""
+        """By number of steps after the context, running sums of the effects of the last steps of all segments."""
         return {}
 
     def _steps(self, index: np.ndarray, exists: np.ndarray) -> Tensor:
