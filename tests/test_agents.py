@@ -33,7 +33,14 @@ from magrathea.errors import MagratheaError
 from magrathea.session import Session
 
 SETTINGS = LearnerSettings(
-    discount=GAMMA, learning_rate=3e-3, entropy=1e-3, width=32, num_dreams=48, horizon=8, slow_rate=0.1
+    discount=GAMMA,
+    learning_rate=3e-3,
+    entropy=1e-3,
+    width=32,
+    num_dreams=48,
+    horizon=8,
+    num_epochs=2,
+    num_minibatches=2,
 )
 
 
@@ -127,6 +134,15 @@ def test_lambda_returns_are_the_mixture_of_all_n_step_returns() -> None:
                 n_step.append(total + discount * values[batch, step + 1].item())
                 weights.append(0.3 * 0.7 ** (step - first) if step < length - 1 else 0.7 ** (step - first))
             assert found[batch, first].item() == pytest.approx(np.dot(n_step, weights), abs=1e-5)
+
+
+def test_features_are_standardized() -> None:
+    """Small differences between states, beside large constants, are enough to tell them apart."""
+    network, states = ActorCritic(1, 2, spaces.Discrete(2), 16), torch.tensor([[[500.0, 0.01]], [[500.0, 0.02]]])
+    torch.nn.init.normal_(network.critic.out.weight)
+    before = network.value(states).diff().abs().item()
+    network.fit_scale(states)
+    assert network.value(states).diff().abs().item() > 20 * before
 
 
 def test_nothing_after_an_episodes_end_changes_what_is_learned() -> None:

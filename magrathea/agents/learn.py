@@ -44,6 +44,7 @@ WORK_FOLDER = ".learning"
 WORLD_SHARE = 0.5  # of a round's time
 LAST_ROUND = 2.0  # times as long as one of the others
 CHECKPOINT_SECONDS = 30.0
+NUM_SCALED = 2048  # states by which the features are standardized
 NUM_DREAMS = 16  # whose returns are compared with those of as many real episodes
 CHUNK = 16  # steps of a dream that are kept at once
 EVALUATION_SEED = 10**6  # of real episodes that are measured, which are none of those that are learned from
@@ -224,6 +225,8 @@ class _Run:
             progress = load_checkpoint(checkpoint, agent.network, learner.optimizer, AgentProgress)
             learner.scale = progress.scale
         replay = Replay.of_dataset(world, dataset, settings.seed + progress.updates)
+        if not progress.updates:
+            agent.network.fit_scale(replay.features(NUM_SCALED))
         start = saved = time.monotonic()
         before = progress.seconds
         while (done := self._fraction(progress, seconds)) < 1:

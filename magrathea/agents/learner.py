@@ -23,6 +23,9 @@ from torch import Tensor, nn
 from magrathea.agents.actions import ActionMap, Distribution, ValueBins
 from magrathea.settings import Count, Positive, Range, Share, check
 
+MIN_FEATURE_STD = 1e-3  # added to the deviations of features that hardly vary
+MOST_DEVIATION = 6.0  # of a standardized feature
+
 
 @dataclass(frozen=True, kw_only=True)
 class LearnerSettings:
@@ -47,12 +50,12 @@ class LearnerSettings:
     horizon: Count = 16
     discount: Share = 0.99
     trace_decay: Share = 0.95
-    entropy: Annotated[float, Range(0, 10)] = 3e-3
+    entropy: Annotated[float, Range(0, 10)] = 1e-2
     learning_rate: Annotated[float, Range(0, 1, above=True)] = 1e-3
-    num_epochs: Count = 2
-    num_minibatches: Count = 2
+    num_epochs: Count = 4
+    num_minibatches: Count = 4
     clip: Positive = 0.2
-    slow_rate: Share = 0.02
+    slow_rate: Share = 0.1
     real_weight: Annotated[float, Range(0, 10)] = 0.0
     width: Count = 128
 
@@ -98,7 +101,7 @@ def lambda_returns(
 
 
 class Network(nn.Module):
-    """Features (n, S, F) -> outputs (n, O)."""
+    """Standardized features (n, S, F) -> outputs (n, O)."""
 
     def __init__(self, num_positions: int, num_features: int, width: int, num_outputs: int) -> None:
         super().__init__()
@@ -127,18 +130,36 @@ class ActorCritic(nn.Module):
         width: of the hidden layers.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, num_positions: int, num_features: int, action_space: gymnasium.Space, width: int) -> None:
         super().__init__()
+        self.register_buffer("mean", torch.zeros(num_positions, num_features))
+        self.register_buffer("std", torch.ones(num_positions, num_features))
         self.action_map, self.bins = ActionMap(action_space), ValueBins()
         self.actor = Network(num_positions, num_features, width, self.action_map.num_outputs)
         self.critic = Network(num_positions, num_features, width, len(self.bins.places))
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
 
+    def fit_scale(self, features: Float[Tensor, "n S F"]) -> None:
+        """Standardize features by the means and deviations of these: what an agent has to tell apart, say small angles,
+        may be a small part of what the world knows."""
+        self.mean.copy_(features.mean(0))
+        self.std.copy_(features.std(0) + MIN_FEATURE_STD)
+
     def policy(self, features: Float[Tensor, "n S F"]) -> Distribution:
-        return self.action_map.distribution(self.actor(features))
+        return self.action_map.distribution(self.actor(self._standardized(features)))
 
     def value(self, features: Float[Tensor, "*n S F"]) -> Float[Tensor, "*n"]:
-        return self.bins.value(self.critic(features.flatten(0, -3))).unflatten(0, features.shape[:-2])
+        return self.bins.value(self.critic_logits(features.flatten(0, -3))).unflatten(0, features.shape[:-2])
+
+    def critic_logits(self, features: Float[Tensor, "n S F"], *, slow: bool = False) -> Float[Tensor, "n K"]:
+        """Logits of the value's K bins, by the critic or its slow copy."""
+        return (self.slow_critic if slow else self.critic)(self._standardized(features))
+
+    def _standardized(self, features: Float[Tensor, "n S F"]) -> Float[Tensor, "n S F"]:
+        return ((features - self.mean) / self.std).clamp(-MOST_DEVIATION, MOST_DEVIATION)
 
 
 class Learner:
@@ -208,9 +229,9 @@ class Learner:
 
     def _critic_loss(self, features: Tensor, returns: Tensor) -> Tensor:
         """Toward the returns, and, to change slowly, toward what the slow copy says."""
-        bins, logits = self.network.bins, self.network.critic(features)
+        bins, logits = self.network.bins, self.network.critic_logits(features)
         with torch.no_grad():
-            slow = bins.value(self.network.slow_critic(features))
+            slow = bins.value(self.network.critic_logits(features, slow=True))
         return (bins.loss(logits, returns) + bins.loss(logits, slow)).mean()
 
     def _step(self, loss: Tensor) -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from magrathea.agents.learner import ActorCritic, Trajectories
 from magrathea.data import Dataset
 from magrathea.session import Session
 from magrathea.world import World
+
+FEATURES_BATCH = 64  # states whose features are computed at once
 
 
 class Replay:
@@ -59,6 +61,14 @@ class Replay:
         ]
         seed = int(torch.randint(2**31, (), generator=self.generator))
         return Session(self.world, number, seed=seed, start=torch.stack(starts), inference="naive")  # begins sooner
+
+    @torch.no_grad()
+    def features(self, number: int) -> Float[Tensor, "n S F"]:
+        """The features of random states."""
+        span = self.world.config.model.window + 1
+        states = [self.episodes[index][step : step + span] for index, step in self._draw(number)]
+        parts = torch.stack(states).split(FEATURES_BATCH)
+        return torch.cat([self.world.features(part)[:, 0] for part in parts])
 
     @torch.no_grad()
     def segments(self, number: int, num_steps: int, network: ActorCritic) -> Trajectories:
