@@ -196,10 +196,7 @@ def bench_arena(
     from magrathea.pretrained import folder_to_write
 
     folder_to_write(out)
-    listed = []
-    for text in environments:
-        env_id, _, keywords = text.partition(" ")
-        listed.append(ArenaEnvironment(id=env_id, kwargs=json_object(keywords or "{}", f"'{env_id}'")))
+    listed = [ArenaEnvironment(**given) for given in map(_environment, environments)]
     settings = ArenaSettings(
         minutes=minutes,
         steps=steps,
@@ -211,6 +208,63 @@ def bench_arena(
     )
     run_arena(listed or read_environments(list_file or DEFAULT_LIST), out, settings)
     print(f"The table is {out / 'arena.html'}")
+
+
+def bench_agents(
+    environments: ArenaIds = (),
+    *,
+    out: Folder,
+    list_file: OptionalText = None,
+    minutes: Positive = 20.0,
+    real_steps: Count = 20_000,
+    size: Size = "tiny",
+    episodes: Annotated[int, Range(2, 10**6)] = 100,
+    planner_episodes: Annotated[int, Range(0, 10**6)] = 0,
+    baselines: bool = True,
+    seed: Seed = 0,
+) -> None:
+    """Learn agents and compare their real returns with random play and with PPO. Run it again to resume it.
+
+    Each is made by `magrathea learn`; the table has real returns with intervals, the agent's return in dreams, and
+    how many steps a second dreams and reality make.
+
+    Args:
+        environments: Gymnasium ids, or "module:id"; keyword arguments may follow an id as a JSON object, as in
+            'MiniGrid-DoorKey-6x6-v0 {"pixels": true}'.
+        out: folder of the table (JSON and Markdown) and of an agent for each environment.
+        list_file: TOML file with a table [[environment]] (id, name, kwargs, needs, real_steps, target) for each; used
+            where no environments are given. By default the list that comes with Magrathea.
+        minutes: of recording and learning for each.
+        real_steps: that each agent learns from, where environments are given.
+        size: size of the worlds' models.
+        episodes: real episodes that each return is measured on.
+        planner_episodes: real episodes that the planner plays, and the policy beside it; none by default.
+        baselines: measure random play, and PPO with as many real steps and with five times as many; needs the extra
+            "agents".
+        seed: seed of everything random.
+    """
+    from magrathea.bench.agents import DEFAULT_LIST, AgentEnvironment, AgentsSettings, table
+    from magrathea.bench.agents import bench_agents as run_bench
+    from magrathea.bench.listed import read_list
+    from magrathea.pretrained import folder_to_write
+
+    folder_to_write(out)
+    listed = [AgentEnvironment(**given, real_steps=real_steps) for given in map(_environment, environments)]
+    settings = AgentsSettings(
+        minutes=minutes,
+        size=size,
+        episodes=episodes,
+        planner_episodes=planner_episodes,
+        baselines=baselines,
+        seed=seed,
+    )
+    print(table(run_bench(listed or read_list(list_file or DEFAULT_LIST, AgentEnvironment), out, settings)))
+
+
+def _environment(text: str) -> dict[str, Any]:
+    """An id, and keyword arguments after it as a JSON object."""
+    env_id, _, keywords = text.partition(" ")
+    return {"id": env_id, "kwargs": json_object(keywords or "{}", f"'{env_id}'")}
 
 
 def _print_json(measured: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from typing import IO
 from magrathea.cli.allocator import keep_memory
 from magrathea.cli.bench import (
     bench,
+    bench_agents,
     bench_arena,
     bench_history,
     bench_memories,
@@ -56,6 +57,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "bench memories": bench_memories,
     "bench memory-sizes": bench_memory_sizes,
     "bench arena": bench_arena,
+    "bench agents": bench_agents,
 }
 """Every command by its words; the longest name that an invocation begins with is the one that runs."""
 
