@@ -28,6 +28,7 @@ class ModelConfig:
         sequence_context: whether the positions of texts are given a projection of the action's, as cells of pictures
             always are.
         memory: name of the memory beyond the window, of several with "+" between them, each with a size after ":".
+        prompt: text that tells which of several worlds with the same weights this is; none, if empty.
     """
 
     width: Annotated[int, Range(HEAD_WIDTH, 2**14)] = 192
@@ -39,6 +40,7 @@ class ModelConfig:
     num_recent: Annotated[int, Range(0, 63)] = 0
     sequence_context: bool = False
     memory: str = "window"
+    prompt: str = ""
 
     def __post_init__(self) -> None:
         check(self)
@@ -58,7 +60,7 @@ class ModelConfig:
     def to_config(self) -> dict[str, Any]:
         """All fields, but those that worlds of earlier versions do not have only where they differ from the default: a
         world's fingerprint must not change."""
-        later = {"num_conv_blocks": 0, "num_recent": 0, "sequence_context": False}
+        later = {"num_conv_blocks": 0, "num_recent": 0, "sequence_context": False, "prompt": ""}
         return {name: value for name, value in asdict(self).items() if later.get(name) != value}
 
 

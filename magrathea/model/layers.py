@@ -166,6 +166,8 @@ class StepEmbedding(nn.Module):
     """Tokens with holes -> positions. The tokens of a group are embedded side by side in one position. The positions of
     slots that have values are given."""
 
+    position_rows: Tensor | None
+
     def __init__(self, layout: Layout, width: int, num_recent: int) -> None:
         super().__init__()
         self.layout = layout
@@ -185,6 +187,11 @@ class StepEmbedding(nn.Module):
                 self.recent_proj[module_name(slot)] = Linear(num_recent * width, width)
         scale = VALUES_POSITION_SCALE if layout.values_slots else POSITION_SCALE
         self.position = nn.Parameter(torch.randn(layout.num_positions, width) * scale)
+        self.register_buffer("position_rows", None, persistent=False)
+
+    def share_position(self, table: nn.Parameter, rows: Int[Tensor, " P"]) -> None:
+        """Read the vectors of positions from these rows of a table that other layouts read too."""
+        self.position, self.position_rows = table, rows
 
     def forward(
         self,
@@ -212,7 +219,8 @@ class StepEmbedding(nn.Module):
                 before = self.embed_slot(slot, _or_absent(recent[..., span], slot)).transpose(-2, -3).flatten(-2)
                 x = x + self.recent_proj[module_name(slot)](before)
             parts.append(x)
-        return torch.cat(parts, dim=-2) + self.position
+        rows = self.position_rows
+        return torch.cat(parts, dim=-2) + (self.position if rows is None else self.position[rows])
 
     def embed_slot(self, slot: Slot, tokens: Int[Tensor, "*n C"]) -> Float[Tensor, "*n Q D"]:
         """The tokens of one slot -> its positions, without the positions' own vectors."""

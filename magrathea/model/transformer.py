@@ -48,6 +48,7 @@ from magrathea.model.layers import (
     principal_components,
 )
 from magrathea.model.pointer import Copies
+from magrathea.model.prompt import WorldPrompt
 from magrathea.model.values import ValuesSlot
 
 FEATURES_SCALE = 4.0  # a few numbers concern all of a step
@@ -119,6 +120,7 @@ class MaskedTransformer(nn.Module):
         self.conv_blocks = nn.ModuleList(ConvBlock(config.width, config.width) for _ in range(2 * num_blocks))
         self.context_proj = Linear(2 * config.width, config.width) if num_blocks else None
         self.prompt_embedding = nn.Parameter(torch.randn(config.width) * 0.5)
+        self.world_prompt = WorldPrompt(config.prompt, config.width) if config.prompt else None
         self.positions = RotaryPositions(layout)
         self.memory_layers = nn.ModuleList(Block(config, index) for index in range(config.num_memory_layers))
         outputs = memory.outputs(layout)
@@ -348,6 +350,8 @@ class MaskedTransformer(nn.Module):
         readout, prompt = kv_cache.conditioning.readout, kv_cache.conditioning.prompt
         if prompt is not None:
             x = x + self.goal_proj(prompt)
+        if self.world_prompt is not None:
+            x = x + self.world_prompt().to(x.dtype)
         if self.memory_proj is not None:
             for slot in self.memory_grids:
                 if slot.name in readout.predicted_tokens:
