@@ -7,6 +7,8 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +25,7 @@ from magrathea.files import replace_folder
 FORMAT_VERSION = 1
 WORLDS_FOLDER = Path(__file__).parent / "worlds"
 HUB_ID = r"[A-Za-z0-9][\w-]*/[\w-][\w.-]*"  # owner/name
+WORLD_NAME = r"[\w][\w.+-]{0,99}"  # of several that share their weights: a folder's name
 TENSOR_FILES = ("model", "tokenizers", "memory", "starts")
 
 
@@ -33,10 +36,13 @@ class WorldFiles:
     Attributes:
         config: of config.json: model, fill, layout, tokenizers, spaces, metadata.
         tensors: for each of `TENSOR_FILES` its tensors by name.
+        joint_layout: of a world that shares its weights with others the layout of them all; the weights are then those
+            of all of them.
     """
 
     config: dict[str, Any]
     tensors: dict[str, dict[str, Tensor]]
+    joint_layout: list[dict[str, Any]] | None = None
 
 
 # -- what config.json may hold ----------------------------------------------------------------------------------------
@@ -87,6 +93,15 @@ class _Config(msgspec.Struct):
     tokenizers: dict[str, dict[str, Any]]
     spaces: dict[str, dict[str, Any]]
     metadata: _Metadata
+    joint_slots: Annotated[list[_Name], msgspec.Meta(max_length=1024)] | None = None
+
+
+class _JointConfig(msgspec.Struct):
+    """The config.json of a folder of several worlds: their names, which are those of its folders, and the layout of
+    their weights."""
+
+    layout: Annotated[list[_SlotConfig], msgspec.Meta(min_length=4, max_length=2**14)]
+    worlds: Annotated[list[Annotated[str, msgspec.Meta(pattern=f"^{WORLD_NAME}$")]], msgspec.Meta(min_length=1)]
 
 
 def check_config(config: dict[str, Any]) -> None:
@@ -114,6 +129,11 @@ def find_world(name: str | Path) -> Path:
     if folder.is_dir():
         if not (folder / "config.json").exists():
             raise MagratheaError(f"World folder '{folder}' has no config.json; build one with 'magrathea train'.")
+        members = worlds_in(folder)
+        if members:
+            raise MagratheaError(
+                f"'{folder}' holds the worlds {', '.join(members)}; name one, as '{folder}/{members[0]}'."
+            )
         return folder
     shipped = shipped_worlds()
     if str(folder) in shipped:
@@ -124,6 +144,25 @@ def find_world(name: str | Path) -> Path:
         f"No world '{name}'; give a world's folder, its owner/name on the Hub, or a shipped one: "
         f"{', '.join(shipped) or 'there is none'}."
     )
+
+
+def worlds_in(name: str | Path) -> list[str]:
+    """The names of the worlds that share the weights in a folder, which are those of its folders; [] where it is a
+    world's own, or none."""
+    folder = _path(name)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return []
+    return _read_joint(folder).worlds if isinstance(config, dict) and "worlds" in config else []
+
+
+def world_folders(name: str | Path) -> dict[str, Path]:
+    """The folders of worlds by name: of all that share their weights in a folder, or of the one that `find_world`
+    finds."""
+    folder = _path(name)
+    members = worlds_in(folder)
+    return {member: folder / member for member in members} or {str(name): find_world(name)}
 
 
 def _path(name: str | Path) -> Path:
@@ -158,12 +197,24 @@ def push_world(folder: str | Path, repo_id: str, *, private: bool = False) -> st
 def read_world(folder: Path) -> WorldFiles:
     """The contents of a world's folder; raises MagratheaError where files are missing, damaged or of another
     version."""
-    return WorldFiles(
-        _read_config(folder), {name: _read_tensors(folder / f"{name}.safetensors") for name in TENSOR_FILES}
-    )
+    config = read_config(folder)
+    joined = config.get("joint_slots") is not None
+    joint = folder.resolve().parent if joined else folder
+    homes = {name: joint if name == "model" else folder for name in TENSOR_FILES}
+    tensors = {name: _read_tensors(home / f"{name}.safetensors") for name, home in homes.items()}
+    return WorldFiles(config, tensors, msgspec.to_builtins(_read_joint(joint).layout) if joined else None)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a world's folder; raises MagratheaError as `read_world` does."""
+    return _read_json(folder, check_config)
+
+
+def _read_joint(folder: Path) -> _JointConfig:
+    return msgspec.convert(_read_json(folder, lambda config: msgspec.convert(config, _JointConfig)), _JointConfig)
+
+
+def _read_json(folder: Path, check: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         if not path.is_file() or path.stat().st_size > MOST_CONFIG_BYTES:
@@ -180,7 +231,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{FORMAT_VERSION}; install the Magrathea that made it, or train it anew."
         )
     try:
-        check_config(config)
+        check(config)
     except (ValueError, RecursionError) as error:
         raise MagratheaError(
             f"World '{folder}' has a config.json that lacks or misnames something ({one_line(error)}); copy it again."
@@ -204,6 +255,29 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 # -- writing ----------------------------------------------------------------------------------------------------------
 def write_world(files: WorldFiles, folder: str | Path) -> Path:
     """Write a world's folder in one step: either all of it is new, or nothing has changed. Keeps other files there."""
+    with _replaced(folder) as (fresh, name):
+        _write_files(files, fresh, name)
+    return _path(folder)
+
+
+def write_worlds(
+    members: dict[str, WorldFiles], layout: list[dict[str, Any]], weights: dict[str, Tensor], folder: str | Path
+) -> Path:
+    """Write worlds that share these weights, of this layout, likewise; each of them is a folder in the folder."""
+    with _replaced(folder) as (fresh, _):
+        _write_tensors(fresh, {"model": weights})
+        _write_config(fresh, {"layout": layout, "worlds": list(members)})
+        for name, files in members.items():
+            (fresh / name).mkdir(exist_ok=True)
+            _write_files(files, fresh / name, name)
+            (fresh / name / "model.safetensors").unlink(missing_ok=True)
+    return _path(folder)
+
+
+@contextmanager
+def _replaced(folder: str | Path) -> Iterator[tuple[Path, str]]:
+    """A copy of a folder, or an empty one where there is none, that takes its place in one step at the end; and the
+    folder's name."""
     real = folder_to_write(folder)
     try:
         real.parent.mkdir(parents=True, exist_ok=True)
@@ -215,16 +289,15 @@ def write_world(files: WorldFiles, folder: str | Path) -> Path:
     try:
         if real.exists():
             shutil.copytree(real, fresh, dirs_exist_ok=True)
-        _write_files(files, fresh, real.name)
+        yield fresh, real.name
         fresh.chmod(0o755)
-        for file in fresh.glob("*.safetensors"):
+        for file in fresh.glob("**/*.safetensors"):
             file.chmod(0o644)
         replace_folder(fresh, real)
     except (OSError, SafetensorError) as error:
         raise MagratheaError(f"World folder '{folder}' cannot be written ({error}); nothing was changed.") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-    return _path(folder)
 
 
 def folder_to_write(folder: str | Path) -> Path:
@@ -241,13 +314,21 @@ def folder_to_write(folder: str | Path) -> Path:
     return real
 
 
-def _write_files(files: WorldFiles, folder: Path, name: str) -> None:
-    for file, tensors in files.tensors.items():
+def _write_tensors(folder: Path, files: dict[str, dict[str, Tensor]]) -> None:
+    for file, tensors in files.items():
         save_file(
             {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, folder / f"{file}.safetensors"
         )
-    config = {"format_version": FORMAT_VERSION} | files.config
-    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+def _write_config(folder: Path, config: dict[str, Any]) -> None:
+    content = {"format_version": FORMAT_VERSION} | config
+    (folder / "config.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _write_files(files: WorldFiles, folder: Path, name: str) -> None:
+    _write_tensors(folder, files.tensors)
+    _write_config(folder, files.config)
     card = folder / "README.md"
     if not card.exists():
         card.write_text(f"# {files.config['metadata'].get('name', name)}\n\nA world made with Magrathea.\n", "utf-8")

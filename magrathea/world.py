@@ -23,6 +23,7 @@ from magrathea.interfaces import EpisodeReadout, Memory, MemorySpec
 from magrathea.layout import ROLES, Codec, Layout, Role
 from magrathea.memory import WindowSpec, memory_class
 from magrathea.model.config import ModelConfig
+from magrathea.model.joint import Part
 from magrathea.model.transformer import MaskedTransformer
 from magrathea.model.weight_names import current_name, first_name
 from magrathea.pretrained import WorldFiles, find_world, read_world, write_world
@@ -254,7 +255,11 @@ class World:
         kind = memory_class(model_config.memory)
         weights = {current_name(key): weight for key, weight in tensors["model"].items()}
         codecs = codecs_of(tokenizers)
-        _check_weights(weights, layout, model_config, kind, codecs)
+        shapes = _weight_shapes(layout, model_config, kind, codecs, len(weights))
+        if files.joint_layout is not None:
+            part = Part(Layout.from_config(files.joint_layout), layout, tuple(config["joint_slots"]))
+            weights = part.select(weights, list(shapes))
+        _check_weights(weights, shapes)
         model = MaskedTransformer(layout, model_config, kind, codecs)
         model.load_state_dict({key: weight.float() for key, weight in weights.items()})
         starts = tensors["starts"].get("starts", torch.zeros(0, 1, layout.num_tokens, dtype=torch.int32))
@@ -269,6 +274,10 @@ class World:
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.bfloat16) -> Path:
         """Write the world as a folder, atomically; the model's weights are kept as `dtype`."""
+        return write_world(self.files(dtype), folder)
+
+    def files(self, dtype: torch.dtype = torch.bfloat16) -> WorldFiles:
+        """What its files hold; the model's weights as `dtype`."""
         tensors = {
             "model": {name: tensor.to(dtype) for name, tensor in self.model.state_dict().items()},
             "tokenizers": {
@@ -279,7 +288,7 @@ class World:
             "memory": self.memory.tensors(),
             "starts": {"starts": self.starts.to(torch.int32)},
         }
-        return write_world(WorldFiles(self._to_config(), tensors), folder)
+        return WorldFiles(self._to_config(), tensors)
 
     def _to_config(self) -> dict[str, Any]:
         return {
@@ -392,20 +401,21 @@ class World:
 
 
 # -- what a world's files must agree on -------------------------------------------------------------------------------
-def _check_weights(
-    weights: dict[str, Tensor],
-    layout: Layout,
-    config: ModelConfig,
-    kind: type[MemorySpec],
-    codecs: dict[str, Codec],
-) -> None:
-    """Raises MagratheaError where weights are not those of a model of these sizes, before one is made."""
-    if config.num_layers + config.num_memory_layers > len(weights):
+def _weight_shapes(
+    layout: Layout, config: ModelConfig, kind: type[MemorySpec], codecs: dict[str, Codec], num_weights: int
+) -> dict[str, torch.Size]:
+    """The weights of a model of these sizes, which is not made; raises MagratheaError where there are fewer than it has
+    layers."""
+    if config.num_layers + config.num_memory_layers > num_weights:
         raise MagratheaError("it has fewer weights than its model has layers; save it anew.")
     layout = Layout(layout.slots)  # whose cached tensors may be on the meta device
     with torch.device("meta"):
         model = MaskedTransformer(layout, config, kind, codecs)
-        expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
+def _check_weights(weights: dict[str, Tensor], expected: dict[str, torch.Size]) -> None:
+    """Raises MagratheaError where weights are not those of a model with weights of these shapes, before one is made."""
     for name in sorted(expected.keys() | weights.keys()):
         if name not in weights or name not in expected:
             raise MagratheaError(f"weight '{name}' is {'missing' if name in expected else 'unknown'}; save it anew.")
