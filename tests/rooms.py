@@ -11,6 +11,7 @@ from magrathea import masks
 from magrathea.layout import Layout, Slot
 from magrathea.memory import MemorySpec, memory_class
 from magrathea.model.config import ModelConfig
+from magrathea.model.joint import JointModel
 from magrathea.model.transformer import MaskedTransformer
 from magrathea.train.batches import SizedBatch
 from magrathea.train.cache import TokenCache
@@ -64,12 +65,13 @@ def learn(memory: str, steps: int, enough: float = 1.0, num_episodes: int = 200,
         learning_rate=4e-3,
         batch=SizedBatch(num_segments=16, num_steps=6, num_prompted=0, num_earlier=12),
     )
-    optimizer = make_optimizer(model, config)
+    joint, optimizer = JointModel.of(model), make_optimizer(model, config)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = group["scale"] * learning_rate(step / steps, config)
         optimizer.zero_grad()
-        update_loss(model, draw_update(cache, config.batch, config.seed, step)).backward()
+        batches = draw_update(cache, config.batch, config.seed, step)
+        update_loss(joint, [(0, batch) for batch in batches]).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 100 == 99:

@@ -12,6 +12,7 @@ from torch import Generator
 from magrathea import masks
 from magrathea.data import Dataset
 from magrathea.memory import memory_class
+from magrathea.model.joint import JointModel
 from magrathea.model.transformer import MaskedTransformer
 from magrathea.progress import Stages
 from magrathea.train.batches import Batch, SizedBatch, draw_batch
@@ -91,7 +92,7 @@ def test_no_gradient_flows_through_the_sampled_context(untrained: MaskedTransfor
     gradients = []
     for each in (sampled, replace(sampled, past_tokens=sampled.past_tokens.clone(), sample_seeds=None)):
         untrained.zero_grad()
-        update_loss(untrained, [each]).backward()
+        update_loss(JointModel.of(untrained), [(0, each)]).backward()
         gradients.append([None if weights.grad is None else weights.grad.clone() for weights in untrained.parameters()])
     assert all((a is None) == (b is None) and (a is None or torch.equal(a, b)) for a, b in zip(*gradients, strict=True))
     untrained.zero_grad(set_to_none=True)

@@ -21,6 +21,7 @@ from magrathea.data import Dataset
 from magrathea.errors import MagratheaError
 from magrathea.evaluate.segments import teacher_forced_logits
 from magrathea.layout import Layout, Slot
+from magrathea.model.joint import JointModel
 from magrathea.progress import Stages
 from magrathea.train import TrainSettings, load_settings, train
 from magrathea.train.batches import SizedBatch, draw_batch, draw_prompted_batch, resample_slots, shorten_context
@@ -56,7 +57,7 @@ def losses(work: Path, name: str, stop_at: int | None = None) -> list[float]:
             raise Killed
 
     cache = TokenCache.open(work / "tokens", world.layout)
-    train_model(world.model, cache, CONFIG, work / f"{name}.safetensors", report)
+    train_model(JointModel.of(world.model), [cache], CONFIG, work / f"{name}.safetensors", report)
     world.save_pretrained(work / name)
     return seen
 

@@ -28,8 +28,8 @@ class BatchConfig:
     """The segments of an update, and how their context is augmented.
 
     Attributes:
-        num_segments: segments of an update, over all processes; if not given, so many that about 600 positions of the
-            transformer are filled.
+        num_segments: segments of an update, over all processes, of each of its worlds; if not given, so many that about
+            600 positions of the transformer are filled, of all worlds together.
         num_steps: T, steps of a segment; if not given, one more than its context, or 12 where the model attends to the
             window.
         num_context: of them, steps at the beginning that are only shown; if not given, as many as are shown to the step
@@ -79,8 +79,8 @@ class BatchConfig:
         if self.num_context and self.num_steps and self.num_context >= self.num_steps:
             raise MagratheaError(f"num_context is {self.num_context}; give less than num_steps, {self.num_steps}.")
 
-    def fit_to(self, model: MaskedTransformer) -> SizedBatch:
-        """With the numbers that were not given."""
+    def fit_to(self, model: MaskedTransformer, num_worlds: int = 1) -> SizedBatch:
+        """With the numbers that were not given, of one of the worlds whose segments share an update."""
         num_recent = model.config.num_recent
         context = self.num_context or max(1, num_recent)
         steps = self.num_steps or (context + 1 if num_recent else 12)
@@ -96,8 +96,8 @@ class BatchConfig:
         if self.num_prompted is None:
             sizes["num_prompted"] = 0 if num_recent else 1
         if self.num_segments is None:
-            share = round(FILLED_POSITIONS / (model.layout.num_positions * (steps - context)))
-            sizes["num_segments"] = max(4, min(128, share))
+            share = round(FILLED_POSITIONS / (num_worlds * model.layout.num_positions * (steps - context)))
+            sizes["num_segments"] = max(-(-4 // num_worlds), min(128, share))
         if model.recurrence is None:
             sizes["num_earlier"] = 0
         return SizedBatch(**vars(self) | sizes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from magrathea.errors import MagratheaError
 from magrathea.files import atomic_write, claim_folder, read_json
 from magrathea.layout import Role
 from magrathea.memory import memory_class
+from magrathea.model.joint import JointModel
 from magrathea.pretrained import folder_to_write
 from magrathea.progress import Stages
 from magrathea.sampler import FillSettings
@@ -31,7 +32,7 @@ from magrathea.train import distributed
 from magrathea.train.cache import TokenCache, encode_dataset, encode_episode
 from magrathea.train.report import TrainReport
 from magrathea.train.settings import TrainSettings
-from magrathea.train.trainer import train_model
+from magrathea.train.trainer import Progress, train_model
 from magrathea.world import World, WorldConfig
 
 NUM_FITTING_FRAMES = 50_000
@@ -82,26 +83,32 @@ def _train(
     stages: Stages | None,
 ) -> World:
     work = out / WORK_FOLDER
-    _check_spaces(source)
-    _claim(work, source, settings)
-    settings = replace(settings, held_out=_held_out_share(len(source), settings.held_out))
+    check_spaces(source)
+    claim(work, source.fingerprint, settings.to_config())
+    settings = replace(settings, held_out=held_out_share(len(source), settings.held_out))
     train_episodes, held_out = source.split(held_out=settings.held_out, seed=settings.seed)
     report = TrainReport(work, stages)
     if distributed.is_first():
-        _prepare(source, train_episodes, held_out, settings, out, report, deadline)
+        prepare(source, train_episodes, held_out, settings, out, report, deadline)
     distributed.wait_for_all()
     world = World.from_pretrained(out)
     cache = TokenCache.open(work / "tokens", world.layout)
     world.to(device)
-    _freeze_all_but(world.model, settings.trainable)
+    model = JointModel.of(world.model)
+    freeze_all_but(model, settings.trainable)
     report.stages.begin("training")
-    progress = train_model(world.model, cache, settings, work / "checkpoint.safetensors", report.update, deadline)
-    world.metadata["training"] |= {"updates": progress.step, "minutes": round(progress.seconds / 60, 1)}
-    world.metadata["training"]["steps_seen"] = progress.num_trained_steps
+    progress = train_model(model, [cache], settings, work / "checkpoint.safetensors", report.update, deadline)
+    note_progress(world, progress)
     if distributed.is_first():
         world.save_pretrained(out)
     report.close()
     return world.to("cpu")
+
+
+def note_progress(world: World, progress: Progress) -> None:
+    """Add to a world's metadata how long its model was trained."""
+    world.metadata["training"] |= {"updates": progress.step, "minutes": round(progress.seconds / 60, 1)}
+    world.metadata["training"]["steps_seen"] = progress.num_trained_steps
 
 
 def default_fill(tokenizers: Tokenizers) -> FillSettings:
@@ -112,7 +119,7 @@ def default_fill(tokenizers: Tokenizers) -> FillSettings:
     return FillSettings(event_min_probability=0.0)
 
 
-def _check_spaces(source: Dataset) -> None:
+def check_spaces(source: Dataset) -> None:
     """Raises MagratheaError for a dataset, perhaps of another program, whose spaces cannot be learnt."""
     for change in changes_of(source.observation_space):
         raise MagratheaError(
@@ -123,14 +130,14 @@ def _check_spaces(source: Dataset) -> None:
         check_space(space, f"Dataset '{source.folder}', {name}")
 
 
-def _held_out_share(num_episodes: int, wanted: float) -> float:
+def held_out_share(num_episodes: int, wanted: float) -> float:
     """The fraction of the episodes that is held out: the wanted one, but at least 8 episodes, or 10% where the dataset
     has fewer than 80, and never one alone, on which nothing can be measured."""
     fewest = max(MIN_HELD_OUT, min(8, math.ceil(0.1 * num_episodes)))
     return max(round(wanted * num_episodes), fewest) / num_episodes
 
 
-def _prepare(
+def prepare(
     source: Dataset,
     episodes: Any,
     held_out: Any,
@@ -138,15 +145,18 @@ def _prepare(
     out: Path,
     report: TrainReport,
     deadline: float | None,
+    tokenizers: Tokenizers | None = None,
 ) -> None:
     """Write the world with fitted tokenizers, start states and an untrained model, and the token cache of its episodes,
-    or of as many as there is time for; each of the two that is there already stays as it is."""
+    or of as many as there is time for; each of the two that is there already stays as it is. Tokenizers are fitted
+    here, if not given."""
     tokens, encoded = out / WORK_FOLDER / "tokens", None
     if not (out / "config.json").exists():
         torch.manual_seed(settings.seed)
         source_world = None if settings.init_from is None else World.from_pretrained(settings.init_from)
         report.stages.begin("fitting tokenizers")
-        tokenizers = source_world.tokenizers if source_world else _fit_tokenizers(source, episodes, settings)
+        if tokenizers is None:
+            tokenizers = source_world.tokenizers if source_world else fit_tokenizers([(source, episodes)], settings)
         metadata = _metadata(source, settings, out)
         config = WorldConfig(settings.model, settings.fill or default_fill(tokenizers), metadata=metadata)
         world = World(tokenizers, config, _no_starts(tokenizers))
@@ -181,31 +191,32 @@ def _init_from(trained: World, world: World, source: Dataset) -> None:
     world.model.load_state_dict(weights, strict=False)
 
 
-def _freeze_all_but(model: torch.nn.Module, trainable: tuple[str, ...]) -> None:
+def freeze_all_but(model: JointModel, trainable: tuple[str, ...]) -> None:
     """Freeze the parameters whose names begin with none of the prefixes; without prefixes all are trained. Raises
     MagratheaError for a prefix of no parameter."""
-    names = [name for name, _ in model.named_parameters()]
+    names = list(model.weights)
     for prefix in trainable:
         if not any(name.startswith(prefix) for name in names):
             raise MagratheaError(f"trainable names '{prefix}', which no parameter begins with; use {', '.join(names)}.")
-    for name, parameter in model.named_parameters():
+    for name, parameter in model.weights.items():
         parameter.requires_grad_(not trainable or name.startswith(trainable))
 
 
-def _fit_tokenizers(source: Dataset, episodes: Any, settings: TrainSettings) -> Tokenizers:
-    """Tokenizers fitted to at most NUM_FITTING_FRAMES evenly spaced steps of the training episodes, and to all
-    rewards."""
-    lengths = source.lengths
-    total = sum(lengths[index] + 1 for index in episodes)
+def fit_tokenizers(sources: Sequence[tuple[Dataset, Sequence[int]]], settings: TrainSettings) -> Tokenizers:
+    """Tokenizers fitted to at most NUM_FITTING_FRAMES evenly spaced steps of the training episodes of datasets, which
+    have the same spaces, and to all rewards."""
+    lengths = [(source.lengths, episodes) for source, episodes in sources]
+    total = sum(own[index] + 1 for own, episodes in lengths for index in episodes)
     every = slice(None, None, max(1, -(-total // NUM_FITTING_FRAMES)))
     frames, before, actions, rewards = [], [], [], []
-    for index in episodes:
-        episode = source.episode(index)
+    for source, number in ((source, number) for source, episodes in sources for number in episodes):
+        episode = source.episode(number)
         steps = np.arange(len(episode.reward) + 1)[every]
         frames.append(index_batch(episode.observation, steps))
         before.append(index_batch(episode.observation, np.maximum(steps - 1, 0)))
         actions.append(index_batch(episode.action, every))
         rewards.append(episode.reward)
+    source = sources[0][0]
     observation = tokenizer_for(source.observation_space, **DEFAULT_TOKENIZERS | dict(settings.tokenizer))
     observation.fit(_concatenate(frames), previous=_concatenate(before), seed=settings.seed)
     action = tokenizer_for(source.action_space, **_of_texts(settings.tokenizer)).fit(
@@ -265,9 +276,10 @@ class _Claim(msgspec.Struct):
     settings: dict[str, Any]
 
 
-def _claim(work: Path, source: Dataset, settings: TrainSettings) -> None:
-    """Record the settings of the training in its folder; raises MagratheaError if it holds one with other settings."""
-    claim = _Claim(source.fingerprint, json.loads(json.dumps(settings.to_config())))
+def claim(work: Path, dataset: str, settings: Mapping[str, Any]) -> None:
+    """Record the settings of the training and the fingerprint of its data in its folder; raises MagratheaError if it
+    holds one with others."""
+    claim = _Claim(dataset, json.loads(json.dumps(settings)))
     file = work / "settings.json"
     remedy = f"remove the folder '{work}' to train again from the start, or give another --out"
     if file.exists() and read_json(file, _Claim, remedy) != claim:

@@ -1,9 +1,9 @@
-"""The training loop of the masked transformer."""
+"""The training loop of the masked transformer, of one world or of several that share their weights."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +11,7 @@ from typing import Annotated
 import torch
 from torch import Generator, Tensor, nn
 
-from magrathea.model.transformer import MaskedTransformer
+from magrathea.model.joint import JointModel
 from magrathea.settings import Count, Positive, Range, Seed, Share, check
 from magrathea.train import distributed
 from magrathea.train.batches import Batch, BatchConfig, SizedBatch, draw_batch, draw_dream_batch, draw_prompted_batch
@@ -92,10 +92,13 @@ def learning_rate(fraction_done: float, config: TrainerConfig) -> float:
     return config.learning_rate * rise * max(fall, 0.01)
 
 
-def update_loss(model: nn.Module, batches: list[Batch]) -> Tensor:
-    """The cross-entropy of this process's batches, scaled such that its mean over processes is the mean over all holes
-    of the update."""
-    totals = [model(b.past_tokens, b.tokens, b.hole_mask, b.prompt, b.first, b.readout, b.earlier) for b in batches]
+def update_loss(model: nn.Module, batches: list[tuple[int, Batch]]) -> Tensor:
+    """The cross-entropy of this process's batches, each of the joint model's member of that number, scaled such that
+    its mean over processes is the mean over all holes of the update."""
+    totals = [
+        model(member, b.past_tokens, b.tokens, b.hole_mask, b.prompt, b.first, b.readout, b.earlier)
+        for member, b in batches
+    ]
     loss, num_holes = (torch.stack(parts).sum() for parts in zip(*totals, strict=True))
     return loss / distributed.sum_over_processes(num_holes) * distributed.num_processes()
 
@@ -113,8 +116,8 @@ def draw_update(cache: TokenCache, config: SizedBatch, seed: int, step: int, fra
 
 
 def train_model(
-    model: MaskedTransformer,
-    cache: TokenCache,
+    model: JointModel,
+    caches: Sequence[TokenCache],
     config: TrainerConfig,
     checkpoint: Path,
     report: Callable[[Progress], None] = lambda progress: None,
@@ -124,7 +127,7 @@ def train_model(
 
     Args:
         model: trained in place; parameters that do not require a gradient stay as they are.
-        cache: tokens of the training episodes.
+        caches: tokens of the training episodes of each of the model's worlds. Every update has segments of all worlds.
         config: at least one of `steps` and `minutes` is given.
         checkpoint: file of the training's state, written every `config.checkpoint_seconds` and at the end.
         report: called after every update.
@@ -137,22 +140,27 @@ def train_model(
     if deadline is not None:
         remaining = max(MIN_SECONDS, deadline - time.monotonic()) if progress.fraction < 1 else 0.0
         config = replace(config, minutes=(progress.seconds + remaining) / 60)
-    parallel_model, sizes = distributed.data_parallel(model), config.batch.fit_to(model)
+    parallel_model = distributed.data_parallel(model)
+    sizes = [config.batch.fit_to(member, len(caches)) for member in model.models]
     model.train()
     start, saved = time.monotonic() - progress.seconds, time.monotonic()
     while (fraction := distributed.broadcast(progress.fraction_done(config))) < 1:
         for group in optimizer.param_groups:
             group["lr"] = group["scale"] * learning_rate(fraction, config)
-        batches = draw_update(cache, sizes, config.seed, progress.step, fraction)
-        own = [batch.shard(distributed.rank(), distributed.num_processes(), model.device) for batch in batches]
-        own = [dream_context(model, sample_context(model, batch, sizes.self_forcing_rounds)) for batch in own]
-        loss = update_loss(parallel_model, own)
+        batches = [
+            (number, batch)
+            for number, (cache, size) in enumerate(zip(caches, sizes, strict=True))
+            for batch in draw_update(cache, size, config.seed + number, progress.step, fraction)
+        ]
+        loss = update_loss(
+            parallel_model, [(number, _own_share(model, number, batch, sizes)) for number, batch in batches]
+        )
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         progress.step += 1
-        progress.num_trained_steps += sum(batch.tokens.shape[0] * batch.tokens.shape[1] for batch in batches)
+        progress.num_trained_steps += sum(batch.tokens.shape[0] * batch.tokens.shape[1] for _, batch in batches)
         progress.loss = distributed.mean_over_processes(loss.detach()).item()
         progress.seconds = time.monotonic() - start
         progress.fraction = progress.fraction_done(config)
@@ -164,3 +172,9 @@ def train_model(
         save_checkpoint(checkpoint, model, optimizer, vars(progress))
     model.eval()
     return progress
+
+
+def _own_share(model: JointModel, number: int, batch: Batch, sizes: Sequence[SizedBatch]) -> Batch:
+    """This process's segments of a batch of the world of that number, with the steps that the model dreams itself."""
+    own, member = batch.shard(distributed.rank(), distributed.num_processes(), model.device), model.models[number]
+    return dream_context(member, sample_context(member, own, sizes[number].self_forcing_rounds))
