@@ -85,11 +85,11 @@ def evaluate(
     """
     name_environment(env_id)
     from magrathea.evaluate.evaluation import evaluate as measure
+    from magrathea.evaluate.recordings import world_of_dataset
     from magrathea.evaluate.report import write_card
-    from magrathea.pretrained import find_world
     from magrathea.world import World
 
-    folder = find_world(world)
+    folder = world_of_dataset(world, dataset)
     with claim_folder(folder.resolve(), "training into") if card else nullcontext():
         loaded = World.from_pretrained(folder, device=measuring.device)
         with claimed(measuring.out):

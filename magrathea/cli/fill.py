@@ -46,11 +46,12 @@ def fill(
     import torch
 
     from magrathea.data import Dataset
-    from magrathea.evaluate.recordings import unseen_episodes
+    from magrathea.evaluate.recordings import unseen_episodes, world_of_dataset
     from magrathea.files import atomic_write
     from magrathea.world import World
 
-    loaded, source = World.from_pretrained(world, device=device), Dataset.open(dataset)
+    source = Dataset.open(dataset)
+    loaded = World.from_pretrained(world_of_dataset(world, source), device=device)
     unseen = unseen_episodes(loaded, source)  # refuses another environment's dataset
     number = unseen[0] if episode is None else episode - 1
     if number >= len(source):

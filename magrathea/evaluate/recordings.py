@@ -17,6 +17,8 @@ from magrathea.data.policies import current_policy_name
 from magrathea.errors import MagratheaError
 from magrathea.evaluate.results import About
 from magrathea.memory import EpisodeReadout, MemoryReadout
+from magrathea.pretrained import read_config, world_folders
+from magrathea.space_config import space_to_config
 from magrathea.world import World
 
 FIRST_BATCH_SIZE, BATCH_SIZE = 2, 16  # dreams or segments that are computed at a time
@@ -113,6 +115,27 @@ def _recording_settings(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     if not set(names) <= metadata.keys():
         return None
     return {name: metadata[name] for name in names} | {"policy": current_policy_name(str(metadata["policy"]))}
+
+
+def world_of_dataset(name: str | Path, source: str | Path | Dataset) -> Path:
+    """The folder of a world; of several that share their weights, that of the one that was trained on a dataset, or
+    else of the only one with its spaces. Raises MagratheaError where there is none."""
+    folders = world_folders(name)
+    if len(folders) == 1:
+        return next(iter(folders.values()))
+    dataset = source if isinstance(source, Dataset) else Dataset.open(source)
+    configs = {member: read_config(folder) for member, folder in folders.items()}
+    trained = [m for m, config in configs.items() if config["metadata"].get("dataset_id") == dataset.fingerprint]
+    known = {"observation": dataset.observation_space, "action": dataset.action_space}
+    spaces = {role: space_to_config(space) for role, space in known.items()}
+    alike = [m for m, config in configs.items() if spaces.items() <= config["spaces"].items()]
+    chosen = trained or alike
+    if len(chosen) != 1:
+        raise MagratheaError(
+            f"'{name}' holds the worlds {', '.join(folders)}, of which {len(chosen)} fit dataset '{dataset.folder}'; "
+            f"name one, as '{name}/{next(iter(folders))}'."
+        )
+    return folders[chosen[0]]
 
 
 def unseen_episodes(world: World, dataset: Dataset) -> list[int]:
@@ -218,11 +241,15 @@ class Options:
     seed: int = 0
 
 
+def _load(name: str | Path, dataset: Dataset, device: str) -> World:
+    return World.from_pretrained(world_of_dataset(name, dataset), device=device)
+
+
 class Subject:
     """What is evaluated: a world, a dataset with the recordings chosen from it, and the time for it.
 
     Args:
-        world: a world, its folder, the name of a shipped one, or a hub id.
+        world: a world, its folder or one of several that share their weights, the name of a shipped one, or a hub id.
         dataset: the one that it was trained on (only its held-out episodes are used), or another of the same spaces.
         options: see `Options`.
         may_cut: whether only the first steps of episodes are read that are too long for the time.
@@ -235,8 +262,8 @@ class Subject:
     ) -> None:
         self.options, self._began = options, time.monotonic()
         self.budget = Budget(None if options.minutes is None else 60 * options.minutes)
-        self.world = world if isinstance(world, World) else World.from_pretrained(world, device=options.device)
         self.dataset = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
+        self.world = world if isinstance(world, World) else _load(world, self.dataset, options.device)
         time_to_read = self.budget.part(READING_SHARE)
         self.recordings = held_out_recordings(
             self.world, self.dataset, options.num_episodes, options.seed, time_to_read, may_cut
