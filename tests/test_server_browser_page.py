@@ -237,6 +237,23 @@ def test_the_start_page_shows_the_worlds_before_they_are_loaded(browser: Any) ->
         page.context.close()
 
 
+def test_words_lead_to_a_world(browser: Any) -> None:
+    with serving(square_app()) as address:
+        page = browser.new_page()
+        page.goto(address)
+        box = page.get_by_label("Find a world by words")
+        box.fill("xylophone")
+        box.press("Enter")
+        expect(page.locator("#not-found")).to_contain_text("No world here is about 'xylophone'")
+        box.fill("the square that walks")
+        box.press("Enter")
+        page.wait_for_url(f"{address}/play/square?session=*", timeout=20_000)
+        page.goto(f"{address}/play/square?start=2")
+        page.wait_for_url(f"{address}/play/square?session=*", timeout=20_000)
+        expect(page.locator("#pill")).to_be_hidden(timeout=20_000)
+        page.context.close()
+
+
 def says(picture: np.ndarray) -> str:
     """That the square is in the left column, which is where it sleeps."""
     return "Asleep" if (picture[:, :9, 0] == 255).any() else ""

@@ -190,6 +190,22 @@ def test_a_world_is_listed_before_it_is_loaded_and_its_card_is_served(tmp_path: 
         assert json.loads(get(f"{address}/api/worlds/square")[2])["has_card"] and loaded == [tmp_path]
 
 
+def test_a_world_is_found_by_words(tmp_path: Any) -> None:
+    for name, text in (("maze", "walls and a key"), ("sea", "a ship on waves")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"model": {"prompt": text}, "metadata": {}}))
+    loaded = []
+    sources = {name: tmp_path / name for name in ("maze", "sea")} | {"moon": "nowhere"}
+    catalog = Catalog(sources, lambda source: loaded.append(source) or SquareWorld())
+    with serving(create_app(catalog, session_class=SquareSession)) as address:
+        for prompt, world in (("ships%20at%20sea", "sea"), ("a%20Key", "maze"), ("the%20moon", "moon")):
+            assert json.loads(get(f"{address}/api/find?prompt={prompt}")[2]) == {"world": world, "start": None}
+        assert len(loaded) == 3
+        status, _, reason = get(f"{address}/api/find?prompt=xylophone")
+        assert status == 400 and b"No world here is about 'xylophone'" in reason and b"sea: a ship on waves" in reason
+        assert get(f"{address}/api/find?prompt={'a' * 501}")[0] == 400 and get(f"{address}/api/find")[0] == 400
+
+
 def test_a_world_that_cannot_be_loaded_says_why() -> None:
     def load(_: Any) -> Any:
         raise MagratheaError("World folder 'moon' has no config.json.")

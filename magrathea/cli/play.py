@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from magrathea.cli.options import Device, OwnEnvId, name_environment
+from magrathea.cli.options import Device, OptionalText, OwnEnvId, name_environment
 from magrathea.errors import MagratheaError
 from magrathea.settings import Range
 
@@ -30,6 +30,7 @@ Port = Annotated[int, Range(0, 65535)]
 def play(
     world: Annotated[Positional[str | None], arg(metavar="[WORLD]")] = None,
     *,
+    prompt: OptionalText = None,
     host: str = "127.0.0.1",
     port: Port = 8000,
     device: Device = "cpu",
@@ -42,7 +43,9 @@ def play(
     """Play a world in the browser. A start page lists it and the shipped ones. Every session is stored.
 
     Args:
-        world: folder of a world, name of a shipped one, or its id on the Hugging Face hub, whose page is opened.
+        world: folder of a world, name of a shipped one, or its id on the Hugging Face hub, whose page is opened; or
+            folder of several worlds, which the start page lists.
+        prompt: words that say which of the worlds is opened, and where it starts, like "a cave with zombies".
         host: address to listen on; 0.0.0.0 lets other machines in.
         port: port to listen on; 0 takes any free one.
         open_browser: open the page in the default browser; never where the environment variable CI is set.
@@ -60,6 +63,7 @@ def play(
     open_browser = open_browser and not os.environ.get("CI")
     serve(
         world,
+        prompt=prompt,
         host=host,
         port=port,
         device=device,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from magrathea.errors import MagratheaError
+from magrathea.joint import choose_start, choose_world, text_of
 from magrathea.server.action_inputs import ActionInputs
 from magrathea.server.frame import is_text
 from magrathea.server.protocol import SoundInfo, WorldInfo
@@ -55,15 +56,28 @@ class Catalog:
             for world_id, metadata in ((world_id, self._metadata(world_id)) for world_id in self.sources)
         ]
 
+    def find(self, prompt: str) -> tuple[str, int | None]:
+        """The id of the world that is nearest to a prompt in words, and the stored start that is, if its texts say so;
+        loads that world. Raises MagratheaError where no world has a word of the prompt."""
+        known = {each: {"name": each} | self._metadata(each) for each in self.sources}
+        texts = {each: text_of(self._config(each) | {"metadata": metadata}) for each, metadata in known.items()}
+        chosen = choose_world(prompt, texts)
+        return chosen, choose_start(self.world(chosen), prompt)
+
     def _metadata(self, world_id: str) -> dict[str, Any]:
         """A world's metadata as far as it is at hand; loading says what is wrong with a world."""
         if world_id in self._worlds:
             return self._worlds[world_id].metadata
-        try:
-            metadata = json.loads((Path(self.sources[world_id]) / "config.json").read_text("utf-8"))["metadata"]
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
-            return {}
+        metadata = self._config(world_id).get("metadata")
         return metadata if isinstance(metadata, dict) else {}
+
+    def _config(self, world_id: str) -> dict[str, Any]:
+        """What a world's config.json holds, {} where it cannot be read."""
+        try:
+            config = json.loads((Path(self.sources[world_id]) / "config.json").read_text("utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return config if isinstance(config, dict) else {}
 
     def card(self, world_id: str) -> str | None:
         """The text of the world's model card (README.md of its folder), or None if it has none."""

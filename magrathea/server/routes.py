@@ -78,6 +78,12 @@ class ForkBody(Named):
     step: Number | None = None
 
 
+class FindQuery(Struct):
+    """Words that say which world is wanted."""
+
+    prompt: Annotated[str, Meta(max_length=500)] = ""
+
+
 class PlayQuery(Struct):
     """The session to play; without one, the seed and start state of a new one."""
 
@@ -117,6 +123,7 @@ class Routes:
             Route("/sessions", self.page),
             Route("/health", self.health),
             Route("/api/worlds", self.worlds),
+            Route("/api/find", self.find),
             Route("/api/worlds/{world}", self.world),
             Route("/api/worlds/{world}/card", self.card),
             Route("/api/worlds/{world}/starts/{index:number}.png", self.start_picture),
@@ -152,6 +159,11 @@ class Routes:
     async def worlds(self, _: Request) -> Response:
         """What is known of the worlds without loading them, which takes a second or more."""
         return JSONResponse(await run_in_threadpool(self.catalog.listing))
+
+    async def find(self, request: Request) -> Response:
+        """The id of the world, and the stored start, that words are nearest to."""
+        world_id, start = await run_in_threadpool(self.catalog.find, _query(request, FindQuery).prompt)
+        return JSONResponse({"world": world_id, "start": start})
 
     async def world(self, request: Request) -> Response:
         world_id = self._world_id(request)

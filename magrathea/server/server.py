@@ -128,11 +128,12 @@ def data_folder() -> Path:
 
 
 def open_catalog(world: str | None, *, device: str = "auto") -> tuple[Catalog, str | None]:
-    """The shipped worlds and, first, the one named (a folder, a hub id or a shipped name); and the id of that.
+    """The shipped worlds and, first, the one named (a folder, a hub id or a shipped name), and the id of that; or those
+    of a folder of several, and None.
 
-    Raises MagratheaError if it cannot be loaded, or no world is named and none is shipped.
+    Raises MagratheaError if one cannot be loaded, or no world is named and none is shipped.
     """
-    from magrathea.pretrained import find_world, shipped_worlds
+    from magrathea.pretrained import shipped_worlds, world_folders
     from magrathea.world import World
 
     def load(source: str | Path) -> Any:
@@ -143,11 +144,12 @@ def open_catalog(world: str | None, *, device: str = "auto") -> tuple[Catalog, s
         if not shipped:
             raise MagratheaError("No world is shipped with this install; name one: magrathea play FOLDER.")
         return Catalog(shipped, load), None
-    folder, world_id = find_world(world), _world_id(world)
-    named = {world_id: folder}
+    own, folders = _world_id(world), world_folders(world)
+    named = {f"{own}-{name}" if len(folders) > 1 else own: folder for name, folder in folders.items()}
     catalog = Catalog(named | {name: folder for name, folder in shipped.items() if name not in named}, load)
-    catalog.world(world_id)  # so that a wrong name is reported in the terminal
-    return catalog, world_id
+    for world_id in named:
+        catalog.world(world_id)  # so that a wrong name is reported in the terminal
+    return catalog, own if own in named else None
 
 
 def _world_id(name: str) -> str:
@@ -163,6 +165,7 @@ def play(
     port: int = 8000,
     open_browser: bool = True,
     *,
+    prompt: str | None = None,
     device: str = "auto",
     store: str | Path | None = None,
     token: str | bool | None = None,
@@ -175,6 +178,7 @@ def play(
         world: a world's folder, hub id or shipped name, whose page is opened; it is offered beside the shipped worlds.
         host, port: where to listen; port 0 takes any free one.
         open_browser: whether to open the page in this machine's browser.
+        prompt: words that say which of the worlds' pages is opened, and at which start.
         device: where the model runs: "cpu", "cuda", or "auto" for a GPU if there is one.
         store: the file that keeps the sessions; by default "sessions.db" in `data_folder()`.
         token: what a visitor must send; True makes one once and keeps it in the store, None does so unless only this
@@ -189,6 +193,7 @@ def play(
     check_token(secret)
     check_public_url(public_url)
     catalog, opened = open_catalog(world, device=device)
+    opened, start = (opened, None) if prompt is None else catalog.find(prompt)
     listener = _listen(host, port)
     sessions = StoreThread(store if store is not None else data_folder() / "sessions.db")
     is_private = is_loopback(host) and (public_url is None or is_loopback(urlsplit(public_url).hostname or ""))
@@ -197,7 +202,8 @@ def play(
     name = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     base = (public_url or f"http://{name}:{listener.getsockname()[1]}").rstrip("/")
     path = f"/play/{quote(opened)}" if opened else "/"
-    url = base + path + (f"?{urlencode({'token': secret})}" if secret else "")
+    query = {name: value for name, value in (("start", start), ("token", secret)) if value not in (None, "")}
+    url = base + path + (f"?{urlencode(query)}" if query else "")
     limits = Limits(active=max_active)
     app = create_app(catalog, store=sessions, token=secret, public_url=public_url, limits=limits)
 

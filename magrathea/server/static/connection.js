@@ -21,6 +21,7 @@ export class Connection {
     this.worldId = worldId;
     this.listener = listener;
     this.session = new URL(location.href).searchParams.get("session");
+    this.start = new URL(location.href).searchParams.get("start"); // of a new session
     this.attempts = 0;
     this.refused = null; // why the server refused this page
   }
@@ -29,6 +30,7 @@ export class Connection {
     const url = new URL(`/api/worlds/${encodeURIComponent(this.worldId)}/play`, location.href);
     url.protocol = url.protocol.replace("http", "ws");
     if (this.session) url.searchParams.set("session", this.session);
+    else if (this.start) url.searchParams.set("start", this.start);
     this.listener.connection("connecting", this.attempts ? "Reconnecting…" : "Connecting…");
     this.socket = new WebSocket(url);
     this.socket.binaryType = "arraybuffer";

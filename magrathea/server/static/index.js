@@ -57,6 +57,19 @@ function cycleStarts(item, preview, id, count) {
   item.addEventListener("pointerleave", () => clearInterval(timer));
 }
 
+// Words lead to the world, and to the start, that they are nearest to.
+document.getElementById("find").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const prompt = new FormData(event.target).get("prompt");
+  const response = await fetch(`/api/find?${new URLSearchParams({ prompt })}`);
+  if (!response.ok) {
+    document.getElementById("not-found").textContent = await response.text();
+    return;
+  }
+  const { world, start } = await response.json();
+  location.href = `/play/${encodeURIComponent(world)}${start === null ? "" : `?start=${start}`}`;
+});
+
 try {
   const response = await fetch("/api/worlds");
   if (!response.ok) throw new Error(`the server answered ${response.status}`);
