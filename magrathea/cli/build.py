@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 
 from magrathea.cli.evaluate import Measuring, evaluate
 from magrathea.cli.options import (
-    DatasetFolder,
+    DatasetFolders,
     Device,
     EnvId,
     EnvKwargs,
@@ -135,9 +135,10 @@ def import_recordings(
 
 
 def train(
-    dataset: DatasetFolder,
+    datasets: DatasetFolders,
     *,
     out: Folder,
+    prompts: Annotated[tuple[str, ...], arg(metavar="TEXT [TEXT ...]")] = (),
     size: OptionalSize = None,
     minutes: TrainingMinutes = None,
     steps: TrainingSteps = None,
@@ -150,15 +151,19 @@ def train(
     report_minutes: MeasuringMinutes = None,
     env_id: OwnEnvId = None,
 ) -> None:
-    """Train a world on a dataset and measure it on held-out episodes. Run it again to resume after an interruption.
+    """Train a world on a dataset, or worlds that share their weights on several, and measure them on held-out episodes.
+    Run it again to resume after an interruption.
 
     Several processes train together under "torchrun --nproc-per-node=2 -m magrathea train ...".
 
     Args:
-        dataset: folder of a Minari dataset, made by "magrathea collect" or by Minari itself; or of videos, numbered
+        datasets: folder of a Minari dataset, made by "magrathea collect" or by Minari itself; or of videos, numbered
             pictures, .npz episodes or a LeRobot dataset, which are imported into the folder "OUT-dataset" ("magrathea
-            import" has options for that).
-        out: folder of the world; its report goes into the folder "report" inside it, and its figures into its card.
+            import" has options for that). Worlds of several are called like their datasets' folders.
+        out: folder of the world; its report goes into the folder "report" inside it, and its figures into its card. Of
+            several worlds, the folder that holds theirs.
+        prompts: of several datasets, for each a text in quotes that tells its world from the others; if not given, its
+            names, description and actions, and what its environment says of itself.
         seed: seed of everything random; the recipe's, or 0.
         init_from: a world whose tokenizers and weights to start from.
         actions: of a folder of videos: number of codes for how pictures move, which become its actions (8 is a good
@@ -166,20 +171,29 @@ def train(
         report: evaluate the world when it is trained.
     """
     name_environment(env_id)
-    from magrathea.train import load_settings
+    from magrathea.train import load_settings, train_many
     from magrathea.train import train as run_training
     from magrathea.train.distributed import process_group
 
     settings = load_settings(recipe, size=size, minutes=minutes, steps=steps, seed=seed, init_from=init_from)
-    dataset = _imported(dataset, out, actions)
+    if len(datasets) < 2 and (not datasets or prompts):
+        raise MagratheaError("Give a DATASET to train on; --prompts tell the worlds of several of them apart.")
+    home = f"{out.name}-dataset" if len(datasets) == 1 else f"{out.name}-datasets/{{}}"
+    sources = [_imported(each, out.parent / home.format(each.resolve().name), actions) for each in datasets]
     with process_group(device) as (rank, own_device):
-        run_training(dataset, out, settings, device=own_device)
+        if len(sources) > 1:
+            trained = [out / name for name in train_many(sources, out, settings, prompts=prompts, device=own_device)]
+        else:
+            run_training(sources[0], out, settings, device=own_device)
+            trained = [out]
     if report and rank == 0:
-        evaluate(str(out), dataset, Measuring(out=out / "report", minutes=report_minutes, device=device), card=True)
+        for world, source in zip(trained, sources, strict=True):
+            measuring = Measuring(out=world / "report", minutes=report_minutes, device=device)
+            evaluate(str(world), source, measuring, card=True)
 
 
-def _imported(source: Path, out: Path, num_codes: int) -> Path:
-    """The dataset that a folder holds, or is imported into."""
+def _imported(source: Path, dataset: Path, num_codes: int) -> Path:
+    """The dataset that a folder holds, or the one that it is imported into."""
     from magrathea.data.foreign import ImportOptions
     from magrathea.data.importing import KINDS, import_folder, kind_of
 
@@ -187,7 +201,6 @@ def _imported(source: Path, out: Path, num_codes: int) -> Path:
         if num_codes:
             raise MagratheaError(f"Option --actions is for folders of videos, and '{source}' is none; leave it out.")
         return source
-    dataset = out.with_name(f"{out.name}-dataset")
     import_folder(source, dataset, ImportOptions(actions=num_codes))
     return dataset
 

@@ -27,9 +27,14 @@ EnvId = Annotated[
 ]
 WorldName = Annotated[
     Positional[str],
-    arg(metavar="WORLD", help="folder of a world, name of a shipped one, or its id on the Hugging Face hub."),
+    arg(
+        metavar="WORLD",
+        help="folder of a world, name of a shipped one, or its id on the Hugging Face hub. Of several worlds in one "
+        "folder, FOLDER/NAME, or FOLDER where a dataset says which.",
+    ),
 ]
 Folder = Annotated[Path, arg(metavar="FOLDER")]
+DatasetFolders = Annotated[Positional[tuple[Path, ...]], arg(metavar="DATASET [DATASET ...]")]
 DatasetFolder = Annotated[Positional[Path], arg(metavar="DATASET")]
 OptionalFloat = Annotated[Positive | None, arg(metavar="FLOAT")]
 OptionalCount = Annotated[Count | None, arg(metavar="INT")]
