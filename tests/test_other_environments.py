@@ -29,7 +29,7 @@ from magrathea.space_config import space_from_config, space_to_config
 from magrathea.spaces import check_space
 from magrathea.tokenizers import tokenizer_for
 from magrathea.train import train
-from magrathea.train.train import _held_out_share
+from magrathea.train.train import held_out_share
 
 OTHER, OLD, NO_ENV = (f"data_environments:recorded/{name}-v0" for name in ("Other", "OldApi", "NoEnv"))
 INT64, UINT64 = np.iinfo(np.int64), np.iinfo(np.uint64)
@@ -299,7 +299,7 @@ def test_sigterm_closes_environments(tmp_path: Path, num_processes: int) -> None
      (1000, 0.0, 8), (10, 0.5, 5)],
 )  # fmt: skip
 def test_at_least_8_episodes_or_a_tenth_are_held_out(num_episodes: int, wanted: float, held_out: int) -> None:
-    assert round(_held_out_share(num_episodes, wanted) * num_episodes) == held_out
+    assert round(held_out_share(num_episodes, wanted) * num_episodes) == held_out
 
 
 # -- doors ------------------------------------------------------------------------------------------------------------
