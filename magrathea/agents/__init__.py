@@ -1,6 +1,7 @@
 """Agents: actors and critics on a world's features, which learn in its dreams and act in real environments."""
 
 from magrathea.agents.agent import Agent, Player
+from magrathea.agents.futures import Future, imagine
 from magrathea.agents.learner import ActorCritic, Learner, LearnerSettings, Trajectories, lambda_returns, rollout
 from magrathea.agents.planner import Planner, PlannerSettings
 from magrathea.agents.replay import Replay
@@ -8,6 +9,7 @@ from magrathea.agents.replay import Replay
 __all__ = [
     "ActorCritic",
     "Agent",
+    "Future",
     "Learner",
     "LearnerSettings",
     "Planner",
@@ -15,6 +17,7 @@ __all__ = [
     "Player",
     "Replay",
     "Trajectories",
+    "imagine",
     "lambda_returns",
     "rollout",
 ]

@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 import optree
 import torch
+from jaxtyping import Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -28,6 +29,7 @@ from magrathea.world import World
 
 FORMAT_VERSION = 1
 CONFIG_FILE, WEIGHTS_FILE, WORLD_FOLDER = "config.json", "agent.safetensors", "world"
+AGENT_FOLDER = "agent"  # in a world's folder: the agent that comes with it
 
 
 class Agent:
@@ -75,12 +77,40 @@ class Agent:
         self._is_first = False
         return index_batch(self._player.choose(sample=sample), 0)
 
+    def new_player(self) -> Player:
+        """One that acts in an environment of its own, apart from `act`."""
+        return Player(self, 1)
+
+    @torch.no_grad()
+    def decide(self, steps: Int[Tensor, "T N"]) -> tuple[Any, float]:
+        """The likeliest action after the last steps of the agent's world, and the value there: the discounted rewards
+        that it expects to follow."""
+        features = self.world.features(self.whole_window(steps)[None])[:, 0].cpu()
+        action = self.network.action_map.to_space(self.network.policy(features).mode())
+        return index_batch(action, 0), float(self.network.value(features))
+
+    def whole_window(self, steps: Int[Tensor, "T N"]) -> Int[Tensor, "W1 N"]:
+        """The last W + 1 of some steps; where they are fewer, the first is repeated before them."""
+        num_steps = self.world.config.model.window + 1
+        return torch.cat([steps[:1].expand(max(0, num_steps - len(steps)), -1), steps[-num_steps:]])
+
+    def check_fits(self, world: World) -> None:
+        """Raises MagratheaError for a world in which the agent cannot act: one of other spaces."""
+        for name in ("observation_space", "action_space"):
+            own, other = getattr(self.world, name), getattr(world, name)
+            if own != other:
+                raise MagratheaError(
+                    f"The agent's {name.replace('_', ' ')} is {own}, but the world's is {other}; play it in a world of "
+                    "its own environment."
+                )
+
     # -- files --------------------------------------------------------------------------------------------------------
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Agent:
-        """Load an agent from its folder; raises MagratheaError where there is none, or its files are damaged."""
+    def from_pretrained(cls, folder: str | Path, world: World | None = None) -> Agent:
+        """Load an agent from its folder; raises MagratheaError where there is none, or its files are damaged. Its own
+        world may be given where it is loaded already."""
         folder = Path(folder).expanduser()
-        if not (folder / WEIGHTS_FILE).is_file():
+        if not is_agent(folder):
             raise MagratheaError(f"No agent in '{folder}'; train one with 'magrathea learn ENV --out {folder}'.")
         config = read_json(folder / CONFIG_FILE, dict[str, Any], "copy the agent's folder again")
         if config.get("format_version") != FORMAT_VERSION:
@@ -88,7 +118,7 @@ class Agent:
                 f"Agent '{folder}' is of format version {config.get('format_version')}, but this Magrathea reads "
                 f"version {FORMAT_VERSION}; install the Magrathea that made it, or train it anew."
             )
-        world = World.from_pretrained(folder / WORLD_FOLDER)
+        world = world or World.from_pretrained(folder / WORLD_FOLDER)
         try:
             agent = cls(world, LearnerSettings(**config["settings"]), config["metadata"])
             agent.network.load_state_dict(load_file(folder / WEIGHTS_FILE))
@@ -109,6 +139,7 @@ class Agent:
             self.world.save_pretrained(fresh / WORLD_FOLDER, dtype=torch.float32)
             weights = {name: tensor.detach().contiguous() for name, tensor in self.network.state_dict().items()}
             save_file(weights, fresh / WEIGHTS_FILE)
+            (fresh / WEIGHTS_FILE).chmod(0o644)
             about = {"format_version": FORMAT_VERSION, "settings": self.settings.to_config(), "metadata": self.metadata}
             (fresh / CONFIG_FILE).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
             (fresh / "README.md").write_text(self._card(), encoding="utf-8")
@@ -171,6 +202,11 @@ class Player:
         """Actions (B, A) are taken; returns them as the environment's (B, …)."""
         self._actions = self.agent.network.action_map.to_space(actions)
         return self._actions
+
+
+def is_agent(folder: str | Path) -> bool:
+    """Whether a folder is an agent's."""
+    return (Path(folder).expanduser() / WEIGHTS_FILE).is_file()
 
 
 @lru_cache(maxsize=2)
