@@ -125,7 +125,7 @@ def find_world(name: str | Path) -> Path:
     Raises:
         MagratheaError: where there is none.
     """
-    folder = _path(name)
+    folder = user_path(name)
     if folder.is_dir():
         if not (folder / "config.json").exists():
             raise MagratheaError(f"World folder '{folder}' has no config.json; build one with 'magrathea train'.")
@@ -149,7 +149,7 @@ def find_world(name: str | Path) -> Path:
 def worlds_in(name: str | Path) -> list[str]:
     """The names of the worlds that share the weights in a folder, which are those of its folders; [] where it is a
     world's own, or none."""
-    folder = _path(name)
+    folder = user_path(name)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -160,12 +160,12 @@ def worlds_in(name: str | Path) -> list[str]:
 def world_folders(name: str | Path) -> dict[str, Path]:
     """The folders of worlds by name: of all that share their weights in a folder, or of the one that `find_world`
     finds."""
-    folder = _path(name)
+    folder = user_path(name)
     members = worlds_in(folder)
     return {member: folder / member for member in members} or {str(name): find_world(name)}
 
 
-def _path(name: str | Path) -> Path:
+def user_path(name: str | Path) -> Path:
     """The path that a name is, with the home folder for "~"; raises MagratheaError where there is no such user."""
     try:
         return Path(name).expanduser()
@@ -257,7 +257,7 @@ def write_world(files: WorldFiles, folder: str | Path) -> Path:
     """Write a world's folder in one step: either all of it is new, or nothing has changed. Keeps other files there."""
     with _replaced(folder) as (fresh, name):
         _write_files(files, fresh, name)
-    return _path(folder)
+    return user_path(folder)
 
 
 def write_worlds(
@@ -271,7 +271,7 @@ def write_worlds(
             (fresh / name).mkdir(exist_ok=True)
             _write_files(files, fresh / name, name)
             (fresh / name / "model.safetensors").unlink(missing_ok=True)
-    return _path(folder)
+    return user_path(folder)
 
 
 @contextmanager
@@ -306,7 +306,7 @@ def folder_to_write(folder: str | Path) -> Path:
     Raises:
         MagratheaError: for a file, and for the working directory and those above it, which cannot be replaced.
     """
-    real = _path(folder).resolve()
+    real = user_path(folder).resolve()
     if real == Path.cwd() or real in Path.cwd().parents:
         raise MagratheaError(f"'{folder}' is the folder that you are in, or one above it; name another one.")
     if real.exists() and not real.is_dir():

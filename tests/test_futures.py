@@ -97,6 +97,7 @@ def test_an_agent_decides_after_steps_as_it_acts_on_observations(agent: Agent) -
 def test_a_world_of_other_spaces_is_refused(agent: Agent) -> None:
     agent.check_fits(wild_world("spatial_map"))  # of the same spaces, with another memory
     other = copy.copy(wild_world())
-    other.tokenizers = {**other.tokenizers, "observation": tokenizer_for(spaces.Discrete(2))}
+    other.tokenizers = dict(other.tokenizers)
+    other.tokenizers["observation"] = tokenizer_for(spaces.Discrete(2))
     with pytest.raises(MagratheaError, match=r"observation space is Box.*, but the world's is Discrete\(2\); play it"):
         agent.check_fits(other)

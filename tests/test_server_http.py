@@ -266,8 +266,6 @@ def test_check_sends_the_token_and_fails_if_requests_without_it_are_accepted(url
 
 
 def test_a_port_in_use_is_reported_in_one_line(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "magrathea.server.server.open_catalog", lambda world, device: (Catalog({}, lambda _: None), None)
-    )
+    monkeypatch.setattr("magrathea.server.server.open_catalog", lambda world, **_: (Catalog({}, lambda _: None), None))
     with pytest.raises(MagratheaError, match=r"Cannot listen on 127.0.0.1:\d+ .* choose another with --port"):
         play(port=int(url.rsplit(":", 1)[1]), open_browser=False)

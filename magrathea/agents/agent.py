@@ -12,7 +12,6 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-import optree
 import torch
 from jaxtyping import Int
 from safetensors import SafetensorError
@@ -23,8 +22,8 @@ from magrathea.agents.learner import ActorCritic, LearnerSettings
 from magrathea.data.policies import Policy, PolicyMaker
 from magrathea.errors import MagratheaError, one_line
 from magrathea.files import read_json, replace_folder
-from magrathea.pretrained import folder_to_write
-from magrathea.spaces import index_batch, to_array
+from magrathea.pretrained import folder_to_write, user_path
+from magrathea.spaces import index_batch, stack
 from magrathea.world import World
 
 FORMAT_VERSION = 1
@@ -109,7 +108,7 @@ class Agent:
     def from_pretrained(cls, folder: str | Path, world: World | None = None) -> Agent:
         """Load an agent from its folder; raises MagratheaError where there is none, or its files are damaged. Its own
         world may be given where it is loaded already."""
-        folder = Path(folder).expanduser()
+        folder = user_path(folder)
         if not is_agent(folder):
             raise MagratheaError(f"No agent in '{folder}'; train one with 'magrathea learn ENV --out {folder}'.")
         config = read_json(folder / CONFIG_FILE, dict[str, Any], "copy the agent's folder again")
@@ -189,14 +188,17 @@ class Player:
 
     def observe_one(self, observation: Any, is_first: bool) -> Tensor:
         """The same for the only environment's observation."""
-        batch = optree.tree_map(lambda part: to_array(part)[None], observation)
-        return self.observe(batch, np.array([is_first]))
+        return self.observe(stack([observation]), np.array([is_first]))
 
     @torch.no_grad()
     def choose(self, *, sample: bool) -> Any:
         """The policy's actions (B, …) after what was observed."""
         policy = self.agent.network.policy(self.agent.world.features(self._tokens)[:, 0].cpu())
         return self.took(policy.sample() if sample else policy.mode())
+
+    def take(self, action: Any) -> None:
+        """The only environment's action is taken, which somebody else has chosen."""
+        self._actions = stack([action])
 
     def took(self, actions: Tensor) -> Any:
         """Actions (B, A) are taken; returns them as the environment's (B, …)."""
@@ -206,7 +208,7 @@ class Player:
 
 def is_agent(folder: str | Path) -> bool:
     """Whether a folder is an agent's."""
-    return (Path(folder).expanduser() / WEIGHTS_FILE).is_file()
+    return (user_path(folder) / WEIGHTS_FILE).is_file()
 
 
 @lru_cache(maxsize=2)

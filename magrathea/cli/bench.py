@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
@@ -81,6 +82,8 @@ def bench_players(
     *,
     counts: tuple[NumPlayers, ...] = (1, 4, 16, 32),
     seconds: Positive = 5.0,
+    own_speed: bool = False,
+    agent: Annotated[Path | None, arg(metavar="FOLDER")] = None,
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
@@ -89,12 +92,20 @@ def bench_players(
     Args:
         counts: numbers of players.
         seconds: duration of each measurement.
+        own_speed: let the players step at the world's own speed, instead of without a pause.
+        agent: folder of an agent that plays one more session at the world's own speed, and imagines futures.
         seed: seed of the actions and dreams.
     """
     from magrathea.server.load_test import measure_players
+    from magrathea.server.server import open_catalog
     from magrathea.world import World
 
-    _print_json(measure_players(World.from_pretrained(world, device=device), counts, seconds, seed))
+    if agent is None:
+        loaded, playing = World.from_pretrained(world, device=device), None
+    else:
+        catalog, world_id = open_catalog(world, device=device, agent=agent)
+        loaded, playing = catalog.world(str(world_id)), catalog.agent(str(world_id))
+    _print_json(measure_players(loaded, counts, seconds, seed, own_speed=own_speed, agent=playing))
 
 
 def bench_memories(

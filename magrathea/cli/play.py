@@ -31,6 +31,7 @@ def play(
     world: Annotated[Positional[str | None], arg(metavar="[WORLD]")] = None,
     *,
     prompt: OptionalText = None,
+    agent: Annotated[Path | None, arg(metavar="FOLDER")] = None,
     host: str = "127.0.0.1",
     port: Port = 8000,
     device: Device = "cpu",
@@ -44,8 +45,10 @@ def play(
 
     Args:
         world: folder of a world, name of a shipped one, or its id on the Hugging Face hub, whose page is opened; or
-            folder of several worlds, which the start page lists.
+            folder of several worlds, which the start page lists; or folder of an agent, which may play its own world.
         prompt: words that say which of the worlds is opened, and where it starts, like "a cave with zombies".
+        agent: folder of an agent, as "magrathea learn" makes it, that may play the world on its page; by default the
+            folder "agent" inside the world's, if there is one.
         host: address to listen on; 0.0.0.0 lets other machines in.
         port: port to listen on; 0 takes any free one.
         open_browser: open the page in the default browser; never where the environment variable CI is set.
@@ -71,6 +74,7 @@ def play(
         store=store,
         token=secret,
         public_url=public_url,
+        agent=agent,
     )
 
 

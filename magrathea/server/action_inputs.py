@@ -129,6 +129,37 @@ class ActionInputs:
         written = [(texts or {}).get(index, _shortest(space)) for index, space in enumerate(self.texts)]
         return _build(self.space, values, written)
 
+    def buttons_of(self, action: Any) -> list[int]:
+        """The buttons that are held while an action is taken; of numbers that may have any value, those of the side on
+        which they are by more than half."""
+        values = self._values(action)
+        return [
+            index
+            for index, button in enumerate(self.buttons)
+            if all(_is_near(self._components[i], values[i], target) for i, target in button.values.items())
+        ]
+
+    def words(self, action: Any) -> str:
+        """An action in words: the names of its buttons, and of numbers that may have any value these."""
+        values = self._values(action)
+        ranges = [
+            f"{part.name} {value:.2f}".strip().replace("-", "−")
+            for part, value in zip(self._components, values, strict=True)
+            if part.is_range
+        ]
+        names = [self.buttons[index].name for index in self.buttons_of(action)]
+        return ", ".join(ranges or names) or "nothing"
+
+    def _values(self, action: Any) -> list[float]:
+        parts = [np.ravel(np.asarray(part)) for part in optree.tree_leaves(action) if not isinstance(part, str)]
+        return np.concatenate(parts).astype(float).tolist()
+
+
+def _is_near(part: _Component, value: float, target: float) -> bool:
+    if part.is_range and target != part.neutral:
+        return (value - part.neutral) / (target - part.neutral) > 0.5
+    return value == target
+
 
 def _of_discrete(space: spaces.Discrete, names: Sequence[Any], keys: Mapping[str, Any]) -> tuple[list[_Button], Any]:
     """A button for every action of a Discrete space, and the index of the one that does nothing."""

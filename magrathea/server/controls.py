@@ -31,12 +31,13 @@ class Controls:
         paused: whether steps are only taken one by one.
         axes: values of the sliders that are not where they rest.
         texts: what was written, by index, for the step that `take_step` gave last.
+        agent: whether an agent acts, until a key is pressed, a slider moves or a text is written.
     """
 
     def __init__(self, steps_per_second: float, inputs: ActionInputs) -> None:
         self.inputs, self.realtime = inputs, inputs.has_noop
         self.speed: float | None = 1
-        self.started = self.paused = False
+        self.started = self.paused = self.agent = False
         self.axes: dict[int, float] = {}
         self.texts: dict[int, str] = {}
         self._steps_per_second = steps_per_second
@@ -58,7 +59,7 @@ class Controls:
         return max(self._seconds_until_input(now), self._limiter.seconds_left()) if playing else math.inf
 
     def _seconds_until_input(self, now: float) -> float:
-        if self._pressed or self.axes or self.realtime:
+        if self._pressed or self.axes or self.realtime or self.agent:
             return 0.0
         return max(0.0, next(reversed(self._held.values())) + REPEAT_DELAY - now) if self._held else math.inf
 
@@ -84,6 +85,7 @@ class Controls:
     # -- input --------------------------------------------------------------------------------------------------------
     def press(self, button: int, now: float) -> None:
         """A key went down; while paused it chooses a button of the next single step."""
+        self.agent = False
         if self.paused:
             self._pressed.append(button)
             return
@@ -101,6 +103,7 @@ class Controls:
 
     def say(self, text: int, value: str) -> None:
         """A text of the action was written, which makes a step."""
+        self.agent = False
         self._said.append((text, value))
         if not self.paused:
             self._begin()
@@ -110,9 +113,17 @@ class Controls:
         if value is None:
             self.axes.pop(axis, None)
         else:
+            self.agent = False
             if not self.paused:
                 self._begin()
             self.axes[axis] = value
+
+    def let_agent(self, on: bool) -> None:
+        """Let the agent act from here on, or not; it takes no keys with it."""
+        self.release_keys()
+        self.agent = on
+        if on and not self.paused:
+            self._begin()
 
     def _begin(self) -> None:
         if not self.started:
@@ -126,13 +137,16 @@ class Controls:
         self._restart_clock()
 
     def single_step(self, button: int | None) -> None:
-        """Ask for one step, then pause. Without a button it takes the chosen ones, else the held ones, else the no-op.
+        """Ask for one step, then pause. Without a button it takes the agent's action, if it acts, else the chosen
+        buttons, else the held ones, else the no-op.
 
         Raises ProtocolError if there is none of these.
         """
+        if button is not None:
+            self.agent = False
         wanted = [*reversed(self._pressed)] or [*reversed(self._held)]
         buttons = self.inputs.compatible(wanted) if button is None else (button,)
-        if not (buttons or self.axes or self.inputs.has_noop):
+        if not (buttons or self.axes or self.agent or self.inputs.has_noop):
             how = "write what to do" if self.inputs.texts else "press the key of an action first, then step"
             raise ProtocolError(f"This world has no no-op: {how}.")
         if button is None:
@@ -177,4 +191,4 @@ class Controls:
     def reset(self) -> None:
         """Wait for the first key again."""
         self.clear()
-        self.started = self.paused = False
+        self.started = self.paused = self.agent = False

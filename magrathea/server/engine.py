@@ -23,6 +23,8 @@ from magrathea.errors import MagratheaError
 from magrathea.spaces import stack
 
 MAX_BATCH = 64  # slots that step together
+IDLE_SECONDS = 0.005  # without a step, after which the engine counts as idle
+IDLE_SHARE = 0.5  # of the time that calls while it is idle may take
 GATHER_SHARE, GATHER_SECONDS = 0.1, 0.01  # a batch waits for slots: this share of the last one's time, at most so long
 
 log = logging.getLogger(__name__)
@@ -103,9 +105,9 @@ class _SessionBatch:
         """A fork of the slot's session, of batch size 1."""
         return self.session.fork_batch([self.slots.index(slot)])
 
-    def last_record(self, slot: BatchSlot) -> np.ndarray:
-        """The log record (1,) of the slot's newest step."""
-        return self.session.log_of(self.slots.index(slot), -1)
+    def last_records(self, slot: BatchSlot, number: int = 1) -> np.ndarray:
+        """The log records (T,) of up to `number` newest steps of the slot."""
+        return self.session.log_of(self.slots.index(slot), -number)
 
     def step(self, slots: list[BatchSlot], actions: list[Any]) -> list[StepOutput]:
         """One step of some slots; the others stay as they are."""
@@ -143,18 +145,38 @@ class Engine:
         self._commit = commit
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._batches: dict[Hashable, _SessionBatch] = {}  # by `Session.batch_key`; changed in the thread only
-        self._wake = asyncio.Event()
+        self._wake, self._idle = asyncio.Event(), asyncio.Event()
+        self._idle.set()
+        self._one_while_idle = asyncio.Lock()
+        self._num_wakes = 0
         self._task: asyncio.Task[None] | None = None
 
     def wake(self) -> None:
         """A slot has asked for a step."""
+        self._num_wakes += 1
         self._wake.set()
+        self._idle.clear()
         if self._task is None:
             self._task = asyncio.create_task(self._run())
 
     async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a function in the engine's thread, between batches."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+    async def call_while_idle(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a function that takes no longer than a step in the engine's thread, where no step is due: one at a time,
+        and for at most `IDLE_SHARE` of the time. While slots step without a pause it waits."""
+        async with self._one_while_idle:
+            num_wakes = -1
+            while num_wakes != self._num_wakes or not self._idle.is_set():
+                await self._idle.wait()
+                num_wakes = self._num_wakes
+                await asyncio.sleep(IDLE_SECONDS)
+            started = time.monotonic()
+            try:
+                return await self.call(function, *arguments)
+            finally:
+                await asyncio.sleep((time.monotonic() - started) * (1 / IDLE_SHARE - 1))
 
     async def open(self, session: Any, owner: Any = None) -> BatchSlot:
         """A slot for a session of batch size 1, which the engine owns from now on."""
@@ -177,6 +199,7 @@ class Engine:
             self._wake.clear()
             due = [batch for batch in list(self._batches.values()) if batch.waiting]
             if not due:
+                self._idle.set()
                 await self._wake.wait()
                 continue
             wait = min(batch.gather_seconds(time.monotonic()) for batch in due)

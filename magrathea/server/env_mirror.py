@@ -1,10 +1,11 @@
-"""The mirror of a dream: the real environment under the same actions, in a thread of its own."""
+"""The mirror of a dream: the real environment under the same actions, or played by the same agent, in a thread of its
+own."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -45,12 +46,20 @@ def why_unavailable(world: Any, make: Callable[[Any], gymnasium.Env] = make_envi
 
 
 class RealEnv:
-    """A real environment that records its first steps. Blocks; used from one thread."""
+    """A real environment that records its first steps. Blocks; used from one thread.
+
+    Args:
+        agent: that may act in it, on what it sees there.
+    """
 
     def __init__(
-        self, world: Any, inputs: ActionInputs, make: Callable[[Any], gymnasium.Env] = make_environment
+        self,
+        world: Any,
+        inputs: ActionInputs,
+        make: Callable[[Any], gymnasium.Env] = make_environment,
+        agent: Any = None,
     ) -> None:
-        self.inputs = inputs
+        self.inputs, self._agent, self._player = inputs, agent, None
         self.env = make(world)
         self.renderer = Renderer(self.env.observation_space)
 
@@ -73,13 +82,31 @@ class RealEnv:
                 ended = bool(terminated or truncated)
             if not ended:
                 stacked = stack(observations), stack(actions)
+                if self._agent is not None:
+                    self._show_agent(observations, actions)
                 return *stacked, np.array(rewards, np.float32), np.zeros(len(actions), dtype=bool)
         raise RuntimeError(f"the environment ended within {num_steps} steps, {MAX_TRIES} times")
 
     def step(self, action: Any) -> tuple[Shown, float, bool]:
         """Take an action of the action space: what it shows, the reward, whether the episode ended."""
         observation, reward, terminated, truncated, _ = self.env.step(action)
+        if self._player is not None:
+            self._player.take(action)
+            self._player.observe_one(observation, False)
         return self.show(observation), float(reward), bool(terminated or truncated)
+
+    def _show_agent(self, observations: list[Any], actions: list[Any]) -> None:
+        """An episode of the agent begins with these steps."""
+        self._player = self._agent.new_player()
+        self._player.observe_one(observations[0], True)
+        for action, observation in zip(actions, observations[1:], strict=True):
+            self._player.take(action)
+            self._player.observe_one(observation, False)
+
+    def decide(self) -> Any:
+        """The action that the agent takes on what it has seen of the episode."""
+        assert self._player is not None, "a real environment without an agent"
+        return index_batch(self._player.choose(sample=False), 0)
 
     def show(self, observation: Any) -> Shown:
         return self.renderer.render(observation), self.renderer.counters(observation)
@@ -88,6 +115,10 @@ class RealEnv:
 class EnvMirror:
     """Runs the real environment of one session: resets it, sends it actions, and publishes its frames. Used on the
     event loop.
+
+    Args:
+        agent: that may act in it in place of the dream's actions.
+        call: runs the agent's model in the engine's thread.
 
     Attributes:
         state: "off", "starting", "on", "ended" (the episode is over), "failed" (see `reason`) or "unavailable" (it
@@ -101,8 +132,10 @@ class EnvMirror:
         inputs: ActionInputs,
         publish: Callable[[Frame], None],
         make: Callable[[Any], gymnasium.Env] = make_environment,
+        agent: Any = None,
+        call: Callable[..., Awaitable[Any]] = asyncio.to_thread,
     ) -> None:
-        self.world, self.inputs = world, inputs
+        self.world, self.inputs, self._agent, self._call = world, inputs, agent, call
         self.state, self.reason = "off", ""
         self.num_steps, self.total_reward = 0, 0.0
         self._publish, self._make = publish, make
@@ -140,11 +173,11 @@ class EnvMirror:
 
     def _reset(self, seed: int) -> Steps:
         if self._real is None:
-            self._real = RealEnv(self.world, self.inputs, self._make)
+            self._real = RealEnv(self.world, self.inputs, self._make, self._agent)
         return self._real.reset(seed, num_steps=int(self.world.starts.shape[1]) - 1)
 
     def act(self, action: Any) -> None:
-        """Queue an action that the dream takes; returns at once."""
+        """Queue an action that the dream takes, or None for one that the agent decides on; returns at once."""
         if self.state != "on":
             return
         try:
@@ -159,6 +192,8 @@ class EnvMirror:
         try:
             while True:
                 action = await self._actions.get()
+                if action is None:
+                    action = await self._call(self._real.decide)
                 shown, reward, ended = await loop.run_in_executor(self._thread, self._real.step, action)
                 self.num_steps += 1
                 self.total_reward += reward if np.isfinite(reward) else 0.0

@@ -18,8 +18,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from magrathea.errors import MagratheaError
 from magrathea.plugins import environment_plugin, load_reference
+from magrathea.server.action_inputs import ActionInputs
 from magrathea.server.engine import StepOutput
-from magrathea.server.protocol import DreamHeader, Frame, TextPart, TranscriptStep
+from magrathea.server.protocol import DreamHeader, Frame, FutureInfo, FuturesHeader, TextPart, TranscriptStep
 from magrathea.sounds import Sound, sound_of
 from magrathea.spaces import (
     COUNTERS,
@@ -33,6 +34,7 @@ from magrathea.spaces import (
 
 CLIP_SECONDS, CLIP_SIDE = 10.0, 256  # of a clip, and pixels that its longer side has at least
 CLIP_PIXELS = 2**25  # of all frames of a clip at most; older frames are left out
+FUTURE_SIDE = 96  # pixels that the longer side of a future's pictures has at most
 BAR_HEIGHT, BAR_WIDTH = 48, 8  # pixels, where a space without a picture is drawn as bars
 WORDS_SIZE, FONT_SIZE, MARGIN = (720, 440), 18, 18  # pixels, where a space of texts alone is drawn as words
 
@@ -209,6 +211,23 @@ def step_frame(output: StepOutput, buttons: Sequence[int], said: list[TextPart],
         clipped = np.clip(np.asarray(uncertainty[index], dtype=np.float32), 0, 1)
         parts["uncertainty"] = np.rint(255 * clipped).astype(np.uint8)
     return Frame(header, parts)
+
+
+def futures_frame(world: Any, futures: Sequence[Any], inputs: ActionInputs, renderer: Renderer, step: int) -> Frame:
+    """The frame of futures of a world that were imagined from a step."""
+    header, parts = FuturesHeader(step=step), {}
+    for index, future in enumerate(futures):
+        seen = world.decode_observation(future.tokens)
+        pictures = [_small(renderer.render(index_batch(seen, n))) for n in range(len(future.tokens))]
+        parts[f"future{index}"] = np.concatenate(pictures)
+        header.futures.append(FutureInfo(inputs.words(future.action), round(future.total, 4), future.ends))
+        header.num_pictures.append(len(pictures))
+    return Frame(header, parts)
+
+
+def _small(picture: np.ndarray) -> np.ndarray:
+    factor = -(-max(picture.shape[:2]) // FUTURE_SIDE)
+    return picture if factor == 1 else np.asarray(Image.fromarray(picture).reduce(factor))
 
 
 def restored_frame(world: Any, tokens: Any, is_start: bool, renderer: Renderer) -> Frame:

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from magrathea.errors import MagratheaError
@@ -103,6 +104,13 @@ class LiveSession:
         assert self.committed is not None
         self.num_steps, self.total_reward = self.committed.number, self.committed.total_reward
         return output
+
+    async def last_steps(self, number: int) -> Tensor:
+        """The tokens (T, N) of up to `number` steps that came last, those that the session began from among them."""
+        if self._slot is None or self._slot.closed:
+            raise MagratheaError("This session is not active; load the page again.")
+        records = await self.manager.engine.call(self._slot.batch.last_records, self._slot, number)
+        return torch.from_numpy(records["tokens"].astype(np.int64))
 
     async def suspend(self) -> None:
         """Leave the engine; the session takes no memory until it is resumed, from a snapshot that is made now."""

@@ -16,6 +16,7 @@ import msgspec
 from magrathea.errors import MagratheaError
 from magrathea.server import protocol
 from magrathea.server.action_inputs import ActionInputs
+from magrathea.server.agent_control import AgentControl
 from magrathea.server.catalog import frames_per_second
 from magrathea.server.controls import Controls
 from magrathea.server.env_mirror import EnvMirror, make_environment
@@ -37,6 +38,7 @@ class Player:
         live: the session; resumed where it was left, or started with `seed` and `start` if `is_new`.
         start: stored start state of a first branch; None lets the seed choose.
         make_env: makes the real environment of a world.
+        agent: an `Agent` that may play, if the world has one.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Player:
         seed: int = 0,
         start: int | None = None,
         make_env: Callable[[Any], gymnasium.Env] = make_environment,
+        agent: Any = None,
     ) -> None:
         world = live.world
         self.live, self.world = live, world
@@ -56,7 +59,8 @@ class Player:
         )
         self.controls = Controls(frames_per_second(world), self.inputs)
         self.viewers = Viewers(self._control_changed)
-        self.mirror = EnvMirror(world, self.inputs, self.viewers.show, make_env)
+        self.agent = None if agent is None else AgentControl(agent, live, self.inputs, self._show_futures)
+        self.mirror = EnvMirror(world, self.inputs, self.viewers.show, make_env, agent, live.manager.engine.call)
         self.seed, self.start = seed, start
         self.failure = ""
         self.used_at = time.monotonic()  # when somebody joined or sent input last
@@ -92,6 +96,8 @@ class Player:
             self._restart_with(self.live.resume if self.live.branch else self._start)
         if self._frame:
             self._show()
+        if self.agent and self.agent.shown and self._agent_plays_on:
+            viewer.offer(self.agent.shown)
         self._changed.set()
         return viewer
 
@@ -138,12 +144,20 @@ class Player:
         finally:
             self.viewers.close()
             self.mirror.close()
+            if self.agent is not None:
+                self.agent.stop()
             await self.live.suspend()
 
     def _seconds_until_next(self, now: float) -> float:
         if not len(self.viewers):
             return math.inf
-        return 0.0 if self._restore else self.controls.seconds_until_step(now, self.state == "playing")
+        playing = self.state == "playing" or self._plays_on_in_reality
+        return 0.0 if self._restore else self.controls.seconds_until_step(now, playing)
+
+    @property
+    def _plays_on_in_reality(self) -> bool:
+        """Whether the agent's dream has ended before its episode in the real environment."""
+        return self.state == "ended" and self.controls.agent and self.mirror.state == "on"
 
     async def _advance(self) -> None:
         restore, before = self._restore, self._frame
@@ -177,8 +191,18 @@ class Player:
         buttons = self.controls.take_step(time.monotonic())
         if buttons is None:
             return
-        action = self.inputs.action(buttons, self.controls.axes, self.controls.texts)
-        self.mirror.act(action)
+        if self._plays_on_in_reality:
+            self.mirror.act(None)
+            return
+        if self.agent and self.controls.agent:
+            action = await self.agent.decide()
+            if not self.controls.agent or self._restore:  # somebody has taken over meanwhile
+                return
+            buttons = self.inputs.buttons_of(action)
+            self.mirror.act(None)
+        else:
+            action = self.inputs.action(buttons, self.controls.axes, self.controls.texts)
+            self.mirror.act(action)
         output = await self.live.step(action)
         self._meter.add(output.seconds)
         self._frame = step_frame(output, buttons, texts_of(self.inputs.space, action), self._renderer)
@@ -227,8 +251,27 @@ class Player:
             speed=controls.speed,
             realtime=controls.realtime,
             mirror=self.mirror.status,
+            agent=controls.agent,
+            value=self.agent.value if self.agent and controls.agent else None,
         )
         self.viewers.show(Frame(header, frame.parts))
+        self._follow_agent()
+
+    def _follow_agent(self) -> None:
+        """Let the agent imagine where it plays on, and nothing where it does not."""
+        if self.agent is not None:
+            if self._agent_plays_on:
+                self.agent.moved()
+            elif not self.controls.agent:
+                self.agent.stop()
+
+    @property
+    def _agent_plays_on(self) -> bool:
+        return self.controls.agent and self.state in ("playing", "paused")
+
+    def _show_futures(self, frame: Frame) -> None:
+        if self._agent_plays_on:
+            self.viewers.show(frame)
 
     # -- messages -----------------------------------------------------------------------------------------------------
     def handle(self, message: AnyClientMessage, viewer: Viewer) -> None:
@@ -248,6 +291,12 @@ class Player:
                 raise ProtocolError("Somebody else has control of this session; request it first.")
 
     def _handle_input(self, message: AnyClientMessage) -> None:
+        agent_played = self.controls.agent
+        self._input(message)
+        if agent_played and not self.controls.agent and not self._restore:
+            self._show()
+
+    def _input(self, message: AnyClientMessage) -> None:
         controls, over = self.controls, self.state in ("ended", "failed")
         match message:
             case protocol.Press(button) if not over:
@@ -273,12 +322,14 @@ class Player:
                 controls.single_step(button)
             case protocol.Reset(seed, start):
                 self.seed, self.start = seed, start
-                self._restart_with(self._start)
+                self._restart_with(self._start, controls.agent)
             case protocol.GoTo(branch, step):
                 if self._mirrored:
                     self._set_mirror(False)
                     self.viewers.send(protocol.ErrorMessage("The real environment cannot go back; it is off now."))
                 self._restart_with(lambda: self.live.go_to(branch, step))
+            case protocol.LetAgentPlay(on):
+                self._let_agent_play(on)
             case protocol.SetSpeed(value):
                 controls.set_speed(value)
                 self._show()
@@ -289,18 +340,30 @@ class Player:
                 if self.mirror.state == "unavailable":
                     raise ProtocolError(f"The real environment is not available: {self.mirror.reason}.")
                 if on:
-                    self._restart_with(self._start_beside_env)
+                    self._restart_with(self._start_beside_env, controls.agent)
                 else:
                     self._set_mirror(False)
                     self._show()
+
+    def _let_agent_play(self, on: bool) -> None:
+        """The agent plays on, or begins anew where the dream is over; or somebody else plays."""
+        if self.agent is None:
+            raise ProtocolError("This world has no agent; name one: magrathea play WORLD --agent FOLDER.")
+        if on and self.state in ("ended", "failed"):
+            self._restart_with(self._start, True)
+            return
+        self.controls.let_agent(on)
+        self._show()
 
     def _set_mirror(self, on: bool) -> None:
         self._mirrored = on
         if not on:
             self.mirror.stop()
 
-    def _restart_with(self, restore: Restore) -> None:
+    def _restart_with(self, restore: Restore, agent_plays: bool = False) -> None:
         self.controls.reset()
+        if agent_plays:
+            self.controls.let_agent(True)
         self.failure = ""
         self._restore = restore
 

@@ -8,7 +8,7 @@ change; `ErrorMessage` for a refusal (a "fatal" one ends the connection).
 Server to client, binary: one frame,
 
     4 bytes   H, the length of the header in bytes, unsigned, little-endian
-    H bytes   the header: JSON, UTF-8, a `DreamHeader` or a `MirrorHeader` with its tag as "kind"
+    H bytes   the header: JSON, UTF-8, a `DreamHeader`, `MirrorHeader` or `FuturesHeader` with its tag as "kind"
     the rest  the images that header["parts"] lists, in that order, without gaps
 
 An image is uint8: "picture" has format "rgb8" and shape [height, width, 3]; "uncertainty" has format "grey8" and shape
@@ -114,6 +114,12 @@ class Mirror(ClientMessage, tag="mirror"):
     on: bool
 
 
+class LetAgentPlay(ClientMessage, tag="agent"):
+    """Whether the world's agent acts in place of keys, until one is pressed."""
+
+    on: bool
+
+
 class GoTo(ClientMessage, tag="go_to"):
     """Continue from a step of a branch."""
 
@@ -134,7 +140,20 @@ class Seen(ClientMessage, tag="seen"):
 
 
 AnyClientMessage = (
-    Press | Release | Axis | Say | Pause | SingleStep | Reset | SetSpeed | Realtime | Mirror | GoTo | Control | Seen
+    Press
+    | Release
+    | Axis
+    | Say
+    | Pause
+    | SingleStep
+    | Reset
+    | SetSpeed
+    | Realtime
+    | Mirror
+    | LetAgentPlay
+    | GoTo
+    | Control
+    | Seen
 )
 
 
@@ -198,10 +217,27 @@ class SoundInfo(Struct):
     channels: int
 
 
+class RoundInfo(Struct):
+    """What a round of an agent's learning measured: the mean return of the same policy in dreams and in reality."""
+
+    real_steps: int
+    dream_return: float
+    real_return: float
+
+
+class AgentInfo(Struct):
+    """What the page shows of a world's agent. `learned` are the rounds of its learning, and `measured` the figures of
+    its card, None where they were not measured."""
+
+    learned: list[RoundInfo] = []
+    measured: RoundInfo | None = None
+    has_card: bool = False
+
+
 class WorldInfo(Struct):
     """What the page shows of a world. `has_noop`: whether it has an action while no button is held; `is_text`: whether
     its observations are words alone; `counters`: names of the numbers that its frames have; `sound`: None where they
-    have none."""
+    have none; `agent`: None where it has none."""
 
     id: str
     name: str
@@ -218,6 +254,7 @@ class WorldInfo(Struct):
     has_card: bool
     counters: list[str] = []
     sound: SoundInfo | None = None
+    agent: AgentInfo | None = None
 
 
 class WorldMessage(Struct, tag_field="type", tag="world"):
@@ -286,7 +323,7 @@ class Part(Struct):
 
 
 class Header(Struct, kw_only=True, tag_field="kind"):
-    """What both kinds of frame say. `dropped` counts frames that this viewer did not get; `said` and `seen` are the
+    """What all kinds of frame say. `dropped` counts frames that this viewer did not get; `said` and `seen` are the
     texts of the step's action and observation, `counters` those that the environment reports beside its observation."""
 
     frame: int = 0
@@ -304,7 +341,8 @@ class Header(Struct, kw_only=True, tag_field="kind"):
 
 class DreamHeader(Header, kw_only=True, tag="dream"):
     """A frame of the dream. `rate` is in steps per second; `buttons` led to it, `next_buttons` are chosen for a single
-    step; `status` is what the environment's plug-in says of the picture."""
+    step; `status` is what the environment's plug-in says of the picture. `agent`: whether the agent plays, and `value`
+    what it expected before the step: the discounted rewards to follow."""
 
     state: str = "starting"
     reason: str = ""
@@ -319,22 +357,41 @@ class DreamHeader(Header, kw_only=True, tag="dream"):
     start: int | None = None
     speed: float | None = 1
     realtime: bool = False
+    agent: bool = False
+    value: float | None = None
 
 
 class MirrorHeader(Header, kw_only=True, tag="mirror"):
     """A frame of the real environment."""
 
 
+class FutureInfo(Struct):
+    """A future: the words of its first action, its discounted rewards with the value of where it leads, and whether the
+    episode ends in it."""
+
+    action: str
+    total: float
+    ends: bool
+
+
+class FuturesHeader(Header, kw_only=True, tag="futures"):
+    """The best futures that the agent imagined from a step. The picture of each, "future0" and so on, is those of its
+    steps one below the other, `num_pictures` of them."""
+
+    futures: list[FutureInfo] = []
+    num_pictures: list[int] = []
+
+
 @dataclass(frozen=True)
 class Frame:
     """A frame before it is packed: its header, and its images (uint8) and its sound (int16) by name."""
 
-    header: Any  # DreamHeader or MirrorHeader
+    header: Any  # DreamHeader, MirrorHeader or FuturesHeader
     parts: dict[str, np.ndarray]
 
     @property
     def kind(self) -> str:
-        """ "dream" or "mirror"."""
+        """ "dream", "mirror" or "futures"."""
         return self.header.__struct_config__.tag
 
 
@@ -362,7 +419,7 @@ def decode_frame(data: bytes) -> Frame:
         raise ProtocolError("Frame is shorter than its length field.")
     (length,) = struct.unpack_from("<I", data)
     try:
-        header = msgspec.json.decode(data[4 : 4 + length], type=DreamHeader | MirrorHeader)
+        header = msgspec.json.decode(data[4 : 4 + length], type=DreamHeader | MirrorHeader | FuturesHeader)
         offset, parts = 4 + length, {}
         for part in header.parts:
             dtype = np.dtype("<i2" if part.format == "pcm16" else np.uint8)

@@ -126,6 +126,7 @@ class Routes:
             Route("/api/find", self.find),
             Route("/api/worlds/{world}", self.world),
             Route("/api/worlds/{world}/card", self.card),
+            Route("/api/worlds/{world}/agent/card", self.agent_card),
             Route("/api/worlds/{world}/starts/{index:number}.png", self.start_picture),
             WebSocketRoute("/api/worlds/{world}/play", self.play),
             Route("/api/sessions", self.sessions, methods=["GET"]),
@@ -173,6 +174,12 @@ class Routes:
         text = self.catalog.card(self._world_id(request))
         if text is None:
             raise HTTPException(404, "This world has no model card.")
+        return PlainTextResponse(text)
+
+    async def agent_card(self, request: Request) -> Response:
+        text = self.catalog.agent_card(self._world_id(request))
+        if text is None:
+            raise HTTPException(404, "This world has no agent with a card.")
         return PlainTextResponse(text)
 
     async def start_picture(self, request: Request) -> Response:
@@ -308,7 +315,8 @@ class Routes:
         world_id = websocket.path_params["world"]
         try:
             world = await self._load(world_id)
-            session, player = await self._player(websocket, world_id, world)
+            agent = await run_in_threadpool(self.catalog.agent, world_id)
+            session, player = await self._player(websocket, world_id, world, agent)
             viewer = player.attach()
         except MagratheaError as error:
             refusal = msgspec.json.encode(ErrorMessage(str(error), fatal=True))
@@ -331,7 +339,7 @@ class Routes:
             with suppress(asyncio.CancelledError):
                 await sender
 
-    async def _player(self, websocket: WebSocket, world_id: str, world: Any) -> tuple[str, Player]:
+    async def _player(self, websocket: WebSocket, world_id: str, world: Any, agent: Any) -> tuple[str, Player]:
         """The id and the player of the session that a connection asks for."""
         query, visitor = _query(websocket, PlayQuery), visitor_of(websocket.scope)
         if query.start is not None and query.start >= world.num_starts:
@@ -348,7 +356,8 @@ class Routes:
 
         def make_player() -> Player:
             live = LiveSession(self.manager, world, session)
-            return Player(live, is_new=is_new, seed=query.seed, start=query.start, make_env=self._make_env)
+            make_env = self._make_env
+            return Player(live, is_new=is_new, seed=query.seed, start=query.start, make_env=make_env, agent=agent)
 
         return session, await self.pool.join(session, make_player, visitor)
 

@@ -127,28 +127,44 @@ def data_folder() -> Path:
     )
 
 
-def open_catalog(world: str | None, *, device: str = "auto") -> tuple[Catalog, str | None]:
+def open_catalog(
+    world: str | None, *, device: str = "auto", agent: str | Path | None = None
+) -> tuple[Catalog, str | None]:
     """The shipped worlds and, first, the one named (a folder, a hub id or a shipped name), and the id of that; or those
     of a folder of several, and None.
 
-    Raises MagratheaError if one cannot be loaded, or no world is named and none is shipped.
+    Args:
+        world: an agent's folder stands for its world, which the agent plays.
+        device: of the worlds.
+        agent: folder of the agent that plays the world; the one in the world's folder, if not given.
+
+    Raises MagratheaError if a world or the agent cannot be loaded, the agent does not fit, or no world is named and
+    none is shipped.
     """
-    from magrathea.pretrained import shipped_worlds, world_folders
+    from magrathea.agents.agent import WORLD_FOLDER, is_agent
+    from magrathea.pretrained import shipped_worlds, user_path, world_folders
     from magrathea.world import World
 
     def load(source: str | Path) -> Any:
         return World.from_pretrained(source, device=device)
 
     shipped = shipped_worlds()
+    world = str(agent) if world is None and agent is not None else world
     if world is None:
         if not shipped:
             raise MagratheaError("No world is shipped with this install; name one: magrathea play FOLDER.")
         return Catalog(shipped, load), None
-    own, folders = _world_id(world), world_folders(world)
+    own = _world_id(world)
+    if is_agent(world):
+        agent, world = agent or world, str(user_path(world) / WORLD_FOLDER)
+    folders = world_folders(world)
     named = {f"{own}-{name}" if len(folders) > 1 else own: folder for name, folder in folders.items()}
-    catalog = Catalog(named | {name: folder for name, folder in shipped.items() if name not in named}, load)
+    if agent is not None and own not in named:
+        raise MagratheaError(f"'{world}' holds several worlds; name the one that the agent plays: {world}/NAME.")
+    others = {name: folder for name, folder in shipped.items() if name not in named}
+    catalog = Catalog(named | others, load, {} if agent is None else {own: user_path(agent)})
     for world_id in named:
-        catalog.world(world_id)  # so that a wrong name is reported in the terminal
+        catalog.agent(world_id)  # so that a wrong name of it or of the world is reported in the terminal
     return catalog, own if own in named else None
 
 
@@ -171,11 +187,13 @@ def play(
     token: str | bool | None = None,
     public_url: str | None = None,
     max_active: int = Limits.active,
+    agent: str | Path | None = None,
 ) -> None:
     """Serve worlds until interrupted.
 
     Args:
         world: a world's folder, hub id or shipped name, whose page is opened; it is offered beside the shipped worlds.
+            An agent's folder stands for its world, which the agent may play.
         host, port: where to listen; port 0 takes any free one.
         open_browser: whether to open the page in this machine's browser.
         prompt: words that say which of the worlds' pages is opened, and at which start.
@@ -185,6 +203,7 @@ def play(
             machine can connect.
         public_url: the address that visitors see, where a proxy or a forwarded port makes it another one.
         max_active: how many sessions may be played at a time.
+        agent: folder of the agent that plays the world; the one in the world's folder, if not given.
 
     Raises MagratheaError if the token is empty, the public URL is none, the world cannot be loaded, the store cannot be
     used or the port is in use.
@@ -192,7 +211,7 @@ def play(
     secret = None if isinstance(token, bool) else token
     check_token(secret)
     check_public_url(public_url)
-    catalog, opened = open_catalog(world, device=device)
+    catalog, opened = open_catalog(world, device=device, agent=agent)
     opened, start = (opened, None) if prompt is None else catalog.find(prompt)
     listener = _listen(host, port)
     sessions = StoreThread(store if store is not None else data_folder() / "sessions.db")

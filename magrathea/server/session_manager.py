@@ -251,7 +251,7 @@ class SessionManager:
     # -- in the engine's thread ---------------------------------------------------------------------------------------
     def _commit(self, outputs: Sequence[tuple[BatchSlot, StepOutput]]) -> None:
         """Store the steps of a batch, before anybody sees them."""
-        steps = [slot.owner.stored_step(output, slot.batch.last_record(slot)) for slot, output in outputs]
+        steps = [slot.owner.stored_step(output, slot.batch.last_records(slot)) for slot, output in outputs]
         self.store.call(Store.append, steps)
         for (slot, _), step in zip(outputs, steps, strict=True):
             slot.owner.committed = step

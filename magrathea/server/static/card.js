@@ -1,4 +1,4 @@
-// A world's model card: renders a subset of Markdown (headings, lists, tables, code, links) without innerHTML.
+// A world's model card, or that of its agent: renders a subset of Markdown (headings, lists, tables, code, links) without innerHTML.
 
 const id = location.pathname.split("/").pop();
 const place = document.getElementById("card");
@@ -55,8 +55,10 @@ function block(lines) {
   return paragraph.length ? [make("p", ...inline(paragraph.join(" "))), paragraph.length] : [null, 1];
 }
 
-const response = await fetch(`/api/worlds/${id}/card`);
-const source = response.ok ? (await response.text()).replace(/^---\n[\s\S]*?\n---\n/, "") : "This world has no model card.";
+const ofAgent = new URL(location.href).searchParams.get("of") === "agent";
+if (ofAgent) document.title = "The agent's card";
+const response = await fetch(`/api/worlds/${id}/${ofAgent ? "agent/card" : "card"}`);
+const source = response.ok ? (await response.text()).replace(/^---\n[\s\S]*?\n---\n/, "") : "There is no card here.";
 let lines = source.split("\n");
 while (lines.length) {
   const [element, used] = block(lines);

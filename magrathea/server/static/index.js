@@ -37,7 +37,7 @@ function complete(item, preview, foot, world) {
   const id = encodeURIComponent(world.id);
   const image = element("img", { src: `/api/worlds/${id}/starts/0.png`, alt: "", className: "preview" });
   preview.replaceWith(image);
-  const facts = [counted(world), `${Number(world.fps)} frames a second`, world.license].filter(Boolean);
+  const facts = [counted(world), `${Number(world.fps)} frames a second`, world.agent ? "an agent plays it" : "", world.license].filter(Boolean);
   foot.textContent = facts.join(" · ");
   if (world.has_card) foot.append(" · ", element("a", { href: `/card/${id}`, textContent: "Model card" }));
   cycleStarts(item, image, id, world.num_starts);

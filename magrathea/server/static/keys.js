@@ -56,7 +56,7 @@ export function label(name) {
 export function shortcuts(buttons) {
   const taken = new Set(buttons.flatMap((button) => button.keys.map(normal)));
   const free = (...keys) => keys.find((key) => !taken.has(key)) ?? null;
-  return { pause: free("p", "Escape"), rewind: free("z", "b", "v"), step: free(".", ","), reset: free("r", "Backspace"), heat: free("h", "u", "i") };
+  return { pause: free("p", "Escape"), rewind: free("z", "b", "v"), step: free(".", ","), reset: free("r", "Backspace"), heat: free("h", "u", "i"), agent: free("g", "t", "y") };
 }
 
 export class Keys {
@@ -123,6 +123,11 @@ export class Keys {
   mark() {
     const held = new Set(this.down.values());
     for (const [index, element] of this.elements) element.classList.toggle("pressed", held.has(index));
+  }
+
+  // Marks the buttons of the agent's action.
+  showAgent(buttons) {
+    for (const [index, element] of this.elements) element.classList.toggle("of-agent", buttons.includes(index));
   }
 
   element(button, place) {
