@@ -36,7 +36,7 @@ class LearnerSettings:
         horizon: T, steps of each.
         discount: γ.
         trace_decay: λ.
-        entropy: weight of the policy's entropy.
+        entropy: weight of the policy's entropy, of which the share is used that is of the learning rate.
         learning_rate: of Adam.
         num_epochs: how often each trajectory is learned.
         num_minibatches: parts of a batch of trajectories.
@@ -178,7 +178,8 @@ class Learner:
 
     def update(self, dreams: Trajectories, real: Trajectories | None = None, rate: float = 1.0) -> dict[str, float]:
         """Learn from trajectories of the present policy, and the critic alone from recorded ones too, at a share of the
-        learning rate; returns what is to be logged: losses, mean return and value, entropy, scale."""
+        learning rate and of the entropy's weight; returns what is to be logged: losses, mean return and value, entropy,
+        scale."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate * self.settings.learning_rate
         with torch.no_grad():
@@ -186,12 +187,12 @@ class Learner:
             recorded = None if real is None else self._targets(real)
         low, high = torch.quantile(batch["returns"], torch.tensor([0.05, 0.95])).tolist()
         self._num_updates += 1
-        rate = max(0.02, 1 / self._num_updates)
-        self.scale += rate * (high - low - self.scale)
+        self.scale += max(0.02, 1 / self._num_updates) * (high - low - self.scale)
+        entropy = rate * self.settings.entropy
         losses: list[dict[str, Tensor]] = []
         for _ in range(self.settings.num_epochs):
             for part in torch.randperm(len(batch["returns"])).chunk(self.settings.num_minibatches):
-                losses.append(self._losses({name: values[part] for name, values in batch.items()}))
+                losses.append(self._losses({name: values[part] for name, values in batch.items()}, entropy))
                 if recorded is not None:
                     some = torch.randint(len(recorded["returns"]), (len(part),))
                     real_loss = self._critic_loss(recorded["features"][some], recorded["returns"][some])
@@ -201,7 +202,7 @@ class Learner:
             f"loss/{name}": torch.stack([each[name].detach() for each in losses]).mean().item() for name in losses[0]
         }
         means |= {"return": float(batch["returns"].mean()), "value": float(batch["values"].mean())}
-        return means | {"entropy": means["loss/entropy"] / -(self.settings.entropy or np.inf), "scale": self.scale}
+        return means | {"entropy": means["loss/entropy"] / -(entropy or np.inf), "scale": self.scale}
 
     def _targets(self, steps: Trajectories) -> dict[str, Tensor]:
         """The valid steps (n, …) with their returns, values, and the log-probabilities of their actions."""
@@ -216,14 +217,14 @@ class Learner:
             "log_prob": self.network.policy(features).log_prob(actions),
         }
 
-    def _losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _losses(self, batch: dict[str, Tensor], entropy: float) -> dict[str, Tensor]:
         policy = self.network.policy(batch["features"])
         advantages = (batch["returns"] - batch["values"]) / max(1.0, self.scale)
         ratio = (policy.log_prob(batch["actions"]) - batch["log_prob"]).exp()
         clipped = ratio.clamp(1 - self.settings.clip, 1 + self.settings.clip)
         return {
             "actor": -torch.minimum(ratio * advantages, clipped * advantages).mean(),
-            "entropy": -self.settings.entropy * policy.entropy().mean(),
+            "entropy": -entropy * policy.entropy().mean(),
             "critic": self._critic_loss(batch["features"], batch["returns"]),
         }
 
