@@ -40,11 +40,10 @@ class Codec(Protocol):
         before; not of the oldest, which has none before."""
         ...
 
-    def equivalents(
-        self, values: Int[Tensor, "B Q"], previous: Int[Tensor, "B Q"]
-    ) -> tuple[Bool[Tensor, "B C"], Bool[Tensor, "k V"]]:
-        """Where another token than 0 may be as good, and for these k places, in their order, the tokens that make these
-        values equally well. Elsewhere only 0 does."""
+    def log_likelihood(
+        self, log_probs: Float[Tensor, "B C V"], values: Int[Tensor, "B Q"], previous: Int[Tensor, "B Q"]
+    ) -> tuple[Float[Tensor, "B C"], Bool[Tensor, "B C"]]:
+        """How likely tokens of these log-probabilities are to make the values, and where token 0 would not."""
         ...
 
 
@@ -60,6 +59,8 @@ class Slot:
         group: rows and columns of neighbouring tokens that share one position of the transformer; at the grid's far
             edges a position may have fewer.
         is_sequence: True where its tokens follow one another as those of a text do.
+        smoothing: for tokens of rising numbers, the standard deviation in tokens of the normal distribution that is the
+            target of a hole in training (HL-Gauss, Farebrother et al. 2024); one token alone, if not given.
         values_of: name of the slot before, where this slot holds the values that the tokens of that one decode to. They
             have no positions, are never holes, and show the model what the tokens mean.
     """
@@ -70,6 +71,7 @@ class Slot:
     grid: tuple[int, int] = (1, 1)
     group: tuple[int, int] = (1, 1)
     is_sequence: bool | None = None
+    smoothing: float | None = None
     values_of: str | None = None
 
     @cached_property

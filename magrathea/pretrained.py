@@ -61,6 +61,7 @@ class _SlotConfig(msgspec.Struct, forbid_unknown_fields=True):
     grid: tuple[_Side, _Side]
     group: tuple[_Side, _Side]
     is_sequence: bool | None = None
+    smoothing: Annotated[float, msgspec.Meta(gt=0, le=2**24)] | None = None
     values_of: _Name | None = None
 
 

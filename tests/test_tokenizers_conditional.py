@@ -72,6 +72,40 @@ def test_whatever_draws_a_cell_is_equally_good() -> None:
     assert torch.equal(codec.decode(codec.encode(values, previous), previous), values)
 
 
+def test_a_picture_is_as_likely_as_all_tokens_that_make_it() -> None:
+    generator = torch.Generator().manual_seed(1)
+    codec = MotionCodec((4, 4, 1), (2, 2), torch.tensor([[0, 0], [0, 2]]), torch.full((2, 4), 99).byte())
+    previous = torch.randint(0, 256, (1, 16), generator=generator)
+    values = codec.decode(torch.tensor([[0, 0, 2, 0]]), previous)
+    log_probs = torch.randn(1, 4, codec.vocab_size, generator=generator).log_softmax(-1)
+    likelihood, is_change = codec.log_likelihood(log_probs, values, previous)
+    assert is_change.tolist() == [[False, False, True, False]]
+    assert torch.equal(likelihood[~is_change], log_probs[..., 0][~is_change]), "these cells are kept"
+    assert torch.allclose(likelihood[0, 2].exp(), log_probs[0, 2, 2:].exp().sum()), "either code draws the third"
+
+
+def test_numbers_nearby_are_likely_too() -> None:
+    """A number's likelihood counts tokens within a twentieth of a usual change, the nearest most, and no others."""
+    codec = DeltaCodec(torch.tensor([[-1000, 40, 1000, 1020]]), torch.tensor([[30000]]), torch.tensor([1000.0]), 1)
+    value, previous = torch.tensor([[21_000]]), torch.tensor([[20_000]])
+    of_token = [
+        codec.log_likelihood(torch.eye(6)[token].view(1, 1, 6), value, previous)[0].item() for token in range(6)
+    ]
+    assert of_token[3] > of_token[4] > 0.4 and of_token[3] + of_token[4] == pytest.approx(1) == sum(of_token)
+    assert codec.log_likelihood(torch.zeros(1, 1, 6), value, previous)[1].all(), "to keep it is wrong"
+    assert not codec.log_likelihood(torch.zeros(1, 1, 6), previous, previous)[1].any()
+
+
+def test_features_of_numbers_are_those_that_a_world_was_trained_with() -> None:
+    numbers = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)
+    tokenizer = DeltaTokenizer(NUMBERS).fit(numbers[1:], previous=numbers[:-1])
+    read = reread(tokenizer)
+    assert isinstance(read, DeltaTokenizer) and read.codec.num_features == tokenizer.codec.num_features == 4
+    config = {"type": "delta", "num_differences": 255}  # as it was before it said how many
+    earlier = tokenizer_from(config, tokenizer.tensors(), NUMBERS)
+    assert isinstance(earlier, DeltaTokenizer) and earlier.codec.num_features == 14
+
+
 def test_what_moves_is_found() -> None:
     """The offset of a moving square is among the first, and pictures are decoded nearly exactly."""
     frames = drifting_square(120)
@@ -133,7 +167,7 @@ def test_cells_are_small_where_sprites_move_by_pixels() -> None:
 
 
 def test_numbers_keep_add_and_are_set() -> None:
-    codec = DeltaCodec(torch.tensor([[5, -5]]), torch.tensor([[100, 60000]]), torch.ones(1))
+    codec = DeltaCodec(torch.tensor([[5, -5]]), torch.tensor([[100, 60000]]), torch.ones(1), 6)
     previous = torch.tensor([[3], [3], [3], [3], [3]])
     tokens = torch.tensor([[0], [1], [2], [3], [4]])
     assert codec.decode(tokens, previous).flatten().tolist() == [3, 8, 0, 100, 60000]

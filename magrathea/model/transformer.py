@@ -155,6 +155,8 @@ class MaskedTransformer(nn.Module):
         so that what is learned of one token holds for those with similar features."""
         index = self.layout.token_slots.index(slot)
         for part in (self.embedding.tokens, self.head.copy_vectors, self.head.out):
+            if isinstance(part[index], nn.Identity):
+                continue
             table = part[index].get_parameter("weight")[: slot.vocab_size]
             similar = principal_components(token_features, table.shape[1])
             table.copy_((table + similar * (table.std() / similar.std().clamp(min=1e-6))) * 0.5**0.5)
@@ -449,6 +451,14 @@ class MaskedTransformer(nn.Module):
                 continue
             own, here = [source[holes] for source in sources], None if copied is None else copied.at(holes)
             logits = self.head.logits(index, feature[holes], own, here).float()
-            total = total + weight * F.cross_entropy(logits, target[holes], reduction="sum")
+            total = total + weight * F.cross_entropy(logits, _targets(slot, target[holes]), reduction="sum")
             num_holes = num_holes + weight * holes.sum()
         return total, num_holes
+
+
+def _targets(slot: Slot, tokens: Int[Tensor, " n"]) -> Int[Tensor, " n"] | Float[Tensor, "n V"]:
+    """What holes of a slot should be: tokens, or probabilities where its tokens are smoothed."""
+    if slot.smoothing is None:
+        return tokens
+    distances = torch.arange(slot.vocab_size, device=tokens.device) - tokens[:, None]
+    return (-0.5 * (distances / slot.smoothing) ** 2).softmax(-1)

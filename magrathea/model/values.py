@@ -93,19 +93,14 @@ class ValuesSlot(nn.Module):
     def loss(
         self, logits: Float[Tensor, "*n C V"], tokens: Int[Tensor, "*n N"], previous: Int[Tensor, "*n N"], holes: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The negative log-likelihood of all tokens that are equally good in each of the holes (*n, C), given the true
-        steps and those before, summed, and the sum of its weights: what changes counts more."""
+        """The negative log-likelihood of the values, see `Codec`, at the holes (*n, C), given the true steps and those
+        before, summed, and the sum of its weights: what changes counts more."""
         values = self.values_span
         some = holes.any(-1) & (previous[..., values.start] < self.values_slot.vocab_size)
-        differs, good = self.codec.equivalents(tokens[some][:, values], previous[some][:, values])
         log_probs = (logits.flatten(0, -3) if some.all() else logits[some]).float().log_softmax(-1)
-        keep_weights, weights = (
-            holes[some] & ~differs,
-            holes[some][differs] * torch.where(good[:, 0], 1.0, CHANGE_WEIGHT),
-        )
-        kept = (log_probs[..., 0] * keep_weights).sum()
-        made = (log_probs[differs].masked_fill(~good, -math.inf).logsumexp(-1) * weights).sum()
-        return -(kept + made), keep_weights.sum() + weights.sum()
+        made, is_change = self.codec.log_likelihood(log_probs, tokens[some][:, values], previous[some][:, values])
+        weights = holes[some] * torch.where(is_change, CHANGE_WEIGHT, 1.0)
+        return -(made * weights).sum(), weights.sum()
 
     @staticmethod
     def undo_weights(logits: Float[Tensor, "*n C V"]) -> None:

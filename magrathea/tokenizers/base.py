@@ -28,6 +28,7 @@ class SlotSpec:
         is_sequence: whether they follow one another as those of a text do, so that what stands at one place may stand
             at another in the next step.
         group: rows and columns of tokens that share a position of the model; chosen by their number, if not given.
+        smoothing: as of `Slot`.
         codec: given where these are no tokens to predict, but the values that the tokens before them decode to; it
             decodes them.
     """
@@ -36,6 +37,7 @@ class SlotSpec:
     grid: tuple[int, int]
     token_features: np.ndarray | None = None
     is_sequence: bool = False
+    smoothing: float | None = None
     codec: Codec | None = None
     group: tuple[int, int] | None = None
 
@@ -76,7 +78,7 @@ class Tokenizer(ABC):
     @property
     def slot_specs(self) -> dict[str, SlotSpec]:
         """The kinds of tokens of a value, in their order, by name; {"": …} where all are of one kind."""
-        return {"": SlotSpec(self.vocab_size, self.grid, self.token_features())}
+        return {"": SlotSpec(self.vocab_size, self.grid, self.token_features(), smoothing=self.smoothing)}
 
     @property
     def value_shape(self) -> tuple[int, ...]:
@@ -96,6 +98,11 @@ class Tokenizer(ABC):
         need nothing."""
         del values, previous, seed
         return self
+
+    @property
+    def smoothing(self) -> float | None:
+        """As of `Slot`; None where tokens that follow one another do not stand for rising numbers."""
+        return None
 
     def token_features(self) -> np.ndarray | None:
         """(vocab_size, F) numbers that are close for tokens that look alike, or None where no two do."""

@@ -15,11 +15,13 @@ from magrathea.spaces import check_leaf
 from magrathea.tokenizers.base import VALUES, SlotSpec, Tokenizer, check_in_space, not_fitted, require_tensor
 from magrathea.tokenizers.delta_codec import LEVELS, DeltaCodec, fit_choices
 from magrathea.tokenizers.discrete import grid_of
+from magrathea.tokenizers.numbers import ordered_features
 
 _SPARE = 0.25  # share of the range of the data that values may go beyond it, on either side
 _BEYOND = 8  # times the range of the data that integers may rise to
 _DIVISORS = np.array([part for part in range(1, LEVELS) if (LEVELS - 1) % part == 0])  # of the levels between the ends
 _MAX_SETTINGS = 64
+EARLIER_WAVES = 6  # of worlds that do not say how many
 _FITTING_NUMBERS = 4_000_000  # from which differences and settings are chosen
 
 
@@ -30,16 +32,18 @@ class DeltaTokenizer(Tokenizer):
     Args:
         space: of numbers.
         num_differences: most differences of an entry.
+        num_waves: see `DeltaCodec`.
     """
 
     type_name = "delta"
 
-    def __init__(self, space: spaces.Box, *, num_differences: int = 255) -> None:
+    def __init__(self, space: spaces.Box, *, num_differences: int = 255, num_waves: int = 1) -> None:
         check_leaf(space, "DeltaTokenizer")
         if not isinstance(space, spaces.Box):
             raise MagratheaError(f"DeltaTokenizer needs a Box of numbers, got {space}")
         check_value("num_differences", num_differences, Annotated[int, Range(1, 2**14)])
-        self.space, self._num_differences = space, num_differences
+        check_value("num_waves", num_waves, Annotated[int, Range(0, 15)])
+        self.space, self._num_differences, self._num_waves = space, num_differences, num_waves
         self._range: np.ndarray | None = None  # (2, entries) float64, least and greatest
         self._codec: DeltaCodec | None = None
 
@@ -65,7 +69,19 @@ class DeltaTokenizer(Tokenizer):
     @property
     def slot_specs(self) -> dict[str, SlotSpec]:
         grid = grid_of(self.value_shape)
-        return {"": SlotSpec(self.codec.vocab_size, grid), VALUES: SlotSpec(LEVELS, grid, codec=self.codec)}
+        return {
+            "": SlotSpec(self.codec.vocab_size, grid, self.token_features()),
+            VALUES: SlotSpec(LEVELS, grid, codec=self.codec),
+        }
+
+    def token_features(self) -> np.ndarray:
+        """Differences that are close, and settings that are, look alike."""
+        num_differences, num_settings = self.codec.differences.shape[1], self.codec.settings.shape[1]
+        added, set_to = ordered_features(num_differences), ordered_features(num_settings)
+        keep = np.zeros((1, added.shape[1] + set_to.shape[1]), np.float32)
+        return np.concatenate(
+            [keep, np.pad(added, ((0, 0), (0, set_to.shape[1]))), np.pad(set_to, ((0, 0), (added.shape[1], 0)))]
+        )
 
     # -- learning -----------------------------------------------------------------------------------------------------
     def fit(self, values: Any, *, previous: Any = None, seed: int = 0) -> Self:
@@ -88,7 +104,7 @@ class DeltaTokenizer(Tokenizer):
             differences.append(fit_choices(moves if len(moves) else torch.ones(1).long(), self._num_differences))
             settings.append(fit_choices(now[:, entry], _MAX_SETTINGS))
         scale = changes.double().square().mean(0).sqrt().clamp(min=1)
-        self._codec = DeltaCodec(_without_repeats(differences), _without_repeats(settings), scale)
+        self._codec = DeltaCodec(_without_repeats(differences), _without_repeats(settings), scale, self._num_waves)
         return self
 
     def _fit_range(self, array: np.ndarray) -> np.ndarray:
@@ -143,7 +159,7 @@ class DeltaTokenizer(Tokenizer):
 
     # -- files --------------------------------------------------------------------------------------------------------
     def to_config(self) -> dict[str, Any]:
-        return {"type": self.type_name, "num_differences": self._num_differences}
+        return {"type": self.type_name, "num_differences": self._num_differences, "num_waves": self._num_waves}
 
     def tensors(self) -> dict[str, torch.Tensor]:
         codec = self.codec
@@ -157,7 +173,9 @@ class DeltaTokenizer(Tokenizer):
     @classmethod
     def from_config(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor], space: gymnasium.Space) -> Tokenizer:
         assert isinstance(space, spaces.Box)
-        tokenizer, owner = cls(space, num_differences=config["num_differences"]), "DeltaTokenizer"
+        num_waves = config.get("num_waves", EARLIER_WAVES)
+        tokenizer = cls(space, num_differences=config["num_differences"], num_waves=num_waves)
+        owner = "DeltaTokenizer"
         bounds = require_tensor(tensors, "range", 2, owner).astype(np.float64)
         differences, settings = (
             require_tensor(tensors, name, 2, owner).astype(np.int64) for name in ("differences", "settings")
@@ -178,7 +196,8 @@ class DeltaTokenizer(Tokenizer):
         if not fits:
             raise MagratheaError(f"DeltaTokenizer has numbers that do not fit {space}; save it again")
         tokenizer._range = bounds
-        tokenizer._codec = DeltaCodec(*map(torch.from_numpy, (differences, settings, scale.copy())))
+        parts = map(torch.from_numpy, (differences, settings, scale.copy()))
+        tokenizer._codec = DeltaCodec(*parts, num_waves=num_waves)
         return tokenizer
 
 

@@ -15,8 +15,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 LEVELS = 2**16
-MARGIN = 1.5  # tokens whose error is up to so many times the least, and one level, are equally good
-NUM_WAVES = 6  # features of a value are its sine and cosine at so many frequencies, each twice the one before
+MARGIN = 1.5  # keeping a value is as good as a token whose error is so many times less, or one level
+SMOOTHING = 0.05  # standard deviation of the targets over that of the changes
+MIN_DEVIATION = 0.5  # of the targets, in levels
 MOST_CHANGE = 6.0  # of the feature of a change, in standard deviations
 
 
@@ -27,18 +28,20 @@ class DeltaCodec(nn.Module):
         differences: (C, A) int64 in levels, none 0.
         settings: (C, S) int64 levels.
         change_scale: (C,) standard deviation of the changes, in levels, above 0.
+        num_waves: features of a value are its sine and cosine at so many frequencies, each twice the one before. With
+            many of them what is learned of a number does not hold for numbers nearby.
     """
 
     differences: Tensor
     settings: Tensor
     change_scale: Tensor
 
-    def __init__(self, differences: Tensor, settings: Tensor, change_scale: Tensor) -> None:
+    def __init__(self, differences: Tensor, settings: Tensor, change_scale: Tensor, num_waves: int) -> None:
         super().__init__()
         self.register_buffer("differences", differences, persistent=False)
         self.register_buffer("settings", settings, persistent=False)
         self.register_buffer("change_scale", change_scale.float(), persistent=False)
-        self.num_features = 2 + 2 * NUM_WAVES
+        self.num_waves, self.num_features = num_waves, 2 + 2 * num_waves
 
     @property
     def vocab_size(self) -> int:
@@ -59,20 +62,23 @@ class DeltaCodec(nn.Module):
         """What the model sees of values: each at several scales, and how much it changed."""
         values, before = values[..., :-1, :], values[..., 1:, :]
         place = values.float() / (LEVELS - 1) * 2 - 1
-        angles = place[..., None] * (math.pi * 2.0 ** torch.arange(NUM_WAVES, device=values.device))
+        angles = place[..., None] * (math.pi * 2.0 ** torch.arange(self.num_waves, device=values.device))
         change = ((values - before).float() / self.change_scale).clamp(-MOST_CHANGE, MOST_CHANGE)
         return torch.cat([torch.stack([place, change], dim=-1), angles.sin(), angles.cos()], dim=-1)
 
     def _errors(self, values: Int[Tensor, "*n C"], previous: Int[Tensor, "*n C"]) -> Int[Tensor, "*n C V"]:
         return (self._choices(previous) - values[..., None]).abs()
 
-    def equivalents(
-        self, values: Int[Tensor, "B C"], previous: Int[Tensor, "B C"]
-    ) -> tuple[Bool[Tensor, "B C"], Bool[Tensor, "k V"]]:
-        """Everywhere the tokens that make these values equally well."""
+    def log_likelihood(
+        self, log_probs: Float[Tensor, "B C V"], values: Int[Tensor, "B C"], previous: Int[Tensor, "B C"]
+    ) -> tuple[Float[Tensor, "B C"], Bool[Tensor, "B C"]]:
+        """Averaged over a normal distribution around the values (HL-Gauss, Farebrother et al. 2024), so that what is
+        learned of a number holds for numbers nearby; and where keeping a value is worse than another token."""
         errors = self._errors(values, previous)
-        good = errors <= MARGIN * errors.min(-1, keepdim=True).values + 1
-        return torch.ones_like(values, dtype=torch.bool), good.flatten(0, 1)
+        deviation = (SMOOTHING * self.change_scale).clamp(min=MIN_DEVIATION)[:, None]
+        weights = (-0.5 * (errors / deviation) ** 2).softmax(-1)
+        is_change = errors[..., 0] > MARGIN * errors.min(-1).values + 1
+        return (weights * log_probs).sum(-1), is_change
 
     def encode(self, values: Int[Tensor, "*n C"], previous: Int[Tensor, "*n C"]) -> Int[Tensor, "*n C"]:
         """The best token of every entry, the first of several."""

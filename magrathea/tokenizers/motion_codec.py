@@ -10,6 +10,8 @@ M offsets, K codes, V = M + K tokens.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -145,10 +147,20 @@ class MotionCodec(nn.Module):
         squares = target.square().sum(-1, keepdim=True) + codes.square().sum(-1)
         return (squares - 2 * target @ codes.T).clamp(min=0) / target.shape[-1]
 
+    def log_likelihood(
+        self, log_probs: Float[Tensor, "B C V"], values: Int[Tensor, "B Q"], previous: Int[Tensor, "B Q"]
+    ) -> tuple[Float[Tensor, "B C"], Bool[Tensor, "B C"]]:
+        """Of all tokens that make a cell equally well, and where the one that keeps it is none of them."""
+        changed, good = self.equivalents(values, previous)
+        made = log_probs[changed].masked_fill(~good, -math.inf).logsumexp(-1)
+        is_change = torch.zeros_like(changed).masked_scatter(changed, ~good[:, 0])
+        return log_probs[..., 0].masked_scatter(changed, made), is_change
+
     def equivalents(
         self, values: Int[Tensor, "B Q"], previous: Int[Tensor, "B Q"]
     ) -> tuple[Bool[Tensor, "B C"], Bool[Tensor, "k V"]]:
-        """Which cells changed, and the tokens that make each of them, of the pictures before, equally well."""
+        """Which cells changed, and for these k cells, in their order, the tokens that make each of them equally well.
+        Unchanged cells are kept."""
         changed, errors = self._errors(values, previous)
         return changed, errors <= MARGIN * errors.amin(-1, keepdim=True) + TOLERANCE
 

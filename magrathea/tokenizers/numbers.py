@@ -17,6 +17,8 @@ from magrathea.tokenizers.base import Tokenizer, check_in_space, not_fitted, req
 from magrathea.tokenizers.discrete import grid_of
 
 MOST_BINS = 2**16
+NUM_WAVES = 16
+SMOOTHING = 3.0  # standard deviation in bins of the targets of training
 
 
 class BoxTokenizer(Tokenizer):
@@ -98,6 +100,13 @@ class BoxTokenizer(Tokenizer):
     def to_config(self) -> dict[str, Any]:
         return {"type": self.type_name, "num_bins": self._num_bins}
 
+    def token_features(self) -> np.ndarray:
+        return ordered_features(self.vocab_size)
+
+    @property
+    def smoothing(self) -> float | None:
+        return SMOOTHING if self.vocab_size == self._num_bins else None  # fewer are the values of the data themselves
+
     def tensors(self) -> dict[str, torch.Tensor]:
         return {"centers": torch.from_numpy(self.centers.copy())}
 
@@ -161,6 +170,13 @@ class RewardTokenizer(Tokenizer):
             self._centers = _symlog_bins(distinct[0], distinct[-1], self._num_bins)
         return self
 
+    def token_features(self) -> np.ndarray:
+        return ordered_features(self.vocab_size)
+
+    @property
+    def smoothing(self) -> float | None:
+        return SMOOTHING if self.vocab_size == self._num_bins else None  # fewer are the values of the data themselves
+
     def _encode(self, values: np.ndarray, previous: np.ndarray | None) -> np.ndarray:
         return nearest(self._centers, values.astype(np.float64))[:, None]
 
@@ -180,6 +196,14 @@ class RewardTokenizer(Tokenizer):
         tokenizer = cls(num_bins=config["num_bins"], limit=config["limit"])
         tokenizer._centers = require_tensor(tensors, "centers", 1, "RewardTokenizer").astype(np.float64)
         return tokenizer
+
+
+def ordered_features(num: int) -> np.ndarray:
+    """(num, 16) features of tokens that stand for rising numbers, close for neighbours: cosines over their order, the
+    finer the smaller."""
+    place = (np.arange(num) + 0.5) / num
+    waves = np.arange(1, NUM_WAVES + 1)
+    return (np.cos(np.pi * waves * place[:, None]) / waves).astype(np.float32)
 
 
 def symlog(values: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ def layout_for(tokenizers: Tokenizers) -> Layout:
                     grid=spec.grid,
                     group=spec.group or ((1, 1) if alone else group_for(spec.grid)),
                     is_sequence=spec.is_sequence or None,
+                    smoothing=spec.smoothing,
                     values_of=slots[-1].name if spec.codec is not None else None,
                 )
             )
