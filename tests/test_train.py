@@ -17,8 +17,9 @@ import torch
 from safetensors import safe_open
 
 from magrathea import masks
-from magrathea.data import Dataset
+from magrathea.data import Dataset, collect
 from magrathea.errors import MagratheaError
+from magrathea.evaluate.recordings import unseen_episodes
 from magrathea.evaluate.segments import teacher_forced_logits
 from magrathea.layout import Layout, Slot
 from magrathea.model.joint import JointModel
@@ -27,6 +28,7 @@ from magrathea.train import TrainSettings, load_settings, train
 from magrathea.train.batches import SizedBatch, draw_batch, draw_prompted_batch, resample_slots, shorten_context
 from magrathea.train.cache import RETURN_STEPS, TokenCache, effects_of_actions, encode_dataset
 from magrathea.train.settings import shipped_recipes
+from magrathea.train.train import held_out_share
 from magrathea.train.trainer import Progress, TrainerConfig, train_model
 from magrathea.world import World
 
@@ -122,6 +124,19 @@ def test_trained_world_predicts_the_next_step(debug_world: World, debug_dataset:
             hits = logits[name][:, 0].argmax(-1) == segments[:, -1, debug_world.layout.span(name)]
             num_correct, num_total = num_correct + int(hits.sum()), num_total + hits.numel()
     assert num_correct / num_total > 0.99
+
+
+def test_episodes_are_held_out_unless_none_are_wanted(tmp_path: Path) -> None:
+    """A single long episode makes a world if none is held out, and otherwise the error says what to do."""
+    dataset = collect("CartPole-v1", 12, tmp_path / "data", num_processes=1, max_episode_steps=12, exact=True)
+    assert len(dataset) <= 2
+    with pytest.raises(MagratheaError, match="2 are held out; record more"):
+        train(dataset.folder, tmp_path / "none", load_settings(size="debug", steps=2))
+    world = train(dataset.folder, tmp_path / "world", load_settings(size="debug", steps=2, held_out=0.0))
+    assert world.metadata["held_out"] == 0 and len(world.starts) == 64
+    with pytest.raises(MagratheaError, match="leaves none to measure on"):
+        unseen_episodes(world, dataset)
+    assert [held_out_share(number, 0.05) for number in (3, 100, 1000)] == [2 / 3, 0.08, 0.05]
 
 
 def test_segments_do_not_cross_episodes(work: Path, debug_world: World) -> None:

@@ -210,7 +210,7 @@ class _Run:
         settings = self.settings
         steps = settings.world_updates
         minutes = None if steps else seconds / 60
-        how = load_settings(size=settings.size, seed=settings.seed, steps=steps, minutes=minutes)
+        how = load_settings(size=settings.size, seed=settings.seed, steps=steps, minutes=minutes, held_out=0.0)
         return train(dataset.folder, self.work / f"world-{number}", how, stages=self.stages)
 
     def _learn_agent(

@@ -131,8 +131,9 @@ class Dataset:
         )
 
     def split(self, held_out: float = 0.05, seed: int = 0) -> tuple[list[int], list[int]]:
-        """Indices of the episodes to train on, and of those held out; at least one of each."""
-        num_held_out = max(1, round(held_out * len(self)))
+        """Indices of the episodes to train on, of which there is at least one, and of those held out; at least one of
+        them too, unless `held_out` is 0."""
+        num_held_out = max(1, round(held_out * len(self))) if held_out else 0
         if num_held_out >= len(self):
             raise MagratheaError(
                 f"Dataset '{self.folder}' has {len(self)} episodes, and {num_held_out} of them would be held out; "

@@ -39,10 +39,10 @@ class TrainReport:
             self.writer.add_scalar("loss", progress.loss, progress.step)
             self.writer.add_scalar("steps_per_second", rate, progress.step)
 
-    def tokenizers(self, world: World, source: Dataset, held_out: Any) -> dict[str, Any]:
-        """Reconstruction of a held-out episode: for each image slot PSNR in dB and the codebook's usage, for each of
-        sounds SI-SDR and mel distance, for each of texts the share that is exact."""
-        observations = source.episode(held_out[0]).observation
+    def tokenizers(self, world: World, source: Dataset, episodes: Any) -> dict[str, Any]:
+        """Reconstruction of the first of some episodes: for each image slot PSNR in dB and the codebook's usage, for
+        each of sounds SI-SDR and mel distance, for each of texts the share that is exact."""
+        observations = source.episode(episodes[0]).observation
         result = {}
         leaves = world.tokenizers["observation"].leaves
         for (key, leaf), leaf_values in zip(leaves.items(), optree.tree_leaves(observations), strict=True):

@@ -28,7 +28,7 @@ class TrainSettings(TrainerConfig):
         tokenizer: arguments of `tokenizer_for`: `image` and `numbers` (kinds of tokenizers, "motion" and "delta" if not
             given) and those tokenizers' options.
         fill: how the world's dreams are sampled; if not given, as suits its tokenizers.
-        held_out: fraction of the episodes that are kept for evaluation.
+        held_out: fraction of the episodes that are kept for evaluation, of few episodes more; 0 for none.
         num_starts: number of stored start states.
         init_from: folder or name of a world whose tokenizers and weights the training starts from.
         trainable: prefixes of the names of the parameters that are trained ("goal_proj"); all, if none is given.

@@ -131,8 +131,16 @@ def check_spaces(source: Dataset) -> None:
 
 
 def held_out_share(num_episodes: int, wanted: float) -> float:
-    """The fraction of the episodes that is held out: the wanted one, but at least 8 episodes, or 10% where the dataset
-    has fewer than 80, and never one alone, on which nothing can be measured."""
+    """The fraction of the episodes that is held out: none, if none is wanted, or the wanted one, but at least 8
+    episodes, or 10% where the dataset has fewer than 80, and never one alone, on which nothing can be measured. Raises
+    MagratheaError where none would be left to train on."""
+    if not wanted:
+        return 0.0
+    if num_episodes <= MIN_HELD_OUT:
+        raise MagratheaError(
+            f"The dataset has {num_episodes} episodes, and {MIN_HELD_OUT} are held out; record more, or shorter ones "
+            "(--max-episode-steps), or give a recipe with held_out = 0."
+        )
     fewest = max(MIN_HELD_OUT, min(8, math.ceil(0.1 * num_episodes)))
     return max(round(wanted * num_episodes), fewest) / num_episodes
 
@@ -166,8 +174,8 @@ def prepare(
         report.stages.begin("fitting the memory")
         steps = (torch.from_numpy(tokens.astype(np.int64)) for tokens, _ in encoded)
         world.memory = memory_class(config.model.memory).fit(world.layout, steps)
-        world.starts = _draw_starts(source, held_out, world, settings)
-        world.metadata["training"]["tokenizer"] = report.tokenizers(world, source, held_out)
+        world.starts = _draw_starts(source, held_out or episodes, world, settings)
+        world.metadata["training"]["tokenizer"] = report.tokenizers(world, source, held_out or episodes)
         world.save_pretrained(out)
     if not TokenCache.exists(tokens):
         world = World.from_pretrained(out)
@@ -241,11 +249,11 @@ def _no_starts(tokenizers: dict[Role, Tokenizer]) -> torch.Tensor:
     return torch.zeros(0, 1, sum(tokenizer.tokens_per_step for tokenizer in tokenizers.values()))
 
 
-def _draw_starts(source: Dataset, held_out: Any, world: World, settings: TrainSettings) -> torch.Tensor:
-    """(K, W, N) recorded steps of held-out episodes, half of them from an episode's beginning. W is the model's window,
+def _draw_starts(source: Dataset, episodes: Any, world: World, settings: TrainSettings) -> torch.Tensor:
+    """(K, W, N) recorded steps of episodes, half of them from an episode's beginning. W is the model's window,
     or less where most of the episodes are shorter."""
     all_lengths = source.lengths
-    lengths = {index: all_lengths[index] for index in held_out}
+    lengths = {index: all_lengths[index] for index in episodes}
     window, rng = world.config.model.window, np.random.default_rng(settings.seed)
     window = min(window, int(np.median(list(lengths.values()))))
     long_enough = [index for index, length in lengths.items() if length >= window]
