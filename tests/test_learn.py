@@ -74,6 +74,17 @@ def test_the_agent_walks_to_the_exit_in_reality(learned: Path) -> None:
 
 
 @pytest.mark.slow
+def test_an_agent_learns_in_a_world_that_is_given(learned: Path, tmp_path: Path) -> None:
+    """No world is trained, and one of another environment is refused."""
+    given, out = str(learned / "world"), tmp_path / "agent"
+    agent = loop.learn(ENV, out, replace(SETTINGS, real_steps=100, rounds=None, world=given))
+    assert not (out / ".learning" / "world-0").exists() and len(agent.metadata["rounds"]) == 1
+    assert real_returns(ENV, agent_acting(agent, sample=False), 10, seed=7).mean() == 1.0
+    with pytest.raises(MagratheaError, match="has other spaces than 'CartPole-v1'"):
+        loop.learn("CartPole-v1", tmp_path / "other", replace(SETTINGS, real_steps=60, world=given))
+
+
+@pytest.mark.slow
 def test_the_folder_is_claimed_by_its_settings(learned: Path, tmp_path: Path) -> None:
     with pytest.raises(MagratheaError, match="agent of other settings"):
         loop.learn(ENV, learned, replace(SETTINGS, real_steps=500))

@@ -57,7 +57,8 @@ class LearnSettings:
     Attributes:
         real_steps: most steps of the real environment that are learned from, over all rounds.
         minutes: of recording, of training worlds, and of learning in dreams, over all rounds.
-        rounds: how often a world is learned; each has as many new real steps.
+        rounds: how often a world is learned; each has as many new real steps. If not given, 4, or 1 where a world is.
+        world: name or folder of a trained world, in whose dreams the agent learns; then no other is trained.
         size: named size of the worlds.
         policy: that records the first round.
         max_episode_steps: longer episodes are cut there, in reality and in dreams.
@@ -71,7 +72,8 @@ class LearnSettings:
 
     real_steps: Count = 20_000
     minutes: Positive = 60.0
-    rounds: Annotated[int, Range(1, 1000)] = 4
+    rounds: Annotated[int, Range(1, 1000)] | None = None
+    world: str | None = None
     size: str = "tiny"
     policy: str = "explore"
     max_episode_steps: Count | None = None
@@ -85,6 +87,10 @@ class LearnSettings:
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def num_rounds(self) -> int:
+        return self.rounds or (4 if self.world is None else 1)
 
 
 @dataclass
@@ -111,7 +117,7 @@ def learn(env_id: str, out: str | Path, settings: LearnSettings | None = None) -
     real = folder_to_write(out)
     with claim_folder(real, "learning into"), Stages() as stages:
         run = _Run(env_id, real, settings or LearnSettings(), stages)
-        for number in range(len(run.rows), run.settings.rounds):
+        for number in range(len(run.rows), run.settings.num_rounds):
             run.round(number)
         return run.finish(out)
 
@@ -150,12 +156,13 @@ class _Run:
     def round(self, number: int) -> None:
         """Record, learn a world, learn in its dreams, and measure dreams against reality."""
         start, seconds = time.monotonic(), self._round_seconds(number)
-        self.stages.prefix = f"round {number + 1} of {self.settings.rounds}: "
+        self.stages.prefix = f"round {number + 1} of {self.settings.num_rounds}: "
         dataset = self._record(number)
         recording = time.monotonic() - start
-        world = self._learn_world(number, dataset, WORLD_SHARE * seconds)
+        share = WORLD_SHARE if self.settings.world is None else 0.0
+        world = self._learn_world(number, dataset, share * seconds)
         agent, replay, progress = self._learn_agent(
-            number, world, dataset, max(0.2 * seconds, (1 - WORLD_SHARE) * seconds - recording)
+            number, world, dataset, max(0.2 * seconds, (1 - share) * seconds - recording)
         )
         self.stages.begin("measuring")
         dreamt = dream_returns(replay, agent.network, NUM_DREAMS, self.limit)
@@ -178,16 +185,18 @@ class _Run:
         )
 
     def _round_seconds(self, number: int) -> float:
-        rounds = self.settings.rounds
+        rounds = self.settings.num_rounds
         weight = LAST_ROUND if number == rounds - 1 else 1.0
         return 60 * self.settings.minutes * weight / (rounds - 1 + LAST_ROUND)
 
     def _record(self, number: int) -> Dataset:
         """The datasets of all rounds up to this one as one; a share of the real steps is new."""
         settings = self.settings
-        until = [settings.real_steps * each // settings.rounds for each in (number, number + 1)]
+        until = [settings.real_steps * each // settings.num_rounds for each in (number, number + 1)]
         own = self.work / f"recorded-{number}"
         policy, kwargs = settings.policy, dict(settings.env_kwargs)
+        if settings.world is not None and not kwargs:
+            kwargs = World.from_pretrained(settings.world).metadata.get("env_kwargs", {})
         if number:
             policy = str(self.work / f"agent-{number - 1}")
             kwargs = Dataset.open(self.work / "recorded-0").metadata["env_kwargs"]  # with the size of pictures
@@ -207,7 +216,16 @@ class _Run:
         return merge_datasets(parts, self.work / f"dataset-{number}")
 
     def _learn_world(self, number: int, dataset: Dataset, seconds: float) -> World:
+        """A world of all real steps so far, or the one that was given."""
         settings = self.settings
+        if settings.world is not None:
+            world = World.from_pretrained(settings.world)
+            if (world.observation_space, world.action_space) != (dataset.observation_space, dataset.action_space):
+                raise MagratheaError(
+                    f"World '{settings.world}' has other spaces than '{self.env_id}' as it was recorded; give a world "
+                    "of this environment, and the same --env-kwargs."
+                )
+            return world
         steps = settings.world_updates
         minutes = None if steps else seconds / 60
         how = load_settings(size=settings.size, seed=settings.seed, steps=steps, minutes=minutes, held_out=0.0)
@@ -254,7 +272,7 @@ class _Run:
     # -- the end ------------------------------------------------------------------------------------------------------
     def finish(self, out: str | Path) -> Agent:
         """Measure the agent and what it is compared with, print the table, and write the agent's folder."""
-        number = self.settings.rounds - 1
+        number = self.settings.num_rounds - 1
         agent, num_steps = Agent.from_pretrained(self.work / f"agent-{number}"), self.rows[-1]["real_steps"]
         self.stages.prefix = ""
         self.stages.begin("measuring the agent")

@@ -93,7 +93,7 @@ def _measured(environment: AgentEnvironment, folder: Path, settings: AgentsSetti
     )
     agent = learn(environment.id, folder, how)
     returns = {name: mean_interval(np.array(own)) for name, own in agent.metadata["returns"].items()}
-    dataset = Dataset.open(folder / WORK_FOLDER / f"dataset-{how.rounds - 1}")
+    dataset = Dataset.open(folder / WORK_FOLDER / f"dataset-{how.num_rounds - 1}")
     row = {
         "target": environment.target,
         "returns": returns,

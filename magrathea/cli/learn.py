@@ -10,6 +10,7 @@ from magrathea.cli.options import (
     Folder,
     MaxEpisodeSteps,
     OptionalCount,
+    OptionalText,
     Policy,
     Size,
     json_object,
@@ -23,7 +24,8 @@ def learn(
     out: Folder,
     real_steps: Count = 20_000,
     minutes: Positive = 60.0,
-    rounds: Annotated[int, Range(1, 1000)] = 4,
+    rounds: OptionalCount = None,
+    world: OptionalText = None,
     size: Size = "tiny",
     policy: Policy = "explore",
     max_episode_steps: MaxEpisodeSteps = None,
@@ -44,7 +46,9 @@ def learn(
         out: folder of the agent; its worlds, datasets and TensorBoard's logs go into the folder ".learning" inside it.
         real_steps: most steps of the real environment that are learned from, over all rounds.
         minutes: of recording and learning, over all rounds; measuring comes on top.
-        rounds: how often a world is learned.
+        rounds: how often a world is learned; by default 4, or 1 where a world is given.
+        world: name or folder of a trained world in whose dreams the agent learns, in place of new ones; the real steps
+            are where its dreams begin.
         size: size of the worlds' models.
         seed: seed of everything random.
         episodes: real episodes that each line of the table is measured on.
@@ -60,6 +64,7 @@ def learn(
         real_steps=real_steps,
         minutes=minutes,
         rounds=rounds,
+        world=world,
         size=size,
         policy=policy,
         max_episode_steps=max_episode_steps,
