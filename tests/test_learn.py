@@ -68,6 +68,7 @@ def test_the_agent_walks_to_the_exit_in_reality(learned: Path) -> None:
     assert returns.mean() == 1.0
     by_chance = real_returns(ENV, random_acting(agent.world.action_space, 0), 30, seed=7)
     assert by_chance.mean() < 0.7
+    assert agent.world.metadata["name"] == "Corridor-v0"
     assert agent.metadata["real_steps"] == 400 and len(agent.metadata["rounds"]) == 2
     assert abs(agent.metadata["gap"]) < 0.15
     assert "exploitation gap" in (learned / "README.md").read_text()

@@ -7,6 +7,7 @@ Everything is written atomically; run again, finished parts stay and the one tha
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -228,7 +229,10 @@ class _Run:
             return world
         steps = settings.world_updates
         minutes = None if steps else seconds / 60
-        how = load_settings(size=settings.size, seed=settings.seed, steps=steps, minutes=minutes, held_out=0.0)
+        name = {"name": re.split("[:/]", self.env_id)[-1]}
+        how = load_settings(
+            size=settings.size, seed=settings.seed, steps=steps, minutes=minutes, held_out=0.0, metadata=name
+        )
         return train(dataset.folder, self.work / f"world-{number}", how, stages=self.stages)
 
     def _learn_agent(
