@@ -63,9 +63,9 @@ def save_worlds(
 
 # -- words ------------------------------------------------------------------------------------------------------------
 def text_of(config: Mapping[str, Any]) -> str:
-    """What a world's config.json says of it in words: its prompt, or else its names, description and actions."""
+    """What a world's config.json says of it in words: its prompt, its names, description and actions."""
     model, metadata = config.get("model") or {}, config.get("metadata") or {}
-    return str(model.get("prompt") or default_prompt(metadata))
+    return f"{model.get('prompt') or ''} {default_prompt(metadata)}".strip()
 
 
 def default_prompt(metadata: Mapping[str, Any]) -> str:
