@@ -174,12 +174,13 @@ def train(
     from magrathea.train import load_settings, train_many
     from magrathea.train import train as run_training
     from magrathea.train.distributed import process_group
+    from magrathea.train.many import folder_name
 
     settings = load_settings(recipe, size=size, minutes=minutes, steps=steps, seed=seed, init_from=init_from)
     if len(datasets) < 2 and (not datasets or prompts):
         raise MagratheaError("Give a DATASET to train on; --prompts tell the worlds of several of them apart.")
     home = f"{out.name}-dataset" if len(datasets) == 1 else f"{out.name}-datasets/{{}}"
-    sources = [_imported(each, out.parent / home.format(each.resolve().name), actions) for each in datasets]
+    sources = [_imported(each, out.parent / home.format(folder_name(each)), actions) for each in datasets]
     with process_group(device) as (rank, own_device):
         if len(sources) > 1:
             trained = [out / name for name in train_many(sources, out, settings, prompts=prompts, device=own_device)]

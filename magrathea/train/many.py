@@ -98,7 +98,7 @@ def _checked(settings: TrainSettings) -> TrainSettings:
 def _tasks(
     sources: Sequence[Dataset], folders: Sequence[str | Path], prompts: Sequence[str], settings: TrainSettings
 ) -> list[_Task]:
-    names = [re.sub(r"[^\w.+-]", "-", Path(folder).resolve().name) for folder in folders]
+    names = [re.sub(r"[^\w.+-]", "-", folder_name(folder)) for folder in folders]
     for name in names:
         if names.count(name) > 1 or not re.fullmatch(WORLD_NAME, name):
             raise MagratheaError(f"Datasets' folders are the names of their worlds, and '{name}' is none, or is twice.")
@@ -112,6 +112,12 @@ def _tasks(
         share = held_out_share(len(source), settings.held_out)
         tasks.append(_Task(name, source, replace(settings, held_out=share, model=model)))
     return tasks
+
+
+def folder_name(folder: str | Path) -> str:
+    """The name that a folder was given, be it a link, also where it is the working directory."""
+    path = Path(folder)
+    return path.name if path.name not in ("", "..") else path.resolve().name
 
 
 def _prompt(name: str, source: Dataset) -> str:
