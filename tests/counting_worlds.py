@@ -11,13 +11,14 @@ from gymnasium import spaces
 
 from magrathea.data import collect
 
-LENGTH = 12
+LENGTH, SIDES = 12, 8
 MISSIONS = ("fetch the blue ball", "open the red door")
 PROMPTS = {"up": "a counter that rises, upward", "down": "a counter that falls, downward", "rooms": "missions in rooms"}
 
 
 class Counter(gymnasium.Env):
-    """A number that rises, or falls, by one where the action says so: steps without show nothing of which it does."""
+    """A number that rises, or falls, by one in a circle of eight where the action says so: other steps show nothing of
+    which it does."""
 
     metadata = {"render_modes": [], "render_fps": 4}
 
@@ -28,11 +29,11 @@ class Counter(gymnasium.Env):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
         super().reset(seed=seed)
-        self.value, self.count = float(self.np_random.integers(-3, 4)), 0
+        self.value, self.count = int(self.np_random.integers(SIDES)), 0
         return self._observation(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
-        self.value += self.change * int(action)
+        self.value = (self.value + self.change * int(action)) % SIDES
         self.count += 1
         return self._observation(), 0.0, False, self.count == LENGTH, {}
 
