@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from magrathea.agents.actions import ActionMap, ValueBins
 from magrathea.data.policies import policy_named
 from magrathea.errors import MagratheaError
 from magrathea.session import Session
+from magrathea.world import World
 
 SETTINGS = LearnerSettings(
     discount=GAMMA,
@@ -230,6 +232,33 @@ def test_a_dreamt_step_has_the_features_of_its_history() -> None:
     assert torch.allclose(forked.features, captured, atol=1e-4)
     session.rewind(1)
     assert not torch.allclose(session.features, captured, atol=1e-2)
+
+
+def test_worlds_of_a_batch_that_step_join_and_leave_have_the_features_of_their_histories() -> None:
+    world = board_world()
+    session = Session(world, 3, seed=5)
+
+    def check(**counts: int) -> None:
+        window, got = world.config.model.window + 1, Counter[str]()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(World, "features", lambda *given: got.update(passes=1) or features(*given))
+            found = [session.features_of([index]) for index in range(session.batch_size)]
+        assert got["passes"] == counts["passes"]
+        for index, own in enumerate(found):
+            tail = session.history_of(index, -window)
+            whole = torch.cat([tail[:1].expand(window - len(tail), -1), tail])
+            assert torch.allclose(own, world.features(whole[None])[:, 0], atol=1e-4)
+
+    features = World.features
+    session.step(np.array([2, 1]), [2, 0])
+    check(passes=1)
+    session.append(Session(world, 1, seed=9))
+    session.step(np.array([3, 0]), [3, 1])
+    check(passes=0)
+    session.keep([3, 0, 2])
+    check(passes=0)
+    session.rewind([1, 0, 0])
+    check(passes=1)
 
 
 def test_features_need_a_window_and_a_step() -> None:

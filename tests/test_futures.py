@@ -55,7 +55,7 @@ def test_a_future_returns_its_rewards_and_the_value_of_where_it_leads(agent: Age
         total = float(rewards @ GAMMA ** np.arange(len(rewards)))
         if not future.ends:
             past = torch.cat([steps(agent), future.tokens[1:]])
-            total += GAMMA ** len(rewards) * agent.decide(past)[1]
+            total += GAMMA ** len(rewards) * agent.decide(agent.features_after(past))[1]
         assert future.total == pytest.approx(total, rel=1e-4)
 
 
@@ -86,7 +86,7 @@ def test_an_agent_decides_after_steps_as_it_acts_on_observations(agent: Agent) -
     agent.reset()
     history = agent.world.encode(None, seen[:1])
     for index in range(12):
-        action, value = agent.decide(history)
+        action, value = agent.decide(agent.features_after(history))
         assert agent.act(seen[index]) == action and np.isfinite(value)
         taken.append(int(action))
         after = agent.world.encode(np.array([action]), seen[index + 1 : index + 2], previous=history[-1:])

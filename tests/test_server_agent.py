@@ -90,9 +90,21 @@ def actions_of(world: World, steps: torch.Tensor) -> list[int]:
     return world.decode_action(steps).tolist()
 
 
+async def pause(player: Player, viewer: Viewer) -> None:
+    """Pause, and wait until a step that was under way is there."""
+    say(player, viewer, "pause", on=True)
+    for _ in range(8):
+        await player.live.manager.engine.call(int)
+        await asyncio.sleep(0.02)
+
+
+def decided(agent: Agent, steps: torch.Tensor) -> tuple[Any, float]:
+    return agent.decide(agent.features_after(steps))
+
+
 def expected(agent: Agent, steps: torch.Tensor, number: int) -> list[int]:
     """What the agent does before each of the last `number` steps, given those before it."""
-    return [int(agent.decide(steps[:index])[0]) for index in range(len(steps) - number, len(steps))]
+    return [int(decided(agent, steps[:index])[0]) for index in range(len(steps) - number, len(steps))]
 
 
 def test_the_agent_plays_and_its_actions_are_logged(world: World, agent: Agent) -> None:
@@ -100,8 +112,7 @@ def test_the_agent_plays_and_its_actions_are_logged(world: World, agent: Agent) 
         player.controls.set_realtime(False)  # nothing but the agent makes steps
         say(player, viewer, "agent", on=True)
         await until(lambda: player.num_steps >= 12)
-        say(player, viewer, "pause", on=True)
-        await asyncio.sleep(0.1)
+        await pause(player, viewer)
         number, steps = player.num_steps, await history(player)
         assert actions_of(world, steps[-number:]) == expected(agent, steps, number)
         assert len(set(actions_of(world, steps[-number:]))) > 1
@@ -109,7 +120,7 @@ def test_the_agent_plays_and_its_actions_are_logged(world: World, agent: Agent) 
         while header.step < number or header.state != "paused":
             header = (await frames(viewer, "dream")).header
         assert header.agent and header.buttons == actions_of(world, steps[-1:])
-        assert header.value == pytest.approx(agent.decide(steps[:-1])[1], rel=1e-4)
+        assert header.value == pytest.approx(decided(agent, steps[:-1])[1], rel=1e-4)
 
     play(world, agent, scene)
 
@@ -147,8 +158,7 @@ def test_going_back_stops_the_agent_and_starting_anew_does_not(world: World, age
         player.controls.set_realtime(False)
         say(player, viewer, "agent", on=True)
         await until(lambda: player.num_steps >= 8)
-        say(player, viewer, "pause", on=True)
-        await asyncio.sleep(0.1)
+        await pause(player, viewer)
         steps, number, branch = await history(player), player.num_steps, player.live.branch
         say(player, viewer, "go_to", branch=branch, step=5)
         await until(lambda: player.state == "ready")
@@ -156,8 +166,7 @@ def test_going_back_stops_the_agent_and_starting_anew_does_not(world: World, age
         assert torch.equal(await history(player), steps[: len(steps) - number + 5])
         say(player, viewer, "agent", on=True)
         await until(lambda: player.num_steps >= number)
-        say(player, viewer, "pause", on=True)
-        await asyncio.sleep(0.1)
+        await pause(player, viewer)
         again = await history(player)
         assert torch.equal(again[: len(steps)], steps)  # it goes on as if it had never stopped
         say(player, viewer, "reset", seed=3, start=1)
@@ -193,9 +202,8 @@ def test_the_same_agent_plays_in_the_real_environment_on_what_it_sees_there(worl
         say(player, viewer, "mirror", on=True)
         say(player, viewer, "agent", on=True)
         await until(lambda: player.mirror.num_steps >= 8)
-        say(player, viewer, "pause", on=True)
-        await until(lambda: player.mirror.status.behind == 0)
-        await asyncio.sleep(0.1)
+        await pause(player, viewer)
+        await until(lambda: player.mirror.num_steps == player.num_steps)
         env, warm_up = made[-1], len(made[-1].taken) - player.mirror.num_steps
         alone = agent.new_player()
         alone.observe_one(env.seen[0], True)
@@ -253,14 +261,13 @@ def test_an_agent_plays_a_world_that_is_not_its_own(world: World) -> None:
         player.controls.set_realtime(False)
         say(player, viewer, "agent", on=True)
         await until(lambda: player.num_steps >= 6)
-        say(player, viewer, "pause", on=True)
-        await asyncio.sleep(0.1)
+        await pause(player, viewer)
         steps, number = await history(player), player.num_steps
         window = other.world.config.model.window + 1
         for index in range(len(steps) - number, len(steps)):
             before = steps[max(0, index - window) : index]
             seen = other.world.encode_episode(world.decode_observation(before), world.decode_action(before[1:]))
-            assert int(other.decide(seen)[0]) == actions_of(world, steps[index : index + 1])[0]
+            assert int(decided(other, seen)[0]) == actions_of(world, steps[index : index + 1])[0]
 
     play(world, other, scene)
 

@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -81,12 +81,16 @@ class Agent:
         return Player(self, 1)
 
     @torch.no_grad()
-    def decide(self, steps: Int[Tensor, "T N"]) -> tuple[Any, float]:
-        """The likeliest action after the last steps of the agent's world, and the value there: the discounted rewards
-        that it expects to follow."""
-        features = self.world.features(self.whole_window(steps)[None])[:, 0].cpu()
+    def decide(self, features: Float[Tensor, "1 S F"]) -> tuple[Any, float]:
+        """The likeliest action, given what the agent's world knows of the last step (`features_after`, or those of a
+        `Session`), and the value there: the discounted rewards that it expects to follow."""
+        features = features.cpu()
         action = self.network.action_map.to_space(self.network.policy(features).mode())
         return index_batch(action, 0), float(self.network.value(features))
+
+    def features_after(self, steps: Int[Tensor, "T N"]) -> Float[Tensor, "1 S F"]:
+        """What the agent's world knows after steps, of which it reads the last W + 1."""
+        return self.world.features(self.whole_window(steps)[None])[:, 0]
 
     def whole_window(self, steps: Int[Tensor, "T N"]) -> Int[Tensor, "W1 N"]:
         """The last W + 1 of some steps; where they are fewer, the first is repeated before them."""

@@ -45,8 +45,13 @@ class AgentControl:
 
     async def decide(self) -> Any:
         """The action that the agent takes where the session is."""
-        steps = await self.live.last_steps(self._num_steps)
-        action, self.value = await self.live.manager.engine.call(lambda: self.agent.decide(self._seen(steps)))
+        agent, live, engine = self.agent, self.live, self.live.manager.engine
+        if agent.world is live.world:
+            features = await live.features()
+        else:
+            steps = await live.last_steps(self._num_steps)
+            features = await engine.call(lambda: agent.features_after(self._seen(steps)))
+        action, self.value = await engine.call(agent.decide, features)
         return action
 
     @property

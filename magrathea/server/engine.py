@@ -109,6 +109,10 @@ class _SessionBatch:
         """The log records (T,) of up to `number` newest steps of the slot."""
         return self.session.log_of(self.slots.index(slot), -number)
 
+    def features(self, slot: BatchSlot) -> Any:
+        """What the model knows of the slot's newest step, (1, S, F)."""
+        return self.session.features_of([self.slots.index(slot)])
+
     def step(self, slots: list[BatchSlot], actions: list[Any]) -> list[StepOutput]:
         """One step of some slots; the others stay as they are."""
         chosen = {self.slots.index(slot): action for slot, action in zip(slots, actions, strict=True)}

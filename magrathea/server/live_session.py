@@ -96,21 +96,29 @@ class LiveSession:
 
     async def step(self, action: Any) -> StepOutput:
         """Take an action of the action space; when this returns, the step is stored."""
-        if self._slot is None or self._slot.closed:
-            raise MagratheaError("This session is not active; load the page again.")
+        slot = self._open_slot()
         if self.num_steps >= self.manager.limits.steps:
             raise MagratheaError(f"A session may have {self.manager.limits.steps} steps at most; fork or reset it.")
-        output = await self._slot.step(action)
+        output = await slot.step(action)
         assert self.committed is not None
         self.num_steps, self.total_reward = self.committed.number, self.committed.total_reward
         return output
 
     async def last_steps(self, number: int) -> Tensor:
         """The tokens (T, N) of up to `number` steps that came last, those that the session began from among them."""
+        slot = self._open_slot()
+        records = await self.manager.engine.call(slot.batch.last_records, slot, number)
+        return torch.from_numpy(records["tokens"].astype(np.int64))
+
+    async def features(self) -> Tensor:
+        """What the model knows of the last step, (1, S, F), as `Session.features` gives it."""
+        slot = self._open_slot()
+        return await self.manager.engine.call(slot.batch.features, slot)
+
+    def _open_slot(self) -> BatchSlot:
         if self._slot is None or self._slot.closed:
             raise MagratheaError("This session is not active; load the page again.")
-        records = await self.manager.engine.call(self._slot.batch.last_records, self._slot, number)
-        return torch.from_numpy(records["tokens"].astype(np.int64))
+        return self._slot
 
     async def suspend(self) -> None:
         """Leave the engine; the session takes no memory until it is resumed, from a snapshot that is made now."""

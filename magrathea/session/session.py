@@ -69,7 +69,7 @@ class Session:
         self._generators = [Generator() for _ in self._seeds]
         self._forward_holes = masks.forward_dynamics(world.layout)
         self._filled_trunk: Tensor | None = None  # (I, P, D) the trunk's output in the first pass of the last `_fill`
-        self._trunk: Tensor | None = None  # (B, P, D) that of the last step, where it was dreamt in all worlds
+        self._trunks: list[Tensor | None] = [None] * len(self._seeds)  # (P, D) of each last step that was dreamt
 
     def _state(self, batch_indices: Sequence[int]) -> SessionState:
         """The state of a part of the batch, whose histories go on apart from these."""
@@ -131,10 +131,16 @@ class Session:
 
         Where the history is shorter than the window and a step, its first step is repeated before it.
         """
-        if self._trunk is not None:
-            return self.world.model.state_features(self._trunk, self.tokens.to(self.world.device))
+        return self.features_of(range(self.batch_size))
+
+    def features_of(self, batch_indices: Sequence[int]) -> Float[Tensor, "I S F"]:
+        """The same of some worlds."""
+        trunks = [trunk for index in batch_indices if (trunk := self._trunks[index]) is not None]
+        if len(trunks) == len(batch_indices):
+            tokens = self.tokens[list(batch_indices)].to(self.world.device)
+            return self.world.model.state_features(torch.stack(trunks), tokens)
         num_steps = self.world.config.model.window + 1
-        tails = [self.history_of(index, -num_steps) for index in range(self.batch_size)]
+        tails = [self.history_of(index, -num_steps) for index in batch_indices]
         whole = [torch.cat([tail[:1].expand(num_steps - len(tail), -1), tail]) for tail in tails]
         return self.world.features(torch.stack(whole))[:, 0]
 
@@ -185,7 +191,9 @@ class Session:
         indices = range(self.batch_size) if batch_indices is None else batch_indices
         filled = self._imagine(self._encode_action(action, len(indices)), indices)
         self._commit(indices, filled.tokens.cpu().numpy()[:, None], StepKind.DREAMT)
-        self._trunk = self._filled_trunk if batch_indices is None else None
+        if self._filled_trunk is not None:
+            for index, trunk in zip(indices, self._filled_trunk, strict=True):
+                self._trunks[index] = trunk
         return self.world.decode_step(filled)
 
     def peek(self, action: Any) -> StepResult:
@@ -221,8 +229,8 @@ class Session:
 
     def _commit_logs(self, logs: Mapping[int, np.ndarray]) -> None:
         """Logged steps (T,), by batch index, are final."""
-        self._trunk = None
         for index, log in logs.items():
+            self._trunks[index] = None
             self._histories[index].extend(log)
             if len(log):
                 self._seeds[index] = int(log["seed"][-1])
@@ -374,14 +382,13 @@ class Session:
         self._seeds += other._seeds
         self._histories += other._histories
         self._generators += other._generators
+        self._trunks += other._trunks
         self._context.append(other._context)
-        self._trunk = None
 
     def keep(self, batch_indices: Sequence[int]) -> None:
         """Drop all worlds but these, in this order."""
         self._context.keep(batch_indices)
-        self._trunk = None
-        for kept in (self._seeds, self._histories, self._generators):
+        for kept in (self._seeds, self._histories, self._generators, self._trunks):
             kept[:] = [kept[index] for index in batch_indices]  # type: ignore[index]
 
     # -- rewinding and replaying --------------------------------------------------------------------------------------
@@ -397,8 +404,8 @@ class Session:
         for index, (history, number) in enumerate(zip(self._histories, numbers, strict=True)):
             if number:
                 self._seeds[index] = history.rewind(number)
+                self._trunks[index] = None
         self._context.rewind()
-        self._trunk = None
         return self.observation
 
     def replay(self, world: World | None = None) -> Session:
