@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from magrathea.cli.main import main
 from magrathea.data import Dataset, collect, merge_datasets
 from magrathea.errors import MagratheaError
 
+ROOT = Path(__file__).parents[1]
 ENV = "exact_worlds:test/Corridor-v0"
 SETTINGS = loop.LearnSettings(
     real_steps=400,
@@ -71,7 +73,8 @@ def test_the_agent_walks_to_the_exit_in_reality(learned: Path) -> None:
     assert agent.world.metadata["name"] == "Corridor-v0"
     assert agent.metadata["real_steps"] == 400 and len(agent.metadata["rounds"]) == 2
     assert abs(agent.metadata["gap"]) < 0.15
-    assert "exploitation gap" in (learned / "README.md").read_text()
+    card = (learned / "README.md").read_text()
+    assert "exploitation gap" in card and "| 200 | " in card and "| 400 | " in card, "it has no line for each round"
 
 
 @pytest.mark.slow
@@ -83,6 +86,21 @@ def test_an_agent_learns_in_a_world_that_is_given(learned: Path, tmp_path: Path)
     assert real_returns(ENV, agent_acting(agent, sample=False), 10, seed=7).mean() == 1.0
     with pytest.raises(MagratheaError, match="has other spaces than 'CartPole-v1'"):
         loop.learn("CartPole-v1", tmp_path / "other", replace(SETTINGS, real_steps=60, world=given))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["README.md", "docs/agents.md"])
+def test_the_documented_lines_act_in_the_real_environment(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    quick = replace(SETTINGS, real_steps=120, rounds=1, world_updates=5, agent_updates=1, episodes=2)
+    loop.learn("CartPole-v1", "my-agent", quick)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    (lines,) = [block for block in blocks if "Agent.from_pretrained" in block]
+    names: dict[str, Any] = {}
+    exec(lines, names)
+    assert names["reward"] == 1 and names["env"].unwrapped.state is not None
 
 
 @pytest.mark.slow

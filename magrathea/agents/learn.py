@@ -343,9 +343,17 @@ class _Run:
             mean, low, high = mean_interval(own)
             lines.append(f"| {name} | {mean:,.2f} | {low:,.2f} … {high:,.2f} | {len(own)} |")
         real = next(iter(returns.values()))
+        rounds = ["| real steps | return in dreams | in reality | gap |", "| ---: | ---: | ---: | ---: |"]
+        for row in self.rows:
+            dream_return, real_return = (f"{row[name]:,.2f}" for name in ("dream_return", "real_return"))
+            rounds.append(f"| {row['real_steps']:,} | {dream_return} | {real_return} | {row['gap']:.0%} |")
         return "\n".join(
             [
                 *lines,
+                "",
+                f"After each round, in {NUM_DREAMS} dreams and as many real episodes:",
+                "",
+                *rounds,
                 "",
                 f"The agent's return in {len(dreamt)} dreams is {dreamt.mean():,.2f}: an exploitation gap of "
                 f"{dreamt.mean() - real.mean():,.2f}, {gap(dreamt, real):.0%} of the real return. Episodes that are "
