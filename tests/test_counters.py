@@ -265,7 +265,9 @@ def test_a_saved_session_goes_on_with_its_counters(made: tuple[World, Dataset], 
 def test_rises_and_falls_are_counted_as_events(made: tuple[World, Dataset], tmp_path: Path) -> None:
     result = evaluate(*made, tmp_path, Options(num_dreams=16))
     events = result.dreams.events
-    assert {"rise of score", "fall of lives", "fall of bag.alive"} <= set(events) and "rise of lives" not in events
+    assert {"rise of score", "fall of lives", "fall of bag.alive"} <= set(events)
+    never = events.get("rise of lives")  # at most a dream's mistake
+    assert never is None or (never["reality"].value == 0 and never["dream"].value < 0.02)
     reality = events["rise of score"]["reality"]
     assert reality.value is not None and 0.2 < reality.value < 0.5  # a third of the actions
     assert events["rise of score"]["dream"].low is not None

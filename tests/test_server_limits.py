@@ -202,7 +202,7 @@ from server_square_world import *
 from magrathea.errors import MagratheaError
 from magrathea.server import connections, server
 connections.RESERVED_FILES = {reserved}
-server.open_catalog = lambda world, device: (Catalog({{"square": "square"}}, lambda _: SquareWorld()), None)
+server.open_catalog = lambda world, device, **_: (Catalog({{"square": "square"}}, lambda _: SquareWorld()), None)
 server.create_app = lambda catalog, **options: create_app(
     catalog, session_class=SquareSession, make_env=lambda _: SquareEnv(), **options)
 server.play(port=0, open_browser=False, store={store!r})

@@ -301,7 +301,7 @@ def served_address(monkeypatch: pytest.MonkeyPatch, store: Path, **options: Any)
     """The address that a server prints, without serving."""
     printed: list[str] = []
     monkeypatch.setattr(
-        "magrathea.server.server.open_catalog", lambda world, device: (Catalog({}, lambda _: None), world)
+        "magrathea.server.server.open_catalog", lambda world, device, **_: (Catalog({}, lambda _: None), world)
     )
     monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: (server.announce(), sockets[0].close()))
     monkeypatch.setattr("builtins.print", lambda text, **_: printed.append(text))

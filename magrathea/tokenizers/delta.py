@@ -32,18 +32,20 @@ class DeltaTokenizer(Tokenizer):
     Args:
         space: of numbers.
         num_differences: most differences of an entry.
-        num_waves: see `DeltaCodec`.
+        num_waves: see `DeltaCodec`; if not given, 6 of integers, whose values recur and differ by little of their
+            range, and 1 of other numbers.
     """
 
     type_name = "delta"
 
-    def __init__(self, space: spaces.Box, *, num_differences: int = 255, num_waves: int = 1) -> None:
+    def __init__(self, space: spaces.Box, *, num_differences: int = 255, num_waves: int | None = None) -> None:
         check_leaf(space, "DeltaTokenizer")
         if not isinstance(space, spaces.Box):
             raise MagratheaError(f"DeltaTokenizer needs a Box of numbers, got {space}")
         check_value("num_differences", num_differences, Annotated[int, Range(1, 2**14)])
-        check_value("num_waves", num_waves, Annotated[int, Range(0, 15)])
-        self.space, self._num_differences, self._num_waves = space, num_differences, num_waves
+        self.space, self._num_differences = space, num_differences
+        self._num_waves = (6 if self.value_dtype.kind in "biu" else 1) if num_waves is None else num_waves
+        check_value("num_waves", self._num_waves, Annotated[int, Range(0, 15)])
         self._range: np.ndarray | None = None  # (2, entries) float64, least and greatest
         self._codec: DeltaCodec | None = None
 
@@ -74,8 +76,10 @@ class DeltaTokenizer(Tokenizer):
             VALUES: SlotSpec(LEVELS, grid, codec=self.codec),
         }
 
-    def token_features(self) -> np.ndarray:
-        """Differences that are close, and settings that are, look alike."""
+    def token_features(self) -> np.ndarray | None:
+        """Differences that are close, and settings that are, look alike, but of integers, which count things."""
+        if self.value_dtype.kind in "biu":
+            return None
         num_differences, num_settings = self.codec.differences.shape[1], self.codec.settings.shape[1]
         added, set_to = ordered_features(num_differences), ordered_features(num_settings)
         keep = np.zeros((1, added.shape[1] + set_to.shape[1]), np.float32)

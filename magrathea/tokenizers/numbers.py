@@ -100,8 +100,8 @@ class BoxTokenizer(Tokenizer):
     def to_config(self) -> dict[str, Any]:
         return {"type": self.type_name, "num_bins": self._num_bins}
 
-    def token_features(self) -> np.ndarray:
-        return ordered_features(self.vocab_size)
+    def token_features(self) -> np.ndarray | None:
+        return None if self.smoothing is None else ordered_features(self.vocab_size)
 
     @property
     def smoothing(self) -> float | None:
@@ -170,8 +170,8 @@ class RewardTokenizer(Tokenizer):
             self._centers = _symlog_bins(distinct[0], distinct[-1], self._num_bins)
         return self
 
-    def token_features(self) -> np.ndarray:
-        return ordered_features(self.vocab_size)
+    def token_features(self) -> np.ndarray | None:
+        return None if self.smoothing is None else ordered_features(self.vocab_size)
 
     @property
     def smoothing(self) -> float | None:
