@@ -163,6 +163,10 @@ class Layout:
         """A step of which every slot is absent."""
         return torch.cat([torch.full((slot.num_tokens,), slot.absent) for slot in self.slots])
 
+    def mask_of(self, *roles: Role) -> Bool[Tensor, " N"]:
+        """True on the entries of a step that are of these roles."""
+        return torch.cat([torch.full((slot.num_tokens,), slot.role in roles) for slot in self.slots])
+
     def of_role(self, *roles: Role) -> tuple[Slot, ...]:
         return tuple(slot for slot in self.slots if slot.role in roles)
 

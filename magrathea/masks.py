@@ -17,17 +17,9 @@ from magrathea.errors import MagratheaError
 from magrathea.layout import Layout, Role
 
 
-def _entries(layout: Layout, *roles: Role) -> Bool[Tensor, " N"]:
-    """True on the slots of these roles."""
-    entries = torch.zeros(layout.num_tokens, dtype=torch.bool)
-    for slot in layout.of_role(*roles):
-        entries[layout.span(slot.name)] = True
-    return entries
-
-
 def _holes(layout: Layout, *roles: Role) -> Bool[Tensor, " N"]:
     """True on the tokens of these roles; values follow from their tokens, and are no holes."""
-    return _entries(layout, *roles) & ~layout.values_mask
+    return layout.mask_of(*roles) & ~layout.values_mask
 
 
 def _keep_some(
@@ -112,12 +104,12 @@ def random_holes(
 
 def goal_prompt(layout: Layout) -> Bool[Tensor, " N"]:
     """Absent tokens of a prompt toward a goal: all of a step but its observation."""
-    return ~_entries(layout, "observation")
+    return ~layout.mask_of("observation")
 
 
 def return_prompt(layout: Layout) -> Bool[Tensor, " N"]:
     """Absent tokens of a prompt toward a return: all of a step but its reward."""
-    return ~_entries(layout, "reward")
+    return ~layout.mask_of("reward")
 
 
 FIXED: dict[str, Callable[[Layout], Tensor]] = {

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-from magrathea.layout import Layout, Slot
+from magrathea.layout import Layout, Role, Slot
 from magrathea.settings import Range, Share, check
 
 Order = Literal["adaptive", "one_shot", "maskgit", "left_to_right", "autoregressive"]
@@ -40,6 +40,8 @@ _SMOOTHING /= _SMOOTHING.norm()  # the variance stays 1
 
 Purpose = Literal["step", "action", "start", "episode"]
 
+EVENTS: tuple[Role, ...] = ("reward", "terminated")
+
 
 @dataclass(frozen=True, kw_only=True)
 class FillSettings:
@@ -53,6 +55,8 @@ class FillSettings:
         min_probability: tokens less likely than this share of the likeliest are never drawn.
         event_min_probability: the same for rewards and endings, which are rare and concern no other token; as
             `min_probability`, if None.
+        event_threshold: if given, rewards and endings whose confidence is lower are filled after all else, given it:
+            which of two places is reached decides what it brings.
         shared_noise: if given, the random numbers of a picture's tokens are alike, in the whole picture (this share of
             their variance) and among neighbours (the rest): each token has the same distribution as before, but they
             decide together, say whether it gets dark.
@@ -64,6 +68,7 @@ class FillSettings:
     temperature: Annotated[float, Range(0, 1000)] = 1.0
     min_probability: Share = 0.05
     event_min_probability: Share | None = None
+    event_threshold: Share | None = None
     shared_noise: Share | None = None
 
     def __post_init__(self) -> None:
@@ -71,7 +76,7 @@ class FillSettings:
 
     def min_probability_of(self, slot: Slot) -> float:
         """The floor that holds for a slot."""
-        is_event = slot.role in ("reward", "terminated") and self.event_min_probability is not None
+        is_event = slot.role in EVENTS and self.event_min_probability is not None
         return self.event_min_probability if is_event else self.min_probability  # type: ignore[return-value]
 
     def to_config(self) -> dict[str, Any]:
@@ -127,7 +132,8 @@ def fill(
         own = generators if chosen is None else [generators[each] for each in chosen.tolist()]
         uniforms = torch.stack([_uniforms(generator, layout, settings) for generator in own], dim=1).to(tokens.device)
         drawn, certainty = _draw(predict(now, open_holes, chosen), now, open_holes, layout, settings, uniforms[0])
-        keep = _select(certainty, open_holes, num_holes[here], index, settings, uniforms[1])
+        ready = open_holes & ~_waiting(certainty, open_holes, layout, settings)
+        keep = _select(certainty, ready, num_holes[here], index, settings, uniforms[1])
         tokens[here], holes[here] = torch.where(keep, drawn, now), open_holes & ~keep
         confidence[here] = torch.where(keep, certainty, confidence[here])
         num_passes[here] += 1
@@ -201,6 +207,17 @@ def _pick(
     picks = torch.searchsorted(sums, uniforms[uncertain].unsqueeze(-1) * total, right=True)
     last = torch.searchsorted(sums, total)  # rounding must not draw a token whose weight is 0
     return likeliest.masked_scatter(uncertain, torch.minimum(picks, last))
+
+
+def _waiting(
+    certainty: Float[Tensor, "I N"], holes: Bool[Tensor, "I N"], layout: Layout, settings: FillSettings
+) -> Bool[Tensor, "I N"]:
+    """Which of the holes are rewards and endings that are filled once everything else is."""
+    if settings.event_threshold is None:
+        return torch.zeros_like(holes)
+    events = layout.mask_of(*EVENTS).to(holes.device)
+    others_open = (holes & ~events).any(-1, keepdim=True)
+    return holes & events & others_open & (certainty < settings.event_threshold)
 
 
 def _select(

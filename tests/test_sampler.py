@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from magrathea.errors import MagratheaError
 from magrathea.layout import Layout, Slot
-from magrathea.sampler import ORDERS, FillSettings, fill
+from magrathea.sampler import ORDERS, FillSettings, Order, fill
 
 LAYOUT = Layout(
     (
@@ -167,6 +167,38 @@ def test_rewards_and_endings_have_a_floor_of_their_own() -> None:
     assert rates(min_probability=0.1, event_min_probability=0.0) == [0, pytest.approx(0.03, abs=0.01)]
     assert FillSettings(**FillSettings(event_min_probability=0.0).to_config()).event_min_probability == 0.0
     assert "event_min_probability" not in FillSettings().to_config()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_uncertain_rewards_and_endings_follow_what_was_drawn(order: Order) -> None:
+    slots = [Slot(name=name, role=name, vocab_size=2) for name in ("observation", "reward", "terminated")]
+    layout = Layout(tuple(slots))
+
+    def predict(tokens: Tensor, hole_mask: Tensor, chosen: Tensor | None) -> dict[str, Tensor]:
+        """One of two places is reached; only there is a reward, and the end."""
+        place, unknown = tokens[:, :1], hole_mask[:, :1]
+        sure = torch.nn.functional.one_hot(place, 2) * 20.0
+        events = torch.where(unknown[..., None], torch.zeros(1, 1, 2), sure)
+        return {"observation": torch.zeros(len(tokens), 1, 2), "reward": events, "terminated": events}
+
+    settings, holes = FillSettings(order=order, event_threshold=0.99), torch.ones(200, 3, dtype=torch.bool)
+    filled = fill(predict, torch.zeros(200, 3, dtype=torch.long), holes, layout, settings, generators(200)).tokens
+    assert 60 < filled[:, 0].sum() < 140
+    assert torch.equal(filled[:, 1], filled[:, 0]) and torch.equal(filled[:, 2], filled[:, 0])
+
+
+def test_rewards_and_endings_that_are_certain_cost_no_further_pass() -> None:
+    layout = Layout(
+        (Slot(name="observation", role="observation", vocab_size=2), Slot(name="reward", role="reward", vocab_size=2))
+    )
+
+    def predict(tokens: Tensor, hole_mask: Tensor, chosen: Tensor | None) -> dict[str, Tensor]:
+        sure = torch.tensor([20.0, 0.0]).expand(len(tokens), 1, 2)
+        return {"observation": torch.zeros(len(tokens), 1, 2), "reward": sure}
+
+    settings, holes = FillSettings(order="one_shot", event_threshold=0.99), torch.ones(20, 2, dtype=torch.bool)
+    filled = fill(predict, torch.zeros(20, 2, dtype=torch.long), holes, layout, settings, generators(20))
+    assert filled.num_passes.tolist() == [1] * 20
 
 
 def test_cells_of_a_picture_decide_together_with_the_same_probabilities() -> None:

@@ -113,10 +113,12 @@ def note_progress(world: World, progress: Progress) -> None:
 
 def default_fill(tokenizers: Tokenizers) -> FillSettings:
     """How the dreams of a world are filled where its recipe does not say: in one pass where slots have values, and
-    without what is less than a fifth as likely as the likeliest; rewards and endings as often as they are likely."""
+    without what is less than a fifth as likely as the likeliest; rewards and endings as often as they are likely, and
+    given the rest where that may decide them."""
+    events = FillSettings(event_min_probability=0.0, event_threshold=0.99)
     if codecs_of(tokenizers):
-        return FillSettings(order="one_shot", min_probability=0.2, event_min_probability=0.0, shared_noise=0.6)
-    return FillSettings(event_min_probability=0.0)
+        return replace(events, order="one_shot", min_probability=0.2, shared_noise=0.6)
+    return events
 
 
 def check_spaces(source: Dataset) -> None:
