@@ -50,6 +50,8 @@ class EnvironmentPlugin:
             "Asleep"; "" for nothing.
         visible_events: function (env_id, frames) -> (T,) bool or None, which says in which of an episode's pictures
             (T, height, width, 3) something happens that makes a sound.
+        picture_events: function (frames) -> name -> (T,) float, which says what happens in the steps between pictures
+            (T + 1, height, width, 3): 1 or 0, and NaN where they do not tell.
         resample: function (env, seed) that redraws the random choices of a running environment from here on; its
             Gymnasium generator is replaced, if None.
 
@@ -68,11 +70,20 @@ class EnvironmentPlugin:
     visible_tiles: str | None = None
     picture_status: str | None = None
     visible_events: str | None = None
+    picture_events: str | None = None
     resample: str | None = None
 
     def __post_init__(self) -> None:
-        pictures = (self.describe_cells, self.visible_tiles, self.picture_status, self.visible_events)
-        for reference in (*self.env_ids.values(), *self.policies.values(), self.make, self.resample, *pictures):
+        pictures = (self.describe_cells, self.visible_tiles, self.picture_status)
+        events = (self.visible_events, self.picture_events)
+        for reference in (
+            *self.env_ids.values(),
+            *self.policies.values(),
+            self.make,
+            self.resample,
+            *pictures,
+            *events,
+        ):
             if reference is not None and not all(reference.partition(":")):
                 raise MagratheaError(f"Plug-in '{self.name}' refers to '{reference}'; write it as 'module:attribute'.")
 

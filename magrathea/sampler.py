@@ -4,6 +4,9 @@ Each pass predicts every hole, draws a token for each, and keeps those that the 
 holes for the next pass. Known tokens are never changed. The orders differ only in what a pass keeps:
 
 * ``adaptive``: every token whose confidence reaches the threshold, and at least an even share of what is left.
+* ``uncertain_first``: every token whose confidence reaches the threshold, and of the others those that are the least
+  certain of their neighbourhood in the grid; the last of its passes everything. What happens there then decides what
+  the neighbours are: a creature that left a cell is in one of those around it.
 * ``one_shot``: everything.
 * ``maskgit``: the most confident, after a cosine schedule, with Gumbel noise (Chang et al. 2022).
 * ``left_to_right``: the next tokens in the layout's order, an even share of what is left.
@@ -16,7 +19,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +29,9 @@ from torch import Generator, Tensor
 from magrathea.layout import Layout, Role, Slot
 from magrathea.settings import Range, Share, check
 
-Order = Literal["adaptive", "one_shot", "maskgit", "left_to_right", "autoregressive"]
-ORDERS: tuple[Order, ...] = ("adaptive", "one_shot", "maskgit", "left_to_right", "autoregressive")
+Order = Literal["adaptive", "uncertain_first", "one_shot", "maskgit", "left_to_right", "autoregressive"]
+ORDERS: tuple[Order, ...] = get_args(Order)
+REACH = 2  # of a neighbourhood of ``uncertain_first``, in cells on each side
 
 # tokens (I, N), hole_mask (I, N), indices (I,) of the batch, or None for all
 # -> logits for each slot (I, its tokens, its vocabulary)
@@ -49,8 +53,9 @@ class FillSettings:
 
     Attributes:
         order: what each pass keeps.
-        max_passes: most passes of ``adaptive``, and the number of passes of ``maskgit`` and ``left_to_right``.
-        threshold: confidence, in 0…1, from which ``adaptive`` keeps a token at once.
+        max_passes: most passes of ``adaptive`` and ``uncertain_first``, and the number of passes of ``maskgit`` and
+            ``left_to_right``.
+        threshold: confidence, in 0…1, from which these two keep a token at once.
         temperature: of the distribution that tokens are drawn from; 0 takes the likeliest.
         min_probability: tokens less likely than this share of the likeliest are never drawn.
         event_min_probability: the same for rewards and endings, which are rare and concern no other token; as
@@ -133,7 +138,7 @@ def fill(
         uniforms = torch.stack([_uniforms(generator, layout, settings) for generator in own], dim=1).to(tokens.device)
         drawn, certainty = _draw(predict(now, open_holes, chosen), now, open_holes, layout, settings, uniforms[0])
         ready = open_holes & ~_waiting(certainty, open_holes, layout, settings)
-        keep = _select(certainty, ready, num_holes[here], index, settings, uniforms[1])
+        keep = _select(certainty, ready, num_holes[here], index, layout, settings, uniforms[1])
         tokens[here], holes[here] = torch.where(keep, drawn, now), open_holes & ~keep
         confidence[here] = torch.where(keep, certainty, confidence[here])
         num_passes[here] += 1
@@ -225,6 +230,7 @@ def _select(
     holes: Bool[Tensor, "I N"],
     total: Int[Tensor, " I"],
     index: int,
+    layout: Layout,
     settings: FillSettings,
     uniforms: Float[Tensor, "I N"],
 ) -> Bool[Tensor, "I N"]:
@@ -243,12 +249,26 @@ def _select(
     passes_left = settings.max_passes - index
     if passes_left <= 1:
         return holes
+    if settings.order == "uncertain_first":
+        return holes & ((certainty >= settings.threshold) | _least_certain(certainty, holes, layout))
     quota = torch.ceil(left / passes_left)
     if settings.order == "left_to_right":
         return holes & (holes.cumsum(-1) <= quota[:, None])
     if bool(((holes & (certainty >= settings.threshold)).sum(-1) >= quota).all()):
         return holes & (certainty >= settings.threshold)
     return holes & ((certainty >= settings.threshold) | (_ranks(certainty, holes) < quota[:, None]))
+
+
+def _least_certain(certainty: Float[Tensor, "I N"], holes: Bool[Tensor, "I N"], layout: Layout) -> Bool[Tensor, "I N"]:
+    """The holes that are the least certain of their neighbourhood."""
+    doubt = (1 - certainty).masked_fill(~holes, -1.0)
+    result = torch.zeros_like(holes)
+    for slot in layout.token_slots:
+        span = layout.span(slot.name)
+        own = doubt[:, span].unflatten(1, slot.grid)
+        most = F.max_pool2d(own[:, None], 2 * REACH + 1, stride=1, padding=REACH)[:, 0]
+        result[:, span] = (own >= most).flatten(1)
+    return result & holes
 
 
 def _ranks(values: Float[Tensor, "I N"], holes: Bool[Tensor, "I N"]) -> Int[Tensor, "I N"]:

@@ -114,6 +114,16 @@ def test_events_of_a_dream_count_until_it_ends() -> None:
     assert events["ending"]["dream"].value == 0.25 and events["ending"]["reality"].value == 0
 
 
+def test_events_that_pictures_show_are_counted_where_they_tell() -> None:
+    happens = np.zeros((NUM_ROLLOUTS, 10))
+    happens[:, :2], happens[:, 5:] = 1, np.nan
+    never = np.zeros((NUM_ROLLOUTS, 10))
+    seen = {"dream": {"damage": never, "nothing": never}, "reality": {"damage": happens, "nothing": never}}
+    events = measure_events(rollouts(10), 3, seen)
+    assert events["damage"]["reality"].value == pytest.approx(0.4) and events["damage"]["dream"].value == 0
+    assert "nothing" not in events
+
+
 @pytest.mark.parametrize("kind", [PICTURE, NUMBERS, CHOICES])
 def test_obedience_tells_dreams_by_where_the_realities_differ(kind: str) -> None:
     rng, scale = np.random.default_rng(0), np.array([2.0, 1.0, 0.0])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from magrathea.evaluate.environment_hooks import picture_events
 from magrathea.evaluate.images import side_by_side, squared_error, write_contact_sheet, write_video
 from magrathea.evaluate.recordings import Recording
 from magrathea.evaluate.results import Curves, DreamMeasures, Figure, Sources
@@ -46,6 +47,7 @@ def measure_dreams(
     before: np.ndarray | None = None,
     scale: np.ndarray | None = None,
     counters: Sequence[str] = (),
+    env_id: str = "",
 ) -> DreamMeasures:
     """Compare dreams with what was recorded, at the same steps of the same starts as repeating the last real step.
 
@@ -55,6 +57,7 @@ def measure_dreams(
         before: (R, Q) the numbers one step before the last real one.
         scale: (Q,) the standard deviations of the numbers; those without one are left out.
         counters: names of the K counters.
+        env_id: whose plug-in may read events from pictures.
     """
     num_episodes, measured = len(recordings), {}
     if PICTURE in real:
@@ -64,10 +67,11 @@ def measure_dreams(
         measured["error"] = measure_numbers(rollouts, real[NUMBERS], dream[NUMBERS], before, scale, num_episodes)
     if CHOICES in real:
         measured["right"] = measure_choices(rollouts, real[CHOICES], dream[CHOICES], num_episodes)
-    rises = {}
-    if COUNTERS in real:
-        rises = {"dream": np.diff(dream[COUNTERS], axis=1), "reality": np.diff(real[COUNTERS], axis=1)}
-    return DreamMeasures(**measured, events=measure_events(rollouts, num_episodes, rises, counters))
+    seen = {
+        source: counted_events(values.get(COUNTERS), counters) | seen_events(values.get(PICTURE), env_id)
+        for source, values in (("dream", dream), ("reality", real))
+    }
+    return DreamMeasures(**measured, events=measure_events(rollouts, num_episodes, seen))
 
 
 def measure_pictures(
@@ -167,27 +171,47 @@ def measure_choices(rollouts: Rollouts, real: np.ndarray, dream: np.ndarray, num
     return curves
 
 
-def measure_events(
-    rollouts: Rollouts, num_episodes: int, rises: dict[str, np.ndarray] | None = None, counters: Sequence[str] = ()
-) -> dict[str, Sources]:
-    """Shares of steps with a positive or negative reward or an ending, or in which a counter rises or falls (if it ever
-    does), in dreams and in what was recorded of the same steps; of a dream only up to its own ending.
+def counted_events(numbers: np.ndarray | None, counters: Sequence[str]) -> dict[str, np.ndarray]:
+    """In which steps each of K counters (R, 1 + H, K) rises, and in which it falls: (R, H) by name."""
+    if numbers is None:
+        return {}
+    rises = np.diff(numbers, axis=1)
+    return {
+        f"{change} of {name}": sign * rises[..., index] > 0
+        for index, name in enumerate(counters)
+        for change, sign in (("rise", 1), ("fall", -1))
+    }
 
-    rises: (R, H, K) by how much the K counters rise at each step, in the "dream" and in "reality".
+
+def seen_events(pictures: np.ndarray | None, env_id: str) -> dict[str, np.ndarray]:
+    """What happens in the steps of pictures (R, 1 + H, rows, columns, 3), as far as the environment's plug-in reads it
+    there: (R, H) by name, NaN where the pictures do not tell."""
+    if pictures is None:
+        return {}
+    read = [picture_events(env_id, frames) for frames in pictures]
+    return {name: np.stack([each[name] for each in read]) for name in read[0]}
+
+
+def measure_events(
+    rollouts: Rollouts, num_episodes: int, seen: dict[str, dict[str, np.ndarray]] | None = None
+) -> dict[str, Sources]:
+    """Shares of steps with a positive or negative reward, an ending, or another event, if it ever happens, in dreams
+    and in what was recorded of the same steps; of a dream only up to its own ending.
+
+    seen: for the "dream" and for "reality" further events (R, H) by name; NaN where it is not known.
     """
-    tally, rises = Tally(num_episodes), rises or {}
+    tally, seen = Tally(num_episodes), seen or {}
     ended = np.cumsum(rollouts.dream.terminated, axis=1) - rollouts.dream.terminated > 0
+    happens = {name for events in seen.values() for name, where in events.items() if np.nansum(where) > 0}
     for source, steps, where in (
         ("dream", rollouts.dream, rollouts.valid & ~ended),
         ("reality", rollouts.real, rollouts.valid),
     ):
         events = {"positive reward": steps.reward > 0, "negative reward": steps.reward < 0, "ending": steps.terminated}
-        for index, name in enumerate(counters if rises else ()):
-            for change, sign in (("rise", 1), ("fall", -1)):
-                if any((sign * each[..., index] > 0).any() for each in rises.values()):
-                    events[f"{change} of {name}"] = sign * rises[source][..., index] > 0
+        events |= {name: each for name, each in seen.get(source, {}).items() if name in happens}
         for name, happened in events.items():
-            tally.add_mean(f"{name}/{source}", rollouts.episodes, happened, where)
+            known = ~np.isnan(happened.astype(np.float32))
+            tally.add_mean(f"{name}/{source}", rollouts.episodes, happened, where & known)
     return tally.nested()
 
 

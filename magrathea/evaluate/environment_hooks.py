@@ -32,6 +32,12 @@ def visible_events(env_id: str, frames: np.ndarray) -> np.ndarray | None:
     return _call("visible_events", env_id, env_id, frames)
 
 
+def picture_events(env_id: str, frames: np.ndarray) -> dict[str, np.ndarray]:
+    """What happens in the steps between pictures (T + 1, rows, columns, 3), by name: (T,) 1 or 0, NaN where they do not
+    tell; empty where no plug-in reads them."""
+    return _call("picture_events", env_id, frames) or {}
+
+
 def resample(env: gymnasium.Env, env_id: str, seed: int) -> None:
     """Redraw an environment's random choices from here on: by its plug-in's hook, else by Gymnasium's generator."""
     plugin = environment_plugin(env_id)

@@ -124,6 +124,7 @@ class _Measuring:
             before=before,
             scale=scale,
             counters=counter_names(self.world.observation_space, self.world.metadata),
+            env_id=self.subject.dataset.env_id,
         )
         return replace(measured, obedience=obedience)
 

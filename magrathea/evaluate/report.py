@@ -178,12 +178,8 @@ def _event_headlines(dreams: DreamMeasures, next_step: NextStep) -> list[Headlin
             comparison = f"in reality {as_text(sources['reality'])}"
             f1 = next_step.events.get("terminated" if name == "ending" else name, {}).get("f1", Figure())
             comparison += "" if f1.value is None else f"; F1 at the next step {short(f1, '')}"
-            items.append(Headline(f"Dreamt steps with {_article(name)} {name}", sources["dream"], "%", comparison))
+            items.append(Headline(f"Share of dreamt steps: {name}", sources["dream"], "%", comparison))
     return items
-
-
-def _article(name: str) -> str:
-    return "an" if name[0] in "aeiou" else "a"
 
 
 def _tokens_headline(slot: Slot, conditions: dict[str, dict[str, Sources]]) -> Headline:

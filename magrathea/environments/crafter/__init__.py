@@ -13,5 +13,6 @@ PLUGIN = EnvironmentPlugin(
     describe_cells="magrathea.environments.crafter.measures:describe_cells",
     visible_tiles="magrathea.environments.crafter.measures:visible_tiles",
     picture_status="magrathea.environments.crafter.status:picture_status",
+    picture_events="magrathea.environments.crafter.reading:picture_events",
     resample="magrathea.environments.crafter.measures:resample",
 )
