@@ -137,8 +137,8 @@ def fill(
         own = generators if chosen is None else [generators[each] for each in chosen.tolist()]
         uniforms = torch.stack([_uniforms(generator, layout, settings) for generator in own], dim=1).to(tokens.device)
         drawn, certainty = _draw(predict(now, open_holes, chosen), now, open_holes, layout, settings, uniforms[0])
-        ready = open_holes & ~_waiting(certainty, open_holes, layout, settings)
-        keep = _select(certainty, ready, num_holes[here], index, layout, settings, uniforms[1])
+        ready, sure = _without_events(certainty, open_holes, layout, settings)
+        keep = sure | _select(certainty, ready, num_holes[here], index, layout, settings, uniforms[1])
         tokens[here], holes[here] = torch.where(keep, drawn, now), open_holes & ~keep
         confidence[here] = torch.where(keep, certainty, confidence[here])
         num_passes[here] += 1
@@ -214,15 +214,17 @@ def _pick(
     return likeliest.masked_scatter(uncertain, torch.minimum(picks, last))
 
 
-def _waiting(
+def _without_events(
     certainty: Float[Tensor, "I N"], holes: Bool[Tensor, "I N"], layout: Layout, settings: FillSettings
-) -> Bool[Tensor, "I N"]:
-    """Which of the holes are rewards and endings that are filled once everything else is."""
+) -> tuple[Bool[Tensor, "I N"], Bool[Tensor, "I N"]]:
+    """The holes among which the order chooses, without rewards and endings while there are others, and those rewards
+    and endings that are certain by then."""
     if settings.event_threshold is None:
-        return torch.zeros_like(holes)
+        return holes, torch.zeros_like(holes)
     events = layout.mask_of(*EVENTS).to(holes.device)
-    others_open = (holes & ~events).any(-1, keepdim=True)
-    return holes & events & others_open & (certainty < settings.event_threshold)
+    others = holes & ~events
+    are_left = others.any(-1, keepdim=True)
+    return torch.where(are_left, others, holes), holes & events & are_left & (certainty >= settings.event_threshold)
 
 
 def _select(
