@@ -27,7 +27,7 @@ class ConvBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "n D h w"], context: Float[Tensor, "n context"] | None = None
     ) -> Float[Tensor, "n D h w"]:
-        hidden = self.first(F.silu(F.group_norm(x, 8)))
+        hidden = self.first(F.silu(F.group_norm(x.contiguous(), 8)))  # eight times as fast in this format in bf16
         if self.context_proj is not None and context is not None:
             hidden = hidden + self.context_proj(context)[..., None, None]
         return x + self.second(F.silu(hidden))
@@ -41,5 +41,7 @@ class Convolution(nn.Module):
         self.weight = nn.Parameter(torch.randn(width, width, 3, 3) * (scale * (9 * width) ** -0.5))
 
     def forward(self, x: Float[Tensor, "n D h w"]) -> Float[Tensor, "n D h w"]:
-        weight = self.weight.to(x.dtype).contiguous(memory_format=torch.channels_last)
+        x, weight = (
+            part.contiguous(memory_format=torch.channels_last) for part in (x, self.weight.to(x.dtype))
+        )  # twice as fast in this one
         return F.conv2d(x, weight, padding=1)

@@ -72,7 +72,8 @@ def picture_events(frames: np.ndarray) -> dict[str, np.ndarray]:
     if frames.shape[1:] != (GRID[0] * TILE, GRID[1] * TILE, 3):
         return {}
     seen = read(frames)
-    bright, readable = seen.map_error < MAP_ERROR, (seen.item_error < ITEM_ERROR).all(axis=1)
+    bright = seen.map_error < MAP_ERROR
+    readable = np.asarray((seen.item_error < ITEM_ERROR).all(axis=1))
     events = {
         f"{name} in view": np.where(bright, (seen.tiles == SEMANTIC_NAMES.index(name)).any(axis=1), np.nan)[1:]
         for name in CREATURES
