@@ -364,6 +364,18 @@ def test_a_saved_agent_acts_as_before(tmp_path: Path) -> None:
     assert "test/Board-v0" in (folder / "README.md").read_text()
 
 
+def test_an_agent_in_its_worlds_folder_has_no_copy_of_the_world(tmp_path: Path) -> None:
+    agent = trained_agent()
+    world = agent.world.save_pretrained(tmp_path / "board", dtype=torch.float32)
+    folder = agent.save_pretrained(world / "agent")
+    assert not (folder / "world").exists()
+    loaded, observations = Agent.from_pretrained(folder), play_board(20)[0]
+    assert loaded.world.fingerprint == agent.world.fingerprint
+    assert [int(loaded.act(each)) for each in observations] == [int(agent.act(each)) for each in observations]
+    other = wild_world().save_pretrained(tmp_path / "other")
+    assert (agent.save_pretrained(other / "agent") / "world").exists()
+
+
 def test_an_agent_sees_in_reality_what_it_saw_in_the_replay() -> None:
     agent = trained_agent()
     observation, action, _, _ = play_board(6)

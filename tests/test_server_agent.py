@@ -336,6 +336,11 @@ def test_an_agent_is_named_or_lies_in_the_folder_of_its_world(folder: Path, tmp_
     with_agent = wild_world().save_pretrained(tmp_path / "with-agent")
     board_agent().save_pretrained(with_agent / "agent")
     assert open_catalog(str(with_agent), device="cpu")[0].agent("with-agent") is not None
+    agent = board_agent()
+    own = agent.world.save_pretrained(tmp_path / "own", dtype=torch.float32)
+    agent.save_pretrained(own / "agent")
+    catalog, _ = open_catalog(str(own / "agent"), device="cpu")
+    assert catalog.agent("agent").world is catalog.world("agent"), "one world, that of the folder"
 
 
 def test_an_agent_that_is_broken_or_does_not_fit_is_refused_where_it_was_named(

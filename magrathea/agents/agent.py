@@ -121,7 +121,7 @@ class Agent:
                 f"Agent '{folder}' is of format version {config.get('format_version')}, but this Magrathea reads "
                 f"version {FORMAT_VERSION}; install the Magrathea that made it, or train it anew."
             )
-        world = world or World.from_pretrained(folder / WORLD_FOLDER)
+        world = world or World.from_pretrained(world_folder_of(folder))
         try:
             agent = cls(world, LearnerSettings(**config["settings"]), config["metadata"])
             agent.network.load_state_dict(load_file(folder / WEIGHTS_FILE))
@@ -132,14 +132,16 @@ class Agent:
         return agent
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write the agent and its world as a folder, atomically; other files that are there stay."""
+        """Write the agent and its world as a folder, atomically; other files that are there stay. In the folder `agent`
+        of its own world it needs no world beside it."""
         real = folder_to_write(folder)
         real.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{real.name}-", dir=real.parent))
         try:
             if real.exists():
                 shutil.copytree(real, fresh, dirs_exist_ok=True)
-            self.world.save_pretrained(fresh / WORLD_FOLDER, dtype=torch.float32)
+            if not self._comes_with(real):
+                self.world.save_pretrained(fresh / WORLD_FOLDER, dtype=torch.float32)
             weights = {name: tensor.detach().contiguous() for name, tensor in self.network.state_dict().items()}
             save_file(weights, fresh / WEIGHTS_FILE)
             (fresh / WEIGHTS_FILE).chmod(0o644)
@@ -152,10 +154,16 @@ class Agent:
             shutil.rmtree(fresh, ignore_errors=True)
         return Path(folder)
 
+    def _comes_with(self, folder: Path) -> bool:
+        """Whether a folder is that of the agent which comes with this agent's world."""
+        if folder.name != AGENT_FOLDER or not (folder.parent / CONFIG_FILE).exists():
+            return False
+        return World.from_pretrained(folder.parent).fingerprint == self.world.fingerprint
+
     def _card(self) -> str:
         env_id, table = self.metadata.get("env_id", "an environment"), self.metadata.get("table", "Not measured yet.")
         return (
-            f"# An agent for {env_id}\n\nIt learned in the dreams of the world in `{WORLD_FOLDER}/` (Magrathea). "
+            f"# An agent for {env_id}\n\nIt learned in the dreams of its world (Magrathea). "
             f"`Agent.from_pretrained(folder).act(observation)` acts in the real environment.\n\n{table}\n"
         )
 
@@ -208,6 +216,13 @@ class Player:
         """Actions (B, A) are taken; returns them as the environment's (B, …)."""
         self._actions = self.agent.network.action_map.to_space(actions)
         return self._actions
+
+
+def world_folder_of(folder: str | Path) -> Path:
+    """Where the world of an agent is: in its folder, or around it where the agent comes with a world."""
+    folder = user_path(folder)
+    own = folder / WORLD_FOLDER
+    return folder.parent if folder.name == AGENT_FOLDER and not own.exists() else own
 
 
 def is_agent(folder: str | Path) -> bool:

@@ -156,9 +156,9 @@ def _text_of(path: Path) -> str | None:
 
 def _load_agent(folder: Path, world: Any, world_folder: Path) -> Any:
     """The agent in a folder, which shares the world that is loaded where that is its own."""
-    from magrathea.agents.agent import WORLD_FOLDER, Agent
+    from magrathea.agents.agent import Agent, world_folder_of
 
-    is_own = (folder / WORLD_FOLDER).resolve() == world_folder.resolve()
+    is_own = world_folder_of(folder).resolve() == world_folder.resolve()
     agent = Agent.from_pretrained(folder, world if is_own else None)
     agent.check_fits(world)
     return agent

@@ -141,7 +141,7 @@ def open_catalog(
     Raises MagratheaError if a world or the agent cannot be loaded, the agent does not fit, or no world is named and
     none is shipped.
     """
-    from magrathea.agents.agent import WORLD_FOLDER, is_agent
+    from magrathea.agents.agent import is_agent, world_folder_of
     from magrathea.pretrained import shipped_worlds, user_path, world_folders
     from magrathea.world import World
 
@@ -156,7 +156,7 @@ def open_catalog(
         return Catalog(shipped, load), None
     own = _world_id(world)
     if is_agent(world):
-        agent, world = agent or world, str(user_path(world) / WORLD_FOLDER)
+        agent, world = agent or world, str(world_folder_of(world))
     folders = world_folders(world)
     named = {f"{own}-{name}" if len(folders) > 1 else own: folder for name, folder in folders.items()}
     if agent is not None and own not in named:
