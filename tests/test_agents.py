@@ -37,7 +37,7 @@ from magrathea.world import World
 SETTINGS = LearnerSettings(
     discount=GAMMA,
     learning_rate=3e-3,
-    entropy=1e-3,
+    entropy=3e-3,
     width=32,
     num_dreams=48,
     horizon=8,

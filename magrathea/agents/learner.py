@@ -25,6 +25,7 @@ from magrathea.settings import Count, Positive, Range, Share, check
 
 MIN_FEATURE_STD = 1e-3  # added to the deviations of features that hardly vary
 MOST_DEVIATION = 6.0  # of a standardized feature
+LEAST_SCALE = 0.01  # of returns: where they hardly differ, the entropy decides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +168,7 @@ class Learner:
 
     Attributes:
         network: that learns, in place.
-        scale: range of the returns from the 5th to the 95th percentile, a moving average.
+        scale: how far the returns spread, a moving average.
     """
 
     def __init__(self, network: ActorCritic, settings: LearnerSettings) -> None:
@@ -185,9 +186,8 @@ class Learner:
         with torch.no_grad():
             batch = self._targets(dreams)
             recorded = None if real is None else self._targets(real)
-        low, high = torch.quantile(batch["returns"], torch.tensor([0.05, 0.95])).tolist()
         self._num_updates += 1
-        self.scale += max(0.02, 1 / self._num_updates) * (high - low - self.scale)
+        self.scale += max(0.02, 1 / self._num_updates) * (_spread(batch["returns"]) - self.scale)
         entropy = rate * self.settings.entropy
         losses: list[dict[str, Tensor]] = []
         for _ in range(self.settings.num_epochs):
@@ -219,7 +219,7 @@ class Learner:
 
     def _losses(self, batch: dict[str, Tensor], entropy: float) -> dict[str, Tensor]:
         policy = self.network.policy(batch["features"])
-        advantages = (batch["returns"] - batch["values"]) / max(1.0, self.scale)
+        advantages = (batch["returns"] - batch["values"]) / max(LEAST_SCALE, self.scale)
         ratio = (policy.log_prob(batch["actions"]) - batch["log_prob"]).exp()
         clipped = ratio.clamp(1 - self.settings.clip, 1 + self.settings.clip)
         return {
@@ -244,6 +244,12 @@ class Learner:
         with torch.no_grad():
             for old, new in zip(slow, fast, strict=True):
                 old.lerp_(new, self.settings.slow_rate)
+
+
+def _spread(returns: Float[Tensor, " n"]) -> float:
+    """From the 5th to the 95th percentile, or two standard deviations: rare rewards leave those percentiles equal."""
+    low, high = torch.quantile(returns, torch.tensor([0.05, 0.95])).tolist()
+    return max(high - low, 2 * float(returns.std(correction=0)))
 
 
 class StepOutcome(Protocol):
