@@ -10,7 +10,7 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from magrathea.agents.agent import Agent
 from magrathea.agents.learner import ActorCritic, Learner, LearnerSettings, rollout
+from magrathea.agents.novelty import Novelty, says_nothing
 from magrathea.agents.reality import (
     ActingMaker,
     agent_acting,
@@ -247,12 +248,16 @@ class _Run:
             progress = load_checkpoint(checkpoint, agent.network, learner.optimizer, AgentProgress)
             learner.scale = progress.scale
         replay = Replay.of_dataset(world, dataset, settings.seed + progress.updates)
+        recorded = replay.features(NUM_SCALED)
         if not progress.updates:
-            agent.network.fit_scale(replay.features(NUM_SCALED))
+            agent.network.fit_scale(recorded)
+        novelty = Novelty(agent.network.standardized(recorded), settings.seed) if says_nothing(dataset) else None
         start = saved = time.monotonic()
         before = progress.seconds
         while (done := self._fraction(progress, seconds)) < 1:
             dreams = rollout(replay.dreams(settings.agent.num_dreams), agent.network, settings.agent.horizon)
+            if novelty is not None:
+                dreams = replace(dreams, rewards=novelty(agent.network.standardized(dreams.features[:, 1:])))
             real = None
             if settings.agent.real_weight and number:
                 real = replay.segments(settings.agent.num_dreams, settings.agent.horizon, agent.network)

@@ -150,16 +150,16 @@ class ActorCritic(nn.Module):
         self.std.copy_(features.std(0) + MIN_FEATURE_STD)
 
     def policy(self, features: Float[Tensor, "n S F"]) -> Distribution:
-        return self.action_map.distribution(self.actor(self._standardized(features)))
+        return self.action_map.distribution(self.actor(self.standardized(features)))
 
     def value(self, features: Float[Tensor, "*n S F"]) -> Float[Tensor, "*n"]:
         return self.bins.value(self.critic_logits(features.flatten(0, -3))).unflatten(0, features.shape[:-2])
 
     def critic_logits(self, features: Float[Tensor, "n S F"], *, slow: bool = False) -> Float[Tensor, "n K"]:
         """Logits of the value's K bins, by the critic or its slow copy."""
-        return (self.slow_critic if slow else self.critic)(self._standardized(features))
+        return (self.slow_critic if slow else self.critic)(self.standardized(features))
 
-    def _standardized(self, features: Float[Tensor, "n S F"]) -> Float[Tensor, "n S F"]:
+    def standardized(self, features: Float[Tensor, "*n S F"]) -> Float[Tensor, "*n S F"]:
         return ((features - self.mean) / self.std).clamp(-MOST_DEVIATION, MOST_DEVIATION)
 
 
