@@ -2,9 +2,7 @@
 
 It reads the privileged state. About half of the time it pursues goals (drink, eat, gather, build, craft, fight, sleep,
 travel), otherwise it repeats random actions, and at any time one action in ten is drawn uniformly: the data show what
-every action does, including where it fails or does nothing. In half of the episodes, which are about a third of the
-steps, every action is drawn uniformly: such a player gets hurt, starves and dies, as people do who play for the first
-time.
+every action does, including where it fails or does nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +20,6 @@ from magrathea.environments.crafter.env import ACTION_NAMES, CrafterEnv
 ACTIONS = {name: index for index, name in enumerate(ACTION_NAMES)}
 MOVES = {(-1, 0): "move_left", (1, 0): "move_right", (0, -1): "move_up", (0, 1): "move_down"}
 UNIFORM_SHARE = 0.1
-RANDOM_EPISODES = 0.5
 RANDOM_SLEEP_SHARE = 0.3  # of the sleep actions that are drawn: a player that sleeps in the open is mostly killed
 DEFENCE_SHARE = 0.95
 NIGHT_GOAL_SHARE = 0.9
@@ -45,14 +42,11 @@ class Explorer:
         self.env, self.rng = unwrapped, rng
         self._plan: Plan = iter(())
         self._left, self._num_steps = 0, 0
-        self._at_random = rng.random() < RANDOM_EPISODES
         others = [name for name in ACTION_NAMES if name not in HELD_WEIGHTS]
         weights = np.array([HELD_WEIGHTS.get(name, 0.15 / len(others)) for name in ACTION_NAMES])
         self._weights = weights / weights.sum()
 
     def __call__(self, observation: np.ndarray, info: dict[str, Any]) -> int:
-        if self._at_random:
-            return int(self.rng.integers(len(ACTION_NAMES)))
         if self._left <= 0:
             self._begin_segment()
         self._left -= 1
