@@ -58,6 +58,9 @@ class FillSettings:
         threshold: confidence, in 0…1, from which these two keep a token at once.
         temperature: of the distribution that tokens are drawn from; 0 takes the likeliest.
         min_probability: tokens less likely than this share of the likeliest are never drawn.
+        values_min_probability: the same for tokens that have values, those of observed pictures and numbers, many of
+            which make one thing; as `min_probability`, if None. A sound that begins is one of many codes, each much
+            rarer than silence.
         event_min_probability: the same for rewards and endings, which are rare and concern no other token; as
             `min_probability`, if None.
         event_threshold: if given, rewards and endings whose confidence is lower are filled after all else, given it:
@@ -75,14 +78,19 @@ class FillSettings:
     event_min_probability: Share | None = None
     event_threshold: Share | None = None
     shared_noise: Share | None = None
+    values_min_probability: Share | None = None
 
     def __post_init__(self) -> None:
         check(self)
 
-    def min_probability_of(self, slot: Slot) -> float:
+    def min_probability_of(self, slot: Slot, layout: Layout) -> float:
         """The floor that holds for a slot."""
-        is_event = slot.role in EVENTS and self.event_min_probability is not None
-        return self.event_min_probability if is_event else self.min_probability  # type: ignore[return-value]
+        own = None
+        if slot.role in EVENTS:
+            own = self.event_min_probability
+        elif slot.name in layout.values_slots:
+            own = self.values_min_probability
+        return self.min_probability if own is None else own
 
     def to_config(self) -> dict[str, Any]:
         """All fields, but those that earlier versions do not have only where they are given: a world's fingerprint must
@@ -182,7 +190,7 @@ def _draw(
             continue
         probabilities = logits[slot.name].float().softmax(-1)
         highest, likeliest = probabilities.max(-1)
-        floor = settings.min_probability_of(slot)
+        floor = settings.min_probability_of(slot, layout)
         picks = _pick(probabilities, highest, likeliest, open_holes, uniforms[:, span], settings.temperature, floor)
         drawn[:, span] = torch.where(open_holes, picks, tokens[:, span])
         certainty[:, span] = torch.where(open_holes, highest, 1.0)

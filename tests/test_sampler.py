@@ -169,6 +169,25 @@ def test_rewards_and_endings_have_a_floor_of_their_own() -> None:
     assert "event_min_probability" not in FillSettings().to_config()
 
 
+def test_a_sound_of_many_rare_codes_is_heard_beside_a_picture_that_is_without_the_rare() -> None:
+    picture = Slot(name="observation/eye", role="observation", vocab_size=21, grid=(3, 3))
+    values = Slot(name="observation/eye/values", role="observation", vocab_size=256, values_of=picture.name)
+    layout = Layout((picture, values, Slot(name="observation/ear", role="observation", vocab_size=21)))
+    logits = torch.tensor([0.7] + 20 * [0.015]).log()  # token 0 is silence, or what was there
+
+    def share_of_others(**floors: float) -> list[float]:
+        def predict(tokens: Tensor, hole_mask: Tensor, chosen: Tensor | None) -> dict[str, Tensor]:
+            return {slot.name: logits.expand(len(tokens), slot.num_tokens, 21) for slot in layout.token_slots}
+
+        settings, holes = FillSettings(order="one_shot", **floors), ~layout.values_mask.repeat(4000, 1)
+        filled = fill(predict, torch.zeros(4000, 11, dtype=torch.long), holes, layout, settings, generators(4000))
+        return [float((filled.tokens[:, layout.span(slot.name)] > 0).float().mean()) for slot in layout.token_slots]
+
+    assert share_of_others(min_probability=0.2) == [0, 0]
+    assert share_of_others(min_probability=0.02, values_min_probability=0.2) == [0, pytest.approx(0.3, abs=0.03)]
+    assert "values_min_probability" not in FillSettings().to_config()
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_uncertain_rewards_and_endings_follow_what_was_drawn(order: Order) -> None:
     slots = [Slot(name=name, role=name, vocab_size=2) for name in ("observation", "reward", "terminated")]

@@ -113,11 +113,12 @@ def note_progress(world: World, progress: Progress) -> None:
 
 def default_fill(tokenizers: Tokenizers) -> FillSettings:
     """How the dreams of a world are filled where its recipe does not say: in one pass where slots have values, and
-    without what is less than a fifth as likely as the likeliest; rewards and endings as often as they are likely, and
-    given the rest where that may decide them."""
+    those without what is less than a fifth as likely as the likeliest; rewards and endings as often as they are likely,
+    and given the rest where that may decide them."""
     events = FillSettings(event_min_probability=0.0, event_threshold=0.99)
     if codecs_of(tokenizers):
-        return replace(events, order="one_shot", min_probability=0.2, shared_noise=0.6)
+        floors = {"min_probability": 0.02, "values_min_probability": 0.2}
+        return replace(events, order="one_shot", shared_noise=0.6, **floors)
     return events
 
 
