@@ -28,7 +28,7 @@ SETTINGS = loop.LearnSettings(
     policy="random",
     episodes=30,
     baselines=False,
-    world_updates=120,
+    world_updates=240,
     agent_updates=30,
     agent=LearnerSettings(discount=0.9, num_dreams=32, horizon=6, width=32, learning_rate=3e-3),
 )
