@@ -45,8 +45,8 @@ class BatchConfig:
         own_dream_from: fraction of the training from which that happens.
         own_dream_steps: most steps of such a dream.
         short_context_prob: probability that a segment's context is its last step alone, repeated, as an episode begins;
-            if not given, 0.5 where numbers have values and no pictures do, or else 0: what moves in pictures only the
-            steps before show.
+            if not given, 0.5 where observations have neither pictures nor texts, or else 0: what moves in pictures only
+            the steps before show.
         slot_resample_prob: probability that a segment's context gets another segment's tokens in the slots that consist
             of one token and that the memory predicts.
         memory_dropout: probability that a segment gets no readout of the memory.
@@ -91,8 +91,9 @@ class BatchConfig:
         if self.own_dream_prob is None:
             sizes["own_dream_prob"] = OWN_DREAM_PROB if model.codecs else 0.0
         if self.short_context_prob is None:
-            only_numbers = bool(model.codecs) and not model.cell_slots
-            sizes["short_context_prob"] = SHORT_CONTEXT_PROB if only_numbers else 0.0
+            observed = model.layout.of_role("observation")
+            is_one_row = not any(slot.is_grid or slot.is_sequence for slot in observed)
+            sizes["short_context_prob"] = SHORT_CONTEXT_PROB if is_one_row and num_recent else 0.0
         if model.codecs:
             sizes["uses"] = masks.DREAM_MIXTURE | dict(self.uses)
         if self.num_prompted is None:
