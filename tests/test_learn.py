@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 from exact_worlds import CorridorEnv
+from steered_square import ENV_ID, SteeredSquare
 
 from magrathea.agents import Agent, LearnerSettings
 from magrathea.agents import learn as loop
@@ -18,9 +20,10 @@ from magrathea.agents.reality import agent_acting, mean_interval, random_acting,
 from magrathea.cli.main import main
 from magrathea.data import Dataset, collect, merge_datasets
 from magrathea.errors import MagratheaError
+from magrathea.world import World
 
 ROOT = Path(__file__).parents[1]
-ENV = "exact_worlds:test/Corridor-v0"
+CORRIDOR = "exact_worlds:test/Corridor-v0"
 SETTINGS = loop.LearnSettings(
     real_steps=400,
     rounds=2,
@@ -41,11 +44,11 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop._Run, "_learn_agent", _interrupted_at(1))
         with pytest.raises(KeyboardInterrupt):
-            loop.learn(ENV, out, SETTINGS)
+            loop.learn(CORRIDOR, out, SETTINGS)
     assert not (out / "agent.safetensors").exists()
     first = (out / ".learning" / "rounds.json").read_text()
     CorridorEnv.num_steps = 0
-    loop.learn(ENV, out, SETTINGS)
+    loop.learn(CORRIDOR, out, SETTINGS)
     measured = 30 * 6 + 16 * 6  # steps of the episodes that are measured, at most
     assert CorridorEnv.num_steps <= measured, "recordings that were finished were played again"
     assert json.loads((out / ".learning" / "rounds.json").read_text())[0] == json.loads(first)[0]
@@ -66,9 +69,9 @@ def _interrupted_at(number: int) -> Any:
 @pytest.mark.slow
 def test_the_agent_walks_to_the_exit_in_reality(learned: Path) -> None:
     agent = Agent.from_pretrained(learned)
-    returns = real_returns(ENV, agent_acting(agent, sample=False), 30, seed=7)
+    returns = real_returns(CORRIDOR, agent_acting(agent, sample=False), 30, seed=7)
     assert returns.mean() == 1.0
-    by_chance = real_returns(ENV, random_acting(agent.world.action_space, 0), 30, seed=7)
+    by_chance = real_returns(CORRIDOR, random_acting(agent.world.action_space, 0), 30, seed=7)
     assert by_chance.mean() < 0.7
     assert agent.world.metadata["name"] == "Corridor-v0"
     assert agent.metadata["real_steps"] == 400 and len(agent.metadata["rounds"]) == 2
@@ -78,12 +81,45 @@ def test_the_agent_walks_to_the_exit_in_reality(learned: Path) -> None:
 
 
 @pytest.mark.slow
+def test_worlds_of_pictures_and_their_agents_go_on_from_round_to_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They start from the last round's weights, unless rewards were recorded that its world does not know."""
+    if ENV_ID not in gymnasium.registry:
+        gymnasium.register(ENV_ID, SteeredSquare)
+    quick = replace(SETTINGS, real_steps=120, world_updates=2, agent_updates=1, episodes=2, max_episode_steps=10)
+    loop.learn(ENV_ID, tmp_path / "agent", quick)
+    work = tmp_path / "agent" / loop.WORK_FOLDER
+    first, second = (World.from_pretrained(work / f"world-{number}") for number in range(2))
+    assert second.metadata["training"]["recipe"]["init_from"] == "world-0"
+    before, after = (dict(world.model.named_parameters()) for world in (first, second))
+    fresh = dict(World(first.tokenizers, first.config, first.starts).model.named_parameters())
+    name = "layers.0.feed_forward.up.weight"
+    moved, apart = ((one - other).norm() for one, other in ((before[name], after[name]), (fresh[name], after[name])))
+    assert moved < 0.5 * apart
+    agents = [dict(Agent.from_pretrained(work / f"agent-{number}").network.named_parameters()) for number in range(2)]
+    layer = "actor.layers.0.0.weight"
+    assert (agents[0][layer] - agents[1][layer]).norm() < 0.5 * agents[1][layer].norm()
+    dataset = Dataset.open(work / "dataset-1")
+    assert loop._knows_rewards(second, dataset)
+    monkeypatch.setattr(Dataset, "episode", lambda own, number: _paid(episode(own, number)))
+    assert not loop._knows_rewards(second, dataset)
+
+
+episode = Dataset.episode
+
+
+def _paid(episode: Any) -> Any:
+    return replace(episode, reward=episode.reward + 5 * (np.arange(len(episode.reward)) == 3))
+
+
+@pytest.mark.slow
 def test_an_agent_learns_in_a_world_that_is_given(learned: Path, tmp_path: Path) -> None:
     """No world is trained, and one of another environment is refused."""
     given, out = str(learned / "world"), tmp_path / "agent"
-    agent = loop.learn(ENV, out, replace(SETTINGS, real_steps=100, rounds=None, world=given))
+    agent = loop.learn(CORRIDOR, out, replace(SETTINGS, real_steps=100, rounds=None, world=given))
     assert not (out / ".learning" / "world-0").exists() and len(agent.metadata["rounds"]) == 1
-    assert real_returns(ENV, agent_acting(agent, sample=False), 10, seed=7).mean() == 1.0
+    assert real_returns(CORRIDOR, agent_acting(agent, sample=False), 10, seed=7).mean() == 1.0
     with pytest.raises(MagratheaError, match="has other spaces than 'CartPole-v1'"):
         loop.learn("CartPole-v1", tmp_path / "other", replace(SETTINGS, real_steps=60, world=given))
 
@@ -106,18 +142,19 @@ def test_the_documented_lines_act_in_the_real_environment(
 @pytest.mark.slow
 def test_the_folder_is_claimed_by_its_settings(learned: Path, tmp_path: Path) -> None:
     with pytest.raises(MagratheaError, match="agent of other settings"):
-        loop.learn(ENV, learned, replace(SETTINGS, real_steps=500))
+        loop.learn(CORRIDOR, learned, replace(SETTINGS, real_steps=500))
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("keep")
     with pytest.raises(MagratheaError, match="is not an agent"):
-        loop.learn(ENV, tmp_path / "notes", SETTINGS)
+        loop.learn(CORRIDOR, tmp_path / "notes", SETTINGS)
 
 
 @pytest.mark.slow
 def test_an_agents_folder_records_a_dataset(learned: Path, tmp_path: Path) -> None:
     policy = str(learned)
     one, other = (
-        collect(ENV, 40, tmp_path / f"data-{processes}", policy=policy, num_processes=processes) for processes in (1, 2)
+        collect(CORRIDOR, 40, tmp_path / f"data-{processes}", policy=policy, num_processes=processes)
+        for processes in (1, 2)
     )
     first, second = (Dataset.open(each.folder).episode(3) for each in (one, other))
     assert first.action.tolist() == second.action.tolist(), "it depends on the number of processes"
@@ -133,7 +170,7 @@ def test_actions_that_cannot_be_learned_are_refused_before_anything_is_recorded(
 
 def test_merged_datasets_have_all_episodes_in_order(tmp_path: Path) -> None:
     parts = [
-        collect(ENV, 20, tmp_path / f"part-{seed}", policy="random", num_processes=1, seed=seed) for seed in (0, 9)
+        collect(CORRIDOR, 20, tmp_path / f"part-{seed}", policy="random", num_processes=1, seed=seed) for seed in (0, 9)
     ]
     merged = merge_datasets([part.folder for part in parts], tmp_path / "merged")
     assert merged.num_steps == sum(part.num_steps for part in parts) == merged.metadata["steps"]
@@ -157,4 +194,4 @@ def test_real_returns_are_of_whole_episodes_each_counted_once() -> None:
     def acting(num_envs: int) -> Any:
         return lambda observations, is_first: np.ones(num_envs, int)
 
-    assert real_returns(ENV, acting, 60, seed=0).tolist() == [1.0] * 60
+    assert real_returns(CORRIDOR, acting, 60, seed=0).tolist() == [1.0] * 60

@@ -49,6 +49,7 @@ CHECKPOINT_SECONDS = 30.0
 NUM_SCALED = 2048  # states by which the features are standardized
 NUM_DREAMS = 16  # whose returns are compared with those of as many real episodes
 CHUNK = 16  # steps of a dream that are kept at once
+REWARD_ERROR = 0.05  # of the rewards' range, up to which a world's tokenizer knows a reward
 EVALUATION_SEED = 10**6  # of real episodes that are measured, which are none of those that are learned from
 
 
@@ -228,13 +229,25 @@ class _Run:
                     "of this environment, and the same --env-kwargs."
                 )
             return world
-        steps = settings.world_updates
-        minutes = None if steps else seconds / 60
-        name = {"name": re.split("[:/]", self.env_id)[-1]}
         how = load_settings(
-            size=settings.size, seed=settings.seed, steps=steps, minutes=minutes, held_out=0.0, metadata=name
+            size=settings.size,
+            seed=settings.seed + number,
+            steps=settings.world_updates,
+            minutes=None if settings.world_updates else seconds / 60,
+            held_out=0.0,
+            init_from=self._world_to_continue(number, dataset),
+            metadata={"name": re.split("[:/]", self.env_id)[-1]},
         )
         return train(dataset.folder, self.work / f"world-{number}", how, stages=self.stages)
+
+    def _world_to_continue(self, number: int, dataset: Dataset) -> str | None:
+        """The folder of the last round's world, where this round's starts from its weights: pictures take long to
+        learn. It keeps its tokenizers, so that it must know all rewards; numbers may have left the range of theirs."""
+        if not number:
+            return None
+        folder = self.work / f"world-{number - 1}"
+        world = World.from_pretrained(folder)
+        return str(folder) if world.model.cell_slots and _knows_rewards(world, dataset) else None
 
     def _learn_agent(
         self, number: int, world: World, dataset: Dataset, seconds: float
@@ -242,6 +255,8 @@ class _Run:
         settings = self.settings
         self.stages.begin("learning in dreams")
         agent = Agent(world, settings.agent, {"env_id": self.env_id}, settings.seed)
+        if number and (settings.world is not None or self._world_to_continue(number, dataset)):
+            agent.network.load_state_dict(Agent.from_pretrained(self.work / f"agent-{number - 1}").network.state_dict())
         learner, progress = Learner(agent.network, settings.agent), AgentProgress()
         checkpoint = self.work / f"agent-{number}.safetensors"
         if checkpoint.exists():
@@ -365,6 +380,14 @@ class _Run:
                 "measured are not learned from, and not counted.",
             ]
         )
+
+
+def _knows_rewards(world: World, dataset: Dataset) -> bool:
+    """Whether a world's tokens tell all recorded rewards."""
+    rewards = np.unique(np.concatenate([dataset.episode(number).reward for number in range(len(dataset))]))
+    tokenizer = world.tokenizers["reward"]
+    errors = np.abs(tokenizer.decode(tokenizer.encode(rewards)) - rewards)
+    return bool(errors.max() <= REWARD_ERROR * max(np.ptp(rewards), 1e-6))
 
 
 def gap(dreamt: np.ndarray, real: np.ndarray) -> float:
