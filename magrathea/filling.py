@@ -22,7 +22,8 @@ def fill_steps(
     tokens: Int[Tensor, "B T N"],
     holes: Bool[Tensor, "B T N"],
     prompt: Int[Tensor, "P N"] | None,
-    settings: FillSettings,
+    first: FillSettings,
+    later: FillSettings,
     seed: int,
 ) -> FillResult:
     """Fill the steps of episodes in their order, each given those before it; known tokens are never changed.
@@ -31,6 +32,7 @@ def fill_steps(
         tokens: from the episodes' beginnings on; what stands in a hole does not matter.
         holes: True = hole.
         prompt: steps to act toward, one for all episodes or one for each.
+        first, later: how the first step is filled, and all others.
         seed: of all that is drawn; episode b draws the same whatever the others are.
 
     Returns:
@@ -48,16 +50,16 @@ def fill_steps(
         if holes[:, step].any():
             readout = memory.read(tokens[:, step].cpu(), holes[:, step].cpu(), indices)
             conditioning = model.condition(readout.map(lambda part: part.to(device)[:, None]), time, prompt)
-            first = max(0, step - window)
-            shown = tokens[:, first : step + 1].masked_fill(
-                holes[:, first : step + 1], 0
+            begin = max(0, step - window)
+            shown = tokens[:, begin : step + 1].masked_fill(
+                holes[:, begin : step + 1], 0
             )  # its own are not attended to
-            times = torch.arange(first, step + 1, device=device).expand(shown.shape[:2])
-            kv_cache = SegmentKVCache(model.encode_past(shown, times), window, step - first, conditioning)
+            times = torch.arange(begin, step + 1, device=device).expand(shown.shape[:2])
+            kv_cache = SegmentKVCache(model.encode_past(shown, times), window, step - begin, conditioning)
             for index, generator in enumerate(generators):
                 generator.manual_seed(derive_seed(seed + index, "step", step))
             predict = _Predict(model, kv_cache, time)
-            filled = fill(predict, tokens[:, step], holes[:, step], layout, settings, generators)
+            filled = fill(predict, tokens[:, step], holes[:, step], layout, later if step else first, generators)
             before = tokens[:, step - 1] if step else torch.zeros_like(tokens[:, 0])
             tokens[:, step] = _with_values(model, filled.tokens, before, holes[:, step])
             confidence[:, step], num_passes[:, step] = filled.confidence, filled.num_passes

@@ -186,6 +186,13 @@ class Layout:
             )
         return max(slots, key=lambda slot: slot.num_tokens)
 
+    @property
+    def texts_beside_others(self) -> tuple[Slot, ...]:
+        """The observation's slots that hold texts, if there are others beside them."""
+        slots = [slot for slot in self.of_role("observation") if slot.values_of is None]
+        texts = tuple(slot for slot in slots if slot.is_sequence)
+        return texts if len(texts) < len(slots) else ()
+
     def to_config(self) -> list[dict[str, Any]]:
         return [{key: x for key, x in asdict(slot).items() if x is not None} for slot in self.slots]
 

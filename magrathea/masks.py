@@ -95,6 +95,15 @@ def whole_parts(
     return result
 
 
+def whole_parts_in_progress(
+    layout: Layout, shape: tuple[int, ...], generator: Generator, ratio: float = 0.1
+) -> Bool[Tensor, "*steps N"]:
+    """Whole parts of an observation from the others, in half of the steps with some of the holes already filled."""
+    hole_mask = whole_parts(layout, shape, generator, ratio)
+    share = 2 * torch.rand(*shape, 1, generator=generator)
+    return hole_mask & (torch.rand(hole_mask.shape, generator=generator) < share)
+
+
 def random_holes(
     layout: Layout, shape: tuple[int, ...], generator: Generator, ratio: float | None = None
 ) -> Bool[Tensor, "*steps N"]:

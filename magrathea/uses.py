@@ -102,16 +102,11 @@ def dream_from_text(
 ) -> Int[Tensor, "num 1 N"]:
     """First observations, as many as asked for, in which the world shows what a text says. A `Session` goes on from
     them (`start=[tokens[0]]`), and `World.decode_observation` shows them."""
-    texts = text_slots(world)
-    hole_mask = masks.forward_dynamics(world.layout)
     tokens = world.layout.absent_tokens.clone()
-    for slot, tokenizer in _text_tokenizers(world, texts):
-        span = world.layout.span(slot)
-        tokens[span] = torch.from_numpy(tokenizer.encode(np.array(text, dtype=object)))
-        hole_mask[span] = False
-    for role in ("reward", "terminated"):
-        hole_mask[world.layout.role_span(role)] = False
-    return world.fill(tokens.expand(num, 1, -1), hole_mask.expand(num, 1, -1), seed=seed, settings=settings).tokens
+    for slot, tokenizer in _text_tokenizers(world, text_slots(world)):
+        tokens[world.layout.span(slot)] = torch.from_numpy(tokenizer.encode(np.array(text, dtype=object)))
+    holes = all_but_texts(world).expand(num, 1, -1)
+    return world.fill(tokens.expand(num, 1, -1), holes, seed=seed, settings=settings).tokens
 
 
 # -- parts of an observation ------------------------------------------------------------------------------------------
@@ -129,15 +124,21 @@ def slot_holes(layout: Layout, names: str | Sequence[str]) -> Bool[Tensor, " N"]
 
 def text_slots(world: World) -> list[str]:
     """The slots that hold texts beside others; raises MagratheaError where there are none."""
-    slots = [slot for slot in world.layout.of_role("observation") if slot.values_of is None]
-    texts = [slot.name for slot in slots if slot.is_sequence]
-    if not texts or len(texts) == len(slots):
-        what = "only texts" if texts else "no texts"
+    texts = [slot.name for slot in world.layout.texts_beside_others]
+    if not texts:
+        observes_text = any(slot.is_sequence for slot in world.layout.of_role("observation"))
+        what = "only texts" if observes_text else "no texts"
         raise MagratheaError(
             f"World '{world.metadata.get('name', '?')}' observes {what}; give one that observes texts beside something "
             "else, such as a level of BabyAI."
         )
     return texts
+
+
+def all_but_texts(world: World) -> Bool[Tensor, " N"]:
+    """True on an observation's tokens that are not of its texts."""
+    texts = slot_holes(world.layout, text_slots(world))
+    return masks.forward_dynamics(world.layout) & ~masks.judge(world.layout) & ~texts
 
 
 def _text_tokenizers(world: World, texts: Sequence[str]) -> list[tuple[str, Any]]:

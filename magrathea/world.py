@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -180,7 +180,8 @@ class World:
             holes: True = hole; (B, T, N) or anything that broadcasts to it.
             prompt: a step to act toward, of `prompt_tokens`, for all episodes or one for each.
             seed: of episode 0; those after it have the next numbers.
-            settings: the world's own, if not given.
+            settings: the world's own, if not given, and the tokens of a first step one after the other: without a past
+                only they say what else is there.
 
         Returns:
             tokens (B, T, N), in which known ones are as they were, confidence (B, T, N) and num_passes (B, T).
@@ -197,7 +198,9 @@ class World:
             ) from error
         if bool((hole_mask & self.layout.values_mask).any()):
             raise MagratheaError("World.fill got holes in values, which follow from their tokens; leave them known.")
-        filled = fill_steps(self.model, self.memory, steps, hole_mask, prompt, settings or self.config.fill, seed)
+        later = settings or self.config.fill
+        first = settings or replace(later, order="autoregressive", shared_noise=None)
+        filled = fill_steps(self.model, self.memory, steps, hole_mask, prompt, first, later, seed)
         return FillResult(filled.tokens.cpu(), filled.confidence.cpu(), filled.num_passes.cpu())
 
     @torch.no_grad()

@@ -115,3 +115,10 @@ def test_token_groups_of_a_grid() -> None:
     assert group_for((7, 7)) == (1, 3) and group_for((16, 16)) == (2, 2)
     slot = Slot(name="x", role="observation", vocab_size=2, grid=(7, 7), group=(1, 3))
     assert slot.position_grid == (7, 3) and slot.num_tokens == 49 and slot.num_positions == 21
+
+
+def test_of_parts_in_progress_some_holes_are_filled_in_some_of_the_steps() -> None:
+    drawn = masks.whole_parts_in_progress(LAYOUT, (400,), torch.Generator().manual_seed(0))
+    seen = [LAYOUT.span(slot.name) for slot in LAYOUT.of_role("observation") if slot.num_tokens > 1]
+    partly = torch.stack([drawn[:, span].any(-1) & ~drawn[:, span].all(-1) for span in seen]).any(0)
+    assert 0.1 < partly.float().mean() < 0.4 and not drawn[:, LAYOUT.role_span("action")].any()

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from magrathea.world import World
 
-Use = Literal["imagine", "judge", "infer_actions", "inpaint", "caption"]
+Use = Literal["imagine", "judge", "infer_actions", "inpaint", "caption", "dream_from_text"]
+
+OF_FIRST_STEPS: tuple[Use, ...] = ("caption", "dream_from_text")  # in which a first step has holes too
 
 
 def fill(
@@ -36,7 +38,8 @@ def fill(
     Args:
         dataset: folder of a dataset of the world's environment.
         use: what is unknown: observations, rewards and endings after the model's window (imagine); rewards and endings
-            (judge); actions (infer_actions); the slots of --unknown (inpaint); texts beside something else (caption).
+            (judge); actions (infer_actions); the slots of --unknown (inpaint); texts beside something else (caption);
+            of the first step all of the observation but its texts (dream_from_text).
         unknown: names of slots of the observation, such as observation/mission.
         episode: number of the episode in the dataset, from 1; if not given, the first that was not trained on.
         steps: of the episode, its first ones.
@@ -58,9 +61,12 @@ def fill(
         raise MagratheaError(f"Dataset '{dataset}' has {len(source)} episodes; give --episode from 1 to {len(source)}.")
     played = source.episode(number).first(steps - 1 if steps > 1 else 1)
     recorded = loaded.encode_episode(played.observation, played.action, played.reward, played.terminated)
+    hole_mask = _hole_mask(loaded, use, unknown)
+    if use == "dream_from_text":
+        recorded = recorded[:1]
     holes = torch.zeros(recorded.shape, dtype=torch.bool)
-    first = min(loaded.config.model.window, len(recorded) - 1) if use == "imagine" else 0 if use == "caption" else 1
-    holes[first:] = _hole_mask(loaded, use, unknown)
+    first = min(loaded.config.model.window, len(recorded) - 1) if use == "imagine" else int(use not in OF_FIRST_STEPS)
+    holes[first:] = hole_mask
     filled = loaded.fill(recorded[None], holes[None], seed=seed)
     print(f"Episode {number + 1}, {len(recorded)} steps, {int(holes.any(-1).sum())} of them with holes ({use})")
     for line in _lines(loaded, recorded, filled.tokens[0], holes):
@@ -82,6 +88,8 @@ def _hole_mask(world: World, use: Use, unknown: tuple[str, ...]) -> Tensor:
         return uses.slot_holes(world.layout, unknown)
     if use == "caption":
         return uses.slot_holes(world.layout, uses.text_slots(world))
+    if use == "dream_from_text":
+        return uses.all_but_texts(world)
     return {"imagine": masks.forward_dynamics, "judge": masks.judge, "infer_actions": masks.inverse_dynamics}[use](
         world.layout
     )

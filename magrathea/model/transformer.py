@@ -423,7 +423,7 @@ class MaskedTransformer(nn.Module):
         sources = self._copy_sources(kv_cache, tokens.shape[1])
         features = self.head.add_prev_frame(self.features(self.trunk(tokens, hole_mask, time, kv_cache)), sources)
         copies = self.head.copies(features, self._recent(kv_cache, tokens.shape[1]))
-        previous = past_tokens[:, max(0, first - 1) : past_tokens.shape[1] - 1]
+        previous = F.pad(past_tokens, (0, 0, 1, -1))[:, first:]
         return self._loss(features, sources, copies, tokens, hole_mask, previous)
 
     def _loss(

@@ -36,6 +36,9 @@ class BatchConfig:
             that is filled, or 1 where the model attends to the window.
         num_prompted: further segments, whose actions are predicted given a goal or a return; if not given, 1 where the
             model attends to the window, or else none.
+        num_alone: further steps, shown without any past, of whose observations whole parts are unknown, so that a text
+            is written to a picture or a picture to a text; if not given, half as many as the segments have holes in
+            where texts are observed beside something else, or else none.
         corrupt_prob: probability that a segment's context is corrupted, so that a dream can recover from its mistakes.
         max_corrupt_rate: highest fraction of a corrupted context's observation tokens that are replaced.
         self_forcing_prob: probability that some steps of a segment's context are sampled by the model itself.
@@ -59,6 +62,7 @@ class BatchConfig:
     num_steps: Annotated[int, Range(2, 10**6)] | None = None
     num_context: Annotated[int, Range(1, 10**6)] | None = None
     num_prompted: Annotated[int, Range(0, 10**6)] | None = None
+    num_alone: Annotated[int, Range(0, 10**6)] | None = None
     corrupt_prob: Share = 0.5
     max_corrupt_rate: Share = 0.08
     self_forcing_prob: Share = 0.0
@@ -101,6 +105,9 @@ class BatchConfig:
         if self.num_segments is None:
             share = round(FILLED_POSITIONS / (num_worlds * model.layout.num_positions * (steps - context)))
             sizes["num_segments"] = max(-(-4 // num_worlds), min(128, share))
+        if self.num_alone is None:
+            num_filled = sizes["num_segments"] * (steps - context)
+            sizes["num_alone"] = num_filled // 2 if model.layout.texts_beside_others else 0
         if model.recurrence is None:
             sizes["num_earlier"] = 0
         return SizedBatch(**vars(self) | sizes)
@@ -114,6 +121,7 @@ class SizedBatch(BatchConfig):
     num_steps: int = 12
     num_context: int = 1
     num_prompted: int = 1
+    num_alone: int = 0
     own_dream_prob: float = 0.0
     short_context_prob: float = 0.0
 
@@ -179,6 +187,14 @@ def draw_dream_batch(cache: TokenCache, config: SizedBatch, generator: Generator
     seeds = torch.randint(1, 2**62, (num, num_dreamt), generator=generator)
     targets = segments.tokens[:, first:]
     return Batch(segments.tokens, targets, hole_mask, first, None, readout, earlier, dream_seeds=seeds)
+
+
+def draw_alone_batch(cache: TokenCache, config: SizedBatch, generator: Generator) -> Batch:
+    """Single steps without a past, an action, a reward and an ending, of whose observations whole parts are unknown."""
+    layout, num = cache.layout, config.num_alone
+    tokens = cache.segments(num, 2, 0, generator).tokens[:, :1]
+    tokens = torch.where(layout.mask_of("observation"), tokens, layout.absent_tokens)
+    return Batch(tokens, tokens, masks.whole_parts_in_progress(layout, (num, 1), generator), first=0)
 
 
 def draw_prompted_batch(cache: TokenCache, config: SizedBatch, generator: Generator) -> Batch:

@@ -14,7 +14,15 @@ from torch import Generator, Tensor, nn
 from magrathea.model.joint import JointModel
 from magrathea.settings import Count, Positive, Range, Seed, Share, check
 from magrathea.train import distributed
-from magrathea.train.batches import Batch, BatchConfig, SizedBatch, draw_batch, draw_dream_batch, draw_prompted_batch
+from magrathea.train.batches import (
+    Batch,
+    BatchConfig,
+    SizedBatch,
+    draw_alone_batch,
+    draw_batch,
+    draw_dream_batch,
+    draw_prompted_batch,
+)
 from magrathea.train.cache import TokenCache
 from magrathea.train.checkpoint import load_checkpoint, save_checkpoint
 from magrathea.train.self_forcing import dream_context, sample_context
@@ -112,6 +120,8 @@ def draw_update(cache: TokenCache, config: SizedBatch, seed: int, step: int, fra
     batches = [draw(cache, config, generator)] if config.num_segments else []
     if config.num_prompted:
         batches.append(draw_prompted_batch(cache, config, generator))
+    if config.num_alone:
+        batches.append(draw_alone_batch(cache, config, generator))
     return batches
 
 
