@@ -1,4 +1,4 @@
-"""The notebook of `examples/` runs and shows pictures; worlds and sessions show themselves."""
+"""The notebooks of `examples/` run and show pictures; worlds and sessions show themselves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from session_worlds import wild_world
 from magrathea import Session
 from magrathea.display import MIN_HEIGHT, picture_grid
 
-NOTEBOOK = Path(__file__).parents[1] / "examples" / "dream.ipynb"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def outputs_of(notebook: nbformat.NotebookNode, kind: str) -> list[str]:
@@ -30,13 +30,26 @@ def as_array(png: bytes) -> np.ndarray:
     return np.array(Image.open(io.BytesIO(png)))
 
 
+def run_notebook(name: str) -> nbformat.NotebookNode:
+    notebook = nbformat.read(EXAMPLES / name, as_version=4)
+    assert not [cell for cell in notebook.cells if cell.get("outputs")], "Commit the notebook without outputs."
+    resources = {"metadata": {"path": str(EXAMPLES)}}
+    return NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources).execute()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # Jupyter's own
+def test_notebook_of_uses_runs() -> None:
+    notebook = run_notebook("uses.ipynb")
+    pictures = [as_array(base64.b64decode(png)) for png in outputs_of(notebook, "image/png")]
+    real, imagined, dreamt = pictures
+    assert np.array_equal(real, imagined) and not np.array_equal(real, dreamt)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # Jupyter's own
 def test_notebook_runs_and_shows_frames() -> None:
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    assert not [cell for cell in notebook.cells if cell.get("outputs")], "Commit the notebook without outputs."
-    resources = {"metadata": {"path": str(NOTEBOOK.parent)}}
-    NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources).execute()
+    notebook = run_notebook("dream.ipynb")
     pictures = [as_array(base64.b64decode(png)) for png in outputs_of(notebook, "image/png")]
     assert len(pictures) == 5 and pictures[-1].shape[1] > 2 * pictures[0].shape[1]
     assert len({picture.tobytes() for picture in pictures}) == 5

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from text_environments import record_rooms, train_rooms
 
 from magrathea import masks, uses
@@ -16,8 +18,19 @@ from magrathea.data import Dataset
 from magrathea.errors import MagratheaError
 from magrathea.sampler import FillSettings
 from magrathea.session import Session
+from magrathea.train.batches import BatchConfig, draw_alone_batch
+from magrathea.train.cache import TokenCache
 from magrathea.world import World
 
+DOCS = Path(__file__).parents[1] / "docs"
+LEAST_RIGHT = {
+    "imagine": 0.6,
+    "judge": 0.95,
+    "infer_actions": 0.95,
+    "inpaint": 0.5,
+    "caption": 0.9,
+    "dream_from_text": 0.5,
+}
 SURE = FillSettings(temperature=0)
 
 
@@ -110,6 +123,32 @@ def test_what_cannot_be_filled_is_refused_in_a_line(rooms: tuple[World, Dataset]
         assert "\n" not in str(raised.value)
 
 
+def test_parts_of_single_steps_are_trained_where_there_are_texts_beside_others(rooms: tuple[World, Dataset]) -> None:
+    world, data = rooms
+    size = BatchConfig().fit_to(world.model)
+    beside = isinstance(world.observation_space, spaces.Dict)
+    assert bool(size.num_alone) == beside
+    if beside:
+        cache = TokenCache.open(data.folder.parent / "world" / ".training" / "tokens", world.layout)
+        batch = draw_alone_batch(cache, size, torch.Generator().manual_seed(0))
+        absent = ~world.layout.mask_of("observation")
+        assert batch.tokens.shape == (size.num_alone, 1, world.layout.num_tokens) and batch.first == 0
+        assert (batch.tokens[..., absent] == world.layout.absent_tokens[absent]).all()
+        loss, weights = world.model(batch.past_tokens, batch.tokens, batch.hole_mask, first=0)
+        assert loss.isfinite() and weights > 0
+
+
+def test_the_command_dreams_from_the_recorded_text(
+    rooms: tuple[World, Dataset], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, beside = rooms[1].folder, isinstance(rooms[0].observation_space, spaces.Dict)
+    for use in ("caption", "dream_from_text"):
+        code = main(["fill", str(folder.parent / "world"), str(folder), "--use", use, "--steps", "4"])
+        printed = capsys.readouterr()
+        assert (code == 0) == beside
+        assert f"({use})" in printed.out if beside else "observes only texts" in printed.err
+
+
 @pytest.mark.parametrize("use", ["imagine", "judge", "infer_actions"])
 def test_the_command_fills_a_recorded_episode(
     rooms: tuple[World, Dataset], use: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -121,3 +160,14 @@ def test_the_command_fills_a_recorded_episode(
     with np.load(out) as filled:
         known = ~filled["holes"] & ~rooms[0].layout.values_mask.numpy()
         assert filled["holes"].any() and np.array_equal(filled["tokens"][known], filled["recorded"][known])
+
+
+@pytest.mark.parametrize("use", LEAST_RIGHT)
+def test_the_uses_of_the_docs_are_right(use: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures of docs/uses.md, of 20 episodes."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    make_uses = importlib.import_module("make_uses")
+    monkeypatch.setattr(make_uses, "FOLDER", tmp_path)
+    episodes = [make_uses.play(seed) for seed in range(20)]
+    assert make_uses.SHOW[use](World.from_pretrained(make_uses.WORLD), episodes) > LEAST_RIGHT[use]
+    assert (tmp_path / f"{use}.png").stat().st_size < 100_000
