@@ -61,6 +61,8 @@ class Slot:
         is_sequence: True where its tokens follow one another as those of a text do.
         smoothing: for tokens of rising numbers, the standard deviation in tokens of the normal distribution that is the
             target of a hole in training (HL-Gauss, Farebrother et al. 2024); one token alone, if not given.
+        nothing: the token of a slot in which there is nothing, such as silence; whether that is so is drawn first, and
+            otherwise the slot has the likeliest of its other tokens.
         values_of: name of the slot before, where this slot holds the values that the tokens of that one decode to. They
             have no positions, are never holes, and show the model what the tokens mean.
     """
@@ -72,6 +74,7 @@ class Slot:
     group: tuple[int, int] = (1, 1)
     is_sequence: bool | None = None
     smoothing: float | None = None
+    nothing: int | None = None
     values_of: str | None = None
 
     @cached_property

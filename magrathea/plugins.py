@@ -48,8 +48,8 @@ class EnvironmentPlugin:
             says how the pictures of an episode show a map.
         picture_status: function (picture) -> what the page says of a picture (height, width, 3) uint8, such as
             "Asleep"; "" for nothing.
-        visible_events: function (env_id, frames) -> (T,) bool or None, which says in which of an episode's pictures
-            (T, height, width, 3) something happens that makes a sound.
+        visible_events: function (env_id, frames) -> (T,) integers or None, which says in which of an episode's pictures
+            (T, height, width, 3) something happens that makes a sound: the number of its kind, 0 for nothing.
         picture_events: function (frames) -> name -> (T,) float, which says what happens in the steps between pictures
             (T + 1, height, width, 3): 1 or 0, and NaN where they do not tell.
         resample: function (env, seed) that redraws the random choices of a running environment from here on; its

@@ -62,6 +62,7 @@ class _SlotConfig(msgspec.Struct, forbid_unknown_fields=True):
     group: tuple[_Side, _Side]
     is_sequence: bool | None = None
     smoothing: Annotated[float, msgspec.Meta(gt=0, le=2**24)] | None = None
+    nothing: Annotated[int, msgspec.Meta(ge=0, lt=2**24)] | None = None
     values_of: _Name | None = None
 
 

@@ -57,10 +57,11 @@ class FillSettings:
             ``left_to_right``.
         threshold: confidence, in 0…1, from which these two keep a token at once.
         temperature: of the distribution that tokens are drawn from; 0 takes the likeliest.
-        min_probability: tokens less likely than this share of the likeliest are never drawn.
+        min_probability: tokens less likely than this share of the likeliest are never drawn. Where a slot has a token
+            for nothing, such as silence, it is drawn whether that is so, and what there is otherwise is the likeliest
+            of its other tokens: a sound is one of many codes, each much rarer than silence.
         values_min_probability: the same for tokens that have values, those of observed pictures and numbers, many of
-            which make one thing; as `min_probability`, if None. A sound that begins is one of many codes, each much
-            rarer than silence.
+            which make one thing; as `min_probability`, if None.
         event_min_probability: the same for rewards and endings, which are rare and concern no other token; as
             `min_probability`, if None.
         event_threshold: if given, rewards and endings whose confidence is lower are filled after all else, given it:
@@ -188,13 +189,22 @@ def _draw(
         open_holes = holes[:, span]
         if not open_holes.any():
             continue
-        probabilities = logits[slot.name].float().softmax(-1)
+        probabilities, floor = logits[slot.name].float().softmax(-1), settings.min_probability_of(slot, layout)
+        if slot.nothing is not None:
+            probabilities = _something_or_nothing(probabilities, slot.nothing)
         highest, likeliest = probabilities.max(-1)
-        floor = settings.min_probability_of(slot, layout)
         picks = _pick(probabilities, highest, likeliest, open_holes, uniforms[:, span], settings.temperature, floor)
         drawn[:, span] = torch.where(open_holes, picks, tokens[:, span])
         certainty[:, span] = torch.where(open_holes, highest, 1.0)
     return drawn, certainty
+
+
+def _something_or_nothing(probabilities: Float[Tensor, "I C V"], nothing: int) -> Float[Tensor, "I C V"]:
+    """The probability of nothing, and that of all else together at the likeliest of it; 0 elsewhere."""
+    none = probabilities[..., nothing, None]
+    others = probabilities.index_fill(-1, torch.tensor(nothing, device=none.device), -1)
+    both = torch.zeros_like(probabilities).scatter(-1, others.argmax(-1, keepdim=True), (1 - none).clamp_min(0))
+    return both.index_copy(-1, torch.tensor([nothing], device=none.device), none)
 
 
 def _pick(

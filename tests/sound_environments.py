@@ -70,7 +70,7 @@ def record_bounces(kind: str, out: Path, steps: int = 300) -> Dataset:
 
 
 def train_bounces(dataset: Path, out: Path, steps: int = 400) -> World:
-    settings = load_settings(size="debug", steps=steps, num_starts=4, tokenizer={"sound_frames": 4})
+    settings = load_settings(size="debug", steps=steps, num_starts=4)
     train(dataset, out, settings, device="cpu")
     return World.from_pretrained(out)
 

@@ -188,6 +188,27 @@ def test_a_sound_of_many_rare_codes_is_heard_beside_a_picture_that_is_without_th
     assert "values_min_probability" not in FillSettings().to_config()
 
 
+def test_whether_there_is_a_sound_is_decided_before_which() -> None:
+    ear = Slot(name="observation", role="observation", vocab_size=201, nothing=0)
+    layout = Layout((ear,))
+
+    def drawn(logits: Tensor, **settings: float) -> Tensor:
+        fill_settings, holes = FillSettings(order="one_shot", **settings), torch.ones(4000, 1, dtype=torch.bool)
+        predict = lambda tokens, *_: {ear.name: logits.expand(len(tokens), 1, 201)}  # noqa: E731
+        return fill(predict, 0 * holes.long(), holes, layout, fill_settings, generators(4000)).tokens[:, 0]
+
+    floors, codes = {"min_probability": 0.1}, torch.full((201,), 0.0035)  # each much rarer than silence
+    codes[0], codes[7] = 0.3, 0.0036
+    tokens = drawn(codes.log(), **floors)
+    assert (tokens > 0).float().mean() == pytest.approx(0.7, abs=0.03)
+    assert tokens.unique().tolist() == [0, 7]
+    likeliest = torch.tensor([0.3, 0.3, *199 * [0.4 / 199]]).log() + torch.eye(201)[1] * 0.01
+    assert (drawn(likeliest, temperature=0.0) == 1).all()
+    assert (drawn(torch.tensor([0.6, *200 * [0.002]]).log(), temperature=0.0) == 0).all()
+    assert (drawn(torch.tensor([0.99, *200 * [0.00005]]).log(), **floors) == 0).all()
+    assert (drawn(torch.tensor([0.01, *200 * [0.00495]]).log(), **floors) > 0).all()
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_uncertain_rewards_and_endings_follow_what_was_drawn(order: Order) -> None:
     slots = [Slot(name=name, role=name, vocab_size=2) for name in ("observation", "reward", "terminated")]

@@ -10,13 +10,22 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from sound_environments import RATE, SAMPLES, Bounce, record_bounces, train_bounces
+from sound_environments import RATE, SAMPLES, TONES, Bounce, record_bounces, train_bounces
 
 from magrathea.data import Dataset
 from magrathea.data.make_env import environment_metadata, make_env
 from magrathea.envs import DreamEnv, DreamVectorEnv
 from magrathea.errors import MagratheaError
 from magrathea.evaluate.sounds import mu_law, near_counts
+from magrathea.evaluate.tones import (
+    LEAST_LOUDNESS,
+    dominant_frequencies,
+    event_sounds,
+    kind_table,
+    loudness,
+    same_frequency,
+    tone_table,
+)
 from magrathea.session import Session
 from magrathea.sounds import Sound, sound_of, sound_rates, with_sounds
 from magrathea.space_config import space_from_config, space_to_config
@@ -120,6 +129,35 @@ def test_sound_comes_back_much_nearer_than_silence(shape: tuple[int, ...], dtype
     np.testing.assert_array_equal(again.encode(values), tokens)
 
 
+def test_sounds_that_recur_are_one_code_a_step_and_others_many() -> None:
+    space = Sound((SAMPLES,), "int16", RATE)
+    few = sounds_in(space, 12)
+    again = few[np.random.default_rng(0).integers(12, size=200)]
+    fitted = SoundTokenizer(space)
+    with pytest.raises(MagratheaError, match="not fitted"):
+        fitted.grid  # noqa: B018
+    tokens = fitted.fit(again).encode(few)
+    assert fitted.grid == (1, 1) and fitted.vocab_size == 257 and fitted.slot_specs[""].nothing == 0
+    np.testing.assert_array_equal(fitted.decode(tokens), few)
+    loaded = tokenizer_from(fitted.to_config(), fitted.tensors(), space)
+    np.testing.assert_array_equal(loaded.encode(few), tokens)
+    pitches = np.random.default_rng(0).choice([400, 800, 1200, 1600, 2400], (80, 1, 8)).repeat(SAMPLES // 8, axis=-1)
+    melodies = space.values(0.5 * np.sin(2 * np.pi * pitches * np.arange(SAMPLES) / RATE).astype(np.float32))
+    assert SoundTokenizer(space).fit(melodies).grid[1] > 1  # no two steps sound alike
+
+
+def test_one_code_is_what_sounds_alike_whatever_its_phase() -> None:
+    space, times = Sound((SAMPLES,), "int16", RATE), np.arange(SAMPLES) / RATE
+    tones = [
+        [0.5 * np.sin(2 * np.pi * pitch * times + phase) for phase in np.linspace(0, 6, 20)] for pitch in (400, 900)
+    ]
+    values = space.values(np.array(tones, np.float32).reshape(40, 1, SAMPLES))
+    fitted = SoundTokenizer(space, sound_frames=1, sound_codes=1, sound_vocab_size=3).fit(values[::2])
+    tokens = fitted.encode(values).reshape(2, 20)
+    assert [len(set(row)) for row in tokens.tolist()] == [1, 1] and tokens[0, 0] != tokens[1, 0]
+    assert same_frequency(space, fitted.decode(fitted.encode(values)), values).all()
+
+
 def test_a_step_sounds_the_same_whatever_it_is_decoded_with() -> None:
     space = Sound((SAMPLES,), "int16", RATE)
     fitted = SoundTokenizer(space, sound_vocab_size=33).fit(sounds_in(space, 40))
@@ -179,6 +217,31 @@ def test_onsets_are_near_events_or_by_chance() -> None:
     assert 0 < near_counts(events, events)[4] < 1
 
 
+def test_a_tone_is_told_from_another_and_from_that_of_another_event() -> None:
+    space, times = Sound((SAMPLES,), "int16", RATE), np.arange(SAMPLES) / RATE
+
+    def tone(pitch: float) -> np.ndarray:
+        return space.values(0.5 * np.sin(2 * np.pi * pitch * times)[None].astype(np.float32))
+
+    assert dominant_frequencies(space.waveform(tone(440.0))[None], RATE) == pytest.approx(440, abs=2)
+    assert same_frequency(space, np.stack([tone(440), tone(440)]), np.stack([tone(450), tone(500)])).tolist() == [1, 0]
+    silent, pitches = tone(0), {10: 400, 20: 900, 30: 410, 40: 910, 45: 700}
+    sounds = np.stack([tone(pitches[step]) if step in pitches else silent for step in range(50)])
+    events = np.zeros(50, np.int64)
+    events[[10, 31]], events[[19, 40]] = 1, 2  # a step from its sound at most; none at 45
+    found, kinds = event_sounds(space, sounds, events)
+    assert kinds.tolist() == [1, 2, 1, 2] and (found[:, 0] == sounds[[10, 20, 30, 40]]).all()
+    real = kind_table(space, found, kinds, found, kinds, themselves=True)
+    assert real["nearest is of its kind"] == real["frequency"] == 1 and real["mel distance"] < 0.5 * real["of silence"]
+    swapped = kind_table(space, found[[1, 0]], kinds[:2], found, kinds)
+    assert swapped["nearest is of its kind"] == swapped["frequency"] == 0
+    table = tone_table(
+        space, sounds[1:], sounds[:-1], np.where(sounds[1:] == sounds[20], silent, sounds[1:]), sounds[1:]
+    )
+    assert table["begins"]["heard"] == 0.8 and table["begins"]["frequency, drawn"] == 1
+    assert table["silent"]["heard"] == 0 and table["begins"]["mel, drawn"] < table["begins"]["mel, silence"]
+
+
 # -- from recording to a dream ----------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def sounding(tmp_path_factory: pytest.TempPathFactory) -> World:
@@ -200,6 +263,9 @@ def test_a_world_with_sound_dreams_it(sounding: World) -> None:
     loud = (np.stack(heard) != 128).mean((1, 2))
     assert heard[0].shape == (2, SAMPLES) and heard[0].dtype == np.uint8
     assert loud.max() > 0.1 and loud.min() == 0  # a tone, and silence
+    sounds, space = np.concatenate(heard), sounding.tokenizers["observation"].leaves["ear"].space
+    found = dominant_frequencies(space.waveform(sounds[loudness(space, sounds) > LEAST_LOUDNESS]), RATE)
+    assert np.abs(found[:, None] / list(TONES.values()) - 1).min(1).max() < 0.05
     seconds = Session.from_bytes(session.to_bytes(), sounding)
     one, other = session.step(np.zeros(2, np.int64)), seconds.step(np.zeros(2, np.int64))
     np.testing.assert_array_equal(one.observation["ear"], other.observation["ear"])

@@ -28,7 +28,8 @@ def visible_tiles(env_id: str, recording: Recording, layout: Layout, slot: Slot)
 
 
 def visible_events(env_id: str, frames: np.ndarray) -> np.ndarray | None:
-    """In which pictures (T, rows, columns, 3) something happens that makes a sound: (T,), or None if not known."""
+    """Which kind of event that makes a sound is seen in pictures (T, rows, columns, 3): (T,), 0 for none; None if not
+    known."""
     return _call("visible_events", env_id, env_id, frames)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optree
 import torch
 from torch import Tensor
 
@@ -19,6 +20,16 @@ from magrathea.evaluate.recordings import Options, Subject
 from magrathea.evaluate.rollouts import Rollouts, choose_starts, context_and_least, roll_out
 from magrathea.evaluate.segments import segment_batches, teacher_forced_logits
 from magrathea.evaluate.slots import leaf_of, picture_slot, pictures_of, slot_tokenizer
+from magrathea.evaluate.tones import (
+    LEAST_LOUDNESS,
+    NEAR,
+    event_sounds,
+    kind_table,
+    loudness,
+    next_sounds,
+    onsets,
+    tone_table,
+)
 from magrathea.layout import Slot
 from magrathea.progress import Stages
 from magrathea.spaces import find_picture, leaf_spaces_of, to_rgb
@@ -31,10 +42,8 @@ HORIZON = 32
 SPANS = {"steps 1 to 4": (1, 4), "5 to 16": (5, 16), "17 to 32": (17, 32)}
 MU = 255.0
 SAMPLE_BITS = range(1, 9)  # of mu-law
-LOUDER = 2.0  # times the loudness of the step before, from which a sound begins
-LEAST_LOUDNESS = 0.01  # root mean square of a step's sound that is heard, of full scale
-NEAR = 1  # steps between an event and its sound
 DREAM_SHARE = 0.6  # of the time
+TONE_SHARE = 0.5  # of what the dreams leave
 
 
 @dataclass
@@ -50,6 +59,9 @@ class SoundResult:
         heard: by source the share of steps in which something is heard.
         agrees: by span the share of steps in which dream and recording are both heard or both not, and of the
             recording's last step, repeated.
+        tones: of recorded steps that are drawn again, given those before, see `tone_table`.
+        kinds: of "dreams" and "reality" how sounds that begin near a visible event are like recorded ones of its kind,
+            see `kind_table`.
         onsets: in "dreams" and "reality" the share of onsets that have a visible event near them, of events that have
             an onset near them, how many there are, and the share of onsets near events that are shifted in time.
         parts: by what is filled and what is known, see `_Measure.parts`.
@@ -64,6 +76,8 @@ class SoundResult:
     heard: dict[str, float] = field(default_factory=dict)
     agrees: dict[str, dict[str, float]] = field(default_factory=dict)
     onsets: dict[str, dict[str, float]] = field(default_factory=dict)
+    tones: dict[str, dict[str, float]] = field(default_factory=dict)
+    kinds: dict[str, dict[str, float]] = field(default_factory=dict)
     parts: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -94,6 +108,8 @@ def evaluate_sounds(world: str | Path | World, dataset: str | Path, options: Opt
             measure.codec()
             stages.begin(f"dreams of '{slot.name}'")
             measure.dreams()
+            stages.begin(f"next sounds of '{slot.name}'")
+            measure.tones()
             stages.begin(f"'{slot.name}' by holes")
             measure.parts()
             results.append(measure.result)
@@ -108,6 +124,8 @@ def sound_table(result: SoundResult) -> str:
     lines += _table("mel distance from the recording", result.mel)
     lines += _table("heard or not as in the recording", result.agrees)
     lines += _table(f"onsets within ±{NEAR} step of what is seen", result.onsets) if result.onsets else []
+    lines += _table("sounds that begin at an event", result.kinds) if result.kinds else []
+    lines += _table("a step's sound, given those before", result.tones)
     return "\n".join(lines + _table("filled", result.parts)).rstrip()
 
 
@@ -181,7 +199,8 @@ class _Measure:
             "repeating": np.broadcast_to(real[:, :1], real.shape),
         }
         loud = {
-            name: self._loudness(sounds) > LEAST_LOUDNESS for name, sounds in (guesses | {"recording": real}).items()
+            name: loudness(self.space, sounds) > LEAST_LOUDNESS
+            for name, sounds in (guesses | {"recording": real}).items()
         }
         self.result.heard = {name: float(loud[name][:, 1:].mean()) for name in ("dream", "recording")}
         for span, (first, last) in SPANS.items():
@@ -201,37 +220,55 @@ class _Measure:
     def _silence(self, sounds: np.ndarray) -> np.ndarray:
         return self.space.values(np.zeros_like(self.space.waveform(sounds)))
 
-    def _loudness(self, sounds: np.ndarray) -> np.ndarray:
-        """Sounds (…, *shape) as root mean squares (…)."""
-        return np.sqrt(np.square(self.space.waveform(sounds)).mean((-1, -2)))
-
     def _onsets(self, rollouts: Rollouts, real: np.ndarray, dream: np.ndarray) -> None:
         path = find_picture(self.world.observation_space)
         if path is None:
             return
         picture = [key for key, _ in leaf_spaces_of(self.world.observation_space)].index("/".join(map(str, path)))
         for name, steps, sounds in (("reality", rollouts.real, real), ("dreams", rollouts.dream, dream)):
-            counts = np.zeros(5)
+            counts, begun = np.zeros(5), []
             for index, length in enumerate(rollouts.valid.sum(1)):
                 frames = to_rgb(_channels(steps.observation[picture][index, : length + 1]))
                 events = visible_events(self.env_id, frames)
                 if events is None:
                     return
-                counts += near_counts(self.onsets(sounds[index, : length + 1]), events)
-            onsets, with_event, events, with_onset, by_chance = counts
+                heard = sounds[index, : length + 1]
+                counts += near_counts(onsets(self.space, heard), events > 0)
+                begun.append(event_sounds(self.space, heard, events))
+            num_onsets, with_event, num_events, with_onset, by_chance = counts
             self.result.onsets[name] = {
-                "onsets with an event": with_event / max(1, onsets),
-                "the same by chance": by_chance / max(1, onsets),
-                "events with an onset": with_onset / max(1, events),
-                "onsets": onsets,
-                "events": events,
+                "onsets with an event": with_event / max(1, num_onsets),
+                "the same by chance": by_chance / max(1, num_onsets),
+                "events with an onset": with_onset / max(1, num_events),
+                "onsets": num_onsets,
+                "events": num_events,
             }
+            if name == "dreams":
+                found, kinds = (np.concatenate(each) for each in zip(*begun, strict=True))
+                recorded, recorded_kinds = self._recorded_kinds(picture)
+                self.result.kinds["dreams"] = kind_table(self.space, found, kinds, recorded, recorded_kinds)
 
-    def onsets(self, sounds: np.ndarray) -> np.ndarray:
-        """(T,) in which steps of sounds (T, *shape) one begins: it is heard, and louder than in the step before."""
-        loudness = self._loudness(sounds)
-        before = np.concatenate([[np.inf], loudness[:-1]])
-        return (loudness > LEAST_LOUDNESS) & (loudness > LOUDER * before)
+    def _recorded_kinds(self, picture: int) -> tuple[np.ndarray, np.ndarray]:
+        """Sounds that begin near an event in the held-out episodes, and the events' kinds; `kinds` gets how each is
+        like the others."""
+        begun = []
+        for recording in self.subject.recordings:
+            steps = optree.tree_leaves(recording.episode.observation)
+            events = visible_events(self.env_id, to_rgb(_channels(steps[picture])))
+            assert events is not None
+            begun.append(event_sounds(self.space, steps[self.leaf], events))
+        sounds, kinds = (np.concatenate(each) for each in zip(*begun, strict=True))
+        self.result.kinds["reality"] = kind_table(self.space, sounds, kinds, sounds, kinds, themselves=True)
+        return sounds, kinds
+
+    # -- tones --------------------------------------------------------------------------------------------------------
+    def tones(self) -> None:
+        """Whether a step's sound that is drawn, given the recorded steps before, is that of the recording."""
+        budget = self.subject.budget.part(TONE_SHARE)
+        drawn = next_sounds(self.world, self.subject.recordings, self.slot, budget, self.subject.options.seed)
+        real, before, guesses = (np.concatenate(each) for each in zip(*drawn, strict=True))
+        coded = self.tokenizer.decode(self.tokenizer.encode(real))
+        self.result.tones = tone_table(self.space, real, before, guesses, coded)
 
     # -- parts of an observation --------------------------------------------------------------------------------------
     @torch.inference_mode()
@@ -278,7 +315,8 @@ class _Measure:
         own = logits[self.slot.name].cpu().log_softmax(-1)
         bits = -own.gather(-1, target[..., None])[..., 0].sum(-1) / np.log(2)
         heard = [
-            self._loudness(self.tokenizer.decode(each.numpy())) > LEAST_LOUDNESS for each in (own.argmax(-1), target)
+            loudness(self.space, self.tokenizer.decode(each.numpy())) > LEAST_LOUDNESS
+            for each in (own.argmax(-1), target)
         ]
         return np.stack([bits.numpy(), heard[0] == heard[1], np.ones(bits.shape)], axis=-1)
 

@@ -28,7 +28,7 @@ class SlotSpec:
         is_sequence: whether they follow one another as those of a text do, so that what stands at one place may stand
             at another in the next step.
         group: rows and columns of tokens that share a position of the model; chosen by their number, if not given.
-        smoothing: as of `Slot`.
+        smoothing, nothing: as of `Slot`.
         codec: given where these are no tokens to predict, but the values that the tokens before them decode to; it
             decodes them.
     """
@@ -38,6 +38,7 @@ class SlotSpec:
     token_features: np.ndarray | None = None
     is_sequence: bool = False
     smoothing: float | None = None
+    nothing: int | None = None
     codec: Codec | None = None
     group: tuple[int, int] | None = None
 

@@ -26,6 +26,7 @@ def layout_for(tokenizers: Tokenizers) -> Layout:
                     group=spec.group or ((1, 1) if alone else group_for(spec.grid)),
                     is_sequence=spec.is_sequence or None,
                     smoothing=spec.smoothing,
+                    nothing=spec.nothing,
                     values_of=slots[-1].name if spec.codec is not None else None,
                 )
             )

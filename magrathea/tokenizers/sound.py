@@ -1,4 +1,4 @@
-"""SoundTokenizer: the sound of a step as codes, a few for each of its frames, by residual vector quantization."""
+"""SoundTokenizer: the sound of a step as one code, or as codes of each of its frames (residual vector quantization)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,18 @@ from magrathea.settings import Range, check_value
 from magrathea.sounds import Sound
 from magrathea.spaces import MAX_VOCABULARY
 from magrathea.tokenizers.base import SlotSpec, Tokenizer, not_fitted, require_tensor
+from magrathea.tokenizers.sound_measures import log_mels, mel_distance, windows_for
 
 SILENT = 0  # the token of a frame without sound
 QUIET = 1e-3  # of full scale, up to which there is none
 MOST_FITTED = 12_000  # frames with sound
+MOST_FITTED_NUMBERS = 2**24  # of those frames
+FINEST = 16, 2  # frames of a step, codes of a frame
+COARSER = ((1, 1), (2, 1), (4, 1), (8, 1))
+AS_NEAR = 1.25  # times the mel distance of the finest
+TRIED = 0.25  # of the steps with sound, which are left out of the fit to choose among these
+MOST_TRIED = 512
+COARSE_CODES = 256
 ROUNDS = 8  # of k-means
 FRAMES_AT_A_TIME = 128  # always: so that a step's tokens are the same whatever it is encoded with
 
@@ -30,12 +38,18 @@ class SoundTokenizer(Tokenizer):
 
     `fit` makes the codebooks by k-means of the frames that are heard. Sounds of games recur: at equal bits that is
     nearer to them than a small convolutional codec with finite scalar quantization, and takes a tenth of the time
-    (docs/LOG.md).
+    (docs/LOG.md). Where the sounds of whole steps recur, a step is one frame of one code, which cannot contradict
+    itself in a dream, as codes that are drawn independently do; otherwise it is of as few frames as are needed.
+
+    A single code of a frame is a recorded frame, the one whose log mel spectra are the nearest, whatever its phase: so
+    few of them (256 where `fit` chooses) are needed, each of which is met often enough to be learnt.
 
     Args:
         space: of the sound of a step.
         sound_frames: in which a step is cut.
-        sound_codes: of each frame; together they take one position of the model.
+        sound_codes: of each frame; together they take one position of the model. If neither number is given, `fit`
+            takes the fewest frames of one code that are as near to steps that they were not made of as 16 frames of
+            two codes, or else these; if one is given, the other is that of these.
         sound_vocab_size: number of different tokens.
     """
 
@@ -46,21 +60,25 @@ class SoundTokenizer(Tokenizer):
         self,
         space: gymnasium.Space,
         *,
-        sound_frames: int = 16,
-        sound_codes: int = 2,
+        sound_frames: int | None = None,
+        sound_codes: int | None = None,
         sound_vocab_size: int = 1001,
     ) -> None:
         if not isinstance(space, Sound):
             raise MagratheaError(f"SoundTokenizer needs a Sound, got {space}; declare its sample rate")
+        frames, codes = (
+            other if number is None else number
+            for number, other in zip((sound_frames, sound_codes), FINEST, strict=True)
+        )
         for name, value, low, most in (
-            ("sound_frames", sound_frames, 1, 1024),
-            ("sound_codes", sound_codes, 1, 16),
+            ("sound_frames", frames, 1, 1024),
+            ("sound_codes", codes, 1, 16),
             ("sound_vocab_size", sound_vocab_size, 3, MAX_VOCABULARY),
         ):
             check_value(name, value, Annotated[int, Range(low, most)])
         self.space = space
-        self._num_frames, self._num_books = min(sound_frames, space.shape[0]), sound_codes
-        self._frame_samples = -(-space.shape[0] // self._num_frames)
+        self._chooses = sound_frames is None and sound_codes is None
+        self._num_frames, self._num_books = min(frames, space.shape[0]), codes
         self._num_codes = sound_vocab_size - 1
         self._books: Tensor | None = None
 
@@ -71,11 +89,14 @@ class SoundTokenizer(Tokenizer):
 
     @property
     def grid(self) -> tuple[int, int]:
+        if self._chooses and self._books is None:
+            raise not_fitted(self, "sounds")
         return 1, self._num_frames * self._num_books
 
     @property
     def slot_specs(self) -> dict[str, SlotSpec]:
-        return {"": SlotSpec(self.vocab_size, self.grid, self.token_features(), group=(1, self._num_books))}
+        group, nothing = (1, self._num_books), SILENT if self.tokens_per_step == 1 else None
+        return {"": SlotSpec(self.vocab_size, self.grid, self.token_features(), group=group, nothing=nothing)}
 
     @property
     def bits_per_step(self) -> float:
@@ -90,25 +111,68 @@ class SoundTokenizer(Tokenizer):
         return self._books
 
     @property
+    def _frame_samples(self) -> int:
+        return -(-self.space.shape[0] // self._num_frames)
+
+    @property
     def _frame_length(self) -> int:
         return self.space.num_channels * self._frame_samples
 
     def token_features(self) -> np.ndarray:
-        return np.concatenate([np.zeros((1, self._frame_length), np.float32), self.books[0].numpy()])
+        """The log mel spectra of silence and of the first book's vectors: alike, whatever the phases of a tone are."""
+        return self._mels(torch.cat([torch.zeros(1, self._frame_length), self.books[0]])).numpy()
+
+    def _mels(self, frames: Tensor) -> Tensor:
+        """Frames (M, P) -> (M, F) the log mel spectra of several windows, of equal weight."""
+        waves = frames.unflatten(-1, (self.space.num_channels, self._frame_samples))
+        parts = [log_mels(waves, window, self.space.sample_rate).flatten(1) for window in windows_for(waves)]
+        return torch.cat([part * part.shape[1] ** -0.5 for part in parts], dim=1)
 
     # -- verbs --------------------------------------------------------------------------------------------------------
     def fit(self, values: Any, *, previous: Any = None, seed: int = 0) -> Self:
         sounds = self.check_values(values)
         if sounds.ndim != len(self.value_shape) + 1 or len(sounds) == 0:
             raise MagratheaError(f"SoundTokenizer.fit got shape {sounds.shape}; give (M, *{self.value_shape}), M > 0")
-        rng, kept, num = np.random.default_rng(seed), [], 0
+        rng = np.random.default_rng(seed)
+        if self._chooses:
+            self._num_frames, self._num_books = cut = self._fewest(sounds, rng)
+            self._num_codes = self._num_codes if cut == FINEST else min(COARSE_CODES, self._num_codes)
+        self._books = self._fitted_books(sounds, rng)
+        return self
+
+    def _fewest(self, sounds: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
+        """The fewest frames and codes that are as near as the finest to steps of `sounds` that they are not made of."""
+        heard = rng.permutation(np.flatnonzero(~_silent(torch.from_numpy(self.space.waveform(sounds)).flatten(1))))
+        num_tried = min(MOST_TRIED, int(len(heard) * TRIED))
+        tried, rest = sounds[np.sort(heard[:num_tried])], sounds[np.sort(heard[num_tried:])]
+        if num_tried == 0:
+            return FINEST
+
+        def distance(frames: int, codes: int) -> float:
+            most = self._num_codes if (frames, codes) == FINEST else min(COARSE_CODES, self._num_codes)
+            trial = SoundTokenizer(self.space, sound_frames=frames, sound_codes=codes, sound_vocab_size=1 + most)
+            trial.fit(rest, seed=int(rng.integers(2**31)))
+            real, coded = (
+                torch.from_numpy(self.space.waveform(each)) for each in (tried, trial.decode(trial.encode(tried)))
+            )
+            return float(mel_distance(real, coded, self.space.sample_rate))
+
+        allowed = AS_NEAR * distance(*FINEST)
+        return next((cut for cut in COARSER if distance(*cut) <= allowed), FINEST)
+
+    def _fitted_books(self, sounds: np.ndarray, rng: np.random.Generator) -> Tensor:
+        kept, num = [], 0
         for index in rng.permutation(len(sounds)):
             frames = self._frames(sounds[index : index + 1])[0]
             kept.append(frames[~_silent(frames)])
             num += len(kept[-1])
-            if num >= MOST_FITTED:
+            if num >= min(MOST_FITTED, MOST_FITTED_NUMBERS // self._frame_length):
                 break
         left, books = torch.cat(kept), []
+        if self._num_books == 1 and len(left):
+            mels = self._mels(left)
+            found = left[_nearest(k_means(mels, self._num_codes, rng), mels)]
+            return torch.cat([found, left.new_zeros(self._num_codes - len(found), left.shape[1])])[None]
         for _ in range(self._num_books):
             # what a book leaves nothing of is to be nothing in those after it
             first = left.new_zeros(min(1, len(books)), self._frame_length)
@@ -116,8 +180,7 @@ class SoundTokenizer(Tokenizer):
             book = torch.cat([first, found, left.new_zeros(self._num_codes - len(first) - len(found), left.shape[1])])
             books.append(book)
             left = left - book[_nearest(left, book)]
-        self._books = torch.stack(books)
-        return self
+        return torch.stack(books)
 
     def _accepts(self, dtype: np.dtype) -> bool:
         return dtype == self.value_dtype
@@ -133,6 +196,11 @@ class SoundTokenizer(Tokenizer):
     def _encode(self, values: np.ndarray, previous: np.ndarray | None) -> np.ndarray:
         frames = self._frames(values)
         left, silent, tokens = frames.flatten(0, 1), _silent(frames).flatten(), []
+        if self._num_books == 1:
+            codes = torch.zeros(len(left), dtype=torch.long)
+            if not silent.all():
+                codes[~silent] = _nearest(self._mels(left[~silent]), self._mels(self.books[0]))
+            return torch.where(silent, SILENT, 1 + codes).reshape(len(values), -1).numpy()
         for book in self.books:
             codes = _nearest(left, book)
             left = left - book[codes]

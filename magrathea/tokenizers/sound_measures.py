@@ -41,9 +41,26 @@ def log_mels(waves: Tensor, window: int, rate: int) -> Tensor:
 def mel_distance(real: Tensor, other: Tensor, rate: int) -> Tensor:
     """Mean absolute difference of log mel spectra of several windows, as in Kumar et al. 2023, arXiv 2306.06546 (1 is a
     factor of ten). Waves (..., n)."""
-    windows = [window for window in WINDOWS if window <= max(WINDOWS[0], real.shape[-1])]
+    windows = windows_for(real)
     parts = [(log_mels(real, window, rate) - log_mels(other, window, rate)).abs().mean() for window in windows]
     return torch.stack(parts).mean()
+
+
+def windows_for(waves: Tensor) -> list[int]:
+    """Those of WINDOWS that are no longer than waves (..., n)."""
+    return [window for window in WINDOWS if window <= max(WINDOWS[0], waves.shape[-1])]
+
+
+def mel_distances(these: Tensor, those: Tensor, rate: int, paired: bool = False) -> Tensor:
+    """`mel_distance` of each of these waves (A, C, n) from each of those (B, C, n): (A, B); or, where they are paired,
+    from its own: (A,)."""
+    total = torch.zeros(len(these)) if paired else torch.zeros(len(these), len(those))
+    windows = windows_for(these)
+    for window in windows:
+        first, second = (log_mels(waves, window, rate).flatten(1) for waves in (these, those))
+        distances = (first - second).abs().sum(1) if paired else torch.cdist(first, second, p=1)
+        total += distances / first.shape[1]
+    return total / len(windows)
 
 
 def si_sdr(real: Tensor, other: Tensor) -> float:

@@ -12,9 +12,11 @@ from magrathea.data import collect
 from magrathea.data.make_env import make_env
 from magrathea.errors import MagratheaError
 from magrathea.evaluate.sounds import near_counts
+from magrathea.evaluate.tones import dominant_frequencies, event_sounds
+from magrathea.sounds import with_sounds
 
 pytest.importorskip("ale_py")
-from magrathea.environments.atari.events import visible_events
+from magrathea.environments.atari.events import OUT, SERVED, visible_events
 
 
 def test_breakout_pictures_and_metadata(tmp_path: Path) -> None:
@@ -62,5 +64,9 @@ def test_the_ball_of_pong_turns_when_it_sounds() -> None:
     loud = (np.stack(sounds) != 128).any(1)
     onsets = loud & ~np.concatenate([[True], loud[:-1]])
     assert events is not None and visible_events("ALE/Breakout-v5", np.stack(frames)) is None
-    num, near, num_events, with_onset, by_chance = near_counts(onsets, events)
+    heard, space = np.stack(sounds), with_sounds(env.observation_space, {"sound": 30720}, "Pong")["sound"]
+    found, kinds = event_sounds(space, heard, events)
+    pitches = dominant_frequencies(space.waveform(found[:, 1]), space.sample_rate)
+    assert np.median(pitches[kinds == OUT]) < 300 < np.median(pitches[kinds == SERVED]) < 720
+    num, near, num_events, with_onset, by_chance = near_counts(onsets, events > 0)
     assert num > 15 and near / num > 0.85 and with_onset / num_events > 0.7 and by_chance / num < 0.5
