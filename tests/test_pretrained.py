@@ -91,11 +91,18 @@ def _without_fill(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
+def _token_for_nothing(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["layout"][0]["nothing"] = 10**6
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 DAMAGE = {
     "damaged": _truncate,
     "format version 99": _other_version,
     "do not fit": _other_width,
     "lacks or misnames": _without_fill,
+    "its layout has the slots": _token_for_nothing,
     "is missing": lambda folder: (folder / "starts.safetensors").unlink(),
     "has no config.json": lambda folder: (folder / "config.json").unlink(),
     "cannot be read": lambda folder: (folder / "config.json").write_text("{"),

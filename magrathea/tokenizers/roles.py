@@ -46,7 +46,7 @@ def codecs_of(tokenizers: Tokenizers) -> dict[str, Codec]:
 def check_layout(layout: Layout, tokenizers: Tokenizers) -> None:
     """Raises MagratheaError where a layout is not that of its tokenizers."""
     stored, expected = (
-        [(slot.name, slot.role, slot.vocab_size, slot.grid, slot.values_of) for slot in each.slots]
+        [(slot.name, slot.role, slot.vocab_size, slot.grid, slot.nothing, slot.values_of) for slot in each.slots]
         for each in (layout, layout_for(tokenizers))
     )
     if stored != expected:
