@@ -37,7 +37,7 @@ class BatchConfig:
         num_prompted: further segments, whose actions are predicted given a goal or a return; if not given, 1 where the
             model attends to the window, or else none.
         num_alone: further steps, shown without any past, of whose observations whole parts are unknown, so that a text
-            is written to a picture or a picture to a text; if not given, half as many as the segments have holes in
+            is written to a picture or a picture to a text; if not given, a quarter as many as the segments have holes in
             where texts are observed beside something else, or else none.
         corrupt_prob: probability that a segment's context is corrupted, so that a dream can recover from its mistakes.
         max_corrupt_rate: highest fraction of a corrupted context's observation tokens that are replaced.
@@ -107,7 +107,7 @@ class BatchConfig:
             sizes["num_segments"] = max(-(-4 // num_worlds), min(128, share))
         if self.num_alone is None:
             num_filled = sizes["num_segments"] * (steps - context)
-            sizes["num_alone"] = num_filled // 2 if model.layout.texts_beside_others else 0
+            sizes["num_alone"] = num_filled // 4 if model.layout.texts_beside_others else 0
         if model.recurrence is None:
             sizes["num_earlier"] = 0
         return SizedBatch(**vars(self) | sizes)
