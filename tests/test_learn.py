@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 import pytest
 from exact_worlds import CorridorEnv
+from gymnasium.envs.registration import EnvSpec
 from steered_square import ENV_ID, SteeredSquare
 
 from magrathea.agents import Agent, LearnerSettings
@@ -85,8 +86,7 @@ def test_worlds_of_pictures_and_their_agents_go_on_from_round_to_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They start from the last round's weights, unless rewards were recorded that its world does not know."""
-    if ENV_ID not in gymnasium.registry:
-        gymnasium.register(ENV_ID, SteeredSquare)
+    monkeypatch.setitem(gymnasium.registry, ENV_ID, EnvSpec(ENV_ID, SteeredSquare))
     quick = replace(SETTINGS, real_steps=120, world_updates=2, agent_updates=1, episodes=2, max_episode_steps=10)
     loop.learn(ENV_ID, tmp_path / "agent", quick)
     work = tmp_path / "agent" / loop.WORK_FOLDER
