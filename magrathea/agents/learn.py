@@ -255,7 +255,7 @@ class _Run:
         settings = self.settings
         self.stages.begin("learning in dreams")
         agent = Agent(world, settings.agent, {"env_id": self.env_id}, settings.seed)
-        if number and (settings.world is not None or self._world_to_continue(number, dataset)):
+        if number and (settings.world is not None or world.metadata["training"]["recipe"]["init_from"] is not None):
             agent.network.load_state_dict(Agent.from_pretrained(self.work / f"agent-{number - 1}").network.state_dict())
         learner, progress = Learner(agent.network, settings.agent), AgentProgress()
         checkpoint = self.work / f"agent-{number}.safetensors"
