@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -104,6 +105,22 @@ def test_worlds_of_pictures_and_their_agents_go_on_from_round_to_round(
     assert loop._knows_rewards(second, dataset)
     monkeypatch.setattr(Dataset, "episode", lambda own, number: _paid(episode(own, number)))
     assert not loop._knows_rewards(second, dataset)
+
+
+@pytest.mark.parametrize(
+    ("space", "num_steps", "passes"),
+    [
+        (gymnasium.spaces.Discrete(16), 20_000, 40),
+        (gymnasium.spaces.Box(-1, 1, (4,)), 500, 400),
+        (gymnasium.spaces.Dict(picture=gymnasium.spaces.Box(0, 255, (8, 8, 3), np.uint8)), 500, None),
+        (gymnasium.spaces.Tuple([gymnasium.spaces.Discrete(2), gymnasium.spaces.Text(9)]), 500, None),
+    ],
+)
+def test_worlds_without_pictures_and_texts_are_not_trained_for_ever(
+    space: gymnasium.Space, num_steps: int, passes: float | None
+) -> None:
+    dataset: Any = SimpleNamespace(observation_space=space, num_steps=num_steps)
+    assert loop._most_passes(dataset) == passes
 
 
 episode = Dataset.episode

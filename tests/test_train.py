@@ -87,6 +87,20 @@ def test_interrupted_training_resumes_exactly(work: Path) -> None:
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+def test_training_ends_after_its_passes(work: Path, debug_world: World) -> None:
+    cache = TokenCache.open(work / "tokens", debug_world.layout)
+    config, num_recorded = TrainerConfig(passes=0.2, checkpoint_seconds=1000, batch=BATCH), int(cache.ends[-1])
+    world = World(debug_world.tokenizers, debug_world.config, debug_world.starts)
+    seen: list[Progress] = []
+    checkpoint = work / "passes.safetensors"
+    train_model(JointModel.of(world.model), [cache], config, checkpoint, lambda now: seen.append(replace(now)))
+    each = seen[0].num_trained_steps
+    assert 0.2 * num_recorded <= seen[-1].num_trained_steps < 0.2 * num_recorded + each
+    assert [now.fraction for now in seen[:-1]] == pytest.approx(
+        [5 * i * each / num_recorded for i in range(1, len(seen))]
+    )
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one(debug_dataset: Dataset, tmp_path: Path) -> None:
     """Under torchrun, from the command line, with a composite memory."""

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import gymnasium
 import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -38,12 +39,14 @@ from magrathea.files import atomic_write, claim_folder, read_json
 from magrathea.pretrained import folder_to_write
 from magrathea.progress import Stages
 from magrathea.settings import Count, Positive, Range, Seed, check
+from magrathea.spaces import is_image, leaf_spaces_of
 from magrathea.train import load_settings, train
 from magrathea.train.checkpoint import load_checkpoint, save_checkpoint
 from magrathea.world import World
 
 WORK_FOLDER = ".learning"
 WORLD_SHARE = 0.5  # of a round's time
+PASSES, LEAST_STEPS = 40, 200_000  # most of a world that could learn its recordings by heart: passes, steps trained
 LAST_ROUND = 2.0  # times as long as one of the others
 CHECKPOINT_SECONDS = 30.0
 NUM_SCALED = 2048  # states by which the features are standardized
@@ -164,8 +167,9 @@ class _Run:
         recording = time.monotonic() - start
         share = WORLD_SHARE if self.settings.world is None else 0.0
         world = self._learn_world(number, dataset, share * seconds)
+        training = 60 * world.metadata["training"]["minutes"] if share else 0.0
         agent, replay, progress = self._learn_agent(
-            number, world, dataset, max(0.2 * seconds, (1 - share) * seconds - recording)
+            number, world, dataset, max(0.2 * seconds, seconds - training - recording)
         )
         self.stages.begin("measuring")
         dreamt = dream_returns(replay, agent.network, NUM_DREAMS, self.limit)
@@ -234,6 +238,7 @@ class _Run:
             seed=settings.seed + number,
             steps=settings.world_updates,
             minutes=None if settings.world_updates else seconds / 60,
+            passes=None if settings.world_updates else _most_passes(dataset),
             held_out=0.0,
             init_from=self._world_to_continue(number, dataset),
             metadata={"name": re.split("[:/]", self.env_id)[-1]},
@@ -380,6 +385,14 @@ class _Run:
                 "measured are not learned from, and not counted.",
             ]
         )
+
+
+def _most_passes(dataset: Dataset) -> float | None:
+    """Most passes over its steps that a world is trained for: numbers and choices alone are soon learned by heart."""
+    leaves = [leaf for _, leaf in leaf_spaces_of(dataset.observation_space)]
+    if any(is_image(leaf) or isinstance(leaf, gymnasium.spaces.Text) for leaf in leaves):
+        return None
+    return max(PASSES, LEAST_STEPS / dataset.num_steps)
 
 
 def _knows_rewards(world: World, dataset: Dataset) -> bool:

@@ -90,7 +90,7 @@ def _checked(settings: TrainSettings) -> TrainSettings:
     for name, value, only in (("init_from", settings.init_from, None), ("memory", settings.model.memory, "window")):
         if value != only:
             raise MagratheaError(f"Several worlds are trained with {name} {value!r}; give {only!r}, or one dataset.")
-    if settings.minutes is None and settings.steps is None:
+    if not settings.is_limited:
         return replace(settings, minutes=DEFAULT_MINUTES)
     return settings
 

@@ -57,7 +57,7 @@ def train(
         dataset: folder of a Minari dataset, as `magrathea collect` records it.
         out: folder of the world. Its subfolder `.training` has the token cache, the checkpoint and TensorBoard's logs.
         settings: of the world and its training, as `load_settings` reads them; the default ones if not given. Training
-            takes 10 minutes where they say neither minutes nor steps.
+            takes 10 minutes where they say neither minutes nor steps nor passes.
         device: "cpu", "cuda", "cuda:N", or "auto" for a GPU if there is one.
         deadline: moment of `time.monotonic` that the training of the model ends at, in place of `settings.minutes`.
         stages: display that the progress is shown in; one of its own if not given.
@@ -67,7 +67,7 @@ def train(
             training with other settings or data, or in which another process trains.
     """
     settings = settings or TrainSettings()
-    if settings.minutes is None and settings.steps is None:
+    if not settings.is_limited:
         settings = replace(settings, minutes=DEFAULT_MINUTES)
     real = folder_to_write(out)  # refuses what cannot be one before anything is learned
     with claim_folder(real, "training into") if distributed.is_first() else nullcontext():

@@ -36,7 +36,8 @@ class TrainerConfig:
     """How the model is trained.
 
     Attributes:
-        steps, minutes: training ends after so many updates, or so much time, whichever is given and comes first.
+        steps, minutes, passes: training ends after so many updates, so much time, or so many passes over the recorded
+            steps, whichever is given and comes first.
         learning_rate: peak learning rate of AdamW.
         weight_decay: of weight matrices; embeddings, biases and logit scales have none.
         warmup: fraction of the training in which the learning rate rises to its peak.
@@ -48,6 +49,7 @@ class TrainerConfig:
 
     steps: Count | None = None
     minutes: Positive | None = None
+    passes: Positive | None = None
     learning_rate: Annotated[float, Range(0, 1, above=True)] = 1.2e-3
     weight_decay: Share = 0.05
     warmup: Annotated[float, Range(0, 1, above=True)] = 0.02
@@ -58,6 +60,11 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether anything says when training ends."""
+        return any(limit is not None for limit in (self.steps, self.minutes, self.passes))
 
 
 @dataclass
@@ -71,10 +78,11 @@ class Progress:
     loss: float = float("nan")
     fraction: float = 0.0
 
-    def fraction_done(self, config: TrainerConfig) -> float:
-        """Fraction of the training that is done, 0…1; `config` says `steps`, `minutes` or both."""
+    def fraction_done(self, config: TrainerConfig, num_recorded: int) -> float:
+        """Fraction, 0…1, that is done of a training on so many recorded steps; `config` says when it ends."""
         shares = [self.step / config.steps] if config.steps else []
         shares += [self.seconds / (60 * config.minutes)] if config.minutes else []
+        shares += [self.num_trained_steps / (config.passes * num_recorded)] if config.passes else []
         return min(1.0, max(shares))
 
 
@@ -133,12 +141,12 @@ def train_model(
     report: Callable[[Progress], None] = lambda progress: None,
     deadline: float | None = None,
 ) -> Progress:
-    """Train until `config.steps` or `config.minutes` have passed, from the checkpoint on if there is one.
+    """Train until `config` says that training ends, from the checkpoint on if there is one.
 
     Args:
         model: trained in place; parameters that do not require a gradient stay as they are.
         caches: tokens of the training episodes of each of the model's worlds. Every update has segments of all worlds.
-        config: at least one of `steps` and `minutes` is given.
+        config: at least one of `steps`, `minutes` and `passes` is given.
         checkpoint: file of the training's state, written every `config.checkpoint_seconds` and at the end.
         report: called after every update.
         deadline: moment of `time.monotonic` that the training ends at, in place of `config.minutes`; it takes
@@ -152,9 +160,10 @@ def train_model(
         config = replace(config, minutes=(progress.seconds + remaining) / 60)
     parallel_model = distributed.data_parallel(model)
     sizes = [config.batch.fit_to(member, len(caches)) for member in model.models]
+    num_recorded = sum(int(cache.ends[-1]) for cache in caches)
     model.train()
     start, saved = time.monotonic() - progress.seconds, time.monotonic()
-    while (fraction := distributed.broadcast(progress.fraction_done(config))) < 1:
+    while (fraction := distributed.broadcast(progress.fraction_done(config, num_recorded))) < 1:
         for group in optimizer.param_groups:
             group["lr"] = group["scale"] * learning_rate(fraction, config)
         batches = [
@@ -173,7 +182,7 @@ def train_model(
         progress.num_trained_steps += sum(batch.tokens.shape[0] * batch.tokens.shape[1] for _, batch in batches)
         progress.loss = distributed.mean_over_processes(loss.detach()).item()
         progress.seconds = time.monotonic() - start
-        progress.fraction = progress.fraction_done(config)
+        progress.fraction = progress.fraction_done(config, num_recorded)
         report(progress)
         if distributed.is_first() and time.monotonic() - saved > config.checkpoint_seconds:
             save_checkpoint(checkpoint, model, optimizer, vars(progress))
