@@ -83,13 +83,15 @@ def inpaint(
 def whole_parts(
     layout: Layout, shape: tuple[int, ...], generator: Generator, ratio: float = 0.5
 ) -> Bool[Tensor, "*steps N"]:
-    """Any part of an observation from the others, as its sound from its picture: each is wholly unknown with a
-    probability of `ratio`, one at least; reward and ending are unknown too."""
+    """Any parts of an observation from any others, as its sound from its picture: all of them are wholly unknown with a
+    probability of `ratio`, else from one of them to all but one, each number as often; reward and ending are unknown
+    too."""
     slots = [slot for slot in layout.of_role("observation") if slot.values_of is None]
     result = _holes(layout, "reward", "terminated").repeat(*shape, 1)
-    unknown = torch.rand(*shape, len(slots), generator=generator) < ratio
-    chosen = torch.randint(len(slots), shape, generator=generator)
-    unknown |= torch.arange(len(slots)) == chosen[..., None]
+    all_unknown = torch.rand(shape, generator=generator) < ratio
+    num_unknown = torch.randint(1, max(2, len(slots)), shape, generator=generator).masked_fill(all_unknown, len(slots))
+    order = torch.rand(*shape, len(slots), generator=generator).argsort(-1)
+    unknown = order < num_unknown[..., None]
     for index, slot in enumerate(slots):
         result[..., layout.span(slot.name)] = unknown[..., index, None]
     return result
@@ -98,7 +100,7 @@ def whole_parts(
 def whole_parts_in_progress(
     layout: Layout, shape: tuple[int, ...], generator: Generator, ratio: float = 0.1
 ) -> Bool[Tensor, "*steps N"]:
-    """Whole parts of an observation from the others, in half of the steps with some of the holes already filled."""
+    """Whole parts of an observation from others, in half of the steps with some of the holes already filled."""
     hole_mask = whole_parts(layout, shape, generator, ratio)
     share = 2 * torch.rand(*shape, 1, generator=generator)
     return hole_mask & (torch.rand(hole_mask.shape, generator=generator) < share)

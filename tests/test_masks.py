@@ -47,6 +47,18 @@ def test_parts_of_an_observation_are_unknown_as_a_whole() -> None:
     assert min(map(drawn.count, set(drawn))) > 60
 
 
+def test_any_number_of_parts_is_unknown_as_often_as_any_other() -> None:
+    names = [f"observation/{letter}" for letter in "abcde"]
+    layout = Layout((*LAYOUT.of_role("action"), *(Slot(name=name, role="observation", vocab_size=4) for name in names),
+                     *LAYOUT.of_role("reward", "terminated")))  # fmt: skip
+    drawn = masks.whole_parts(layout, (2000,), Generator().manual_seed(0), 0.1)
+    unknown = torch.stack([drawn[:, layout.span(name)].all(-1) for name in names], dim=-1)
+    shares = torch.bincount(unknown.sum(-1), minlength=6) / len(drawn)
+    assert shares.tolist() == pytest.approx([0, *[0.9 / 4] * 4, 0.1], abs=0.03)
+    alone = unknown[unknown.sum(-1) == 4]
+    assert (~alone).float().mean(0).tolist() == pytest.approx([0.2] * 5, abs=0.06)  # each is the only one known
+
+
 def test_what_is_filled_in_order_has_its_holes_at_the_end() -> None:
     drawn = {drawing_of(mask) for mask in masks.forward_in_order(LAYOUT, (200,), torch.Generator().manual_seed(0))}
     assert {". oooooo o o o", ". ...ooo o o o", ". ...... . . o"} <= drawn
