@@ -286,3 +286,21 @@ def test_reward_and_terminated() -> None:
         read = tokenizer_from(json.loads(json.dumps(tokenizer.to_config())), tokenizer.tensors())
         tokens = np.arange(tokenizer.vocab_size)[:, None]
         assert np.array_equal(read.decode(tokens), tokenizer.decode(tokens))
+
+
+def test_labels_are_never_mixed() -> None:
+    space, rng = spaces.Box(0, 255, (8, 8), np.uint8), np.random.default_rng(0)
+    pictures = np.zeros((400, 8, 8), np.uint8)
+    for picture in pictures:
+        top, left, height, width = *rng.integers(0, 5, 2), *rng.integers(2, 6, 2)
+        picture[top : top + height, left : left + width] = rng.choice([80, 160, 240])
+    shown, names = pictures[:300], {0, 80, 160, 240}
+    tokenizer = tokenizer_for(space, image="patch", patch=4, num_codes=64).fit(shown)
+    decoded = tokenizer.decode(tokenizer.encode(pictures[300:]))
+    assert (
+        set(np.unique(decoded).tolist()) <= names and set(np.unique(tokenizer.decode(tokenizer.encode(shown)))) == names
+    )
+    assert (decoded != pictures[300:]).mean() < 0.1
+    colours = np.repeat(pictures[..., None], 3, axis=-1)  # of which a mean is as good as any
+    mixed = tokenizer_for(spaces.Box(0, 255, (8, 8, 3), np.uint8), image="patch", patch=4, num_codes=64).fit(colours)
+    assert not set(np.unique(mixed.decode(mixed.encode(colours))).tolist()) <= names

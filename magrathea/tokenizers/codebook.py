@@ -13,6 +13,11 @@ def nearest_codes(patches: np.ndarray, codes: np.ndarray) -> np.ndarray:
     return _nearest(patches, codes)[0]
 
 
+def one_hot(patches: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Patches (M, P) of these values (C,) -> (M, P * C) uint8, whose squared distance counts the pixels that differ."""
+    return ((patches[..., None] == values) * np.uint8(255)).reshape(len(patches), -1)
+
+
 def nearest_distances(patches: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(index (M,), squared distance (M,) float32) of the nearest code of each patch."""
     return _nearest(patches, codes)

@@ -14,9 +14,9 @@ from gymnasium import spaces
 from magrathea.errors import MagratheaError
 from magrathea.spaces import is_image
 from magrathea.tokenizers.base import Tokenizer, not_fitted, require_tensor
-from magrathea.tokenizers.codebook import nearest_codes
+from magrathea.tokenizers.codebook import nearest_codes, one_hot
 from magrathea.tokenizers.patches import choose_patch, join, patch_pair, split, unique_rows
-from magrathea.tokenizers.patchfit import fit_codebook, sample_frames
+from magrathea.tokenizers.patchfit import MOST_LABELS, fit_codebook, sample_frames
 
 _FRAMES_AT_A_TIME = 256
 
@@ -82,7 +82,8 @@ class PatchTokenizer(PatchedTokenizer):
     """Image Box (H, W, channels) or (H, W) of uint8 to a grid of patch codes (Dedieu et al. 2025, arXiv 2502.01591).
 
     `patch` is the patch's (height, width) or side in pixels, or None: `fit` chooses. The codebook holds at most
-    `num_codes` patches of uint8; a code is the nearest by squared distance, and the lower number in a tie.
+    `num_codes` patches of uint8; a code is the nearest by squared distance, and the lower number in a tie; where pixels
+    are labels (one channel of at most 16 values), it is the one from which the fewest pixels differ.
     """
 
     type_name = "patch"
@@ -128,7 +129,10 @@ class PatchTokenizer(PatchedTokenizer):
     def _encode_patches(self, patches: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Each different patch is compared with the codebook once."""
         unique = unique_rows(patches)
-        return nearest_codes(patches[unique.first, : codes.shape[1]], codes)[unique.inverse]
+        different, values = patches[unique.first, : codes.shape[1]], np.unique(codes)
+        if self._channels == 1 and len(values) <= MOST_LABELS:
+            different, codes = one_hot(different, values), one_hot(codes, values)
+        return nearest_codes(different, codes)[unique.inverse]
 
     def _decode(self, tokens: np.ndarray) -> np.ndarray:
         return self._joined(self.codebook[tokens.reshape(-1)])

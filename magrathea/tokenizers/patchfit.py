@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from magrathea.tokenizers.codebook import leaders, refine
+from magrathea.tokenizers.codebook import leaders, one_hot, refine
 from magrathea.tokenizers.patches import hash_rows, split
 
 MAX_FRAMES = 20_000
+MOST_LABELS = 16  # different values of a picture in which each names a class, so that none is between two others
 _FRAMES_AT_A_TIME = 256
 _MAX_LONE = 60_000  # most patches with one occurrence that are kept; noise makes arbitrarily many
 
@@ -22,11 +23,17 @@ def sample_frames(frames: np.ndarray, limit: int, seed: int) -> np.ndarray:
 def fit_codebook(images: np.ndarray, patch: tuple[int, int], num_codes: int, seed: int) -> np.ndarray:
     """Codes uint8 (K <= num_codes, P) for images (M, H, W, channels).
 
-    All of the different patches if they are few enough, otherwise `leader_codes`. Noise is not told from content: where
+    All of the different patches if they are few enough, otherwise `leader_codes`, or for labels, which are one channel
+    of few values, `label_codes`. Noise is not told from content: where
     pictures carry noise, the most frequent patches lead, and the codes that are left average the noisy ones.
     """
     patches, weights, _ = count_patches(sample_frames(images, MAX_FRAMES, seed), patch, seed)
-    return patches if len(patches) <= num_codes else leader_codes(patches, weights, num_codes)
+    if len(patches) <= num_codes:
+        return patches
+    values = np.unique(patches)
+    if images.shape[3] == 1 and len(values) <= MOST_LABELS:
+        return label_codes(patches, values, weights, num_codes)
+    return leader_codes(patches, weights, num_codes)
 
 
 def count_patches(images: np.ndarray, patch: tuple[int, int], seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -84,3 +91,10 @@ def leader_codes(patches: np.ndarray, weights: np.ndarray, num_codes: int) -> np
             high = middle
     codes = refine(patches, weights, patches[leaders(patches, high, num_codes)], 3)
     return np.unique(np.round(codes).astype(np.uint8), axis=0)
+
+
+def label_codes(patches: np.ndarray, values: np.ndarray, weights: np.ndarray, num_codes: int) -> np.ndarray:
+    """`leader_codes` where the values (C,) of pixels are names: patches are as far apart as they have pixels that
+    differ, and a code has at each pixel the most frequent value of its patches."""
+    shares = leader_codes(one_hot(patches, values), weights, num_codes)
+    return np.unique(values[shares.reshape(len(shares), -1, len(values)).argmax(-1)], axis=0)
