@@ -6,10 +6,8 @@ seed, and must be remembered.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,10 @@ import numpy as np
 import vizdoom
 from gymnasium import spaces
 
-from magrathea.data.pictures import resize
+from magrathea.environments.vizdoom.levels import TICS, TICS_PER_SECOND, scratch_folder
+from magrathea.environments.vizdoom.parts import SOUND_RATE, SOURCES, check_parts, part_space, read_part, set_up
+from magrathea.sounds import SOUND_RATES
 
-TICS_PER_SECOND = 35  # of the game
-TICS = 4  # in a step
 TURN = 15.0  # degrees of a turning step; all headings are multiples of it
 ACTIONS = {
     "noop": (0, 0.0), "forward": (1, 0.0), "turn left": (0, -TURN), "turn right": (0, TURN),
@@ -46,8 +44,19 @@ REACH = 47.4  # distance at which the game summons an object ahead of the player
 class ViZDoomEnv(gymnasium.Env):
     """`my_way_home` without weapon, bobbing and score: find the vest.
 
-    Observation: (height, width, 3) uint8. Action: Discrete(6), named in ACTIONS. `info` holds, for evaluation only,
-    pose (3,) float32: x, y in units of the map, and the angle in degrees, counterclockwise from east.
+    Observation: (height, width, 3) uint8, or a Dict of the parts that are named, see `part_space`. Action: Discrete(6),
+    named in ACTIONS. `info` holds, for evaluation only, pose (3,) float32: x, y in units of the map, and the angle in
+    degrees, counterclockwise from east.
+
+    Args:
+        resolution: (height, width) of pictures, depth and labels.
+        furnished: whether there are objects in the rooms.
+        parts: what is observed, of "depth", "labels", "picture", "position" and "sound"; the picture alone, not in a
+            Dict, if none is named. With sound three rooms have a thing that makes it, the same in every episode, which
+            is heard the louder the nearer it is, and at the side where it is.
+
+    Raises:
+        MagratheaError: for other parts, and for sound where the library that makes it is not installed.
     """
 
     metadata: dict[str, Any] = {
@@ -58,17 +67,26 @@ class ViZDoomEnv(gymnasium.Env):
     }
 
     def __init__(
-        self, size: tuple[int, int] = (64, 64), furnished: bool = True, render_mode: str | None = None
+        self,
+        resolution: tuple[int, int] = (64, 64),
+        furnished: bool = True,
+        parts: Sequence[str] = (),
+        render_mode: str | None = None,
     ) -> None:
         self.render_mode = render_mode
-        self.observation_space = spaces.Box(0, 255, (size[0], size[1], 3), np.uint8)
+        self._size, self._furnished, self._parts = (int(resolution[0]), int(resolution[1])), furnished, tuple(parts)
+        check_parts(self._parts)
+        pieces = {part: part_space(part, self._size) for part in self._parts}
+        self.observation_space = spaces.Dict(pieces) if pieces else part_space("picture", self._size)
         self.action_space = spaces.Discrete(len(ACTIONS))
-        self._size, self._furnished = (int(size[0]), int(size[1])), furnished
-        self._frame = np.zeros(self.observation_space.shape, np.uint8)
+        if "sound" in self._parts:
+            self.metadata = self.metadata | {SOUND_RATES: {"sound": SOUND_RATE}}
+        self._frame = np.zeros((*self._size, 3), np.uint8)
+        self._observation: Any = self._frame
         self._pose = np.zeros(3, np.float32)
-        self._game = _start_game()
+        self._game = _start_game(self._parts)
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict[str, Any]]:
         """Place objects in the rooms and the player in one of them; the same seed gives the same episode."""
         super().reset(seed=seed, options=options)
         self._game.set_seed(int(self.np_random.integers(2**31 - 1)))
@@ -77,12 +95,16 @@ class ViZDoomEnv(gymnasium.Env):
         x, y, angle = self._pose.tolist()
         if self._furnished:
             for room in FURNISHED:
-                self._furnish(*ROOMS[room])
+                if "sound" not in self._parts or room not in SOURCES:
+                    self._furnish(*ROOMS[room])
+        if "sound" in self._parts:
+            for room, kind in SOURCES.items():
+                self._put(kind, *ROOMS[room], 1, 1)
         self._stand(round(x), round(y), TURN * round(angle / TURN))
         self._look()
-        return self._frame, {"pose": self._pose}
+        return self._observation, {"pose": self._pose}
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take one action of four tics; `terminated` means that the vest was found, `truncated` that time ran out."""
         walk, turn = tuple(ACTIONS.values())[int(action)]
         reward = self._game.make_action([walk, turn / TICS], TICS)
@@ -90,7 +112,7 @@ class ViZDoomEnv(gymnasium.Env):
         found = done and not self._game.is_episode_timeout_reached()
         if not done:
             self._look()
-        return self._frame, float(reward), bool(found), bool(done and not found), {"pose": self._pose}
+        return self._observation, float(reward), bool(found), bool(done and not found), {"pose": self._pose}
 
     def render(self) -> np.ndarray:
         return self._frame
@@ -101,7 +123,11 @@ class ViZDoomEnv(gymnasium.Env):
     def _look(self) -> None:
         state = self._game.get_state()
         assert state is not None
-        self._frame = resize(state.screen_buffer, self._size)
+        self._frame = read_part("picture", state, self._size)
+        pieces = {
+            part: self._frame if part == "picture" else read_part(part, state, self._size) for part in self._parts
+        }
+        self._observation = pieces or self._frame
         self._pose = np.array(state.game_variables, np.float32)
 
     def _furnish(self, x: float, y: float) -> None:
@@ -109,10 +135,14 @@ class ViZDoomEnv(gymnasium.Env):
         right, up = self.np_random.integers(2, size=2) * 2 - 1
         kind = int(self.np_random.integers(len(THINGS) + 1))
         if kind < len(THINGS):
-            behind = CORNER - REACH / math.sqrt(2)
-            self._stand(x + right * behind, y + up * behind, math.degrees(math.atan2(up, right)))
-            self._game.send_game_command(f"summon {THINGS[kind]}")
-            self._game.make_action([0, 0.0], 1)
+            self._put(THINGS[kind], x, y, right, up)
+
+    def _put(self, thing: str, x: float, y: float, right: int, up: int) -> None:
+        """Put an object into a corner of the room around (x, y): 1 or -1 to its right and up on the map."""
+        behind = CORNER - REACH / math.sqrt(2)
+        self._stand(x + right * behind, y + up * behind, math.degrees(math.atan2(up, right)))
+        self._game.send_game_command(f"summon {thing}")
+        self._game.make_action([0, 0.0], 1)
 
     def _stand(self, x: float, y: float, angle: float) -> None:
         """Move the player to (x, y), facing an angle in degrees."""
@@ -121,7 +151,7 @@ class ViZDoomEnv(gymnasium.Env):
         self._game.make_action([0, (now - angle + 180) % 360 - 180], 1)
 
 
-def _start_game() -> vizdoom.DoomGame:
+def _start_game(parts: tuple[str, ...]) -> vizdoom.DoomGame:
     game = vizdoom.DoomGame()
     game.load_config(str(Path(vizdoom.scenarios_path) / "my_way_home.cfg"))
     game.set_window_visible(False)
@@ -133,15 +163,7 @@ def _start_game() -> vizdoom.DoomGame:
     variables = vizdoom.GameVariable
     game.set_available_game_variables([variables.POSITION_X, variables.POSITION_Y, variables.ANGLE])
     game.add_game_args("+movebob 0 +sv_cheats 1")
-    with scratch_folder():
+    with scratch_folder() as folder:
+        set_up(game, parts, folder)
         game.init()
     return game
-
-
-@contextlib.contextmanager
-def scratch_folder() -> Iterator[None]:
-    """Change into a temporary folder for a while: the game writes files into the folder that it starts in."""
-    folder = Path(tempfile.gettempdir()) / "magrathea-scratch"
-    folder.mkdir(exist_ok=True)
-    with contextlib.chdir(folder):
-        yield

@@ -1,16 +1,21 @@
-"""Making the levels that the vizdoom package itself registers with Gymnasium."""
+"""Making the levels that the vizdoom package itself registers with Gymnasium, and what all games of it need."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 
-from magrathea.environments.vizdoom.env import TICS_PER_SECOND, scratch_folder
 from magrathea.errors import MagratheaError
 from magrathea.sounds import SOUND_RATES
 
+TICS_PER_SECOND = 35  # of the game
+TICS = 4  # in a step of our own environment
 OPENAL = "libopenal.so.1"
 NO_EFFECTS = "+snd_efx 0"  # the game's echoes and filters, at which some versions of OpenAL abort the process
 
@@ -26,7 +31,7 @@ def make_level(env_id: str, **env_kwargs: Any) -> gymnasium.Env:
         env = gymnasium.make(env_id, disable_env_checker=True, **env_kwargs)
         level: Any = env.unwrapped
         if level.audio:
-            _check_can_sound(env_id)
+            check_can_sound(env_id, "leave the sound out: --env-kwargs '{\"audio_buffer_enabled\": false}'")
             level.game.add_game_args(NO_EFFECTS)
         env.reset(seed=0)  # starts the game, which writes files into the current folder
     completed: dict[str, Any] = {"render_fps": TICS_PER_SECOND / int(getattr(level, "frame_skip", 1))}
@@ -38,14 +43,14 @@ def make_level(env_id: str, **env_kwargs: Any) -> gymnasium.Env:
     return env
 
 
-def _check_can_sound(env_id: str) -> None:
-    """Raises MagratheaError where the game would be silent for want of a library."""
+def check_can_sound(env_id: str, otherwise: str) -> None:
+    """Raises MagratheaError, which says what to do otherwise, where the game would be silent for want of a library."""
     try:
         ctypes.CDLL(OPENAL)
     except OSError as error:
         raise MagratheaError(
             f"Environment '{env_id}' has sound, which the game makes by OpenAL; install it with 'apt install "
-            "libopenal1', or leave the sound out: --env-kwargs '{\"audio_buffer_enabled\": false}'."
+            f"libopenal1', or {otherwise}."
         ) from error
 
 
@@ -54,3 +59,12 @@ def _action_names(level: Any) -> list[str]:
     buttons = [button.name.lower() for button in level.game.get_available_buttons() if "DELTA" not in button.name]
     pressed = [[name for name, down in zip(buttons, each, strict=True) if down] for each in level.button_map]
     return ["+".join(names) or "noop" for names in pressed]
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Change into a temporary folder for a while: the game writes files into the folder that it starts in."""
+    folder = Path(tempfile.gettempdir()) / "magrathea-scratch"
+    folder.mkdir(exist_ok=True)
+    with contextlib.chdir(folder):
+        yield folder
