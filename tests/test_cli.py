@@ -106,7 +106,16 @@ def test_a_missing_option_is_one_line_in_any_terminal(encoding: str) -> None:
     assert done.stderr.strip() == said
 
 
-MEASURING = ("eval", "eval memory", "eval drift", "eval text", "eval sound", "fill", "bench memory-sizes")
+MEASURING = (
+    "eval",
+    "eval memory",
+    "eval drift",
+    "eval text",
+    "eval sound",
+    "eval any-to-any",
+    "fill",
+    "bench memory-sizes",
+)
 POSITIONAL = {"collect": ["CartPole-v1"], "make": ["CartPole-v1"]} | {key: ["crafter", "data"] for key in MEASURING}
 BAD_NUMBERS = {int: ("-1", "1.5", "many", str(2**70)), float: ("-0.5", "many", "nan", "inf")}
 
@@ -220,7 +229,18 @@ def test_collect_train_eval_and_bench(
 
 @pytest.mark.parametrize(
     "command",
-    ["eval", "eval memory", "eval drift", "eval text", "eval sound", "bench memories", "bench arena", "train", "make"],
+    [
+        "eval",
+        "eval memory",
+        "eval drift",
+        "eval text",
+        "eval sound",
+        "eval any-to-any",
+        "bench memories",
+        "bench arena",
+        "train",
+        "make",
+    ],
 )
 @pytest.mark.parametrize(
     ("out", "message"),

@@ -1,4 +1,5 @@
-"""The commands that measure how well a world predicts: eval, eval memory, eval drift, eval text, eval sound."""
+"""The commands that measure how well a world predicts: eval, eval memory, eval drift, eval text, eval sound, eval
+any-to-any."""
 
 from __future__ import annotations
 
@@ -156,6 +157,21 @@ def evaluate_sound(world: WorldName, dataset: DatasetFolder, measuring: Measurin
     with claimed(measuring.out):
         results = evaluate_sounds(world, dataset, measuring.options())
         _write_tables("sound", [sound_table(result) for result in results], results, measuring.out)
+
+
+def evaluate_any_to_any(world: WorldName, dataset: DatasetFolder, measuring: MeasuringOptions = Measuring()) -> None:
+    """Measure each part of a world's observations from each other one of the same step, all else unknown, against the
+    mean and the nearest neighbour of the training's data. Prints a table; writes any-to-any.json and any-to-any.png.
+
+    Args:
+        dataset: folder of the dataset that the world was trained on, or of another one of the same environment.
+    """
+    from magrathea.evaluate.any_to_any import any_to_any_table
+    from magrathea.evaluate.any_to_any import evaluate_any_to_any as measure
+
+    with claimed(measuring.out):
+        result = measure(world, dataset, measuring.options(), picture=measuring.out / "any-to-any.png")
+        _write_tables("any-to-any", [any_to_any_table(result)], [result], measuring.out)
 
 
 def _write_tables(name: str, tables: list[str], results: list[Any], out: Path) -> None:

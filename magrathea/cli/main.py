@@ -23,7 +23,14 @@ from magrathea.cli.bench import (
     bench_profile,
 )
 from magrathea.cli.build import collect, import_recordings, make, train
-from magrathea.cli.evaluate import evaluate, evaluate_drift, evaluate_memory, evaluate_sound, evaluate_text
+from magrathea.cli.evaluate import (
+    evaluate,
+    evaluate_any_to_any,
+    evaluate_drift,
+    evaluate_memory,
+    evaluate_sound,
+    evaluate_text,
+)
 from magrathea.cli.fill import fill
 from magrathea.cli.learn import learn
 from magrathea.cli.options import run_command
@@ -45,6 +52,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "eval drift": evaluate_drift,
     "eval text": evaluate_text,
     "eval sound": evaluate_sound,
+    "eval any-to-any": evaluate_any_to_any,
     "fill": fill,
     "play": play,
     "sessions backup": backup,

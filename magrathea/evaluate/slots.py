@@ -73,7 +73,7 @@ def picture_slot(world: World) -> Slot | None:
     path = find_picture(world.observation_space)
     key = None if path is None else "/".join(map(str, path))
     for slot in world.layout.of_role("observation"):
-        if slot.is_grid and _leaf_key(world, slot) == key:
+        if slot.is_grid and leaf_key(world, slot) == key:
             return slot if is_picture(slot_tokenizer(world, slot).space) else None
     return None
 
@@ -97,14 +97,15 @@ def leaf_of(observation: Any, slot: Slot) -> np.ndarray:
     return np.asarray(observation)
 
 
-def _leaf_key(world: World, slot: Slot) -> str:
+def leaf_key(world: World, slot: Slot) -> str:
+    """The key of the observation's leaf that a slot's tokens belong to."""
     leaves, key = world.tokenizers["observation"].leaves, slot.name.partition("/")[2]
     return key if key in leaves else key.rpartition("/")[0]
 
 
 def slot_tokenizer(world: World, slot: Slot) -> Tokenizer:
     """The tokenizer of the observation's leaf that a slot's tokens belong to."""
-    return world.tokenizers["observation"].leaves[_leaf_key(world, slot)]
+    return world.tokenizers["observation"].leaves[leaf_key(world, slot)]
 
 
 def pictures_of(world: World, slot: Slot, tokens: np.ndarray) -> np.ndarray:
