@@ -46,6 +46,15 @@ class Codec(Protocol):
         """How likely tokens of these log-probabilities are to make the values, and where token 0 would not."""
         ...
 
+    def keeps(self, previous: Int[Tensor, "*n Q"]) -> Tensor:
+        """Which tokens make the values of the step before again, so that token 0 would do: bool (*n, C, V) or (V,)."""
+        ...
+
+    def merge_alike(self, logits: Float[Tensor, "*n C V"], previous: Int[Tensor, "*n Q"]) -> Float[Tensor, "*n C V"]:
+        """Logits in which one of several tokens that make the same has the probability of all of them, wherever there
+        are so many that each alone would be unlikely."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:

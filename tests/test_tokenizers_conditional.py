@@ -13,7 +13,7 @@ from gymnasium import spaces
 from magrathea.errors import MagratheaError
 from magrathea.tokenizers import Tokenizer, reconstruction_report, tokenizer_for, tokenizer_from
 from magrathea.tokenizers.delta import DeltaTokenizer
-from magrathea.tokenizers.delta_codec import DeltaCodec
+from magrathea.tokenizers.delta_codec import LEVELS, DeltaCodec
 from magrathea.tokenizers.motion import MotionTokenizer, choose_position, group_for_cell
 from magrathea.tokenizers.motion_codec import MotionCodec
 
@@ -198,3 +198,22 @@ def test_damaged_files_are_refused(space: Any, changes: dict[str, torch.Tensor],
     tokenizer = tokenizer_for(space, image="motion", numbers="delta").fit(values[1:], previous=values[:-1])
     with pytest.raises(MagratheaError, match=message):
         tokenizer_from(tokenizer.to_config(), tokenizer.tensors() | changes, space)
+
+
+@pytest.mark.parametrize("before", [0, LEVELS - 1])
+def test_a_flag_is_as_likely_as_all_tokens_that_set_it(before: int) -> None:
+    """A number of two values has many tokens for one of them; the likeliest token is of the likelier value all the
+    same, and whichever tokens keep it are known."""
+    top = LEVELS - 1
+    differences = torch.tensor([[-top, top, top, top, top], [-3, -1, 1, 2, 3]])
+    settings = torch.tensor([[0, top, top, top, top], [10, 20, 30, 40, 50]])
+    codec, previous = DeltaCodec(differences, settings, torch.tensor([1000.0, 2.0]), 1), torch.tensor([[before, 1000]])
+    made = codec.decode(torch.arange(11)[:, None].expand(-1, 2), previous.expand(11, -1))[:, 0]
+    logits = torch.where(made == top, math.log(0.7 / (made == top).sum()), math.log(0.3 / (made == 0).sum()))
+    assert made[logits.argmax()] == 0, "one token alone says the wrong value"
+    merged = codec.merge_alike(logits.expand(1, 2, -1), previous)[0]
+    assert merged[0].softmax(-1).topk(3).values.tolist() == pytest.approx([0.7, 0.3, 0])
+    assert made[merged[0].argmax()] == top
+    assert torch.equal(merged[1], logits), "a number of many values is as it was"
+    assert torch.equal(codec.keeps(previous)[0, 0], made == before)
+    assert codec.keeps(previous)[0, 1].nonzero().flatten().tolist() == [0, 2, 3], "one level is no change"

@@ -384,20 +384,21 @@ class MaskedTransformer(nn.Module):
     def logits(self, trunk: TrunkOutput, kv_cache: KVCache) -> dict[str, Tensor]:
         """For each slot's name logits (B, T, its tokens, its vocabulary)."""
         features, num_steps = self.features(trunk), trunk.positions.shape[1]
-        logits = self.head(features, self._copy_sources(kv_cache, num_steps), self._recent(kv_cache, num_steps))
+        previous = self._previous(kv_cache, num_steps)
+        sources = self.head.copy_sources(previous, kv_cache.conditioning.readout)
+        logits = self.head(features, sources, self._recent(kv_cache, num_steps))
         for part in self._values_slots():
-            part.undo_weights(logits[part.slot.name])
+            logits[part.slot.name] = part.of_values(logits[part.slot.name], previous)
         return logits
 
     def _recent(self, kv_cache: KVCache, num_steps: int) -> Int[Tensor, "B T R N"] | None:
         """The steps of the window before each of those that are filled, where their sequences may be copied."""
         return kv_cache.recent_tokens(num_steps, self.config.window) if self.head.pointers else None
 
-    def _copy_sources(self, kv_cache: KVCache, num_steps: int) -> list[list[Tensor]]:
-        """For each slot the tokens (B, num_steps, its tokens) that may be copied into the steps that are filled."""
+    def _previous(self, kv_cache: KVCache, num_steps: int) -> Int[Tensor, "B T N"]:
+        """The step before each of those that are filled; absent tokens where there is none."""
         previous = kv_cache.recent_tokens(num_steps, 1)[..., 0, :]
-        previous = torch.where(previous < 0, self.absent, previous)
-        return self.head.copy_sources(previous, kv_cache.conditioning.readout)
+        return torch.where(previous < 0, self.absent, previous)
 
     # -- training -----------------------------------------------------------------------------------------------------
     def forward(
@@ -420,7 +421,8 @@ class MaskedTransformer(nn.Module):
         """
         kv_cache = self.segment_cache(past_tokens, first, prompt, readout, earlier)
         time = torch.arange(first, past_tokens.shape[1], device=tokens.device).expand(tokens.shape[:2])
-        sources = self._copy_sources(kv_cache, tokens.shape[1])
+        before = self._previous(kv_cache, tokens.shape[1])
+        sources = self.head.copy_sources(before, kv_cache.conditioning.readout)
         features = self.head.add_prev_frame(self.features(self.trunk(tokens, hole_mask, time, kv_cache)), sources)
         copies = self.head.copies(features, self._recent(kv_cache, tokens.shape[1]))
         previous = F.pad(past_tokens, (0, 0, 1, -1))[:, first:]

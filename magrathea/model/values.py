@@ -102,10 +102,12 @@ class ValuesSlot(nn.Module):
         weights = holes[some] * torch.where(is_change, CHANGE_WEIGHT, 1.0)
         return -(made * weights).sum(), weights.sum()
 
-    @staticmethod
-    def undo_weights(logits: Float[Tensor, "*n C V"]) -> None:
-        """Make what keeps as likely, in place, as it is without the weights of the loss."""
-        logits[..., 0] += math.log(CHANGE_WEIGHT)
+    def of_values(self, logits: Float[Tensor, "*n C V"], previous: Int[Tensor, "*n N"]) -> Float[Tensor, "*n C V"]:
+        """Logits as they are without the weights of the loss, and with one token for each value, given the steps before
+        (*n, N)."""
+        before = previous[..., self.values_span]
+        logits = logits + math.log(CHANGE_WEIGHT) * self.codec.keeps(before)
+        return self.codec.merge_alike(logits, before)
 
     def _convolve(
         self, x: Float[Tensor, "*n C E"], blocks: Iterable[nn.Module], context: Tensor | None = None

@@ -35,12 +35,15 @@ class DeltaCodec(nn.Module):
     differences: Tensor
     settings: Tensor
     change_scale: Tensor
+    is_few: Tensor
 
     def __init__(self, differences: Tensor, settings: Tensor, change_scale: Tensor, num_waves: int) -> None:
         super().__init__()
         self.register_buffer("differences", differences, persistent=False)
         self.register_buffer("settings", settings, persistent=False)
         self.register_buffer("change_scale", change_scale.float(), persistent=False)
+        repeats = [choices[:, -2:].diff(dim=-1).eq(0).all(-1) for choices in (differences, settings)]
+        self.register_buffer("is_few", repeats[0] | repeats[1], persistent=False)  # entries of few values
         self.num_waves, self.num_features = num_waves, 2 + 2 * num_waves
 
     @property
@@ -79,6 +82,27 @@ class DeltaCodec(nn.Module):
         weights = (-0.5 * (errors / deviation) ** 2).softmax(-1)
         is_change = errors[..., 0] > MARGIN * errors.min(-1).values + 1
         return (weights * log_probs).sum(-1), is_change
+
+    def keeps(self, previous: Int[Tensor, "*n C"]) -> Bool[Tensor, "*n C V"]:
+        """Which tokens make the value of the step before, or one that `log_likelihood` takes for it."""
+        return (self._choices(previous) - previous[..., None]).abs() <= 1
+
+    def merge_alike(self, logits: Float[Tensor, "*n C V"], previous: Int[Tensor, "*n C"]) -> Float[Tensor, "*n C V"]:
+        """Give the first of the tokens that make the same value the probability of all of them, in entries of few
+        values: there most tokens are alike, and each has little of what the value has."""
+        if not self.is_few.any():
+            return logits
+        probabilities = logits[..., self.is_few, :].float().softmax(-1)
+        values, group = self._choices(previous)[..., self.is_few, :].unique(return_inverse=True)
+        by_value = (*group.shape[:-1], len(values))
+        mass = probabilities.new_zeros(by_value).scatter_add_(-1, group, probabilities)
+        tokens = torch.arange(self.vocab_size, device=group.device).expand_as(group)
+        first = tokens.new_full(by_value, self.vocab_size).scatter_reduce_(-1, group, tokens, "amin")
+        is_first = first.gather(-1, group) == tokens
+        merged = mass.gather(-1, group).log().masked_fill(~is_first, -math.inf)
+        result = logits.clone()
+        result[..., self.is_few, :] = merged.to(logits.dtype)
+        return result
 
     def encode(self, values: Int[Tensor, "*n C"], previous: Int[Tensor, "*n C"]) -> Int[Tensor, "*n C"]:
         """The best token of every entry, the first of several."""

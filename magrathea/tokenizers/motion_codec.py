@@ -41,6 +41,7 @@ class MotionCodec(nn.Module):
     cell_columns: Tensor
     pixel_index: Tensor
     moved_pixels: Tensor
+    is_keep: Tensor
 
     def __init__(self, shape: tuple[int, int, int], cell: tuple[int, int], offsets: Tensor, codes: Tensor) -> None:
         super().__init__()
@@ -57,6 +58,7 @@ class MotionCodec(nn.Module):
         where = (rows[:, None] - self.offsets[:, :1]).clamp(0, shape[0] - 1) * shape[1]  # (C, M, p)
         where = where + (columns[:, None] - self.offsets[:, 1:]).clamp(0, shape[1] - 1)
         self.register_buffer("moved_pixels", where.int(), persistent=False)
+        self.register_buffer("is_keep", torch.arange(self.vocab_size) == 0, persistent=False)
 
     @property
     def num_offsets(self) -> int:
@@ -155,6 +157,14 @@ class MotionCodec(nn.Module):
         made = log_probs[changed].masked_fill(~good, -math.inf).logsumexp(-1)
         is_change = torch.zeros_like(changed).masked_scatter(changed, ~good[:, 0])
         return log_probs[..., 0].masked_scatter(changed, made), is_change
+
+    def keeps(self, previous: Int[Tensor, "*n Q"]) -> Bool[Tensor, " V"]:
+        """Which token keeps a cell: it alone is learned where a cell is kept."""
+        return self.is_keep
+
+    def merge_alike(self, logits: Float[Tensor, "*n C V"], previous: Int[Tensor, "*n Q"]) -> Float[Tensor, "*n C V"]:
+        """The logits as they are: of tokens that draw the same a model is free to learn one."""
+        return logits
 
     def equivalents(
         self, values: Int[Tensor, "B Q"], previous: Int[Tensor, "B Q"]
