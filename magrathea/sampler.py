@@ -107,11 +107,13 @@ class FillResult:
         tokens: (B, N) int64.
         confidence: (B, N) the probability of the likeliest token when a hole was filled; 1 where it was known.
         num_passes: (B,) passes of the model.
+        reward_probabilities: (B, V) of which the reward was drawn; None where no reward was a hole.
     """
 
     tokens: Tensor
     confidence: Tensor
     num_passes: Tensor
+    reward_probabilities: Tensor | None = None
 
 
 def fill(
@@ -136,6 +138,11 @@ def fill(
     confidence = torch.ones(tokens.shape, dtype=torch.float32, device=tokens.device)
     num_passes = torch.zeros(tokens.shape[0], dtype=torch.long, device=tokens.device)
     num_holes = holes.sum(-1)
+    rewards = {
+        slot.name: torch.zeros(len(tokens), slot.vocab_size, device=tokens.device)
+        for slot in layout.of_role("reward")
+        if holes[:, layout.span(slot.name)].all()
+    }
     for index in range(max(1, int(num_holes.max()))):
         active = holes.any(-1)
         if not active.any():
@@ -145,13 +152,17 @@ def fill(
         now, open_holes = tokens[here], holes[here]
         own = generators if chosen is None else [generators[each] for each in chosen.tolist()]
         uniforms = torch.stack([_uniforms(generator, layout, settings) for generator in own], dim=1).to(tokens.device)
-        drawn, certainty = _draw(predict(now, open_holes, chosen), now, open_holes, layout, settings, uniforms[0])
+        logits = predict(now, open_holes, chosen)
+        drawn, certainty = _draw(logits, now, open_holes, layout, settings, uniforms[0])
+        for name, probabilities in rewards.items():
+            is_open, given = open_holes[:, layout.span(name)], logits[name][:, 0].float().softmax(-1)
+            probabilities[here] = torch.where(is_open, given, probabilities[here])
         ready, sure = _without_events(certainty, open_holes, layout, settings)
         keep = sure | _select(certainty, ready, num_holes[here], index, layout, settings, uniforms[1])
         tokens[here], holes[here] = torch.where(keep, drawn, now), open_holes & ~keep
         confidence[here] = torch.where(keep, certainty, confidence[here])
         num_passes[here] += 1
-    return FillResult(tokens, confidence, num_passes)
+    return FillResult(tokens, confidence, num_passes, next(iter(rewards.values()), None))
 
 
 def _uniforms(generator: Generator, layout: Layout, settings: FillSettings) -> Float[Tensor, "2 N"]:

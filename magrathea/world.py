@@ -56,6 +56,7 @@ class StepResult:
     Attributes:
         observation: (B, *shape), a dict or tuple of such for composite spaces.
         reward: (B,) float32.
+        expected_reward: (B,) float32, the mean of the distribution that a dreamt reward was drawn from.
         terminated: (B,) bool.
         tokens: (B, N) int64.
         uncertainty: for each slot (B, rows, columns), 1 - the probability of the likeliest token when it was filled.
@@ -64,6 +65,7 @@ class StepResult:
 
     observation: Any
     reward: np.ndarray
+    expected_reward: np.ndarray
     terminated: np.ndarray
     tokens: Tensor
     uncertainty: dict[str, np.ndarray]
@@ -387,12 +389,21 @@ class World:
         """Tokens -> endings (...) bool; an absent one is no end."""
         return self.tokenizers["terminated"].decode(self._present(tokens, "terminated", np.bool_(False))).astype(bool)
 
+    @cached_property
+    def _reward_values(self) -> np.ndarray:
+        """(V,) float32 what each token of a reward stands for."""
+        tokenizer = self.tokenizers["reward"]
+        return tokenizer.decode(np.arange(tokenizer.vocab_size)[:, None]).astype(np.float32)
+
     def decode_step(self, filled: FillResult) -> StepResult:
         """Decode steps (B, N) that were filled."""
         tokens, uncertainty = filled.tokens.cpu(), 1 - filled.confidence.cpu().numpy()
+        reward, probabilities = self.decode_reward(tokens), filled.reward_probabilities
+        expected = reward if probabilities is None else probabilities.cpu().numpy() @ self._reward_values
         return StepResult(
             observation=self.decode_observation(tokens),
-            reward=self.decode_reward(tokens),
+            reward=reward,
+            expected_reward=expected,
             terminated=self.decode_terminated(tokens),
             tokens=tokens,
             uncertainty={

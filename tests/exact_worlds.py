@@ -23,7 +23,7 @@ GAMMA = 0.9
 class Outcome:
     """What a step brought."""
 
-    reward: np.ndarray
+    expected_reward: np.ndarray
     terminated: np.ndarray
 
 
@@ -140,7 +140,7 @@ class CorridorEnv(gymnasium.Env):
     def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
         CorridorEnv.num_steps += 1
         outcome = self.world.step(np.array([action]))
-        return int(self.world.state), float(outcome.reward[0]), bool(outcome.terminated[0]), False, {}
+        return int(self.world.state), float(outcome.expected_reward[0]), bool(outcome.terminated[0]), False, {}
 
 
 class TextActions(CorridorEnv):

@@ -57,6 +57,27 @@ def test_left_to_right_fills_an_even_share_of_the_next_tokens_in_each_pass() -> 
     assert all(mask == sorted(mask) for mask in seen)
 
 
+@pytest.mark.parametrize("order", ["one_shot", "autoregressive"])
+def test_the_distribution_of_a_reward_is_that_of_the_pass_that_fills_it(order: Order) -> None:
+    """Of each step of the batch by itself; there is none where the reward is known."""
+    tokens, holes = torch.zeros(2, 8, dtype=torch.long), torch.ones(2, 8, dtype=torch.bool)
+    holes[1, :5] = False
+    given: list[Tensor] = []
+
+    def predict(now: Tensor, hole_mask: Tensor, chosen: Tensor | None) -> dict[str, Tensor]:
+        logits = CountingPredictor(2.0)(now, hole_mask, chosen)
+        given.append(logits["reward"][:, 0].softmax(-1))
+        return logits
+
+    filled = fill(predict, tokens, holes, LAYOUT, FillSettings(order=order), generators(2))
+    assert filled.reward_probabilities is not None
+    of_pass = [0, 0] if order == "one_shot" else [7, 2]
+    for index, number in enumerate(of_pass):
+        assert torch.equal(filled.reward_probabilities[index], given[number][min(index, len(given[number]) - 1)])
+    holes[0, 7] = False
+    assert fill(predict, tokens, holes, LAYOUT, FillSettings(order=order), generators(2)).reward_probabilities is None
+
+
 @given(
     order=st.sampled_from(ORDERS),
     seed=st.integers(0, 10_000),

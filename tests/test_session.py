@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -90,6 +92,20 @@ def test_reset_of_one_dream_leaves_the_others_unchanged(debug_world: World) -> N
         assert torch.equal(session.step(np.array([4, 4])).tokens[1], other.step(np.array([4, 4])).tokens[1])
 
 
+def test_expected_rewards_are_means_of_what_is_drawn(debug_world: World) -> None:
+    """With logits that say next to nothing, so that rewards are drawn evenly."""
+    session = Session(debug_world, 400, start=0, settings=replace(debug_world.config.fill, order="one_shot"))
+    head = debug_world.model.head.logits
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(debug_world.model.head, "logits", lambda *given: 0.01 * head(*given))
+        outcome = session.step(np.zeros(400, int))
+    tokenizer = debug_world.tokenizers["reward"]
+    values = tokenizer.decode(np.arange(tokenizer.vocab_size)[:, None])
+    assert outcome.expected_reward == pytest.approx(np.full(400, values.mean()), abs=0.05)
+    assert len(set(outcome.reward.tolist())) == len(values)
+    assert outcome.reward.mean() == pytest.approx(float(outcome.expected_reward.mean()), abs=0.2 * float(values.std()))
+
+
 def test_observe_infer_action_and_act(debug_world: World, debug_dataset: Dataset) -> None:
     """Actions are inferred from observations, and chosen like the data, toward a goal and toward a return."""
     session, rng, env = session_from_episode(debug_world, debug_dataset, seed=2), np.random.default_rng(1), Board()
@@ -100,6 +116,7 @@ def test_observe_infer_action_and_act(debug_world: World, debug_dataset: Dataset
         assert 0 <= session.infer_action(observation[None])[0] < 5
         result = session.observe([action], observation[None], np.array([reward], np.float32), np.array([terminated]))
         assert np.array_equal(result.observation[0], observation) and result.num_passes.tolist() == [0]
+        assert result.expected_reward == result.reward == np.float32(reward)
         if terminated:
             observation, _ = env.reset()
             session.reset(start=0)

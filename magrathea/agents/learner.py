@@ -253,10 +253,10 @@ def _spread(returns: Float[Tensor, " n"]) -> float:
 
 
 class StepOutcome(Protocol):
-    """What a step brought: `reward` (B,) and `terminated` (B,)."""
+    """What a step brought: `expected_reward` (B,), the mean of what it may bring, and `terminated` (B,)."""
 
     @property
-    def reward(self) -> np.ndarray: ...
+    def expected_reward(self) -> np.ndarray: ...
 
     @property
     def terminated(self) -> np.ndarray: ...
@@ -282,7 +282,7 @@ def rollout(source: Source, network: ActorCritic, num_steps: int) -> Trajectorie
         outcome = source.step(network.action_map.to_space(action))
         terminated = torch.from_numpy(np.asarray(outcome.terminated, bool))
         actions.append(action)
-        rewards.append(torch.from_numpy(np.asarray(outcome.reward, np.float32)))
+        rewards.append(torch.from_numpy(np.asarray(outcome.expected_reward, np.float32)))
         continues.append(1 - terminated.float())
         valid.append(is_running)
         is_running = is_running & ~terminated

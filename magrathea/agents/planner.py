@@ -85,7 +85,7 @@ def dream_plans(
         if num_from_policy:
             plans[:num_from_policy, step] = network.policy(features[:num_from_policy]).sample()
         outcome = source.step(network.action_map.to_space(plans[:, step]))
-        returns += weight * torch.from_numpy(np.asarray(outcome.reward, np.float32))
+        returns += weight * torch.from_numpy(np.asarray(outcome.expected_reward, np.float32))
         weight = weight * discount * (1 - torch.from_numpy(np.asarray(outcome.terminated, np.float32)))
         features = source.features
     return plans, returns + weight * network.value(features)
