@@ -24,7 +24,7 @@ from magrathea.evaluate.any_to_any import (
 )
 from magrathea.evaluate.part_measures import LabelMeasure, NumberMeasure, measure_for
 from magrathea.evaluate.recordings import Options
-from magrathea.sampler import FillResult, FillSettings
+from magrathea.sampler import FillResult
 from magrathea.spaces import leaf_spaces_of
 from magrathea.train import load_settings, train
 from magrathea.world import World
@@ -111,12 +111,11 @@ def test_one_part_is_known_and_all_others_are_holes(
 
 
 def test_a_guess_depends_on_nothing_but_its_source(world: World, dials: Dataset) -> None:
-    tokens, settings = world.encode(None, dials.episode(0).observation), FillSettings(order="one_shot", temperature=0)
+    tokens = world.encode(None, dials.episode(0).observation)
     scrambled = torch.where(all_but(world, "picture"), tokens.roll(3, 0), tokens)
     scrambled[:, world.layout.role_span("reward")] = 0
     first, again, other = (
-        fill_from(world, given, "picture", settings=settings)["number"]
-        for given in (tokens, scrambled, tokens.roll(1, 0))
+        fill_from(world, given, "picture")["number"] for given in (tokens, scrambled, tokens.roll(1, 0))
     )
     assert np.array_equal(first, again) and np.array_equal(np.roll(first, 1, 0), other)
 
@@ -176,7 +175,7 @@ def test_the_better_one_is_bold_where_it_is_certain(world: World, dials: Dataset
     result = evaluate_any_to_any(world, dials, Options(num_episodes=2))
     pair = result.pairs[0]
     figures = {name: replace(found, value=index / 4) for index, (name, found) in enumerate(pair.figures.items())}
-    for low, high, bold in ((0.1, 0.2, "**0.50**"), (-0.2, -0.1, "**0.25**"), (-0.1, 0.1, "")):
+    for low, high, bold in ((0.1, 0.2, "**0.75**"), (-0.2, -0.1, "**0.25**"), (-0.1, 0.1, "")):
         shown = replace(pair, figures=figures, advantage=replace(pair.advantage, low=low, high=high))
         table = any_to_any_table(replace(result, pairs=[shown]))
         assert bold in table and ("**" in table) == bool(bold)

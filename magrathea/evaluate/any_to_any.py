@@ -22,13 +22,14 @@ from magrathea.evaluate.results import Figure
 from magrathea.evaluate.slots import leaf_key
 from magrathea.evaluate.statistics import Tally, figure
 from magrathea.progress import Stages
-from magrathea.sampler import FillSettings
 from magrathea.spaces import index_batch, leaf_spaces_of
 from magrathea.world import World
 
 STEPS_PER_EPISODE = 16
 MOST_TRAINING_STEPS = 50_000
-GUESSES = ("mean", "nearest neighbour", "world", "tokens alone")
+NUM_AVERAGED = 8
+NEAREST, WORLD = "nearest neighbour", "world"
+GUESSES = ("mean", NEAREST, f"{NUM_AVERAGED} nearest", WORLD, "tokens alone")
 
 Parts = dict[str, np.ndarray]  # by key its values (S, *shape)
 
@@ -41,7 +42,7 @@ class Pair:
         source, target: keys of the parts.
         unit, higher_is_better: of the figures.
         figures: by guess, one of GUESSES: the best constant; the part of the training's step whose source is nearest;
-            the world's; the part itself, as its tokens decode.
+            the mean of several such, where that can be better; the world's; the part itself, as its tokens decode.
         advantage: how much better the world is than the nearest neighbour, in the same unit.
     """
 
@@ -68,18 +69,14 @@ class AnyToAnyResult:
 
 
 def evaluate_any_to_any(
-    world: str | Path | World,
-    dataset: str | Path | Dataset,
-    options: Options,
-    settings: FillSettings | None = None,
-    picture: Path | None = None,
+    world: str | Path | World, dataset: str | Path | Dataset, options: Options, picture: Path | None = None
 ) -> AnyToAnyResult:
-    """Measure every ordered pair of parts of a world's observations on held-out steps without a past.
+    """Measure every ordered pair of parts of a world's observations on held-out steps without a past. All holes are
+    filled in one pass, so that each token is a guess from the source alone: with the likeliest one, or where the mean
+    of several guesses can be better, as of pictures and numbers, with several draws.
 
     Args:
         world, dataset, options: as of `Subject`.
-        settings: how holes are filled; if not given, all in one pass with their likeliest token, so that each is a
-            guess from the source alone.
         picture: file to which one of the steps is drawn with what it is filled with.
 
     Raises:
@@ -87,7 +84,6 @@ def evaluate_any_to_any(
     """
     subject = Subject(world, dataset, options)
     keys = _parts_of(subject.world)
-    settings = settings or replace(subject.world.config.fill, order="one_shot", temperature=0.0)
     with Stages() as stages:
         stages.begin("training's steps")
         neighbours = _Neighbours(subject.world, _training_parts(subject, keys))
@@ -97,13 +93,13 @@ def evaluate_any_to_any(
         for number in range(num_rounds):
             stages.begin(f"round {number + 1} of {num_rounds}")
             episodes, observation = _held_out_steps(subject, number)
-            _measure(subject.world, keys, neighbours, episodes, observation, settings, options.seed, tally)
+            _measure(subject.world, keys, neighbours, episodes, observation, options.seed, tally)
             num_steps += len(episodes)
             if subject.budget.spent():
                 break
         if picture is not None:
             stages.begin("drawing a step")
-            _draw(subject, keys, settings, picture)
+            _draw(subject, keys, picture)
     pairs = [_pair(tally, neighbours.measures[target], source, target) for target in keys for source in keys]
     return AnyToAnyResult(
         num_steps, len(subject.recordings), neighbours.num_steps, [pair for pair in pairs if pair is not None]
@@ -157,9 +153,10 @@ class _Neighbours:
         self.features = {key: torch.from_numpy(self.measures[key].features(parts[key])) for key in parts}
 
     def nearest(self, source: str, values: np.ndarray) -> np.ndarray:
-        """The steps (S,) whose source is nearest to values (S, *shape)."""
+        """The steps (NUM_AVERAGED, S) whose sources are nearest to values (S, *shape), nearest first; of fewer all."""
         wanted = torch.from_numpy(self.measures[source].features(values))
-        return torch.cdist(wanted, self.features[source]).argmin(1).numpy()
+        distances = torch.cdist(wanted, self.features[source])
+        return distances.topk(min(NUM_AVERAGED, self.num_steps), dim=1, largest=False).indices.T.numpy()
 
 
 # -- guesses ----------------------------------------------------------------------------------------------------------
@@ -169,7 +166,6 @@ def _measure(
     neighbours: _Neighbours,
     episodes: np.ndarray,
     observation: Any,
-    settings: FillSettings,
     seed: int,
     tally: Tally,
 ) -> None:
@@ -178,33 +174,39 @@ def _measure(
     tokens = world.encode(None, observation)
     coded = _leaves(keys, world.decode_observation(tokens))
     for source in keys:
-        filled = _leaves(keys, fill_from(world, tokens, source, seed=seed, settings=settings))
+        likeliest = _leaves(keys, fill_from(world, tokens, source))
+        draws = _leaves(keys, fill_from(world, tokens.repeat(NUM_AVERAGED, 1), source, temperature=1.0, seed=seed))
         nearest = neighbours.nearest(source, real[source])
         for target in (key for key in keys if key != source):
-            measure = neighbours.measures[target]
+            measure, found = neighbours.measures[target], neighbours.parts[target]
             constant = np.broadcast_to(measure.constant, real[target].shape)
-            guesses = (constant, neighbours.parts[target][nearest], filled[target], coded[target])
-            for name, guess in zip(GUESSES, guesses, strict=True):
-                tally.add(f"{source} {target} {name}", episodes, *measure.sums(real[target], guess).T)
+            guesses = dict.fromkeys(GUESSES) | {
+                "mean": constant, NEAREST: found[nearest[0]], WORLD: likeliest[target], "tokens alone": coded[target],
+            }  # fmt: skip
+            if measure.averages:
+                drawn = draws[target].reshape(NUM_AVERAGED, *real[target].shape)
+                guesses |= {f"{NUM_AVERAGED} nearest": found[nearest].mean(0), WORLD: drawn.mean(0)}
+            for name, guess in guesses.items():
+                if guess is not None:
+                    tally.add(f"{source} {target} {name}", episodes, *measure.sums(real[target], guess).T)
 
 
-def fill_from(
-    world: World, tokens: Int[Tensor, "S N"], source: str, *, seed: int = 0, settings: FillSettings | None = None
-) -> Any:
+def fill_from(world: World, tokens: Int[Tensor, "S N"], source: str, *, temperature: float = 0.0, seed: int = 0) -> Any:
     """The observations (S, *shape) of single steps of which one part is known, that of the key `source`, and all
-    others are filled."""
+    others are filled in one pass; at temperature 0 with their likeliest tokens."""
+    settings = replace(world.config.fill, order="one_shot", temperature=temperature)
     steps = torch.where(world.layout.mask_of("observation"), tokens, world.layout.absent_tokens)
     filled = world.fill(steps[:, None], all_but(world, source), seed=seed, settings=settings)
     return world.decode_observation(filled.tokens[:, 0])
 
 
-def _draw(subject: Subject, keys: list[str], settings: FillSettings, path: Path) -> None:
+def _draw(subject: Subject, keys: list[str], path: Path) -> None:
     from magrathea.evaluate.any_to_any_picture import draw_any_to_any
 
     world, (_, observations) = subject.world, _held_out_steps(subject, 0)
     first = index_batch(observations, slice(0, 1))
     tokens = world.encode(None, first)
-    given = {source: fill_from(world, tokens, source, seed=subject.options.seed, settings=settings) for source in keys}
+    given = {source: fill_from(world, tokens, source) for source in keys}
     shown = {source: _leaves(keys, observation) for source, observation in given.items()}
     real = {key: leaf[0] for key, leaf in _leaves(keys, first).items()}
     filled = {source: {key: leaf[0] for key, leaf in parts.items()} for source, parts in shown.items()}
@@ -232,7 +234,7 @@ def _pair(tally: Tally, measure: PartMeasure, source: str, target: str) -> Pair 
         world, nearest = np.split(sums, 2, axis=-1)
         return sign * (measure.figure(world) - measure.figure(nearest))
 
-    both = tally.statistics(names["world"], names["nearest neighbour"])
+    both = tally.statistics(names[WORLD], names[NEAREST])
     return Pair(
         source,
         target,
@@ -257,7 +259,7 @@ def any_to_any_table(result: AnyToAnyResult) -> str:
         cells = {name: _number(found.value) for name, found in pair.figures.items()}
         low, high = pair.advantage.low, pair.advantage.high
         if low is not None and high is not None and (low > 0 or high < 0):
-            better = "world" if low > 0 else "nearest neighbour"
+            better = WORLD if low > 0 else NEAREST
             cells[better] = f"**{cells[better]}**"
         better = "higher" if pair.higher_is_better else "lower"
         by = f"{_number(pair.advantage.value)} ({_number(low)} … {_number(high)})"

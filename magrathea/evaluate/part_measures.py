@@ -33,11 +33,13 @@ class PartMeasure(ABC):
     Attributes:
         unit: what its figures are.
         higher_is_better: whether a greater figure is a better guess.
+        averages: whether the mean of several guesses is a better one, as under squared error.
         constant: (*shape) the best guess that is always the same, by the training's values.
     """
 
     unit: str
     higher_is_better: bool
+    averages: bool = False
     constant: np.ndarray
 
     @abstractmethod
@@ -68,7 +70,7 @@ def measure_for(space: gymnasium.Space, training: np.ndarray) -> PartMeasure:
 class PictureMeasure(PartMeasure):
     """Pictures (rows, columns[, channels]): mean squared error, as a gain in dB over the training's mean."""
 
-    unit, higher_is_better = "gain over the mean, dB", True
+    unit, higher_is_better, averages = "gain over the mean, dB", True, True
 
     def __init__(self, training: np.ndarray) -> None:
         self.constant = np.round(training.mean(0)).astype(np.uint8)
@@ -149,7 +151,7 @@ class NumberMeasure(PartMeasure):
     """Numbers: the root of the mean squared error, each in the standard deviation that it has in training; what never
     changes there is left out."""
 
-    unit, higher_is_better = "error, deviations", False
+    unit, higher_is_better, averages = "error, deviations", False, True
 
     def __init__(self, training: np.ndarray) -> None:
         numbers = training.reshape(len(training), -1).astype(np.float64)
