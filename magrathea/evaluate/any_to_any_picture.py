@@ -27,12 +27,16 @@ def draw_any_to_any(
     filled with."""
     rows = {"recorded": real} | {f"from {source}": {**parts, source: real[source]} for source, parts in filled.items()}
     canvas = Canvas(figsize=(CELL[0] * len(spaces) + 0.9, CELL[1] * len(rows) + 0.3), layout="constrained")
+    brightest = {
+        key: max(int(np.max(parts[key])) for parts in rows.values()) if is_picture(space) else 0
+        for key, space in spaces.items()
+    }
     grid = canvas.subplots(len(rows), len(spaces), squeeze=False)
     for cells, (name, parts) in zip(grid, rows.items(), strict=True):
         cells[0].set_ylabel(name, fontsize=9, color=INK)
         for axes, (key, space) in zip(cells, spaces.items(), strict=True):
             axes.set(xticks=[], yticks=[])
-            draw_part(axes, space, parts[key])
+            draw_part(axes, space, parts[key], brightest[key])
             for side in axes.spines.values():
                 side.set(visible=name == f"from {key}", color=BLUE, linewidth=3)
     for axes, key in zip(grid[0], spaces, strict=True):
@@ -40,14 +44,15 @@ def draw_any_to_any(
     canvas.savefig(path, dpi=DPI)
 
 
-def draw_part(axes: Axes, space: gymnasium.Space, value: Any) -> None:
-    """Draw a value: a picture as it is, a sound as its mel spectra, one channel above the other, all else in words."""
+def draw_part(axes: Axes, space: gymnasium.Space, value: Any, brightest: int) -> None:
+    """Draw a value: a picture, of which a grey one is white at `brightest`; a sound as its mel spectra, one channel
+    above the other; all else in words."""
     if isinstance(space, Sound):
         waves = torch.from_numpy(space.waveform(np.asarray(value)).astype(np.float32))
         spectra = log_mels(waves, MEL_WINDOW, space.sample_rate).flip(-2).flatten(0, 1)
         axes.imshow(spectra.numpy(), aspect="auto", cmap="magma", vmin=float(np.log10(QUIET)), vmax=0)
     elif is_picture(space):
-        axes.imshow(np.asarray(value).squeeze(), cmap="gray", vmin=0, vmax=np.asarray(space.high).max())  # type: ignore[attr-defined]
+        axes.imshow(np.asarray(value).squeeze(), cmap="gray", vmin=0, vmax=max(1, brightest))
     else:
         words = np.array(value).ravel()
         shown = "\n".join(f"{word:.2f}" if isinstance(word, np.floating) else str(word) for word in words[:6])
