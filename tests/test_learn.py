@@ -19,9 +19,11 @@ from steered_square import ENV_ID, SteeredSquare
 from magrathea.agents import Agent, LearnerSettings
 from magrathea.agents import learn as loop
 from magrathea.agents.reality import agent_acting, mean_interval, random_acting, real_returns
+from magrathea.agents.worlds import knows, most_passes
 from magrathea.cli.main import main
 from magrathea.data import Dataset, collect, merge_datasets
 from magrathea.errors import MagratheaError
+from magrathea.train import load_settings, train
 from magrathea.world import World
 
 ROOT = Path(__file__).parents[1]
@@ -88,7 +90,7 @@ def test_worlds_of_pictures_and_their_agents_go_on_from_round_to_round(
 ) -> None:
     """They start from the last round's weights, unless rewards were recorded that its world does not know."""
     monkeypatch.setitem(gymnasium.registry, ENV_ID, EnvSpec(ENV_ID, SteeredSquare))
-    quick = replace(SETTINGS, real_steps=120, world_updates=2, agent_updates=1, episodes=2, max_episode_steps=10)
+    quick = replace(SETTINGS, real_steps=800, world_updates=2, agent_updates=1, episodes=2, max_episode_steps=10)
     loop.learn(ENV_ID, tmp_path / "agent", quick)
     work = tmp_path / "agent" / loop.WORK_FOLDER
     first, second = (World.from_pretrained(work / f"world-{number}") for number in range(2))
@@ -100,11 +102,11 @@ def test_worlds_of_pictures_and_their_agents_go_on_from_round_to_round(
     assert moved < 0.5 * apart
     agents = [dict(Agent.from_pretrained(work / f"agent-{number}").network.named_parameters()) for number in range(2)]
     layer = "actor.layers.0.0.weight"
-    assert (agents[0][layer] - agents[1][layer]).norm() < 0.5 * agents[1][layer].norm()
+    assert (agents[0][layer] - agents[1][layer]).norm() < 0.8 * agents[1][layer].norm(), "others would be 1.4 apart"
     dataset = Dataset.open(work / "dataset-1")
-    assert loop._knows_rewards(second, dataset)
+    assert knows(second, dataset)
     monkeypatch.setattr(Dataset, "episode", lambda own, number: _paid(episode(own, number)))
-    assert not loop._knows_rewards(second, dataset)
+    assert not knows(second, dataset)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +122,21 @@ def test_worlds_without_pictures_and_texts_are_not_trained_for_ever(
     space: gymnasium.Space, num_steps: int, passes: float | None
 ) -> None:
     dataset: Any = SimpleNamespace(observation_space=space, num_steps=num_steps)
-    assert loop._most_passes(dataset) == passes
+    assert most_passes(dataset) == passes
+
+
+def test_worlds_of_numbers_go_on_while_their_tokens_tell_what_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = collect("CartPole-v1", 300, tmp_path / "data", num_processes=1, exact=True)
+    world = train(dataset.folder, tmp_path / "world", load_settings(size="debug", steps=1, held_out=0.0))
+    assert knows(world, dataset)
+    monkeypatch.setattr(Dataset, "episode", lambda own, number: _further(episode(own, number)))
+    assert not knows(world, dataset), "values beyond those it was fitted to"
+
+
+def _further(episode: Any) -> Any:
+    return replace(episode, observation=10 * episode.observation)
 
 
 episode = Dataset.episode
@@ -147,7 +163,7 @@ def test_the_documented_lines_act_in_the_real_environment(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    quick = replace(SETTINGS, real_steps=120, rounds=1, world_updates=5, agent_updates=1, episodes=2)
+    quick = replace(SETTINGS, real_steps=800, rounds=1, world_updates=5, agent_updates=1, episodes=2)
     loop.learn("CartPole-v1", "my-agent", quick)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
     (lines,) = [block for block in blocks if "Agent.from_pretrained" in block]

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import gymnasium
 import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -32,6 +31,7 @@ from magrathea.agents.reality import (
     real_returns,
 )
 from magrathea.agents.replay import Replay
+from magrathea.agents.worlds import knows, most_passes
 from magrathea.data import Dataset, collect, make_env, merge_datasets
 from magrathea.data.make_env import closed_after
 from magrathea.errors import MagratheaError
@@ -39,20 +39,17 @@ from magrathea.files import atomic_write, claim_folder, read_json
 from magrathea.pretrained import folder_to_write
 from magrathea.progress import Stages
 from magrathea.settings import Count, Positive, Range, Seed, check
-from magrathea.spaces import is_image, leaf_spaces_of
 from magrathea.train import load_settings, train
 from magrathea.train.checkpoint import load_checkpoint, save_checkpoint
 from magrathea.world import World
 
 WORK_FOLDER = ".learning"
 WORLD_SHARE = 0.5  # of a round's time
-PASSES, LEAST_STEPS = 40, 200_000  # most of a world that could learn its recordings by heart: passes, steps trained
 LAST_ROUND = 2.0  # times as long as one of the others
 CHECKPOINT_SECONDS = 30.0
 NUM_SCALED = 2048  # states by which the features are standardized
 NUM_DREAMS = 16  # whose returns are compared with those of as many real episodes
 CHUNK = 16  # steps of a dream that are kept at once
-REWARD_ERROR = 0.05  # of the rewards' range, up to which a world's tokenizer knows a reward
 EVALUATION_SEED = 10**6  # of real episodes that are measured, which are none of those that are learned from
 
 
@@ -238,7 +235,7 @@ class _Run:
             seed=settings.seed + number,
             steps=settings.world_updates,
             minutes=None if settings.world_updates else seconds / 60,
-            passes=None if settings.world_updates else _most_passes(dataset),
+            passes=None if settings.world_updates else most_passes(dataset),
             held_out=0.0,
             init_from=self._world_to_continue(number, dataset),
             metadata={"name": re.split("[:/]", self.env_id)[-1]},
@@ -246,13 +243,13 @@ class _Run:
         return train(dataset.folder, self.work / f"world-{number}", how, stages=self.stages)
 
     def _world_to_continue(self, number: int, dataset: Dataset) -> str | None:
-        """The folder of the last round's world, where this round's starts from its weights: pictures take long to
-        learn. It keeps its tokenizers, so that it must know all rewards; numbers may have left the range of theirs."""
+        """The folder of the last round's world, where this round's starts from its weights: pictures and numbers take
+        long to learn. It keeps its tokenizers, so that these must know what was recorded."""
         if not number:
             return None
         folder = self.work / f"world-{number - 1}"
         world = World.from_pretrained(folder)
-        return str(folder) if world.model.cell_slots and _knows_rewards(world, dataset) else None
+        return str(folder) if world.model.codecs and knows(world, dataset) else None
 
     def _learn_agent(
         self, number: int, world: World, dataset: Dataset, seconds: float
@@ -385,22 +382,6 @@ class _Run:
                 "measured are not learned from, and not counted.",
             ]
         )
-
-
-def _most_passes(dataset: Dataset) -> float | None:
-    """Most passes over its steps that a world is trained for: numbers and choices alone are soon learned by heart."""
-    leaves = [leaf for _, leaf in leaf_spaces_of(dataset.observation_space)]
-    if any(is_image(leaf) or isinstance(leaf, gymnasium.spaces.Text) for leaf in leaves):
-        return None
-    return max(PASSES, LEAST_STEPS / dataset.num_steps)
-
-
-def _knows_rewards(world: World, dataset: Dataset) -> bool:
-    """Whether a world's tokens tell all recorded rewards."""
-    rewards = np.unique(np.concatenate([dataset.episode(number).reward for number in range(len(dataset))]))
-    tokenizer = world.tokenizers["reward"]
-    errors = np.abs(tokenizer.decode(tokenizer.encode(rewards)) - rewards)
-    return bool(errors.max() <= REWARD_ERROR * max(np.ptp(rewards), 1e-6))
 
 
 def gap(dreamt: np.ndarray, real: np.ndarray) -> float:
