@@ -111,10 +111,10 @@ def import_recordings(
         width: width of the pictures in pixels; videos of another shape are cropped around their middle.
         cut: share of the colors that change at a cut, where a new episode begins; 1 for no cuts.
         max_episode_steps: longer scenes are parted.
-        actions: number of codes for how pictures move that become the actions of recordings without, so that keys steer
-            the world; 0 for none. 8 is a good number.
-        labels: CSV file with the columns file, seconds and action of a few moments, from which codes get the names and
-            meaning of real actions.
+        actions: highest number of codes that are learned from how pictures move, and become the actions of recordings
+            without, so that keys steer the world; 0 for none. 8 is a good number.
+        labels: CSV file with the columns file, seconds and action of a few moments, some of each action, from which
+            those of all others are inferred; in place of --actions.
         camera: camera of a LeRobot dataset that is used; its first one, if not given.
     """
     from magrathea.data import import_folder
@@ -166,8 +166,8 @@ def train(
             names, description and actions, and what its environment says of itself.
         seed: seed of everything random; the recipe's, or 0.
         init_from: a world whose tokenizers and weights to start from.
-        actions: of a folder of videos: number of codes for how pictures move, which become its actions (8 is a good
-            number), so that keys steer the world; 0 for none.
+        actions: of a folder of videos: highest number of codes that are learned from how pictures move, and become its
+            actions (8 is a good number), so that keys steer the world; 0 for none.
         report: evaluate the world when it is trained.
     """
     name_environment(env_id)

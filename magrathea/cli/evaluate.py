@@ -1,5 +1,5 @@
 """The commands that measure how well a world predicts: eval, eval memory, eval drift, eval text, eval sound, eval
-any-to-any."""
+any-to-any; and how well actions are inferred that nobody recorded: eval actions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from magrathea.cli.options import (
 )
 from magrathea.errors import MagratheaError
 from magrathea.files import claim_folder
-from magrathea.settings import Count, Seed
+from magrathea.settings import Count, Range, Seed
 
 if TYPE_CHECKING:
     from magrathea.evaluate.recordings import Options
@@ -66,6 +66,7 @@ def claimed(out: Path) -> Iterator[None]:
         yield
 
 
+LabelledShare = Annotated[float, Range(0, 0.5, above=True)]
 MeasuringOptions = Annotated[Measuring, arg(name="")]
 WRITING = "writing a report into"
 
@@ -172,6 +173,42 @@ def evaluate_any_to_any(world: WorldName, dataset: DatasetFolder, measuring: Mea
     with claimed(measuring.out):
         result = measure(world, dataset, measuring.options(), picture=measuring.out / "any-to-any.png")
         _write_tables("any-to-any", [any_to_any_table(result)], [result], measuring.out)
+
+
+def evaluate_actions(
+    dataset: DatasetFolder,
+    *,
+    codes: Annotated[int, Range(0, 12)] = 8,
+    labels: tuple[LabelledShare, ...] = (0.01, 0.03),
+    num_steps: Count = 500,
+    out: Folder = Path("report"),
+    seed: Seed = 0,
+    env_id: OwnEnvId = None,
+) -> None:
+    """Measure how many of a recording's actions are inferred from its frames, as --actions and --labels of "magrathea
+    import" do: in steps in which the real environment shows that other actions lead elsewhere. Prints a table, and
+    writes actions.json.
+
+    Args:
+        dataset: folder of a dataset whose observations are pictures and whose actions are choices.
+        codes: number of codes that are learned from the frames alone; 0 for none.
+        labels: shares of the steps that are labelled, one after the other.
+        num_steps: number of steps at which every action is tried.
+        out: folder of the figures.
+        seed: seed of everything random.
+    """
+    name_environment(env_id)
+    from magrathea.evaluate.latent_actions import actions_table, results_to_json
+    from magrathea.evaluate.latent_actions import evaluate_actions as measure
+    from magrathea.files import atomic_write
+
+    with claimed(out):
+        what, results = measure(dataset, codes, labels, num_steps, seed)
+        print(f"{what}\n\n{actions_table(results)}\n")
+        out.mkdir(parents=True, exist_ok=True)
+        with atomic_write(out / "actions.json") as fresh:
+            fresh.write_text(json.dumps(results_to_json(what, results), indent=1))
+        print(f"The figures are in {out / 'actions.json'}")
 
 
 def _write_tables(name: str, tables: list[str], results: list[Any], out: Path) -> None:

@@ -25,6 +25,7 @@ from magrathea.cli.bench import (
 from magrathea.cli.build import collect, import_recordings, make, train
 from magrathea.cli.evaluate import (
     evaluate,
+    evaluate_actions,
     evaluate_any_to_any,
     evaluate_drift,
     evaluate_memory,
@@ -53,6 +54,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "eval text": evaluate_text,
     "eval sound": evaluate_sound,
     "eval any-to-any": evaluate_any_to_any,
+    "eval actions": evaluate_actions,
     "fill": fill,
     "play": play,
     "sessions backup": backup,

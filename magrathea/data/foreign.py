@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 from magrathea.data.dataset import METADATA_FILE_NAME, Dataset, write_dataset
 from magrathea.data.episode import Episode, save_episode
-from magrathea.data.latent_actions import apply_labels, label_files, read_labels
+from magrathea.data.latent_actions import apply_labels, find_actions, read_labels
 from magrathea.errors import MagratheaError, exit_on_sigterm
 from magrathea.files import claim_folder
 from magrathea.progress import Stages
@@ -45,8 +45,9 @@ class ImportOptions:
         height, width: of the pictures in pixels; if not given, the videos' shape with at most 9,600 pixels.
         cut: from which share of the colors that change between two frames a new scene begins; 1 for no cuts.
         max_episode_steps: longer scenes are parted.
-        actions: number of codes for motions that become the actions of recordings without; 0 for none.
-        labels: file of some real actions of videos, from which codes get those; see `read_labels`.
+        actions: number of codes that become the actions of recordings without, learned from their frames; 0 for none.
+        labels: file of the real actions of some moments of videos, from which the others are inferred; see
+            `read_labels`.
         camera: name of the camera of a LeRobot dataset; its first one, if not given.
     """
 
@@ -63,8 +64,13 @@ class ImportOptions:
         check(self)
         if (self.height is None) != (self.width is None):
             raise MagratheaError("A size of pictures is a height and a width; give both, or none.")
-        if self.labels is not None and not self.actions:
-            raise MagratheaError("Labels are for codes; give --actions too, such as 8.")
+        if self.labels is not None and self.actions:
+            raise MagratheaError("Labels say which actions there are; leave out --actions, or --labels.")
+
+    @property
+    def finds_actions(self) -> bool:
+        """Whether actions are inferred that nobody recorded."""
+        return self.labels is not None or self.actions > 0
 
 
 @dataclass
@@ -147,7 +153,7 @@ def import_recordings(
         reader = make_reader(lambda text: stages.note(f"Note: {text}"))
         for name, space in (("observation", reader.observation_space), ("action", reader.action_space)):
             check_space(space, f"'{source}', {name}")
-        if options.actions:
+        if options.finds_actions:
             _check_can_code(reader, source)
         work = out / WORK_FOLDER
         shutil.rmtree(work, ignore_errors=True)
@@ -156,11 +162,12 @@ def import_recordings(
             stages.begin("importing")
             paths = _save(reader, work, source, stages.update)
             about, actions = reader.metadata | {IMPORTED: settings}, reader.action_space
-            if options.actions:
+            if options.finds_actions:
                 stages.begin("finding actions")
-                about["action_names"] = label_files(paths, options.actions)
                 if labels is not None:
-                    about["action_names"] = apply_labels(paths, about["action_names"], labels, reader.clip_names)
+                    about["action_names"] = apply_labels(paths, labels, reader.clip_names, stages.update)
+                else:
+                    about["action_names"] = find_actions(paths, options.actions, stages.update)
                 actions = spaces.Discrete(len(about["action_names"]))
                 stages.note(f"Note: actions that were found: {', '.join(about['action_names'])}.")
             fresh = work / "data"
@@ -174,9 +181,9 @@ def import_recordings(
 
 def _check_can_code(reader: Reader, source: Path) -> None:
     if reader.action_space != spaces.Discrete(1):
-        raise MagratheaError(f"'{source}' has actions of its own; leave out --actions.")
+        raise MagratheaError(f"'{source}' has actions of its own; leave out --actions and --labels.")
     if not is_image(reader.observation_space):
-        raise MagratheaError(f"'{source}' has observations that are no pictures; leave out --actions.")
+        raise MagratheaError(f"'{source}' has observations that are no pictures; leave out --actions and --labels.")
 
 
 def _is_done(out: Path, settings: dict[str, Any]) -> bool:

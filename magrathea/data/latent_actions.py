@@ -1,8 +1,5 @@
-"""Actions that nobody recorded: a few codes for how pictures move, found by clustering the motion between frames.
-
-They stand where a latent action model does (LAPO, Schmidt and Jiang 2024; Genie, Bruce et al. 2024), with statistics
-instead of a network: what moves by which offset is told by the correlation of a frame's change with the frame before.
-"""
+"""Actions that nobody recorded, which an inverse model infers from frames (`latent_model`): learned from labels of a
+few moments, or from the frames alone, as codes that are named by what moves."""
 
 from __future__ import annotations
 
@@ -14,17 +11,19 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from magrathea.data.pictures import MOST_PIXELS
 from magrathea.errors import MagratheaError, one_line
 
+if TYPE_CHECKING:
+    from magrathea.data.latent_model import InverseModel, Report  # needs PyTorch, which takes long to import
+
 REACH = 0.13  # of the shorter side, up to which offsets are looked at
 LEAST_REACH, MOST_REACH = 4, 10  # pixels
-FITTED = 8000  # steps to which codes are fitted
-RESTARTS, ITERATIONS = 6, 30
+FITTED = 8000  # steps from which codes are learned
 BATCH = 64  # frames
 DAMPING = 0.1  # of the median length of features, which keeps those of next to no motion short
 STILL = 0.25  # of the median length, below which a code stands still
@@ -34,24 +33,23 @@ NOOP = "noop"
 _WHERE = ("infos/clip", "infos/seconds")  # in the file of an episode: where its frames were
 
 
-def label_files(paths: Sequence[Path], num_codes: int) -> list[str]:
+def find_actions(paths: Sequence[Path], num_codes: int, report: Report) -> list[str]:
     """Write codes into the files of episodes whose observations are pictures, as their actions; returns their names.
 
-    Raises whatever h5py raises.
+    The inverse model is learned from `FITTED` steps of them. Raises whatever h5py raises.
     """
-    import h5py
+    from magrathea.data.latent_model import learn_codes
 
+    model = learn_codes(_some_episodes(paths), num_codes, report)
+    codes = [_codes_of(path, model) for path in paths]
     features, shares = [], []
     for path in paths:
-        with h5py.File(path, "r") as file:
-            frames: Any = file["episode/observations"]
-            features.append(motion_features(frames[:]))
-            shares.append(changed_share(frames[:]))
-    codes, names = fit_codes(np.concatenate(features), np.concatenate(shares), num_codes)
-    ends = np.cumsum([len(each) for each in features])[:-1]
-    for path, own in zip(paths, np.split(codes, ends), strict=True):
-        with h5py.File(path, "r+") as file:
-            file["episode/actions"][...] = own  # type: ignore[index]
+        frames = _frames(path)
+        features.append(motion_features(frames))
+        shares.append(changed_share(frames))
+    order, names = named_codes(np.concatenate(codes), np.concatenate(features), np.concatenate(shares))
+    for path, own in zip(paths, codes, strict=True):
+        _write_actions(path, order[own])
     return names
 
 
@@ -81,14 +79,28 @@ def read_labels(path: Path) -> list[Label]:
 
 
 def apply_labels(
-    paths: Sequence[Path], names: list[str], labels: Sequence[Label], clip_names: Sequence[str]
+    paths: Sequence[Path], labels: Sequence[Label], clip_names: Sequence[str], report: Report
 ) -> list[str]:
-    """Give codes in the files of episodes the real actions that labels say most often of them; returns the names of the
-    actions, by how often they are labelled, and of the codes that no label is about.
+    """Write actions into the files of episodes, as an inverse model infers them that is learned from labels; returns
+    their names, by how often they are labelled.
 
     Raises:
         MagratheaError: for labels of other files, or of no moment that is there.
     """
+    from magrathea.data.latent_model import learn_labels
+
+    pairs, found = _labelled_steps(paths, labels, clip_names)
+    names = [name for name, _ in Counter(found).most_common()]
+    model = learn_labels(pairs, np.array([names.index(name) for name in found]), report)
+    for path in paths:
+        _write_actions(path, _codes_of(path, model))
+    return names
+
+
+def _labelled_steps(
+    paths: Sequence[Path], labels: Sequence[Label], clip_names: Sequence[str]
+) -> tuple[np.ndarray, list[str]]:
+    """Both frames (M, 2, height, width, C) of the steps that labels are of, and their actions."""
     import h5py
 
     foreign = sorted({label.file for label in labels} - {*clip_names})
@@ -97,26 +109,56 @@ def apply_labels(
     wanted: dict[int, list[Label]] = {}
     for label in labels:
         wanted.setdefault(clip_names.index(label.file), []).append(label)
-    votes: list[Counter[str]] = [Counter() for _ in names]
+    pairs, actions = [], []
     for path in paths:
         with h5py.File(path, "r") as file:
-            codes, clip, seconds = (np.asarray(file[f"episode/{name}"]) for name in ("actions", *_WHERE))
+            clip, seconds = (np.asarray(file[f"episode/{name}"]) for name in _WHERE)
+            frames: Any = file["episode/observations"]
             for label in wanted.get(int(clip[0]), []):
                 step = int(np.searchsorted(seconds, label.seconds + 1e-6, side="right")) - 1
-                if 0 <= step < len(codes):
-                    votes[codes[step]][label.action] += 1
-    found = [vote.most_common(1)[0][0] if vote else name for name, vote in zip(names, votes, strict=True)]
-    weight = Counter({name: sum(vote[name] for vote in votes) for name in found})
-    actions = [name for name, _ in weight.most_common()]
-    if not any(votes):
+                if 0 <= step < len(seconds) - 1:
+                    pairs.append(frames[step : step + 2])
+                    actions.append(label.action)
+    if not pairs:
         raise MagratheaError("Labels are of no moment that is there; give seconds from the beginning of a video.")
-    of_code = np.array([actions.index(name) for name in found], np.int64)
-    for path in paths:
-        with h5py.File(path, "r+") as file:
-            file["episode/actions"][...] = of_code[file["episode/actions"][:]]  # type: ignore[index]
-    return actions
+    return np.stack(pairs), actions
 
 
+# -- files of episodes ------------------------------------------------------------------------------------------------
+def _frames(path: Path) -> np.ndarray:
+    """(T + 1, height, width, C) uint8."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        frames: Any = file["episode/observations"]
+        return frames[:]
+
+
+def _some_episodes(paths: Sequence[Path]) -> list[np.ndarray]:
+    """The frames of episodes in random order, as many as have `FITTED` steps."""
+    episodes, num_steps = [], 0
+    for index in np.random.default_rng(0).permutation(len(paths)):
+        episodes.append(_frames(paths[index])[: FITTED - num_steps + 1])
+        num_steps += len(episodes[-1]) - 1
+        if num_steps >= FITTED:
+            break
+    return episodes
+
+
+def _codes_of(path: Path, model: InverseModel) -> np.ndarray:
+    from magrathea.data.latent_model import Steps
+
+    return model.codes(Steps([_frames(path)])).numpy()
+
+
+def _write_actions(path: Path, actions: np.ndarray) -> None:
+    import h5py
+
+    with h5py.File(path, "r+") as file:
+        file["episode/actions"][...] = actions  # type: ignore[index]
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
 def motion_features(frames: np.ndarray) -> np.ndarray:
     """Frames (T + 1, height, width, channels) uint8 -> (T, D) float32: for every offset up to the reach how much better
     the next frame is told by moving what is there than by keeping it, in the order of rows and columns."""
@@ -150,27 +192,27 @@ def changed_share(frames: np.ndarray) -> np.ndarray:
     return np.array(shares)
 
 
-def fit_codes(features: np.ndarray, shares: np.ndarray, num_codes: int) -> tuple[np.ndarray, list[str]]:
-    """Codes (T,) int64 of features (T, D), and a name for each by what it moves; the one with the least motion is
-    first, the others by how often they occur. There may be fewer than `num_codes`, since motions may be fewer."""
+def named_codes(codes: np.ndarray, features: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """The place of each code in a new order, and a name for each place, by what moves with codes (T,) more than with
+    others: by features (T, D) and changed shares (T,). The code with the least motion is first, then the frequent ones.
+    """
     lengths = np.linalg.norm(features, axis=1)
     usual = float(np.median(lengths[lengths > 0])) if (lengths > 0).any() else 1.0
     scaled = features / (lengths[:, None] + DAMPING * usual)
-    chosen = np.random.default_rng(0).permutation(len(scaled))[:FITTED]
-    centers = _cluster(scaled[chosen], num_codes)
-    codes = _nearest(scaled, centers)
     used = np.unique(codes)
     motion = [float(lengths[codes == code].mean()) for code in used]
     still = int(np.argmin(motion))
     order = sorted(range(len(used)), key=lambda index: (index != still, -(codes == used[index]).sum()))
-    names: list[str] = []
+    places, names = np.zeros(int(used.max()) + 1, np.int64), []
     for place, index in enumerate(order):
-        is_camera = float(np.median(shares[codes == used[index]])) > CAMERA
-        name = NOOP if place == 0 else _name(centers[used[index]], motion[index] < STILL * usual, is_camera)
+        is_own = codes == used[index]
+        places[used[index]] = place
+        is_camera = float(np.median(shares[is_own])) > CAMERA
+        own = scaled[is_own].mean(axis=0) - scaled.mean(axis=0)
+        name = NOOP if place == 0 else _name(own, motion[index] < STILL * usual, is_camera)
         num = sum(re.sub(r" \d+$", "", each) == name for each in names)
         names.append(f"{name} {num + 1}" if num else name)
-    place_of = {int(used[index]): place for place, index in enumerate(order)}
-    return np.array([place_of[int(code)] for code in codes], np.int64), names
+    return places, names
 
 
 def _name(center: np.ndarray, is_still: bool, is_camera: bool) -> str:
@@ -185,36 +227,3 @@ def _name(center: np.ndarray, is_still: bool, is_camera: bool) -> str:
     vertical = "" if abs(row) * 2 < abs(column) else "down" if row > 0 else "up"
     horizontal = "" if abs(column) * 2 < abs(row) else "right" if column > 0 else "left"
     return " ".join(filter(None, ("look" if is_camera else "move", vertical, horizontal)))
-
-
-def _cluster(points: np.ndarray, num: int) -> np.ndarray:
-    """The centers (num or fewer, D) of points (M, D), by k-means++ (Arthur and Vassilvitskii 2007) and Lloyd's steps,
-    the best of several starts."""
-    best, least = points[:1], np.inf
-    for seed in range(RESTARTS):
-        rng = np.random.default_rng(seed)
-        centers = points[rng.integers(len(points))][None]
-        while len(centers) < num:
-            distance = _distances(points, centers).min(axis=1)
-            if distance.sum() <= 1e-9 * len(points):  # there are no more different points
-                break
-            centers = np.concatenate([centers, points[rng.choice(len(points), p=distance / distance.sum())][None]])
-        for _ in range(ITERATIONS):
-            own = _nearest(points, centers)
-            centers = np.stack(
-                [points[own == k].mean(axis=0) if (own == k).any() else centers[k] for k in range(len(centers))]
-            )
-        cost = float(_distances(points, centers).min(axis=1).mean())
-        if cost < least:
-            best, least = centers, cost
-    return best
-
-
-def _distances(points: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """(M, K) squared."""
-    squares = (points**2).sum(axis=1)[:, None] + (centers**2).sum(axis=1) - 2 * points @ centers.T
-    return np.maximum(squares, 0).astype(np.float64)
-
-
-def _nearest(points: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    return _distances(points, centers).argmin(axis=1)
