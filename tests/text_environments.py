@@ -69,7 +69,7 @@ def record_rooms(kind: str, out: Path) -> Dataset:
 
 
 def train_rooms(dataset: Path, out: Path) -> World:
-    train(dataset, out, load_settings(size="debug", steps=400, num_starts=4), device="cpu")
+    train(dataset, out, load_settings(size="debug", steps=600, num_starts=4), device="cpu")
     return World.from_pretrained(out)
 
 
