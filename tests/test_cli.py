@@ -106,16 +106,8 @@ def test_a_missing_option_is_one_line_in_any_terminal(encoding: str) -> None:
     assert done.stderr.strip() == said
 
 
-MEASURING = (
-    "eval",
-    "eval memory",
-    "eval drift",
-    "eval text",
-    "eval sound",
-    "eval any-to-any",
-    "fill",
-    "bench memory-sizes",
-)
+EVALUATIONS = ("eval", "eval memory", "eval drift", "eval text", "eval sound", "eval any-to-any")
+MEASURING = (*EVALUATIONS, "fill", "bench memory-sizes")
 POSITIONAL = {"collect": ["CartPole-v1"], "make": ["CartPole-v1"]} | {key: ["crafter", "data"] for key in MEASURING}
 BAD_NUMBERS = {int: ("-1", "1.5", "many", str(2**70)), float: ("-0.5", "many", "nan", "inf")}
 
@@ -227,21 +219,7 @@ def test_collect_train_eval_and_bench(
     assert set(json.loads(capsys.readouterr().out)["players"]) == {"1", "3"}
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "eval",
-        "eval memory",
-        "eval drift",
-        "eval text",
-        "eval sound",
-        "eval any-to-any",
-        "bench memories",
-        "bench arena",
-        "train",
-        "make",
-    ],
-)
+@pytest.mark.parametrize("command", [*EVALUATIONS, "bench memories", "bench arena", "train", "make"])
 @pytest.mark.parametrize(
     ("out", "message"),
     [

@@ -30,17 +30,14 @@ def knows(world: World, dataset: Dataset) -> bool:
     if _share_known(tokenizer.decode(tokenizer.encode(rewards)), rewards) < 1:
         return False
     places = [place for place, (_, leaf) in enumerate(leaf_spaces_of(world.observation_space)) if _is_numbers(leaf)]
-    told: list[list[np.ndarray]] = [[] for _ in places]
+    told, recorded = [], []  # of each episode, the leaves of its observations
     for episode in episodes if places else ():
         tokens = world.encode_episode(episode.observation, episode.action, episode.reward, episode.terminated)
-        leaves = optree.tree_leaves(world.decode_observation(tokens))
-        for own, place in zip(told, places, strict=True):
-            own.append(leaves[place])
-    recorded = [optree.tree_leaves(each.observation) for each in episodes]
-    return all(
-        _share_known(np.concatenate(own), np.concatenate([leaves[place] for leaves in recorded])) > KNOWN
-        for own, place in zip(told, places, strict=True)
-    )
+        for leaves, observation in ((told, world.decode_observation(tokens)), (recorded, episode.observation)):
+            every = optree.tree_leaves(observation)
+            leaves.append([every[place] for place in places])
+    pairs = zip(zip(*told, strict=True), zip(*recorded, strict=True), strict=True)
+    return all(_share_known(np.concatenate(one), np.concatenate(other)) > KNOWN for one, other in pairs)
 
 
 def _is_numbers(leaf: gymnasium.Space) -> bool:

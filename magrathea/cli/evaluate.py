@@ -200,26 +200,26 @@ def evaluate_actions(
     name_environment(env_id)
     from magrathea.evaluate.latent_actions import actions_table, results_to_json
     from magrathea.evaluate.latent_actions import evaluate_actions as measure
-    from magrathea.files import atomic_write
 
     with claimed(out):
         what, results = measure(dataset, codes, labels, num_steps, seed)
-        print(f"{what}\n\n{actions_table(results)}\n")
-        out.mkdir(parents=True, exist_ok=True)
-        with atomic_write(out / "actions.json") as fresh:
-            fresh.write_text(json.dumps(results_to_json(what, results), indent=1))
-        print(f"The figures are in {out / 'actions.json'}")
+        _write_figures("actions", f"{what}\n\n{actions_table(results)}", results_to_json(what, results), out)
 
 
 def _write_tables(name: str, tables: list[str], results: list[Any], out: Path) -> None:
     """Print tables, and write what was measured into a file of JSON."""
+    _write_figures(name, "\n\n".join(tables), [result.to_json() for result in results], out)
+
+
+def _write_figures(name: str, text: str, content: Any, out: Path) -> None:
+    """Print a text, and write the content of a file of JSON."""
     from magrathea.files import atomic_write
 
-    print("\n\n".join(tables), end="\n\n")
+    print(text, end="\n\n")
     out.mkdir(parents=True, exist_ok=True)
     file = out / f"{name}.json"
     with atomic_write(file) as fresh:
-        fresh.write_text(json.dumps([result.to_json() for result in results], indent=1))
+        fresh.write_text(json.dumps(content, indent=1))
     print(f"The figures are in {file}")
 
 

@@ -11,7 +11,7 @@ import vizdoom
 from gymnasium import spaces
 
 from magrathea.data.pictures import resize
-from magrathea.environments.vizdoom.levels import TICS, check_can_sound
+from magrathea.environments.vizdoom.levels import NO_EFFECTS, TICS, check_can_sound
 from magrathea.errors import MagratheaError
 
 PARTS = ("depth", "labels", "picture", "position", "sound")
@@ -94,7 +94,7 @@ def set_up(game: vizdoom.DoomGame, parts: tuple[str, ...], folder: Path) -> None
         game.set_audio_sampling_rate(vizdoom.SamplingRate.SR_11025)
         file = folder / "sounding-things.wad"
         _write_wad(file, "DECORATE", "\n".join(_actor(name) for name in _SOURCE_STATES).encode())
-        game.add_game_args(f"+snd_efx 0 -file {file}")  # echoes abort the process with some versions of OpenAL
+        game.add_game_args(f"{NO_EFFECTS} -file {file}")
 
 
 def _actor(name: str) -> str:
