@@ -123,7 +123,7 @@ def test_sound_comes_back_much_nearer_than_silence(shape: tuple[int, ...], dtype
     np.testing.assert_array_equal(decoded[::4], values[::4])  # silence
     real, heard = (torch.from_numpy(space.waveform(each)) for each in (values, decoded))
     assert si_sdr(real, heard) > 5
-    assert mel_distance(real, heard, RATE) < 0.5 * mel_distance(real, torch.zeros_like(real), RATE)
+    assert mel_distance(real, heard, RATE).mean() < 0.5 * mel_distance(real, torch.zeros_like(real), RATE).mean()
     again = tokenizer_from(fitted.to_config(), fitted.tensors(), space)
     np.testing.assert_array_equal(again.decode(tokens), decoded)
     np.testing.assert_array_equal(again.encode(values), tokens)

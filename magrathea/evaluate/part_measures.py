@@ -19,7 +19,7 @@ from magrathea.evaluate.slots import is_picture
 from magrathea.evaluate.statistics import gain, ratio, root_of_ratio
 from magrathea.sounds import Sound
 from magrathea.spaces import is_image
-from magrathea.tokenizers.sound_measures import log_mels, mel_distances
+from magrathea.tokenizers.sound_measures import log_mels, mel_distance, mel_distances
 
 MOST_CLASSES = 16  # different values of a picture that holds labels
 SIDE = 16  # pixels that pictures are reduced to where neighbours are looked for
@@ -134,7 +134,7 @@ class SoundMeasure(PartMeasure):
         self.constant = some[int(mel_distances(waves, waves, space.sample_rate).sum(1).argmin())]
 
     def sums(self, real: np.ndarray, guess: np.ndarray) -> np.ndarray:
-        found = mel_distances(self._waves(real), self._waves(guess), self.space.sample_rate, paired=True)
+        found = mel_distance(self._waves(real), self._waves(guess), self.space.sample_rate)
         return np.stack([found.double().numpy(), np.ones(len(real))], axis=-1)
 
     def figure(self, sums: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from magrathea.evaluate.slots import leaf_of
 from magrathea.layout import Slot
 from magrathea.sampler import derive_seed, fill
 from magrathea.sounds import Sound
-from magrathea.tokenizers.sound_measures import mel_distances
+from magrathea.tokenizers.sound_measures import mel_distance, mel_distances
 from magrathea.world import World
 
 LOUDER = 2.0  # times the loudness of the step before, from which a sound begins
@@ -118,7 +118,7 @@ def tone_table(
                     row[f"frequency, {guess}"] = float(agree.mean())
             for guess, sounds in guesses.items():
                 first, second = (torch.from_numpy(space.waveform(each[here])) for each in (real, sounds))
-                row[f"mel, {guess}"] = float(mel_distances(first, second, space.sample_rate, paired=True).mean())
+                row[f"mel, {guess}"] = float(mel_distance(first, second, space.sample_rate).mean())
         table[name] = row
     return table
 
@@ -177,7 +177,7 @@ def kind_table(
         "the same by chance": float(same.float().mean()),
         "frequency": float(agree.mean()),
         "mel distance": float(distances[known, nearest].mean()),
-        "of silence": float(mel_distances(torch.zeros_like(wanted), wanted, space.sample_rate, paired=True).mean()),
+        "of silence": float(mel_distance(torch.zeros_like(wanted), wanted, space.sample_rate).mean()),
     }
 
 

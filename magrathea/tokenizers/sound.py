@@ -15,7 +15,7 @@ from magrathea.settings import Range, check_value
 from magrathea.sounds import Sound
 from magrathea.spaces import MAX_VOCABULARY
 from magrathea.tokenizers.base import SlotSpec, Tokenizer, not_fitted, require_tensor
-from magrathea.tokenizers.sound_measures import log_mels, mel_distance, windows_for
+from magrathea.tokenizers.sound_measures import mel_distance, mel_spectra
 
 SILENT = 0  # the token of a frame without sound
 QUIET = 1e-3  # of full scale, up to which there is none
@@ -125,7 +125,7 @@ class SoundTokenizer(Tokenizer):
     def _mels(self, frames: Tensor) -> Tensor:
         """Frames (M, P) -> (M, F) the log mel spectra of several windows, of equal weight."""
         waves = frames.unflatten(-1, (self.space.num_channels, self._frame_samples))
-        parts = [log_mels(waves, window, self.space.sample_rate).flatten(1) for window in windows_for(waves)]
+        parts = mel_spectra(waves, self.space.sample_rate)
         return torch.cat([part * part.shape[1] ** -0.5 for part in parts], dim=1)
 
     # -- verbs --------------------------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ class SoundTokenizer(Tokenizer):
             real, coded = (
                 torch.from_numpy(self.space.waveform(each)) for each in (tried, trial.decode(trial.encode(tried)))
             )
-            return float(mel_distance(real, coded, self.space.sample_rate))
+            return float(mel_distance(real, coded, self.space.sample_rate).mean())
 
         allowed = AS_NEAR * distance(*FINEST)
         return next((cut for cut in COARSER if distance(*cut) <= allowed), FINEST)

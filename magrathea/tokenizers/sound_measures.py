@@ -38,29 +38,23 @@ def log_mels(waves: Tensor, window: int, rate: int) -> Tensor:
     return mels.clamp_min(QUIET).log10().unflatten(0, waves.shape[:-1])
 
 
+def mel_spectra(waves: Tensor, rate: int) -> list[Tensor]:
+    """Sounds (..., C, n) -> (..., F) their log mel spectra, for each of WINDOWS that is no longer than they are."""
+    windows = [window for window in WINDOWS if window <= max(WINDOWS[0], waves.shape[-1])]
+    return [log_mels(waves, window, rate).flatten(-3) for window in windows]
+
+
 def mel_distance(real: Tensor, other: Tensor, rate: int) -> Tensor:
-    """Mean absolute difference of log mel spectra of several windows, as in Kumar et al. 2023, arXiv 2306.06546 (1 is a
-    factor of ten). Waves (..., n)."""
-    windows = windows_for(real)
-    parts = [(log_mels(real, window, rate) - log_mels(other, window, rate)).abs().mean() for window in windows]
-    return torch.stack(parts).mean()
+    """The mean absolute differences (...) of the log mel spectra of sounds (..., C, n), over several windows, as in
+    Kumar et al. 2023, arXiv 2306.06546 (1 is a factor of ten)."""
+    pairs = zip(mel_spectra(real, rate), mel_spectra(other, rate), strict=True)
+    return torch.stack([(first - second).abs().mean(-1) for first, second in pairs]).mean(0)
 
 
-def windows_for(waves: Tensor) -> list[int]:
-    """Those of WINDOWS that are no longer than waves (..., n)."""
-    return [window for window in WINDOWS if window <= max(WINDOWS[0], waves.shape[-1])]
-
-
-def mel_distances(these: Tensor, those: Tensor, rate: int, paired: bool = False) -> Tensor:
-    """`mel_distance` of each of these waves (A, C, n) from each of those (B, C, n): (A, B); or, where they are paired,
-    from its own: (A,)."""
-    total = torch.zeros(len(these)) if paired else torch.zeros(len(these), len(those))
-    windows = windows_for(these)
-    for window in windows:
-        first, second = (log_mels(waves, window, rate).flatten(1) for waves in (these, those))
-        distances = (first - second).abs().sum(1) if paired else torch.cdist(first, second, p=1)
-        total += distances / first.shape[1]
-    return total / len(windows)
+def mel_distances(these: Tensor, those: Tensor, rate: int) -> Tensor:
+    """`mel_distance` (A, B) of each of these sounds (A, C, n) from each of those (B, C, n)."""
+    pairs = zip(mel_spectra(these, rate), mel_spectra(those, rate), strict=True)
+    return torch.stack([torch.cdist(first, second, p=1) / first.shape[1] for first, second in pairs]).mean(0)
 
 
 def si_sdr(real: Tensor, other: Tensor) -> float:
