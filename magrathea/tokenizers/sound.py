@@ -1,4 +1,4 @@
-"""SoundTokenizer: the sound of a step as one code, or as codes of each of its frames (residual vector quantization)."""
+"""SoundTokenizer: the sound of a step as codes of its frames."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from magrathea.settings import Range, check_value
 from magrathea.sounds import Sound
 from magrathea.spaces import MAX_VOCABULARY
 from magrathea.tokenizers.base import SlotSpec, Tokenizer, not_fitted, require_tensor
-from magrathea.tokenizers.sound_measures import mel_distance, mel_spectra
+from magrathea.tokenizers.sound_codebooks import MelCodebook, ResidualCodebooks, SoundCodebooks, frame_mels
+from magrathea.tokenizers.sound_measures import mel_distance
 
 SILENT = 0  # the token of a frame without sound
 QUIET = 1e-3  # of full scale, up to which there is none
@@ -27,22 +28,17 @@ AS_NEAR = 1.25  # times the mel distance of the finest
 TRIED = 0.25  # of the steps with sound, which are left out of the fit to choose among these
 MOST_TRIED = 512
 COARSE_CODES = 256
-ROUNDS = 8  # of k-means
-FRAMES_AT_A_TIME = 128  # always: so that a step's tokens are the same whatever it is encoded with
 
 
 class SoundTokenizer(Tokenizer):
-    """`Sound`: each frame of a step is the sum of the vectors of a few codes, each the nearest to what those before it
-    leave (residual vector quantization; Zeghidour et al. 2021, arXiv 2107.03312). Frames without sound are a token of
-    their own, which decodes to silence exactly.
+    """`Sound`: a step is cut into frames, and each frame has one code or a few: a single one is a recorded frame that
+    sounds alike (`MelCodebook`), several are vectors that add up (`ResidualCodebooks`). Frames without sound are a
+    token of their own, which decodes to silence exactly.
 
     `fit` makes the codebooks by k-means of the frames that are heard. Sounds of games recur: at equal bits that is
     nearer to them than a small convolutional codec with finite scalar quantization, and takes a tenth of the time
     (docs/LOG.md). Where the sounds of whole steps recur, a step is one frame of one code, which cannot contradict
     itself in a dream, as codes that are drawn independently do; otherwise it is of as few frames as are needed.
-
-    A single code of a frame is a recorded frame, the one whose log mel spectra are the nearest, whatever its phase: so
-    few of them (256 where `fit` chooses) are needed, each of which is met often enough to be learnt.
 
     Args:
         space: of the sound of a step.
@@ -80,7 +76,7 @@ class SoundTokenizer(Tokenizer):
         self._chooses = sound_frames is None and sound_codes is None
         self._num_frames, self._num_books = min(frames, space.shape[0]), codes
         self._num_codes = sound_vocab_size - 1
-        self._books: Tensor | None = None
+        self._codebooks: SoundCodebooks | None = None
 
     # -- sizes --------------------------------------------------------------------------------------------------------
     @property
@@ -89,7 +85,7 @@ class SoundTokenizer(Tokenizer):
 
     @property
     def grid(self) -> tuple[int, int]:
-        if self._chooses and self._books is None:
+        if self._chooses and self._codebooks is None:
             raise not_fitted(self, "sounds")
         return 1, self._num_frames * self._num_books
 
@@ -104,11 +100,11 @@ class SoundTokenizer(Tokenizer):
         return self.tokens_per_step * math.log2(self.vocab_size)
 
     @property
-    def books(self) -> Tensor:
-        """The vectors of the codes (Q books, codes, numbers of a frame) float32."""
-        if self._books is None:
+    def codebooks(self) -> SoundCodebooks:
+        """What the codes of a frame stand for."""
+        if self._codebooks is None:
             raise not_fitted(self, "sounds")
-        return self._books
+        return self._codebooks
 
     @property
     def _frame_samples(self) -> int:
@@ -120,13 +116,8 @@ class SoundTokenizer(Tokenizer):
 
     def token_features(self) -> np.ndarray:
         """The log mel spectra of silence and of the first book's vectors: alike, whatever the phases of a tone are."""
-        return self._mels(torch.cat([torch.zeros(1, self._frame_length), self.books[0]])).numpy()
-
-    def _mels(self, frames: Tensor) -> Tensor:
-        """Frames (M, P) -> (M, F) the log mel spectra of several windows, of equal weight."""
-        waves = frames.unflatten(-1, (self.space.num_channels, self._frame_samples))
-        parts = mel_spectra(waves, self.space.sample_rate)
-        return torch.cat([part * part.shape[1] ** -0.5 for part in parts], dim=1)
+        frames = torch.cat([torch.zeros(1, self._frame_length), self.codebooks.vectors[0]])
+        return frame_mels(frames, self.space.num_channels, self.space.sample_rate).numpy()
 
     # -- verbs --------------------------------------------------------------------------------------------------------
     def fit(self, values: Any, *, previous: Any = None, seed: int = 0) -> Self:
@@ -137,7 +128,7 @@ class SoundTokenizer(Tokenizer):
         if self._chooses:
             self._num_frames, self._num_books = cut = self._fewest(sounds, rng)
             self._num_codes = self._num_codes if cut == FINEST else min(COARSE_CODES, self._num_codes)
-        self._books = self._fitted_books(sounds, rng)
+        self._codebooks = self._fitted(sounds, rng)
         return self
 
     def _fewest(self, sounds: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
@@ -160,7 +151,8 @@ class SoundTokenizer(Tokenizer):
         allowed = AS_NEAR * distance(*FINEST)
         return next((cut for cut in COARSER if distance(*cut) <= allowed), FINEST)
 
-    def _fitted_books(self, sounds: np.ndarray, rng: np.random.Generator) -> Tensor:
+    def _fitted(self, sounds: np.ndarray, rng: np.random.Generator) -> SoundCodebooks:
+        """Codebooks of the frames with sound of some of the steps."""
         kept, num = [], 0
         for index in rng.permutation(len(sounds)):
             frames = self._frames(sounds[index : index + 1])[0]
@@ -168,19 +160,10 @@ class SoundTokenizer(Tokenizer):
             num += len(kept[-1])
             if num >= min(MOST_FITTED, MOST_FITTED_NUMBERS // self._frame_length):
                 break
-        left, books = torch.cat(kept), []
-        if self._num_books == 1 and len(left):
-            mels = self._mels(left)
-            found = left[_nearest(k_means(mels, self._num_codes, rng), mels)]
-            return torch.cat([found, left.new_zeros(self._num_codes - len(found), left.shape[1])])[None]
-        for _ in range(self._num_books):
-            # what a book leaves nothing of is to be nothing in those after it
-            first = left.new_zeros(min(1, len(books)), self._frame_length)
-            found = k_means(left, self._num_codes - len(first), rng)
-            book = torch.cat([first, found, left.new_zeros(self._num_codes - len(first) - len(found), left.shape[1])])
-            books.append(book)
-            left = left - book[_nearest(left, book)]
-        return torch.stack(books)
+        heard = torch.cat(kept)
+        if self._num_books == 1:
+            return MelCodebook.fit(heard, self._num_codes, rng, self.space.num_channels, self.space.sample_rate)
+        return ResidualCodebooks.fit(heard, self._num_books, self._num_codes, rng)
 
     def _accepts(self, dtype: np.dtype) -> bool:
         return dtype == self.value_dtype
@@ -194,23 +177,17 @@ class SoundTokenizer(Tokenizer):
         return torch.from_numpy(cut.reshape(len(waves), self._num_frames, -1).astype(np.float32))
 
     def _encode(self, values: np.ndarray, previous: np.ndarray | None) -> np.ndarray:
-        frames = self._frames(values)
-        left, silent, tokens = frames.flatten(0, 1), _silent(frames).flatten(), []
-        if self._num_books == 1:
-            codes = torch.zeros(len(left), dtype=torch.long)
-            if not silent.all():
-                codes[~silent] = _nearest(self._mels(left[~silent]), self._mels(self.books[0]))
-            return torch.where(silent, SILENT, 1 + codes).reshape(len(values), -1).numpy()
-        for book in self.books:
-            codes = _nearest(left, book)
-            left = left - book[codes]
-            tokens.append(torch.where(silent, SILENT, 1 + codes))
-        return torch.stack(tokens, dim=-1).reshape(len(values), -1).numpy()
+        frames = self._frames(values).flatten(0, 1)
+        silent = _silent(frames)
+        tokens = torch.full((len(frames), self._num_books), SILENT)
+        if not silent.all():
+            tokens[~silent] = 1 + self.codebooks.encode(frames[~silent])
+        return tokens.reshape(len(values), -1).numpy()
 
     def _decode(self, tokens: np.ndarray) -> np.ndarray:
         codes = torch.from_numpy(tokens).unflatten(1, (self._num_frames, self._num_books))
         frames = torch.zeros(*codes.shape[:2], self._frame_length)
-        for index, book in enumerate(self.books):
+        for index, book in enumerate(self.codebooks.vectors):
             here = codes[..., index]
             frames += book[(here - 1).clamp_min(0)] * (here != SILENT)[..., None]
         frames *= (codes[..., :1] != SILENT).float()
@@ -228,7 +205,7 @@ class SoundTokenizer(Tokenizer):
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"books": self.books.clone()}
+        return {"books": self.codebooks.vectors.clone()}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor], space: gymnasium.Space) -> Tokenizer:
@@ -237,33 +214,15 @@ class SoundTokenizer(Tokenizer):
         expected = (tokenizer._num_books, tokenizer._num_codes, tokenizer._frame_length)
         if books.shape != expected or not np.isfinite(books).all():
             raise MagratheaError(f"SoundTokenizer has books {books.shape}, not numbers {expected}; save it again")
-        tokenizer._books = torch.from_numpy(books)
+        vectors, sound = torch.from_numpy(books), tokenizer.space
+        tokenizer._codebooks = (
+            MelCodebook(vectors, sound.num_channels, sound.sample_rate)
+            if len(vectors) == 1
+            else ResidualCodebooks(vectors)
+        )
         return tokenizer
 
 
 def _silent(frames: Tensor) -> Tensor:
     """Frames (..., P) -> (...), True where there is no sound."""
     return frames.abs().amax(-1) <= QUIET
-
-
-def k_means(frames: Tensor, num_codes: int, rng: np.random.Generator) -> Tensor:
-    """At most num_codes vectors (K, P) with a small squared distance from frames (M, P); the different frames
-    themselves where they are no more."""
-    different = torch.unique(frames, dim=0)
-    if len(different) <= num_codes:
-        return different
-    codes = different[torch.from_numpy(rng.permutation(len(different))[:num_codes])]
-    for _ in range(ROUNDS):
-        nearest = _nearest(frames, codes)
-        sums = torch.zeros_like(codes).index_add_(0, nearest, frames)
-        counts = torch.bincount(nearest, minlength=num_codes)[:, None]
-        codes = torch.where(counts > 0, sums / counts.clamp_min(1), codes)
-    return codes
-
-
-def _nearest(frames: Tensor, codes: Tensor) -> Tensor:
-    """The index (M,) of the vector (K, P) with the least squared distance to each frame (M, P)."""
-    half_norms = codes.square().sum(-1) / 2
-    padded = torch.cat([frames, frames.new_zeros(-len(frames) % FRAMES_AT_A_TIME, frames.shape[1])])
-    found = [(part @ codes.T - half_norms).argmax(-1) for part in padded.split(FRAMES_AT_A_TIME)]
-    return torch.cat(found)[: len(frames)] if found else torch.zeros(0, dtype=torch.long)
