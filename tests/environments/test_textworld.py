@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from magrathea.data import collect, make_env
+from magrathea.data import collect, make_env, make_env_from_metadata
 from magrathea.errors import MagratheaError
 
 pytest.importorskip("textworld")
@@ -70,6 +73,65 @@ def test_the_explorer_records_games(tmp_path: Path) -> None:
     )
     episode = data.episode(0)
     assert len(set(episode.action)) > 3 and episode.observation[0].startswith("-=")
+
+
+@pytest.fixture(scope="module")
+def kitchens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two cooking games."""
+    folder = tmp_path_factory.mktemp("kitchens")
+    for seed in ("1", "2"):
+        command = ["tw-make", "tw-cooking", "--recipe", "1", "--seed", seed, "--output", str(folder / f"{seed}.z8")]
+        subprocess.run([*command, "--silent"], check=True, env=os.environ | {"TMPDIR": str(folder)})
+    return folder
+
+
+def test_games_of_files_are_played(kitchens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env: Any = make_env("magrathea/TextWorld-v0", games=str(kitchens))
+    starts = [env.reset(seed=seed)[0] for seed in range(4)]
+    assert starts[:2] == starts[2:] and starts[0] != starts[1]
+    assert all("-= Kitchen =-" in start for start in starts)
+    assert "cookbook" in env.step("look")[0] and "examine cookbook" in env.unwrapped.commands
+    env.close()
+    monkeypatch.chdir(kitchens.parent)
+    data = collect(
+        "magrathea/TextWorld-v0", 30, tmp_path / "data", policy="explorer", num_processes=1,
+        env_kwargs={"games": kitchens.name},
+    )  # fmt: skip
+    make_env_from_metadata(data.metadata).close()
+
+
+def _cut(game: Path) -> None:
+    game.write_bytes(game.read_bytes()[:-5000])
+
+
+def _spoil(game: Path) -> None:
+    story = bytearray(game.read_bytes())
+    story[5000] ^= 1
+    game.write_bytes(story)
+
+
+@pytest.mark.parametrize(
+    ("damage", "error"),
+    [
+        (_cut, "damaged"),
+        (_spoil, "damaged"),
+        (lambda game: game.write_bytes(b""), "damaged"),
+        (lambda game: game.with_suffix(".json").write_text("{"), "cannot be read"),
+        (lambda game: game.with_suffix(".json").unlink(), "no file 'game.json' beside it"),
+        (lambda game: game.unlink(), "There is no game"),
+    ],
+)
+def test_games_that_cannot_be_played_are_named(damage: Any, error: str, kitchens: Path, tmp_path: Path) -> None:
+    for ending in (".z8", ".json"):
+        shutil.copy(kitchens / f"1{ending}", tmp_path / f"game{ending}")
+    damage(tmp_path / "game.z8")
+    with pytest.raises(MagratheaError, match=rf"game\.z8.*{error}|{error}.*game\.z8"):
+        make_env("magrathea/TextWorld-v0", games=str(tmp_path / "game.z8")).reset(seed=0)
+
+
+def test_a_folder_without_games_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MagratheaError, match="has no games"):
+        make_env("magrathea/TextWorld-v0", games=str(tmp_path))
 
 
 @pytest.mark.parametrize("options", [{"rooms": 0}, {"theme": "space"}, {"num_games": 0}])

@@ -1,5 +1,5 @@
-"""TextWorld as a Gymnasium environment: each seed is a game of its own, generated when it is played first (Côté et al.
-2018, arXiv 1806.11532)."""
+"""TextWorld as a Gymnasium environment: each seed is a game of its own, generated when it is played first, or one of
+the user's files (Côté et al. 2018, arXiv 1806.11532)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from textworld.generator import GameOptions, compile_game, make_game
 from textworld.helpers import start
 from textworld.version import __version__
 
-from magrathea.errors import MagratheaError
+from magrathea.errors import FOREIGN_ERRORS, MagratheaError, Terminated, one_line
 from magrathea.settings import Range, check_value
 
 LETTERS = "".join(map(chr, range(32, 127))) + "\n"
@@ -42,9 +42,14 @@ class TextWorld(gymnasium.Env):
         rooms, objects, quest_length: of each game.
         num_games: seeds are taken modulo this number; each is another game, if not given.
         theme: vocabulary of the games, "house" or "basic".
+        games: a game that `tw-make` has written (FILE.z8, beside FILE.json), or a folder of such games, in place of
+            generated ones, to which the other arguments belong; the seed chooses among them.
 
     Attributes:
         commands: those that do something now, as the game says.
+
+    Raises:
+        MagratheaError: for arguments out of range, and for games that are missing or cannot be read.
     """
 
     metadata = {"render_modes": [], "render_fps": 2}
@@ -56,6 +61,7 @@ class TextWorld(gymnasium.Env):
         quest_length: int = 3,
         num_games: int | None = None,
         theme: str = "house",
+        games: str | None = None,
         render_mode: str | None = None,
     ) -> None:
         for name, value, most in (("rooms", rooms, 50), ("objects", objects, 100), ("quest_length", quest_length, 20)):
@@ -64,6 +70,7 @@ class TextWorld(gymnasium.Env):
         if theme not in ("house", "basic"):
             raise MagratheaError(f"theme is {theme!r}; choose 'house' or 'basic'.")
         self._options, self._num_games = (rooms, objects, quest_length, theme), num_games
+        self._files = [] if games is None else game_files(games)
         self.observation_space = spaces.Text(MAX_TEXT, charset=LETTERS)
         self.action_space = spaces.Text(MAX_COMMAND, charset=LETTERS)
         self.commands: list[str] = []
@@ -74,12 +81,13 @@ class TextWorld(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
         number = int(self.np_random.integers(MAX_SEED)) if seed is None else seed
-        path = game_file(number if self._num_games is None else number % self._num_games, *self._options)
+        if self._files:
+            path = self._files[number % len(self._files)]
+        else:
+            path = generated_game(number if self._num_games is None else number % self._num_games, *self._options)
         if path != self._path:
             self.close()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # jericho's, that it does not know the score of a generated game
-                self._game, self._path = start(str(path), INFOS), path
+            self._game, self._path = started(path), path
         state = self._game.reset()
         self.commands, self._score = list(state.admissible_commands), 0
         return tidy(state.description), {}
@@ -110,7 +118,48 @@ def tidy(text: str) -> str:
     return "".join(letter for letter in kept if letter in LETTERS)[:MAX_TEXT] or "..."
 
 
-def game_file(number: int, rooms: int, objects: int, quest_length: int, theme: str) -> Path:
+def game_files(games: str) -> list[Path]:
+    """The game that a path names, or those in a folder; raises MagratheaError where one is missing or incomplete."""
+    path = Path(games).expanduser()
+    found = sorted(path.rglob("*.z8")) if path.is_dir() else [path]
+    how = "'tw-make custom --output FILE.z8' makes a game"
+    if not found:
+        raise MagratheaError(f"Folder '{path}' has no games, whose names end with .z8; {how}.")
+    for file in found:
+        if not file.is_file():
+            raise MagratheaError(f"There is no game '{file}' here ({Path.cwd()}); {how}.")
+        if file.suffix != ".z8" or not file.with_suffix(".json").is_file():
+            raise MagratheaError(
+                f"Game '{file}' has no file '{file.stem}.json' beside it, which says what can be done in it; tw-make "
+                "writes both, so give FILE.z8 and keep its FILE.json in the same folder."
+            )
+    return found
+
+
+def started(path: Path) -> Any:
+    """A running game of a file; raises MagratheaError for one that cannot be read."""
+    _check_is_whole(path)  # the interpreter ends the process at a game that is not
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # jericho's, that it does not know the score of a generated game
+            return start(str(path), INFOS)
+    except Terminated:
+        raise
+    except FOREIGN_ERRORS as error:
+        raise MagratheaError(
+            f"Game '{path}' cannot be read ({one_line(error, 200).rstrip('.')}); make it again with tw-make."
+        ) from error
+
+
+def _check_is_whole(path: Path) -> None:
+    """Compare a game with the length and checksum in its header (Z-Machine Standards Document 1.1, section 11)."""
+    story = path.read_bytes()
+    length = 8 * int.from_bytes(story[26:28])
+    if not 64 < length <= len(story) or sum(story[64:length]) % 65536 != int.from_bytes(story[28:30]):
+        raise MagratheaError(f"Game '{path}' is damaged, or no game of the Z-machine; make it again with tw-make.")
+
+
+def generated_game(number: int, rooms: int, objects: int, quest_length: int, theme: str) -> Path:
     """The file of a game, generated and kept in the user's cache when it is asked for first."""
     named = f"{__version__}/{number}/{rooms}/{objects}/{quest_length}/{theme}"
     path = user_cache_path("magrathea") / "textworld" / f"{hashlib.sha256(named.encode()).hexdigest()[:24]}.z8"
