@@ -14,6 +14,7 @@ SOUND_RATES = "sound_rates"  # in metadata: samples per second of the parts of a
 RATES = (1_000, 384_000)  # samples per second
 MOST_SAMPLES = 2**18  # of a step, of all channels
 MOST_CHANNELS = 8
+LENGTH_TOLERANCE = 0.05  # of how long a sound lasts, as a share of its step
 SILENCE = {"int16": 0, "uint8": 128, "float32": 0}  # by dtype, the value of no sound
 FULL_SCALE = {"int16": 32768, "uint8": 128, "float32": 1}  # by dtype, how far the loudest sample is from it
 
@@ -128,6 +129,21 @@ def sounds_of(space: spaces.Space, key: str = "") -> Iterator[tuple[str, Sound]]
 def sound_rates(space: spaces.Space) -> dict[str, int]:
     """The sample rates of a space's sounds by key."""
     return {key: sound.sample_rate for key, sound in sounds_of(space)}
+
+
+def sounds_of_other_lengths(space: spaces.Space, fps: float) -> list[str]:
+    """In words, which sounds of a space do not last as long as a step of 1 / fps seconds, and what would fit."""
+    found = []
+    for key, sound in sounds_of(space):
+        samples = sound.shape[0]
+        if abs(samples / sound.sample_rate * fps - 1) > LENGTH_TOLERANCE:
+            found.append(
+                f"a step's sound '{key}' lasts {samples / sound.sample_rate:.3g} s ({samples:,} samples at "
+                f"{sound.sample_rate:,} Hz), the step {1 / fps:.3g} s (render_fps {fps:.3g}), so that it is heard with "
+                f"gaps or cut off; correct one of them: {round(samples * fps):,} Hz and a render_fps of "
+                f"{sound.sample_rate / samples:.3g} would fit."
+            )
+    return found
 
 
 def sound_of(space: spaces.Space, value: Any) -> tuple[Sound, np.ndarray] | None:

@@ -23,11 +23,13 @@ class Bounce(gymnasium.Env):
 
     Args:
         kind: dtype of the sound, "uint8" or "int16" with one channel, or "stereo" of int16, or "plain": not declared.
+        rate: samples per second, as declared.
     """
 
     metadata = {"render_modes": [], "render_fps": FPS, "sound_rates": {"ear": RATE}}
 
-    def __init__(self, kind: str = "uint8") -> None:
+    def __init__(self, kind: str = "uint8", rate: int = RATE) -> None:
+        self.metadata = self.metadata | {"sound_rates": {"ear": rate}}
         shape = (SAMPLES, 2) if kind == "stereo" else (SAMPLES,)
         self.kind, dtype = kind, np.int16 if kind in ("int16", "stereo") else np.uint8
         limits = (0, 255) if dtype == np.uint8 else (-32768, 32767)

@@ -38,6 +38,7 @@ from magrathea.errors import MagratheaError, exit_on_sigterm
 from magrathea.files import atomic_write, claim_folder, read_json
 from magrathea.progress import Stages
 from magrathea.settings import Count, Positive, check_value
+from magrathea.sounds import sounds_of_other_lengths
 from magrathea.spaces import COUNTERS, check_space, find_picture
 
 WORK_FOLDER = ".collecting"
@@ -234,7 +235,8 @@ def _described(recording: Recording) -> tuple[Recording, dict[str, Any]]:
                 raise MagratheaError(f"'{recording.env_id}', {error}") from error
         described = environment_metadata(env)
         converted = env.env if isinstance(env, KeepCounters) else env
-        for text in converted.changes if isinstance(converted, ConvertPictures) else ():
+        changes = converted.changes if isinstance(converted, ConvertPictures) else ()
+        for text in (*changes, *sounds_of_other_lengths(env.observation_space, described["fps"])):
             print(f"Note: {text}", file=sys.stderr)
     try:
         return recording, json.loads(json.dumps(described | asdict(recording), allow_nan=False))
