@@ -200,7 +200,8 @@ def checked_array(space: spaces.Space, value: Any, what: str) -> np.ndarray:
     if raw.dtype.kind not in "biuf":
         raise MagratheaError(f"{what} holds {type(value).__name__} where its space says {space}; correct one of them.")
     if raw.shape != (space.shape or ()):
-        raise MagratheaError(f"{what} has shape {raw.shape} where its space says {space.shape}; correct one of them.")
+        how = "pad it with silence, or cut it, in a wrapper" if isinstance(space, Sound) else "correct one of them"
+        raise MagratheaError(f"{what} has shape {raw.shape} where its space says {space.shape}; {how}.")
     dtype = np.dtype(space.dtype)
     if dtype.kind == "f":
         with np.errstate(over="ignore"):
@@ -310,7 +311,7 @@ def _checked_text(space: spaces.Text, value: Any, what: str) -> np.ndarray:
         )
     outside = _text_outside(space, value)
     if outside is not None:
-        raise MagratheaError(f"{what} is {outside}; correct one of them.")
+        raise MagratheaError(f"{what} is {outside}; {_text_remedy(space, value)}.")
     if "\0" in value:
         raise MagratheaError(f"{what} holds the character NUL, which files of texts cannot; replace it in a wrapper.")
     return to_array(value)
@@ -327,6 +328,15 @@ def _text_outside(space: spaces.Text, text: str) -> str | None:
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         return f"{shown} with a surrogate, which is half a character"
     return None
+
+
+def _text_remedy(space: spaces.Text, text: str) -> str:
+    """What its environment can do about a text outside of its space."""
+    if len(text) < space.min_length:
+        return f"give the space min_length={len(text)}, or write something, such as '...', in a wrapper"
+    if len(text) > space.max_length:
+        return "give the space a larger max_length, or cut the text in a wrapper"
+    return f"give all characters that occur, as Text({space.max_length}, charset=...); by default 0-9, a-z, A-Z"
 
 
 def _shown(space: spaces.Text) -> str:

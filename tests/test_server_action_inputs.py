@@ -104,6 +104,27 @@ def test_keys_held_together_make_one_step_and_those_that_exclude_each_other_two(
     assert [controls.take_step(0.4), controls.take_step(0.5), controls.take_step(0.6)] == [(0,), (1,), (0,)]
 
 
+def test_keys_of_actions_that_are_joined_in_another_are_held_together() -> None:
+    names = ["noop", "fire", "up", "right", "left", "up right", "right fire", "up right fire"]
+    inputs = ActionInputs(spaces.Discrete(len(names), start=2), {"action_names": names})
+    pressed = {" ": "fire", "ArrowUp": "up", "ArrowRight": "right", "ArrowLeft": "left"}
+    for keys, name in {
+        (" ", "ArrowRight"): "right fire",
+        ("ArrowRight", " "): "right fire",
+        ("ArrowUp", "ArrowRight", " "): "up right fire",
+        ("ArrowRight", "ArrowLeft"): "left",
+        ("ArrowLeft", " "): "fire",
+        ("ArrowLeft", "ArrowRight", " "): "right fire",
+        ("ArrowUp",): pressed["ArrowUp"],
+    }.items():
+        assert held(inputs, *keys) == 2 + names.index(name), keys
+    controls = Controls(10, inputs)
+    for button in (names.index("right"), names.index("fire")):
+        controls.press(button, 0.0)
+    taken = controls.take_step(0.1)
+    assert taken is not None and inputs.action(taken) == 2 + names.index("right fire")
+
+
 def test_a_slider_keeps_a_world_that_waits_going() -> None:
     controls = Controls(1000, ActionInputs(CAR, STEER))
     controls.set_realtime(False)

@@ -130,9 +130,9 @@ def test_hostile_settings_in_a_world_are_refused(tokenizer: TextTokenizer, chang
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("abcdefgh", "8 characters, outside of its space"),
-        ("", "0 characters"),
-        ("aX", "the character 'X'"),
+        ("abcdefgh", "8 characters, outside of its space.*; give the space a larger max_length"),
+        ("", "0 characters.*; give the space min_length=0"),
+        ("aX", "the character 'X'.*; give all characters"),
         (3, "holds int"),
         (["a"], "holds list"),
         ("a\0", "NUL"),

@@ -2,7 +2,8 @@
 
 An action is a row of numbers, its components: one of a Discrete space, and of a Box, MultiDiscrete or MultiBinary space
 one for each of its entries; those of the parts of a Dict or Tuple space follow each other. A button, while it is held,
-gives some components a value; a slider gives one. Components that nothing sets are neutral. Texts are written.
+gives some components a value; a slider gives one. Components that nothing sets are neutral. Texts are written. Of an
+action whose name joins those of others, as "right fire" does, these buttons are held together.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import optree
 from gymnasium import spaces
 
 from magrathea.action_keys import SPARE_KEYS, default_keys, noop_index
+from magrathea.errors import MagratheaError
 from magrathea.server.protocol import AxisInfo, ButtonInfo, TextInputInfo
-from magrathea.spaces import checked_array, leaf_spaces_of, space_tree
+from magrathea.spaces import checked_array, first_outside, leaf_spaces_of, space_tree, text_array
 
 MAX_CHOICES = 64  # buttons of one entry of a MultiDiscrete space
 _ARROWS = (("ArrowLeft", "ArrowRight"), ("ArrowDown", "ArrowUp"))  # for lower and higher of the first two numbers
@@ -74,7 +76,9 @@ class ActionInputs:
             self.buttons, noop = _of_discrete(space, names, keys)
             self.has_noop = noop is not None
             self._neutral = [float(space.start) + (noop or 0)]
+            self._joined = _joined_actions([button.name for button in self.buttons])
         else:
+            self._joined = {}
             self._components = list(_components(space, names))
             self.buttons = _presets(keys, self._components) or _of_components(self._components)
             self.has_noop = not self.texts
@@ -101,15 +105,19 @@ class ActionInputs:
 
     def check_text(self, index: int, text: str) -> None:
         """Raises MagratheaError for a text that the space of this index does not have."""
+        outside = first_outside(self.texts[index], text_array(text))
+        if outside is not None:
+            raise MagratheaError(f"What you wrote {outside}; write something else.")
         checked_array(self.texts[index], text, "What you wrote")
 
     def compatible(self, buttons: Iterable[int]) -> tuple[int, ...]:
-        """Of buttons, the most wanted first, those that can be held at once: each component is set by one."""
+        """Of buttons, the most wanted first, those that can be held at once: each component is set by one, or by
+        several whose names are joined in that of an action."""
         chosen: list[int] = []
         taken: set[int] = set()
         for button in buttons:
             sets = self.buttons[button].values.keys()
-            if button not in chosen and taken.isdisjoint(sets):
+            if button not in chosen and (taken.isdisjoint(sets) or frozenset((*chosen, button)) in self._joined):
                 chosen.append(button)
                 taken |= sets
         return tuple(chosen)
@@ -123,7 +131,8 @@ class ActionInputs:
         for axis, value in (axes or {}).items():
             component = self._components[self._axes[axis]]
             values[self._axes[axis]] = min(max(value, component.low), component.high)
-        for button in buttons:
+        joined = self._joined.get(frozenset(buttons))
+        for button in buttons if joined is None else (joined,):
             for component, value in self.buttons[button].values.items():
                 values[component] = value
         written = [(texts or {}).get(index, _shortest(space)) for index, space in enumerate(self.texts)]
@@ -173,6 +182,17 @@ def _of_discrete(space: spaces.Discrete, names: Sequence[Any], keys: Mapping[str
         of_action.setdefault(index, []).append(key)
     buttons = [_Button(name, tuple(of_action.get(i, ())), {0: float(first + i)}) for i, name in enumerate(named)]
     return buttons, noop_index(named)
+
+
+def _joined_actions(names: Sequence[str]) -> dict[frozenset[int], int]:
+    """The actions whose names are made of the names of several others ("right fire"), by the indices of these."""
+    words = {name.lower(): index for index, name in enumerate(names)}
+    parts = {index: name.lower().split() for index, name in enumerate(names)}
+    return {
+        frozenset(words[word] for word in own): index
+        for index, own in parts.items()
+        if len(own) > 1 and all(word in words for word in own)
+    }
 
 
 def _components(space: spaces.Space, names: Sequence[Any]) -> Iterable[_Component]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from magrathea.data import collect
-from magrathea.data.make_env import make_env
+from magrathea.data.make_env import environment_metadata, make_env
 from magrathea.errors import MagratheaError
 from magrathea.evaluate.sounds import near_counts
 from magrathea.evaluate.tones import dominant_frequencies, event_sounds
@@ -27,7 +27,10 @@ def test_breakout_pictures_and_metadata(tmp_path: Path) -> None:
     assert episode.observation.shape == (61, 84, 84, 3) and episode.observation.std() > 5
     assert data.metadata["action_names"] == ["noop", "fire", "right", "left"]
     assert data.metadata["key_map"] | {"ArrowRight": 2, "ArrowLeft": 3, " ": 1} == data.metadata["key_map"]
-    assert data.metadata["fps"] == 15
+    assert data.metadata["fps"] == 15 and data.metadata["description"] == "Breakout, a game of the Atari 2600."
+    games = [environment_metadata(make_env(f"ALE/{name}-v5")) for name in ("SpaceInvaders", "Seaquest")]
+    assert games[0]["action_names"] == ["noop", "fire", "right", "left", "right fire", "left fire"]
+    assert games[0]["description"].startswith("Space Invaders,") and "up right fire" in games[1]["action_names"]
 
 
 def test_a_step_has_the_sound_of_all_its_frames() -> None:

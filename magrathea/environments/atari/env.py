@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import ale_py
@@ -18,12 +19,17 @@ SILENT = 128  # a sample of no sound
 
 
 def make_game(env_id: str, **env_kwargs: Any) -> gymnasium.Env:
-    """An Atari game whose "render_fps" counts the steps of the environment, which skips frames of the machine; with
-    `sound_obs=True` its steps have the sound of all their frames."""
+    """An Atari game whose "render_fps" counts the steps of the environment, which skips frames of the machine, and
+    whose actions are named in words ("up right fire"); with `sound_obs=True` its steps have the sound of all their
+    frames."""
     gymnasium.register_envs(ale_py)
     env = gymnasium.make(env_id, disable_env_checker=True, **env_kwargs)
     game: Any = env.unwrapped
     num_skipped = getattr(game, "_frameskip", None)
+    title = re.sub(r"(?<=[a-z])(?=[A-Z0-9])", " ", env_id.removeprefix("ALE/").partition("-")[0])
+    names = [re.sub("(UP|DOWN|RIGHT|LEFT)(?=.)", r"\1 ", name).lower() for name in game.get_action_meanings()]
+    about = {"description": f"{title}, a game of the Atari 2600.", "action_names": names}
+    game.metadata = dict(game.metadata) | about
     if isinstance(num_skipped, int):
         game.metadata = dict(game.metadata) | {"render_fps": MACHINE_FPS / num_skipped}
     if getattr(game, "sound_obs", False):
