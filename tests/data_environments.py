@@ -57,6 +57,22 @@ class Drawn(gymnasium.Env):
         return self._canvas
 
 
+class Waiting(gymnasium.Env):
+    """Counts up for eight steps, whatever is done, and then by the actions."""
+
+    observation_space, action_space = spaces.Discrete(64), spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        self.num_steps, self.count = 0, 0
+        return 0, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        self.num_steps += 1
+        self.count += 1 if self.num_steps <= 8 else 1 + int(action)
+        return self.count, 0.0, False, self.num_steps == 30, {}
+
+
 class Odd(gymnasium.Env):
     """Episodes of five random observations of a space; the one of step `nan_at` has a NaN."""
 
@@ -234,6 +250,7 @@ for name, entry_point in (
     ("Slow", "data_environments:SlowBoard"),
     ("Endless", "data_environments:Endless"),
     ("Drawn", "data_environments:Drawn"),
+    ("Waiting", "data_environments:Waiting"),
     ("Odd", "data_environments:Odd"),
     ("Other", "data_environments:Other"),
     ("OldApi", "data_environments:OldApi"),

@@ -153,6 +153,13 @@ def test_episodes_are_held_out_unless_none_are_wanted(tmp_path: Path) -> None:
     assert [held_out_share(number, 0.05) for number in (3, 100, 1000)] == [2 / 3, 0.08, 0.05]
 
 
+def test_no_dream_starts_in_an_opening_that_nothing_changes(tmp_path: Path) -> None:
+    collect("data_environments:recorded/Waiting-v0", 240, tmp_path / "data", policy="random", num_processes=1)
+    world = train(tmp_path / "data", tmp_path / "world", load_settings(size="debug", steps=2))
+    observed = world.starts[:, -1, [slot.role == "observation" for slot in world.layout.slots]]
+    assert int(observed.min()) == 8 and int(observed.max()) > 16, "starts are right before the first step that counts"
+
+
 def test_segments_do_not_cross_episodes(work: Path, debug_world: World) -> None:
     cache = TokenCache.open(work / "tokens", debug_world.layout)
     tokens = cache.segments(300, 8, 3, torch.Generator().manual_seed(0)).tokens

@@ -253,21 +253,38 @@ def _no_starts(tokenizers: dict[Role, Tokenizer]) -> torch.Tensor:
 
 
 def _draw_starts(source: Dataset, episodes: Any, world: World, settings: TrainSettings) -> torch.Tensor:
-    """(K, W, N) recorded steps of episodes, half of them from an episode's beginning. W is the model's window,
-    or less where most of the episodes are shorter."""
+    """(K, W, N) recorded steps of episodes, half of them from an episode's beginning, less an opening that all of them
+    share. W is the model's window, or less where most of the episodes are shorter."""
     all_lengths = source.lengths
     lengths = {index: all_lengths[index] for index in episodes}
     window, rng = world.config.model.window, np.random.default_rng(settings.seed)
     window = min(window, int(np.median(list(lengths.values()))))
     long_enough = [index for index, length in lengths.items() if length >= window]
     used = long_enough[: settings.num_starts]
+    beginning = max(0, _length_of_opening(source, range(min(len(source), 16))) - window)
     starts: dict[int, torch.Tensor] = {}
     for place, index in enumerate(used):
         tokens = encode_episode(source.episode(index), world)
         for number in range(place, settings.num_starts, len(used)):
-            first = 0 if number < len(long_enough) // 2 else int(rng.integers(len(tokens) - window))
+            last = len(tokens) - window
+            earliest = min(beginning, last - 1)
+            first = earliest if number < len(long_enough) // 2 else int(rng.integers(earliest, last))
             starts[number] = tokens[first : first + window].clone()
     return torch.stack([starts[number] for number in range(settings.num_starts)])
+
+
+def _length_of_opening(source: Dataset, episodes: Sequence[int]) -> int:
+    """How many observations the episodes begin with that are the same in all, whatever is done: those of a game that
+    waits before it lets one play. 0 where that never ends."""
+    leaves = [optree.tree_leaves(source.episode(index).observation) for index in episodes]
+    if len(leaves) < 2:
+        return 0
+    shortest = min(len(parts[0]) for parts in leaves)
+    same = np.ones(shortest, bool)
+    for parts in leaves[1:]:
+        for part, first in zip(parts, leaves[0], strict=True):
+            same &= (part[:shortest] == first[:shortest]).reshape(shortest, -1).all(1)
+    return 0 if same.all() else int(np.argmin(same))
 
 
 def _metadata(source: Dataset, settings: TrainSettings, out: Path) -> dict[str, Any]:
