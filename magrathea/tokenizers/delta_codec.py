@@ -93,13 +93,13 @@ class DeltaCodec(nn.Module):
         if not self.is_few.any():
             return logits
         probabilities = logits[..., self.is_few, :].float().softmax(-1)
-        values, group = self._choices(previous)[..., self.is_few, :].unique(return_inverse=True)
-        by_value = (*group.shape[:-1], len(values))
-        mass = probabilities.new_zeros(by_value).scatter_add_(-1, group, probabilities)
-        tokens = torch.arange(self.vocab_size, device=group.device).expand_as(group)
-        first = tokens.new_full(by_value, self.vocab_size).scatter_reduce_(-1, group, tokens, "amin")
-        is_first = first.gather(-1, group) == tokens
-        merged = mass.gather(-1, group).log().masked_fill(~is_first, -math.inf)
+        values, order = self._choices(previous)[..., self.is_few, :].sort(dim=-1, stable=True)
+        is_first = torch.ones_like(values, dtype=torch.bool)
+        is_first[..., 1:] = values[..., 1:] != values[..., :-1]
+        group = is_first.cumsum(-1) - 1  # of tokens of the same value, in their order
+        mass = torch.zeros_like(probabilities).scatter_add_(-1, group, probabilities.gather(-1, order))
+        in_order = mass.gather(-1, group).log().masked_fill(~is_first, -math.inf)
+        merged = torch.empty_like(in_order).scatter_(-1, order, in_order)
         result = logits.clone()
         result[..., self.is_few, :] = merged.to(logits.dtype)
         return result
