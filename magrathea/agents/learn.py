@@ -24,7 +24,6 @@ from magrathea.agents.novelty import Novelty, says_nothing
 from magrathea.agents.reality import (
     ActingMaker,
     agent_acting,
-    episode_limit,
     mean_interval,
     ppo_acting,
     random_acting,
@@ -34,6 +33,7 @@ from magrathea.agents.replay import Replay
 from magrathea.agents.worlds import knows, most_passes
 from magrathea.data import Dataset, collect, make_env, merge_datasets
 from magrathea.data.make_env import closed_after
+from magrathea.data.playing import episode_limit
 from magrathea.errors import MagratheaError
 from magrathea.files import atomic_write, claim_folder, read_json
 from magrathea.pretrained import folder_to_write
@@ -168,6 +168,7 @@ class _Run:
         agent, replay, progress = self._learn_agent(
             number, world, dataset, max(0.2 * seconds, seconds - training - recording)
         )
+        learned = time.monotonic()
         self.stages.begin("measuring")
         dreamt = dream_returns(replay, agent.network, NUM_DREAMS, self.limit)
         real = self._real_returns(agent_acting(agent), NUM_DREAMS)
@@ -177,6 +178,13 @@ class _Run:
             "dream_return": float(dreamt.mean()),
             "real_return": float(real.mean()),
             "gap": gap(dreamt, real),
+            "seconds": {
+                "recording": round(recording, 1),
+                "world": round(training, 1),
+                "agent": round(progress.seconds, 1),
+                "measuring": round(time.monotonic() - learned, 1),
+                "all": round(time.monotonic() - start, 1),
+            },
         }
         for name in ("dream_return", "real_return", "gap"):
             self.writer.add_scalar(f"agent/{name}", row[name], dataset.num_steps)
@@ -198,24 +206,28 @@ class _Run:
         settings = self.settings
         until = [settings.real_steps * each // settings.num_rounds for each in (number, number + 1)]
         own = self.work / f"recorded-{number}"
-        policy, kwargs = settings.policy, dict(settings.env_kwargs)
+        policy, acting, kwargs = settings.policy, None, dict(settings.env_kwargs)
         if settings.world is not None and not kwargs:
             kwargs = World.from_pretrained(settings.world).metadata.get("env_kwargs", {})
         if number:
             policy = str(self.work / f"agent-{number - 1}")
+            acting = agent_acting(Agent.from_pretrained(policy))
             kwargs = Dataset.open(self.work / "recorded-0").metadata["env_kwargs"]  # with the size of pictures
-        collect(
-            self.env_id,
-            until[1] - until[0],
-            own,
-            policy=policy,
-            num_processes=1,
-            seed=settings.seed + 10_000 * number,
-            max_episode_steps=settings.max_episode_steps,
-            env_kwargs=kwargs,
-            exact=True,
-            stages=self.stages,
-        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed + number)
+            collect(
+                self.env_id,
+                until[1] - until[0],
+                own,
+                policy=policy,
+                num_processes=1,
+                seed=settings.seed + 10_000 * number,
+                max_episode_steps=settings.max_episode_steps,
+                env_kwargs=kwargs,
+                exact=True,
+                acting=acting,
+                stages=self.stages,
+            )
         parts = [self.work / f"recorded-{each}" for each in range(number + 1)]
         return merge_datasets(parts, self.work / f"dataset-{number}")
 

@@ -11,22 +11,15 @@ import numpy as np
 
 from magrathea.agents.agent import Agent, Player
 from magrathea.data import make_env
+from magrathea.data.lockstep import Acting, ActingMaker, play_in_lockstep
 from magrathea.data.make_env import closed_after
-from magrathea.data.playing import DEFAULT_EPISODE_STEPS
+from magrathea.data.playing import episode_limit
 from magrathea.data.recorder import checked_copy, plain_action
 from magrathea.errors import MagratheaError
 from magrathea.evaluate.statistics import figure
-from magrathea.spaces import index_batch, stack
+from magrathea.spaces import stack
 
 MAX_ENVS = 25
-Acting = Callable[[Any, np.ndarray], Any]  # observations (B, …), which of them begin an episode -> actions (B, …)
-ActingMaker = Callable[[int], Acting]  # of a number B of environments
-
-
-def episode_limit(env: gymnasium.Env, max_episode_steps: int | None = None) -> int:
-    """Steps after which an episode is cut: what was asked for, the environment's own limit, or the default one."""
-    own = None if env.spec is None else env.spec.max_episode_steps
-    return max_episode_steps or own or DEFAULT_EPISODE_STEPS
 
 
 def real_returns(
@@ -41,41 +34,42 @@ def real_returns(
 ) -> np.ndarray:
     """The returns (E,) of whole episodes in the real environment, episode i seeded with seed + i."""
     num_envs = min(num_episodes, MAX_ENVS)
-    returns, waiting = np.zeros(num_episodes), list(range(num_envs, num_episodes))[::-1]
-    with ExitStack() as stack_of_envs:
-        envs = [
-            stack_of_envs.enter_context(closed_after(make_env(env_id, **env_kwargs or {}))) for _ in range(num_envs)
-        ]
-        limit, space, act = episode_limit(envs[0], max_episode_steps), envs[0].action_space, acting(num_envs)
-        observed = [_observed(env, env.reset(seed=seed + index)[0]) for index, env in enumerate(envs)]
-        episode: list[int | None] = [*range(num_envs)]
-        length, is_first = np.zeros(num_envs, int), np.ones(num_envs, bool)
-        num_running = num_episodes
-        while num_running:
-            actions = act(stack(observed), is_first)
-            is_first = np.zeros(num_envs, bool)
-            for index, env in enumerate(envs):
-                number = episode[index]
-                if number is None:
-                    continue
-                observation, reward, terminated, truncated, _ = env.step(
-                    plain_action(space, index_batch(actions, index))
-                )
-                returns[number] += float(reward)
-                length[index] += 1
-                if terminated or truncated or length[index] >= limit:
-                    num_running -= 1
-                    report(1 - num_running / num_episodes)
-                    following = waiting.pop() if waiting else None
-                    episode[index], length[index], is_first[index] = following, 0, following is not None
-                    if following is not None:
-                        observation, _ = env.reset(seed=seed + following)
-                observed[index] = _observed(env, observation)
+    returns, numbers = np.zeros(num_episodes), iter(range(num_episodes))
+    with ExitStack() as opened:
+        envs = [opened.enter_context(closed_after(make_env(env_id, **env_kwargs or {}))) for _ in range(num_envs)]
+        limit = episode_limit(envs[0], max_episode_steps)
+
+        def begin(index: int) -> _CountedEpisode | None:
+            number = next(numbers, None)
+            return None if number is None else _CountedEpisode(envs[index], number, seed + number, limit)
+
+        for num_ended, (_, episode) in enumerate(play_in_lockstep(begin, acting, num_envs), start=1):
+            returns[episode.number] = episode.total
+            report(num_ended / num_episodes)
     return returns
 
 
-def _observed(env: gymnasium.Env, observation: Any) -> Any:
-    return checked_copy(env.observation_space, observation, "An observation")
+class _CountedEpisode:
+    """An episode of which only the return is kept.
+
+    Attributes:
+        total: the rewards so far.
+    """
+
+    def __init__(self, env: gymnasium.Env, number: int, seed: int, limit: int) -> None:
+        self.number, self.total, self.is_done = number, 0.0, False
+        self._env, self._limit, self._num_steps = env, limit, 0
+        self.observation = self._checked(env.reset(seed=seed)[0])
+
+    def step(self, action: Any) -> None:
+        env = self._env
+        observation, reward, terminated, truncated, _ = env.step(plain_action(env.action_space, action))
+        self.total, self._num_steps = self.total + float(reward), self._num_steps + 1
+        self.is_done = bool(terminated or truncated) or self._num_steps >= self._limit
+        self.observation = self._checked(observation)
+
+    def _checked(self, observation: Any) -> Any:
+        return checked_copy(self._env.observation_space, observation, "An observation")
 
 
 def agent_acting(agent: Agent, *, sample: bool = True) -> ActingMaker:

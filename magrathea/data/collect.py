@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from typing import Any, Literal
 from magrathea.data.counters import KeepCounters, chosen_counters, what_could_be_kept
 from magrathea.data.dataset import METADATA_FILE_NAME, Dataset, write_dataset
 from magrathea.data.episode import episode_length
+from magrathea.data.lockstep import ActingMaker
 from magrathea.data.make_env import closed_after, draws_pictures, environment_metadata, make_env
 from magrathea.data.pictures import ConvertPictures, fitting_size
 from magrathea.data.playing import (
@@ -31,6 +32,7 @@ from magrathea.data.playing import (
     check_main,
     episode_path,
     play_missing,
+    play_together,
     recorded_env,
 )
 from magrathea.data.policies import current_policy_name, policy_named
@@ -63,6 +65,7 @@ def collect(
     info: str | Sequence[str] | None = None,
     pixels: bool = False,
     exact: bool = False,
+    acting: ActingMaker | None = None,
     stages: Stages | None = None,
 ) -> Dataset:
     """Record an environment into a dataset, or resume an interrupted recording.
@@ -89,6 +92,8 @@ def collect(
             `pixels` of `env_kwargs`.
         exact: whether the last episode is cut (truncated) instead of finished, so that there are not a few steps more;
             with one process only.
+        acting: makes the policy in place of the one that `policy` names: one that acts in several environments at once.
+            As many steps as were asked for are recorded, exactly; with one process only.
         stages: display that the progress is shown in; one of its own if not given.
 
     Raises:
@@ -98,7 +103,7 @@ def collect(
     check_value("on_error", on_error, OnError)
     check_value("num_processes", num_processes, Count)
     check_value("max_seconds", max_seconds, Positive | None)
-    if exact and num_processes > 1:
+    if (exact or acting is not None) and num_processes > 1:
         raise MagratheaError(f"num_processes is {num_processes}; give 1 for a recording of exactly {steps:,} steps.")
     check_main()
     _require_minari()
@@ -120,7 +125,12 @@ def collect(
         with claim_folder(out, "recording into"), exit_on_sigterm():
             if not _is_done(out, metadata, max_seconds):  # meanwhile
                 _begin(work, metadata)
-                lengths = _play_all(recording, work, num_processes, on_error, time_limit, exact, stages)
+                lengths = _recorded_lengths(work)
+                if acting is None:
+                    played = play_missing(recording, work, lengths, num_processes, time_limit, exact)
+                else:
+                    played = play_together(recording, work, lengths, acting)
+                lengths = _play_all(recording, work, lengths, played, on_error, time_limit, stages)
                 _write(out, work, lengths, metadata)
             shutil.rmtree(work, ignore_errors=True)
     return Dataset.open(out)
@@ -142,18 +152,18 @@ def _recorded_lengths(work: Path) -> dict[int, int]:
 def _play_all(
     recording: Recording,
     work: Path,
-    num_processes: int,
+    lengths: dict[int, int],
+    episodes: Generator[Played, None, None],
     on_error: OnError,
     time_limit: TimeLimit | None,
-    exact: bool,
     display: Stages | None,
 ) -> dict[int, int]:
-    """Play until enough steps are recorded, or up to a moment; returns the length of each episode of the dataset,
-    FAILED included."""
-    lengths, noted = _recorded_lengths(work), set()
+    """Play until enough steps are recorded, or up to a moment; adds to the lengths, and returns that of each episode of
+    the dataset, FAILED included."""
+    noted = set()
     with Stages() if display is None else contextlib.nullcontext(display) as stages:
         stages.begin("collecting")
-        with contextlib.closing(play_missing(recording, work, lengths, num_processes, time_limit, exact)) as played:
+        with contextlib.closing(episodes) as played:
             for episode in played:
                 lengths[episode.index] = episode.length
                 for text in sorted({*episode.notes} - noted):

@@ -23,8 +23,9 @@ from typing import Any
 import gymnasium
 
 from magrathea.data.episode import Episode, save_episode
+from magrathea.data.lockstep import ActingMaker, play_in_lockstep
 from magrathea.data.make_env import close_env, make_env
-from magrathea.data.recorder import play_episode
+from magrathea.data.recorder import EpisodeRecorder, play_episode
 from magrathea.errors import FOREIGN_ERRORS, MagratheaError, Terminated, end_by_sigterm, one_line
 from magrathea.plugins import environment_plugin
 from magrathea.settings import Count, Seed, check
@@ -34,6 +35,7 @@ DEFAULT_EPISODE_STEPS = 1000
 SECONDS_TO_CLOSE = 5.0  # that an environment has to close itself when its process must exit
 FAILED = 0  # length of an episode that was left out
 LEAST_STEPS = 32  # of an episode that is cut by the time
+MOST_TOGETHER = 16  # environments in which a policy acts at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,53 +179,109 @@ def check_main() -> None:
 class _Player:
     """Plays episodes of a recording into their files, in an environment that is made again after a failure."""
 
-    def __init__(self, recording: Recording, work: Path, time_limit: TimeLimit | None) -> None:
+    def __init__(self, recording: Recording, work: Path, time_limit: TimeLimit | None = None) -> None:
         self._recording, self._work, self._time_limit = recording, work, time_limit
         self._env: gymnasium.Env | None = None
+        self._notes: dict[str, None] = {}  # of the episode that is being played
+
+    @property
+    def env(self) -> gymnasium.Env:
+        """The environment, made where there is none."""
+        if self._env is None:
+            self._env = recorded_env(self._recording)
+        return self._env
 
     def play(self, index: int, most: int | None = None) -> Played:
-        """Play the episode of an index, of at most so many steps."""
-        notes: dict[str, None] = {}
+        """Play the episode of an index, of at most so many steps, by the recording's policy."""
+        recording = self._recording
+        is_late = None if self._time_limit is None else self._time_limit.clock()
         try:
-            if self._env is None:
-                self._env = recorded_env(self._recording)
-            episode = self._play(self._env, index, notes, most)
+            cut, seed = self._cut(most), recording.seed + index
+            episode = play_episode(self.env, recording.policy, seed, cut, self._notes.setdefault, is_late)
         except Terminated:
             raise
         except FOREIGN_ERRORS as error:  # of the environment or the policy
             self.close()
-            line = one_line(error)
-            known = isinstance(error, MagratheaError)
-            return Played(index, failure=line if known else f"{type(error).__name__}: {line}")
-        save_episode(episode, episode_path(self._work, index))
-        return Played(index, len(episode), tuple(notes))
+            return _failed(index, error)
+        return self.save(index, episode)
 
-    def _play(self, env: gymnasium.Env, index: int, notes: dict[str, None], most: int | None) -> Episode:
-        recording = self._recording
-        limit, is_default = recording.max_episode_steps, False
-        if limit is None and not _has_end(env, recording.env_id):
-            limit, is_default = DEFAULT_EPISODE_STEPS, True
-        is_late = None if self._time_limit is None else self._time_limit.clock()
-        cut = min((steps for steps in (limit, most) if steps is not None), default=None)
-        episode = play_episode(env, recording.policy, recording.seed + index, cut, notes.setdefault, is_late)
-        if is_default and len(episode) == limit and episode.truncated[-1]:
-            notes[
-                f"'{recording.env_id}' has no time limit; its episodes are cut after {limit} steps. "
-                "--max-episode-steps sets another."
+    def begin(self, index: int, most: int) -> EpisodeRecorder:
+        """Begin the episode of an index, of at most so many steps, in which somebody else acts."""
+        return EpisodeRecorder(self.env, self._recording.seed + index, self._cut(most), self._notes.setdefault)
+
+    def save(self, index: int, episode: Episode) -> Played:
+        """Write an episode that has ended."""
+        if self._has_default_limit and len(episode) == DEFAULT_EPISODE_STEPS and episode.truncated[-1]:
+            self._notes[
+                f"'{self._recording.env_id}' has no time limit; its episodes are cut after {DEFAULT_EPISODE_STEPS} "
+                "steps. --max-episode-steps sets another."
             ] = None
-        return episode
+        save_episode(episode, episode_path(self._work, index))
+        notes, self._notes = tuple(self._notes), {}
+        return Played(index, len(episode), notes)
+
+    def _cut(self, most: int | None) -> int | None:
+        """Steps after which an episode is cut."""
+        limit = DEFAULT_EPISODE_STEPS if self._has_default_limit else self._recording.max_episode_steps
+        return min((steps for steps in (limit, most) if steps is not None), default=None)
+
+    @property
+    def _has_default_limit(self) -> bool:
+        """Whether no limit was asked for, and episodes are not known to end."""
+        env, recording = self.env, self._recording
+        has_own = env.spec is not None and env.spec.max_episode_steps is not None
+        return recording.max_episode_steps is None and not has_own and environment_plugin(recording.env_id) is None
 
     def close(self) -> None:
         """Close the environment, whatever state it is in."""
-        env, self._env = self._env, None
+        env, self._env, self._notes = self._env, None, {}
         if env is not None:
             close_env(env)
 
 
-def _has_end(env: gymnasium.Env, env_id: str) -> bool:
-    """Whether the episodes of an environment are known to end."""
-    spec = env.spec
-    return (spec is not None and spec.max_episode_steps is not None) or environment_plugin(env_id) is not None
+def _failed(index: int, error: BaseException) -> Played:
+    """An episode that failed, and why."""
+    line = one_line(error)
+    return Played(index, failure=line if isinstance(error, MagratheaError) else f"{type(error).__name__}: {line}")
+
+
+def episode_limit(env: gymnasium.Env, max_episode_steps: int | None = None) -> int:
+    """Steps after which an episode is cut: what was asked for, the environment's own limit, or the default one."""
+    own = None if env.spec is None else env.spec.max_episode_steps
+    return max_episode_steps or own or DEFAULT_EPISODE_STEPS
+
+
+# -- several environments at once -------------------------------------------------------------------------------------
+def play_together(
+    recording: Recording, work: Path, lengths: dict[int, int], acting: ActingMaker
+) -> Generator[Played, None, None]:
+    """Play the steps that are missing of a recording, and no more, by a policy that acts in several environments at
+    once: at most MOST_TOGETHER, and as few as leave each time for a whole episode. Each plays an equal part of the
+    steps; its last episode is cut."""
+    missing = (index for index in itertools.count() if index not in lengths)
+    left = recording.steps - sum(lengths.values())
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(contextlib.closing(_Player(recording, work)))
+        num_envs = min(MOST_TOGETHER, max(1, left // episode_limit(first.env, recording.max_episode_steps)))
+        others = [stack.enter_context(contextlib.closing(_Player(recording, work))) for _ in range(1, num_envs)]
+        players, indices = [first, *others], [-1] * num_envs  # of the episode that each plays
+        parts = [left * (number + 1) // num_envs - left * number // num_envs for number in range(num_envs)]
+
+        def begin(number: int) -> EpisodeRecorder | None:
+            if not parts[number]:
+                return None
+            indices[number] = next(missing)
+            return players[number].begin(indices[number], parts[number])
+
+        try:
+            for number, recorder in play_in_lockstep(begin, acting, num_envs) if left > 0 else ():
+                episode = recorder.episode()
+                parts[number] -= len(episode)
+                yield players[number].save(indices[number], episode)
+        except Terminated:
+            raise
+        except FOREIGN_ERRORS as error:  # of an environment or the policy
+            yield _failed(max(indices), error)
 
 
 # -- processes --------------------------------------------------------------------------------------------------------

@@ -22,6 +22,79 @@ REWARD_SPACE = spaces.Box(-np.inf, np.inf, (), np.float32)
 Note = Callable[[str], None]
 
 
+class EpisodeRecorder:
+    """Records one episode step by step, and checks every value against the environment's spaces.
+
+    Args:
+        env: as `make_env` makes it; it is reset.
+        seed: of its reset.
+        max_steps: the episode is truncated there.
+        note: called with what is not recorded as it is.
+        is_late: says whether the episode is truncated after a number of steps, for want of time.
+        what: an action is called in errors.
+
+    Attributes:
+        observation: the last one.
+        info: that came with it.
+        is_done: whether the episode has ended or is truncated.
+
+    Raises:
+        MagratheaError: here and in `step`, for observations, actions or rewards that are not in their spaces or not
+            finite numbers, and for an environment of the old gym API.
+    """
+
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        seed: int,
+        max_steps: int | None = None,
+        note: Note = lambda text: None,
+        is_late: Callable[[int], bool] | None = None,
+        what: str = "An action",
+    ) -> None:
+        self.env, self.seed, self.is_done = env, seed, False
+        self._max_steps, self._note, self._is_late, self._what = max_steps, note, is_late, what
+        self.observation, self.info = _reset(env, seed)
+        self._observations, self._infos = [_observed(env, self.observation, note)], [_recordable(env, self.info, note)]
+        self._actions: list[Any] = []
+        self._rewards: list[float] = []
+        self._terminations: list[bool] = []
+        self._truncations: list[bool] = []
+
+    def step(self, action: Any) -> None:
+        """Take an action and record what follows it."""
+        env, note = self.env, self._note
+        action = checked_copy(env.action_space, action, self._what, note)
+        result = _step(env, plain_action(env.action_space, action))
+        self.observation, reward, terminated, truncated, self.info = result
+        truncated = truncated or (self._is_cut(len(self._actions) + 1) and not terminated)
+        self.is_done = terminated or truncated
+        self._observations.append(_observed(env, self.observation, note))
+        self._actions.append(action)
+        self._rewards.append(_rewarded(env, reward))
+        self._terminations.append(terminated)
+        self._truncations.append(truncated)
+        self._infos.append(_recordable(env, self.info, note))
+
+    def _is_cut(self, num_steps: int) -> bool:
+        is_long = self._max_steps is not None and num_steps >= self._max_steps
+        return is_long or (self._is_late is not None and self._is_late(num_steps))
+
+    def episode(self) -> Episode:
+        """What was recorded, of at least one step."""
+        for text in self.env.take_notes() if isinstance(self.env, KeepCounters) else []:
+            self._note(text)
+        return Episode(
+            observation=stack(self._observations),
+            action=stack(self._actions),
+            reward=np.array(self._rewards, dtype=np.float32),
+            terminated=np.array(self._terminations),
+            truncated=np.array(self._truncations),
+            infos=_stacked_infos(self.env, self._infos, self._note),
+            seed=self.seed,
+        )
+
+
 def play_episode(
     env: gymnasium.Env,
     policy: str,
@@ -30,51 +103,16 @@ def play_episode(
     note: Note = lambda text: None,
     is_late: Callable[[int], bool] | None = None,
 ) -> Episode:
-    """Play one episode.
-
-    Args:
-        env: as `make_env` makes it.
-        policy: "random", "sticky", one of the environment's plug-in ("explorer") or "module:function".
-        seed: of the environment's reset and of the policy.
-        max_steps: the episode is truncated there.
-        note: called with what is not recorded as it is.
-        is_late: says whether the episode is truncated after a number of steps, for want of time.
-
-    Raises:
-        MagratheaError: for observations, actions or rewards that are not in their spaces or not finite numbers, and for
-            an environment of the old gym API.
-    """
+    """Play one episode by a policy ("random", "sticky", "explore", one of the environment's plug-in ("explorer") or
+    "module:function"), which does not see counters. The seed is of the environment's reset and of the policy; the
+    rest, and what is raised, is as in `EpisodeRecorder`."""
     act = policy_named(policy, _name(env))(env, np.random.default_rng(seed))
-    kept = env if isinstance(env, KeepCounters) else None  # whose counters a policy does not see
-    observation, info = _reset(env, seed)
-    observations, infos = [_observed(env, observation, note)], [_recordable(env, info, note)]
-    actions, rewards, terminations, truncations = [], [], [], []
-    done = False
-    while not done:
-        seen = observation if kept is None else kept.own_observation(observation)
-        action = checked_copy(env.action_space, act(seen, info), f"An action of policy '{policy}'", note)
-        observation, reward, terminated, truncated, info = _step(env, plain_action(env.action_space, action))
-        num_steps = len(actions) + 1
-        is_cut = (max_steps is not None and num_steps >= max_steps) or (is_late is not None and is_late(num_steps))
-        truncated = truncated or (is_cut and not terminated)
-        done = terminated or truncated
-        observations.append(_observed(env, observation, note))
-        actions.append(action)
-        rewards.append(_rewarded(env, reward))
-        terminations.append(terminated)
-        truncations.append(truncated)
-        infos.append(_recordable(env, info, note))
-    for text in [] if kept is None else kept.take_notes():
-        note(text)
-    return Episode(
-        observation=stack(observations),
-        action=stack(actions),
-        reward=np.array(rewards, dtype=np.float32),
-        terminated=np.array(terminations),
-        truncated=np.array(truncations),
-        infos=_stacked_infos(env, infos, note),
-        seed=seed,
-    )
+    recorder = EpisodeRecorder(env, seed, max_steps, note, is_late, f"An action of policy '{policy}'")
+    while not recorder.is_done:
+        observation = recorder.observation
+        seen = env.own_observation(observation) if isinstance(env, KeepCounters) else observation
+        recorder.step(act(seen, recorder.info))
+    return recorder.episode()
 
 
 def _reset(env: gymnasium.Env, seed: int) -> tuple[Any, Any]:
