@@ -10,7 +10,7 @@ _CENTER = 128.0  # subtracted from all values: squared distances of patches up t
 
 def nearest_codes(patches: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """Index (M,) of the code (K, P) with the least squared distance to each patch (M, P); the lower one in a tie."""
-    return _nearest(patches, codes)[0]
+    return nearest_distances(patches, codes)[0]
 
 
 def one_hot(patches: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -20,10 +20,6 @@ def one_hot(patches: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 def nearest_distances(patches: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(index (M,), squared distance (M,) float32) of the nearest code of each patch."""
-    return _nearest(patches, codes)
-
-
-def _nearest(patches: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     centered = codes.astype(np.float32) - _CENTER
     half_norms = (centered * centered).sum(axis=1) / 2
     weights = np.ascontiguousarray(centered.T)
@@ -51,7 +47,7 @@ def leaders(patches: np.ndarray, threshold: float, limit: int) -> np.ndarray:
         chunk = values[begin : begin + 1024]
         free = np.ones(len(chunk), bool)
         if chosen:
-            free = _nearest(patches[begin : begin + 1024], patches[chosen])[1] > threshold
+            free = nearest_distances(patches[begin : begin + 1024], patches[chosen])[1] > threshold
         candidates = np.flatnonzero(free)
         while len(candidates) and len(chosen) < limit:
             leader = candidates[0]
@@ -61,17 +57,22 @@ def leaders(patches: np.ndarray, threshold: float, limit: int) -> np.ndarray:
     return np.array(chosen, dtype=np.int64)
 
 
-def refine(patches: np.ndarray, weights: np.ndarray, codes: np.ndarray, num_rounds: int) -> np.ndarray:
-    """Lloyd's rounds: every code (K, P) becomes the weighted mean of the patches (M, P) nearest to it."""
-    codes = codes.astype(np.float32)
-    values = patches.astype(np.float32)
+def refine(
+    patches: np.ndarray, codes: np.ndarray, num_rounds: int, weights: np.ndarray | None = None, num_fixed: int = 0
+) -> np.ndarray:
+    """Rounds of k-means (Lloyd 1982): every code (K, P) but the first `num_fixed` becomes the weighted mean of the
+    patches (M, P) nearest to it."""
+    codes, values = codes.astype(np.float32), patches.astype(np.float32)
     for _ in range(num_rounds):
-        codes = cluster_means(values, weights, nearest_codes(patches, codes), codes)
+        codes[num_fixed:] = cluster_means(values, nearest_codes(patches, codes), codes, weights)[num_fixed:]
     return codes
 
 
-def cluster_means(values: np.ndarray, weights: np.ndarray, assigned: np.ndarray, codes: np.ndarray) -> np.ndarray:
+def cluster_means(
+    values: np.ndarray, assigned: np.ndarray, codes: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
     """The weighted mean (K, P) of the values (M, P) assigned to each code; a code without any stays where it is."""
+    weights = np.ones(len(values)) if weights is None else weights
     order = np.argsort(assigned, kind="stable")
     present, starts = np.unique(assigned[order], return_index=True)
     ordered_weights = weights[order].astype(np.float32)[:, None]

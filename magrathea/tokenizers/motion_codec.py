@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from magrathea.tokenizers.codebook import cluster_means
+
 TOLERANCE = 1.5e-4  # mean squared error, of values in 0…1, that is never seen
 OTHER = 1e-3  # from which a cell counts as changed when offsets and codes are fitted
 EXACT = 3e-4  # up to which an offset draws such a cell exactly
@@ -274,10 +276,8 @@ def fit_codes(cells: Tensor, num_codes: int, num_rounds: int, generator: torch.G
             distance.append(least + part.square().sum(-1))
             nearest.append(index)
         assigned = torch.cat(nearest)
-        count = torch.bincount(assigned, minlength=num_codes)
-        sums = torch.zeros_like(codes).index_add_(0, assigned, values)
-        codes = torch.where(count[:, None] > 0, sums / count.clamp(min=1)[:, None], codes)
-        empty = (count == 0).nonzero().flatten()
+        codes = torch.from_numpy(cluster_means(values.numpy(), assigned.numpy(), codes.numpy()))
+        empty = (torch.bincount(assigned, minlength=num_codes) == 0).nonzero().flatten()
         codes[empty] = values[torch.cat(distance).topk(len(empty)).indices]
     return codes.round().to(torch.uint8).unique(dim=0)
 

@@ -89,7 +89,7 @@ def leader_codes(patches: np.ndarray, weights: np.ndarray, num_codes: int) -> np
             low = middle
         else:
             high = middle
-    codes = refine(patches, weights, patches[leaders(patches, high, num_codes)], 3)
+    codes = refine(patches, patches[leaders(patches, high, num_codes)], 3, weights)
     return np.unique(np.round(codes).astype(np.uint8), axis=0)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from magrathea.tokenizers.codebook import cluster_means
 from magrathea.tokenizers.sound_measures import mel_spectra
 
 ROUNDS = 8  # of k-means
@@ -95,10 +96,8 @@ def k_means(frames: Tensor, num_codes: int, rng: np.random.Generator) -> Tensor:
         return different
     codes = different[torch.from_numpy(rng.permutation(len(different))[:num_codes])]
     for _ in range(ROUNDS):
-        assigned = nearest(frames, codes)
-        sums = torch.zeros_like(codes).index_add_(0, assigned, frames)
-        counts = torch.bincount(assigned, minlength=num_codes)[:, None]
-        codes = torch.where(counts > 0, sums / counts.clamp_min(1), codes)
+        means = cluster_means(frames.numpy(), nearest(frames, codes).numpy(), codes.numpy())
+        codes = torch.from_numpy(means)
     return codes
 
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from magrathea.tokenizers.codebook import cluster_means, leaders, nearest_codes, nearest_distances, refine
+from magrathea.tokenizers.codebook import leaders, nearest_codes, nearest_distances, refine
 from magrathea.tokenizers.patch import PatchTokenizer
 from magrathea.tokenizers.patchfit import MAX_FRAMES, count_patches, leader_codes, sample_frames
 
@@ -73,7 +73,7 @@ def recurring_codes(patches: np.ndarray, weights: np.ndarray, widening: float, l
         gaps = np.abs(values[free] - values[free[0]])
         follows = (gaps**2).mean(axis=1) <= (widening * _DRIFT) ** 2
         free = free[~(follows & (gaps.max(axis=1) <= widening * _CONTRAST))]
-    return refine(patches, weights, patches[chosen], 2)
+    return refine(patches, patches[chosen], 2, weights)
 
 
 def noise_size(patches: np.ndarray, seed: int) -> float:
@@ -131,14 +131,10 @@ def noisy_codes(
 
 
 def _averaged(patches: np.ndarray, fixed: np.ndarray, codes: np.ndarray, num_rounds: int) -> np.ndarray:
-    """Lloyd's algorithm with `fixed` codes that stay: `num_rounds` rounds, returns the others."""
+    """Rounds of k-means among these codes and `fixed` ones, which stay."""
     if not len(codes):
         return codes
-    values, weights = patches.astype(np.float32), np.ones(len(patches), np.float32)
-    for _ in range(num_rounds):
-        both = np.concatenate([fixed, codes])
-        codes = cluster_means(values, weights, nearest_codes(patches, both), both)[len(fixed) :]
-    return codes
+    return refine(patches, np.concatenate([fixed, codes]), num_rounds, num_fixed=len(fixed))[len(fixed) :]
 
 
 def _swaps(patches: np.ndarray, codes: np.ndarray, channels: int, rng: np.random.Generator) -> np.ndarray:
