@@ -234,15 +234,21 @@ def fit_offsets(
     some = torch.randperm(len(target), generator=generator)[:num_cells]
     batch, index = (where[some] for where in changed.nonzero(as_tuple=True))
     draws = codec._offset_errors(target[some], previous, batch, index) < ALIKE
-    left, chosen = torch.ones(len(batch), dtype=torch.bool), []
-    while len(chosen) < most - 1:
-        gains = (draws & left[:, None]).float().mean(0)
+    return torch.cat([keep, candidates[_greedy_cover(draws, most - 1, least_gain * len(draws))[0]]])
+
+
+def _greedy_cover(draws: Bool[Tensor, "n M"], most: int, least: float) -> tuple[list[int], Bool[Tensor, " n"]]:
+    """At most `most` of M offsets that draw most of n cells, chosen one after the other while each draws `least` more
+    cells; and which cells none of them draws."""
+    left, chosen = torch.ones(len(draws), dtype=torch.bool), []
+    while len(chosen) < most:
+        gains = (draws & left[:, None]).sum(0)
         best = int(gains.argmax())
-        if gains[best] < least_gain:
+        if gains[best] < least:
             break
         chosen.append(best)
         left &= ~draws[:, best]
-    return torch.cat([keep, candidates[chosen]])
+    return chosen, left
 
 
 def share_moved(codec: MotionCodec, values: Int[Tensor, "B Q"], previous: Int[Tensor, "B Q"], most: int) -> float:
@@ -253,9 +259,7 @@ def share_moved(codec: MotionCodec, values: Int[Tensor, "B Q"], previous: Int[Te
     for picture in changed.any(-1).nonzero().flatten().tolist():
         cells = changed[picture].nonzero().flatten()
         errors = codec._offset_errors(of_picture[picture], previous[picture, None], torch.zeros_like(cells), cells)
-        draws, left = errors < EXACT, torch.ones(len(cells), dtype=torch.bool)
-        for _ in range(most):
-            left &= ~draws[:, int((draws & left[:, None]).sum(0).argmax())]
+        _, left = _greedy_cover(errors < EXACT, most, 1)
         num_drawn += int((~left).sum())
     return num_drawn / max(1, int(changed.sum()))
 
