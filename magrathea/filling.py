@@ -71,7 +71,7 @@ def fill_steps(
 
 def _with_values(model: MaskedTransformer, tokens: Tensor, before: Tensor, holes: Tensor) -> Tensor:
     """Steps whose values follow from tokens that were filled; those of known tokens stay."""
-    if not model.codecs:
+    if not model.layout.values_slots:
         return tokens
     layout, followed = model.layout, model.with_values(tokens, before)
     for name, slot in layout.values_slots.items():

@@ -205,6 +205,12 @@ class World:
         filled = fill_steps(self.model, self.memory, steps, hole_mask, prompt, first, later, seed)
         return FillResult(filled.tokens.cpu(), filled.confidence.cpu(), filled.num_passes.cpu())
 
+    def last_window(self, steps: Int[Tensor, "T N"]) -> Int[Tensor, "W1 N"]:
+        """The last W + 1 of an episode's steps, those that `features` reads for the last one; where they are fewer, the
+        first is repeated before them."""
+        num_steps = self.config.model.window + 1
+        return torch.cat([steps[:1].expand(max(0, num_steps - len(steps)), -1), steps[-num_steps:]])
+
     @torch.no_grad()
     def features(self, tokens: Int[Tensor, "B T N"]) -> Float[Tensor, "B K S F"]:
         """What the model knows of steps, for agents: at the S positions of the observation the trunk's output of when

@@ -310,10 +310,11 @@ def test_replay_shows_what_its_own_world_knows() -> None:
 
 def test_dreams_begin_at_recorded_states() -> None:
     world = board_world()
-    replay, span = Replay(world, board_episodes(world), seed=0), world.config.model.window + 1
+    replay = Replay(world, board_episodes(world), seed=0)
     session, begun = replay.dreams(16), replay.dreams(16, from_beginnings=True)
-    recorded = torch.cat([tokens.unfold(0, span, 1).transpose(1, 2) for tokens in replay.episodes])
-    beginnings = torch.stack([tokens[:span] for tokens in replay.episodes])
+    states = [tokens[: step + 1] for tokens in replay.episodes for step in range(len(tokens))]
+    recorded = torch.stack([world.last_window(steps) for steps in states])
+    beginnings = torch.stack([world.last_window(tokens[:1]) for tokens in replay.episodes])
     for index in range(16):
         assert (recorded == session.history_of(index)).flatten(1).all(1).any()
         assert (beginnings == begun.history_of(index)).flatten(1).all(1).any()

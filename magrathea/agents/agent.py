@@ -90,12 +90,7 @@ class Agent:
 
     def features_after(self, steps: Int[Tensor, "T N"]) -> Float[Tensor, "1 S F"]:
         """What the agent's world knows after steps, of which it reads the last W + 1."""
-        return self.world.features(self.whole_window(steps)[None])[:, 0]
-
-    def whole_window(self, steps: Int[Tensor, "T N"]) -> Int[Tensor, "W1 N"]:
-        """The last W + 1 of some steps; where they are fewer, the first is repeated before them."""
-        num_steps = self.world.config.model.window + 1
-        return torch.cat([steps[:1].expand(max(0, num_steps - len(steps)), -1), steps[-num_steps:]])
+        return self.world.features(self.world.last_window(steps)[None])[:, 0]
 
     def check_fits(self, world: World) -> None:
         """Raises MagratheaError for a world in which the agent cannot act: one of other spaces."""

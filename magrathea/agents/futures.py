@@ -47,7 +47,7 @@ def imagine(
     """Dream what may follow the last steps of the agent's world: the policy acts, but half of the dreams begin with an
     action that is drawn evenly. Yields after each step of a few dreams, so that others can run between: the futures
     that are finished by it."""
-    base = Session(agent.world, start=agent.whole_window(steps), seed=seed)
+    base = Session(agent.world, start=agent.world.last_window(steps), seed=seed)
     features = base.features.cpu()
     rng = torch.Generator().manual_seed(seed)
     begun = _first_actions(agent, features, num_dreams, seed)

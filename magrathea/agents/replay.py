@@ -29,14 +29,9 @@ class Replay:
     """
 
     def __init__(self, world: World, episodes: Sequence[Int[Tensor, "T N"]], seed: int = 0) -> None:
-        window = world.config.model.window
-        self.world, self.generator = world, Generator().manual_seed(seed)
-        # an episode's first step is repeated, so that it has a window too
-        self.episodes = [torch.cat([tokens[:1].expand(window, -1), tokens]) for tokens in episodes]
-        ends = [bool(world.decode_terminated(tokens[-1:])[0]) for tokens in episodes]
-        lengths = [
-            len(tokens) - is_end for tokens, is_end in zip(episodes, ends, strict=True)
-        ]  # nothing follows an end
+        self.world, self.generator, self.episodes = world, Generator().manual_seed(seed), list(episodes)
+        # nothing follows an end
+        lengths = [len(tokens) - bool(world.decode_terminated(tokens[-1:])[0]) for tokens in episodes]
         self._states = torch.tensor([(index, step) for index, length in enumerate(lengths) for step in range(length)])
 
     @classmethod
@@ -51,36 +46,33 @@ class Replay:
         chosen = torch.randint(len(self._states), (number,), generator=self.generator)
         return [(index, step) for index, step in self._states[chosen].tolist()]
 
+    def _window(self, index: int, step: int) -> Int[Tensor, "W1 N"]:
+        """What leads to a step of an episode, and the step."""
+        return self.world.last_window(self.episodes[index][: step + 1])
+
     def dreams(self, number: int, from_beginnings: bool = False) -> Session:
         """Dreams that branch from random states, or begin as recorded episodes do."""
-        span = self.world.config.model.window + 1
-        drawn = self._draw(number)
-        starts = [
-            self.episodes[index][:span] if from_beginnings else self.episodes[index][step : step + span]
-            for index, step in drawn
-        ]
+        starts = [self._window(index, 0 if from_beginnings else step) for index, step in self._draw(number)]
         seed = int(torch.randint(2**31, (), generator=self.generator))
         return Session(self.world, number, seed=seed, start=torch.stack(starts), inference="naive")  # begins sooner
 
     @torch.no_grad()
     def features(self, number: int) -> Float[Tensor, "n S F"]:
         """The features of random states."""
-        span = self.world.config.model.window + 1
-        states = [self.episodes[index][step : step + span] for index, step in self._draw(number)]
+        states = [self._window(index, step) for index, step in self._draw(number)]
         parts = torch.stack(states).split(FEATURES_BATCH)
         return torch.cat([self.world.features(part)[:, 0] for part in parts])
 
     @torch.no_grad()
     def segments(self, number: int, num_steps: int, network: ActorCritic) -> Trajectories:
         """Recorded steps from random states on, up to their episode's end."""
-        span = self.world.config.model.window + 1
         tokens, lengths = [], []
         for index, step in self._draw(number):
-            piece = self.episodes[index][step : step + span + num_steps]
-            lengths.append(len(piece) - span)
-            tokens.append(torch.cat([piece, piece[-1:].expand(span + num_steps - len(piece), -1)]))
+            window, rest = self._window(index, step), self.episodes[index][step + 1 : step + 1 + num_steps]
+            lengths.append(len(rest))
+            tokens.append(torch.cat([window, rest, self.episodes[index][-1:].expand(num_steps - len(rest), -1)]))
         steps = torch.stack(tokens)
-        later = steps[:, span:]
+        later = steps[:, -num_steps:]
         valid = torch.arange(num_steps) < torch.tensor(lengths)[:, None]
         actions = network.action_map.from_space(self.world.decode_action(later.flatten(0, 1)))
         return Trajectories(

@@ -140,9 +140,8 @@ class Session:
             tokens = self.tokens[list(batch_indices)].to(self.world.device)
             return self.world.model.state_features(torch.stack(trunks), tokens)
         num_steps = self.world.config.model.window + 1
-        tails = [self.history_of(index, -num_steps) for index in batch_indices]
-        whole = [torch.cat([tail[:1].expand(num_steps - len(tail), -1), tail]) for tail in tails]
-        return self.world.features(torch.stack(whole))[:, 0]
+        windows = [self.world.last_window(self.history_of(index, -num_steps)) for index in batch_indices]
+        return self.world.features(torch.stack(windows))[:, 0]
 
     @property
     def history(self) -> Int[Tensor, "B T N"]:
@@ -311,7 +310,7 @@ class Session:
             generator.manual_seed(derive_seed(self._seeds[index], purpose, self._histories[index].num_steps))
         self._filled_trunk = None
         filled = fill(predict, tokens.to(device), hole_mask, self.world.layout, self.settings, generators)
-        if not model.codecs:
+        if not self.world.layout.values_slots:
             return filled
         before = self.tokens[list(batch_indices)].to(device)
         return replace(filled, tokens=model.with_values(filled.tokens, before))
