@@ -15,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from magrathea.agents.agent import Agent
-from magrathea.agents.planner import Proposal
+from magrathea.agents.planner import DiscountedReturns, Proposal
 from magrathea.session import Session
 from magrathea.spaces import index_batch
 
@@ -71,28 +71,26 @@ def _dream(agent: Agent, session: Session, actions: Tensor, horizon: int) -> Ite
     """Dream on in a session of a few worlds, whose first actions (B, A) are given."""
     network, to_space = agent.network, agent.network.action_map.to_space
     first = to_space(actions)
-    totals, is_running, lengths = torch.zeros(len(actions)), torch.ones(len(actions)), [horizon] * len(actions)
+    returns, lengths = DiscountedReturns(len(actions), agent.settings.discount), [horizon] * len(actions)
     for step in range(horizon):
         if step:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(session.seeds[0] + step)
                 actions = network.policy(session.features.cpu()).sample()
         outcome = session.step(to_space(actions))
-        weight = is_running * agent.settings.discount**step
-        totals += weight * torch.from_numpy(np.asarray(outcome.reward, np.float32))
+        returns.add(outcome.reward, outcome.terminated)
         for index in np.flatnonzero(outcome.terminated):
             lengths[index] = min(lengths[index], step + 1)
-            is_running[index] = 0
-        if not is_running.any():
+        if not returns.is_running.any():
             break
         yield []
-    totals += is_running * agent.settings.discount**horizon * network.value(session.features.cpu())
+    totals = returns.with_value(network.value(session.features.cpu()))
     yield [
         Future(
             session.history_of(index, -(step + 2))[: lengths[index] + 1],
             index_batch(first, index),
             float(totals[index]),
-            not is_running[index],
+            not returns.is_running[index],
         )
         for index in range(len(totals))
     ]

@@ -49,6 +49,32 @@ class PlannerSettings:
         check(self)
 
 
+class DiscountedReturns:
+    """The returns of B dreams, summed while they go on.
+
+    Args:
+        num_dreams: B.
+        discount: of each step's rewards over those of the step before.
+
+    Attributes:
+        is_running: (B,) bool, which dreams have not ended.
+    """
+
+    def __init__(self, num_dreams: int, discount: float) -> None:
+        self.is_running = torch.ones(num_dreams, dtype=torch.bool)
+        self._totals, self._weights, self._discount = torch.zeros(num_dreams), torch.ones(num_dreams), discount
+
+    def add(self, reward: np.ndarray, terminated: np.ndarray) -> None:
+        """A step's rewards and endings (B,)."""
+        self._totals += self._weights * torch.from_numpy(np.asarray(reward, np.float32))
+        self.is_running &= ~torch.from_numpy(np.asarray(terminated, bool))
+        self._weights = self._weights * self._discount * self.is_running
+
+    def with_value(self, value: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """The returns, with the value of where the dreams are that have not ended."""
+        return self._totals + self._weights * value
+
+
 class Proposal:
     """What actions (K, H, A) are drawn from: for each number of each step a distribution of its own."""
 
@@ -78,17 +104,15 @@ def dream_plans(
 ) -> tuple[Tensor, Float[Tensor, " K"]]:
     """Dream plans (K, H, A), of which the first ones are replaced by what the policy does; returns the plans as they
     were dreamt, and their discounted returns (K,) with the value of where they lead."""
-    network, discount = agent.network, agent.settings.discount
-    plans, returns = plans.clone(), torch.zeros(len(plans))
-    weight, features = torch.ones(len(plans)), source.features
+    network, plans, features = agent.network, plans.clone(), source.features
+    returns = DiscountedReturns(len(plans), agent.settings.discount)
     for step in range(plans.shape[1]):
         if num_from_policy:
             plans[:num_from_policy, step] = network.policy(features[:num_from_policy]).sample()
         outcome = source.step(network.action_map.to_space(plans[:, step]))
-        returns += weight * torch.from_numpy(np.asarray(outcome.expected_reward, np.float32))
-        weight = weight * discount * (1 - torch.from_numpy(np.asarray(outcome.terminated, np.float32)))
+        returns.add(outcome.expected_reward, outcome.terminated)
         features = source.features
-    return plans, returns + weight * network.value(features)
+    return plans, returns.with_value(network.value(features))
 
 
 class Planner:
