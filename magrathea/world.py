@@ -20,12 +20,14 @@ from magrathea.display import world_html
 from magrathea.errors import MagratheaError, one_line
 from magrathea.filling import fill_steps
 from magrathea.interfaces import EpisodeReadout, Memory, MemorySpec
-from magrathea.layout import ROLES, Codec, Layout, Role
+from magrathea.layout import ROLES, Layout, Role
 from magrathea.memory import WindowSpec, memory_class
 from magrathea.model.config import ModelConfig
+from magrathea.model.from_weights import model_from_weights
 from magrathea.model.joint import Part
 from magrathea.model.transformer import MaskedTransformer
-from magrathea.model.weight_names import current_name, first_name
+from magrathea.model.weight_names import first_name
+from magrathea.named_tensors import join_tensors, tensors_of_part
 from magrathea.pretrained import WorldFiles, find_world, read_world, write_world
 from magrathea.sampler import FillResult, FillSettings
 from magrathea.space_config import space_from_config, space_to_config
@@ -256,31 +258,22 @@ class World:
         config, tensors = files.config, files.tensors
         tokenizers: Tokenizers = {}
         for role in ROLES:
-            prefix = f"{role}/"
-            own = {key.removeprefix(prefix): x for key, x in tensors["tokenizers"].items() if key.startswith(prefix)}
-            tokenizers[role] = tokenizer_from(
-                config["tokenizers"][role], own, space_from_config(config["spaces"][role])
-            )
+            own, space = tensors_of_part(tensors["tokenizers"], role), space_from_config(config["spaces"][role])
+            tokenizers[role] = tokenizer_from(config["tokenizers"][role], own, space)
         layout, model_config = Layout.from_config(config["layout"]), ModelConfig(**config["model"])
         check_layout(layout, tokenizers)
-        kind = memory_class(model_config.memory)
-        weights = {current_name(key): weight for key, weight in tensors["model"].items()}
-        codecs = codecs_of(tokenizers)
-        shapes = _weight_shapes(layout, model_config, kind, codecs, len(weights))
+        memory, part = memory_class(model_config.memory), None
         if files.joint_layout is not None:
             part = Part(Layout.from_config(files.joint_layout), layout, tuple(config["joint_slots"]))
-            weights = part.select(weights, list(shapes))
-        _check_weights(weights, shapes)
-        model = MaskedTransformer(layout, model_config, kind, codecs)
-        model.load_state_dict({key: weight.float() for key, weight in weights.items()})
+        model = model_from_weights(layout, model_config, memory, codecs_of(tokenizers), tensors["model"], part)
         starts = tensors["starts"].get("starts", torch.zeros(0, 1, layout.num_tokens, dtype=torch.int32))
         _check_starts(starts, layout)
         return cls(
             tokenizers,
             WorldConfig(model_config, FillSettings(**config["fill"]), config["metadata"]),
             starts,
-            model.eval(),
-            kind.from_tensors(layout, tensors["memory"]),
+            model,
+            memory.from_tensors(layout, tensors["memory"]),
         )
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.bfloat16) -> Path:
@@ -291,11 +284,7 @@ class World:
         """What its files hold; the model's weights as `dtype`."""
         tensors = {
             "model": {name: tensor.to(dtype) for name, tensor in self.model.state_dict().items()},
-            "tokenizers": {
-                f"{role}/{name}": tensor
-                for role, tokenizer in self.tokenizers.items()
-                for name, tensor in tokenizer.tensors().items()
-            },
+            "tokenizers": join_tensors({role: own.tensors() for role, own in self.tokenizers.items()}),
             "memory": self.memory.tensors(),
             "starts": {"starts": self.starts.to(torch.int32)},
         }
@@ -418,32 +407,6 @@ class World:
             },
             num_passes=filled.num_passes.cpu().numpy(),
         )
-
-
-# -- what a world's files must agree on -------------------------------------------------------------------------------
-def _weight_shapes(
-    layout: Layout, config: ModelConfig, kind: type[MemorySpec], codecs: dict[str, Codec], num_weights: int
-) -> dict[str, torch.Size]:
-    """The weights of a model of these sizes, which is not made; raises MagratheaError where there are fewer than it has
-    layers."""
-    if config.num_layers + config.num_memory_layers > num_weights:
-        raise MagratheaError("it has fewer weights than its model has layers; save it anew.")
-    layout = Layout(layout.slots)  # whose cached tensors may be on the meta device
-    with torch.device("meta"):
-        model = MaskedTransformer(layout, config, kind, codecs)
-        return {name: tensor.shape for name, tensor in model.state_dict().items()}
-
-
-def _check_weights(weights: dict[str, Tensor], expected: dict[str, torch.Size]) -> None:
-    """Raises MagratheaError where weights are not those of a model with weights of these shapes, before one is made."""
-    for name in sorted(expected.keys() | weights.keys()):
-        if name not in weights or name not in expected:
-            raise MagratheaError(f"weight '{name}' is {'missing' if name in expected else 'unknown'}; save it anew.")
-        if weights[name].shape != expected[name] or not weights[name].is_floating_point():
-            raise MagratheaError(
-                f"weight '{name}' is {weights[name].dtype} of shape {tuple(weights[name].shape)}, not of "
-                f"{tuple(expected[name])}; save it anew."
-            )
 
 
 def _check_starts(starts: Tensor, layout: Layout) -> None:

@@ -15,6 +15,7 @@ from magrathea.errors import MagratheaError
 from magrathea.interfaces import EpisodeReadout, Memory, MemoryOutputs, MemoryReadout, MemorySpec, Recurrence
 from magrathea.layout import Layout
 from magrathea.model.config import ModelConfig
+from magrathea.named_tensors import join_tensors, tensors_of_part
 
 
 def reset_indices(env_mask: Bool[Tensor, " B"] | None, batch_size: int) -> list[int]:
@@ -56,7 +57,8 @@ class CombinedSpec:
 
     @classmethod
     def from_tensors(cls, layout: Layout, tensors: dict[str, Tensor]) -> CombinedSpec:
-        return cls({name: kind.from_tensors(layout, _part_of(name, tensors)) for name, kind in cls.kinds.items()})
+        parts = {name: tensors_of_part(tensors, _stored(name)) for name in cls.kinds}
+        return cls({name: kind.from_tensors(layout, parts[name]) for name, kind in cls.kinds.items()})
 
     @classmethod
     def recurrence(cls, config: ModelConfig, layout: Layout) -> Recurrence | None:
@@ -64,7 +66,7 @@ class CombinedSpec:
         return next((recurrence for recurrence in made if recurrence is not None), None)
 
     def tensors(self) -> dict[str, Tensor]:
-        return _prefixed({name: part.tensors() for name, part in self.parts.items()})
+        return join_tensors({_stored(name): part.tensors() for name, part in self.parts.items()})
 
     def new(self, batch_size: int, model: Any) -> CombinedMemory:
         return CombinedMemory({name: part.new(batch_size, model) for name, part in self.parts.items()})
@@ -100,11 +102,11 @@ class CombinedMemory:
             part.reset(env_mask)
 
     def state_dict(self, batch_index: int) -> dict[str, Tensor]:
-        return _prefixed({name: part.state_dict(batch_index) for name, part in self.parts.items()})
+        return join_tensors({_stored(name): part.state_dict(batch_index) for name, part in self.parts.items()})
 
     def load_state_dict(self, batch_index: int, state: dict[str, Tensor]) -> None:
         for name, part in self.parts.items():
-            part.load_state_dict(batch_index, _part_of(name, state))
+            part.load_state_dict(batch_index, tensors_of_part(state, _stored(name)))
 
 
 def combination(kinds: dict[str, type[MemorySpec]]) -> type[CombinedSpec]:
@@ -112,18 +114,9 @@ def combination(kinds: dict[str, type[MemorySpec]]) -> type[CombinedSpec]:
     return type("CombinedSpec", (CombinedSpec,), {"kinds": kinds})
 
 
-def _prefixed(parts: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {_prefix(name) + key: tensor for name, tensors in parts.items() for key, tensor in tensors.items()}
-
-
-def _part_of(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    prefix = _prefix(name)
-    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-
-
-def _prefix(name: str) -> str:
-    """Of a part's tensors, whatever its size: "retrieval:256" -> "retrieval/"."""
-    return f"{name.partition(':')[0]}/"
+def _stored(name: str) -> str:
+    """What a part's tensors are stored under, whatever its size: "retrieval:256" -> "retrieval"."""
+    return name.partition(":")[0]
 
 
 def checked(

@@ -11,6 +11,7 @@ import optree
 import torch
 
 from magrathea.errors import MagratheaError
+from magrathea.named_tensors import join_tensors, tensors_of_part
 from magrathea.spaces import leaf_spaces_of, map_leaves, space_tree
 from magrathea.tokenizers.base import SlotSpec, Tokenizer
 
@@ -94,9 +95,7 @@ class CompositeTokenizer(Tokenizer):
         return {"type": self.type_name, "leaves": {key: leaf.to_config() for key, leaf in self._leaves.items()}}
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        return {
-            f"{key}/{name}": tensor for key, leaf in self._leaves.items() for name, tensor in leaf.tensors().items()
-        }
+        return join_tensors({key: leaf.tensors() for key, leaf in self._leaves.items()})
 
     @classmethod
     def from_config(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor], space: gymnasium.Space) -> Tokenizer:
@@ -111,7 +110,7 @@ class CompositeTokenizer(Tokenizer):
         if set(leaf_spaces) != set(config["leaves"]):
             raise MagratheaError(f"The saved tokenizer has leaves {sorted(config['leaves'])}, which do not fit {space}")
         leaves = {
-            key: read_leaf(config["leaves"][key], _below(tensors, key), leaf_space)
+            key: read_leaf(config["leaves"][key], tensors_of_part(tensors, key), leaf_space)
             for key, leaf_space in leaf_spaces.items()
         }
         return cls(space, leaves)
@@ -123,8 +122,3 @@ def _named(key: str, call: Callable[[], Any]) -> Any:
         return call()
     except MagratheaError as error:
         raise MagratheaError(f"At '{key}': {error}") from error
-
-
-def _below(tensors: dict[str, torch.Tensor], key: str) -> dict[str, torch.Tensor]:
-    prefix = f"{key}/"
-    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from magrathea.errors import MagratheaError
 from magrathea.files import atomic_write
+from magrathea.named_tensors import tensors_of_part
 
 Progress = TypeVar("Progress")
 
@@ -39,9 +40,7 @@ def load_checkpoint(
             progress = msgspec.convert(json.loads(file.metadata()["progress"]), kind)
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         state = _optimizer_state(tensors, optimizer)
-        model.load_state_dict(
-            {name.removeprefix("model/"): tensor for name, tensor in tensors.items() if name.startswith("model/")}
-        )
+        model.load_state_dict(tensors_of_part(tensors, "model"))
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, OSError) as error:
         raise MagratheaError(
             f"Checkpoint '{path}' is damaged or of another training ({error}); use another folder, or remove it to "
