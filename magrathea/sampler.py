@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
+from magrathea.draws import draw, draw_balanced
 from magrathea.layout import Layout, Role, Slot
 from magrathea.settings import Range, Share, check
 
@@ -69,6 +70,9 @@ class FillSettings:
         shared_noise: if given, the random numbers of a picture's tokens are alike, in the whole picture (this share of
             their variance) and among neighbours (the rest): each token has the same distribution as before, but they
             decide together, say whether it gets dark.
+        balance_reach: if given, the tokens of a picture are drawn so that within so many cells there are as many of
+            each as their probabilities say: what leaves a cell arrives in one beside it. For pictures of tiles; where
+            tokens are motions, neighbours do the same thing, and should not make up for each other.
     """
 
     order: Order = "adaptive"
@@ -80,6 +84,7 @@ class FillSettings:
     event_threshold: Share | None = None
     shared_noise: Share | None = None
     values_min_probability: Share | None = None
+    balance_reach: Annotated[int, Range(1, 16)] | None = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -170,9 +175,13 @@ def _uniforms(generator: Generator, layout: Layout, settings: FillSettings) -> F
     uniforms = torch.rand(2, layout.num_tokens, generator=generator)
     if settings.shared_noise is not None:
         for slot in layout.token_slots:
-            if slot.role == "observation" and slot.is_grid and not slot.is_sequence:
+            if _is_picture(slot):
                 uniforms[0, layout.span(slot.name)] = _alike(slot.grid, settings.shared_noise, generator)
     return uniforms
+
+
+def _is_picture(slot: Slot) -> bool:
+    return slot.role == "observation" and slot.is_grid and not slot.is_sequence
 
 
 def _alike(grid: tuple[int, int], share: float, generator: Generator) -> Float[Tensor, " C"]:
@@ -204,7 +213,12 @@ def _draw(
         if slot.nothing is not None:
             probabilities = _something_or_nothing(probabilities, slot.nothing)
         highest, likeliest = probabilities.max(-1)
-        picks = _pick(probabilities, highest, likeliest, open_holes, uniforms[:, span], settings.temperature, floor)
+        numbers = uniforms[:, span]
+        if settings.balance_reach is None or settings.temperature == 0 or not _is_picture(slot):
+            picks = _pick(probabilities, highest, likeliest, open_holes, numbers, settings.temperature, floor)
+        else:
+            weights = _weights(probabilities, highest[..., None], settings.temperature, floor)
+            picks = draw_balanced(weights, open_holes, numbers, slot.grid, settings.balance_reach)
         drawn[:, span] = torch.where(open_holes, picks, tokens[:, span])
         certainty[:, span] = torch.where(open_holes, highest, 1.0)
     return drawn, certainty
@@ -227,20 +241,21 @@ def _pick(
     temperature: float,
     floor: float,
 ) -> Int[Tensor, "I C"]:
-    """Draw at the holes, from what is at least `floor` times as likely as the likeliest, by inverting the cumulative
-    distribution at uniform numbers; the likeliest token elsewhere."""
+    """Draw at the holes, from what is at least `floor` times as likely as the likeliest; the likeliest elsewhere."""
     if temperature == 0:
         return likeliest
     uncertain = holes & (highest < 1 / (1 + floor))  # elsewhere no other token may be drawn
     open_probabilities, most = probabilities[uncertain], highest[uncertain].unsqueeze(-1)
-    weights = torch.where(open_probabilities >= floor * most, open_probabilities, 0)
-    if temperature != 1:
-        weights = (weights / most) ** (1 / temperature)
-    sums = weights.cumsum(-1)
-    total = sums[:, -1:].contiguous()
-    picks = torch.searchsorted(sums, uniforms[uncertain].unsqueeze(-1) * total, right=True)
-    last = torch.searchsorted(sums, total)  # rounding must not draw a token whose weight is 0
-    return likeliest.masked_scatter(uncertain, torch.minimum(picks, last))
+    weights = _weights(open_probabilities, most, temperature, floor)
+    return likeliest.masked_scatter(uncertain, draw(weights, uniforms[uncertain]))
+
+
+def _weights(
+    probabilities: Float[Tensor, "*n V"], highest: Float[Tensor, "*n 1"], temperature: float, floor: float
+) -> Float[Tensor, "*n V"]:
+    """What tokens are drawn in proportion to: 0 where they are less than `floor` times as likely as the likeliest."""
+    weights = torch.where(probabilities >= floor * highest, probabilities, 0)
+    return weights if temperature == 1 else (weights / highest) ** (1 / temperature)
 
 
 def _without_events(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
+from magrathea.draws import draw_balanced
 from magrathea.errors import MagratheaError
 from magrathea.layout import Layout, Slot
 from magrathea.sampler import ORDERS, FillSettings, Order, fill
@@ -284,6 +286,57 @@ def test_cells_of_a_picture_decide_together_with_the_same_probabilities() -> Non
     assert correlation(neighbours, 0, 1) > 0.6 and correlation(alike, 0, 1) > 0.7
     assert 0.3 < correlation(alike, 0, 53) < 0.5
     assert torch.equal(pictures(5, 7, 0.6)[2], pictures(1, 9, 0.6)[0]), "whatever else is in the batch"
+
+
+def walkers(num: int, balance_reach: int | None, first_seed: int = 0) -> Tensor:
+    """Pictures of 5 x 7 cells with 0 for grass, 1 for a creature in the middle, which stays or walks to one of four
+    cells, and 2 for a plant that grows in a corner."""
+    layout = Layout((Slot(name="observation", role="observation", vocab_size=3, grid=(5, 7)),))
+    probabilities = torch.tensor([1.0, 0, 0]).repeat(35, 1)
+    probabilities[17] = torch.tensor([0.6, 0.4, 0])
+    probabilities[[10, 16, 18, 24]] = torch.tensor([0.85, 0.15, 0])
+    probabilities[0] = torch.tensor([0.7, 0, 0.3])
+
+    def predict(tokens: Tensor, hole_mask: Tensor, chosen: Tensor | None) -> dict[str, Tensor]:
+        return {"observation": (probabilities + 1e-9).log().expand(len(tokens), 35, 3)}
+
+    settings = FillSettings(order="one_shot", min_probability=0, balance_reach=balance_reach)
+    tokens, holes = torch.zeros(num, 35, dtype=torch.long), torch.ones(num, 35, dtype=torch.bool)
+    return fill(predict, tokens, holes, layout, settings, generators(num, first_seed)).tokens
+
+
+def test_balanced_draws_neither_lose_nor_multiply_what_moves() -> None:
+    apart, balanced = walkers(2000, None), walkers(2000, 2)
+    assert not ((apart == 1).sum(-1) == 1).float().mean() > 0.6, "the cells draw for themselves"
+    assert ((balanced == 1).sum(-1) == 1).all()
+
+
+def test_balanced_draws_keep_the_probability_of_each_token() -> None:
+    drawn = walkers(8000, 2)
+    assert float((drawn[:, 17] == 1).float().mean()) == pytest.approx(0.4, abs=0.03)
+    for cell in (10, 16, 18, 24):
+        assert float((drawn[:, cell] == 1).float().mean()) == pytest.approx(0.15, abs=0.02)
+    assert float((drawn[:, 0] == 2).float().mean()) == pytest.approx(0.3, abs=0.03)
+    torch.manual_seed(0)
+    is_open = torch.ones(20_000, 12, dtype=torch.bool)
+    weights = torch.rand(12, 5) ** 4  # all cells are in doubt, among all tokens
+    drawn = draw_balanced(weights.expand(20_000, 12, 5), is_open, torch.rand(20_000, 12), (3, 4), 1)
+    shares = F.one_hot(drawn, 5).float()
+    expected = weights / weights.sum(-1, keepdim=True)
+    assert torch.allclose(shares.mean(0), expected, atol=0.02)
+    independent = (expected * (1 - expected)).sum(0).sqrt()
+    assert (shares.sum(1).std(0) < independent).all(), "the number of each varies less"
+
+
+def test_balanced_draws_depend_on_nothing_else_in_the_batch() -> None:
+    assert torch.equal(walkers(40, 2, 7)[30], walkers(1, 2, 37)[0])
+
+
+def test_known_cells_take_no_part_in_balanced_draws() -> None:
+    weights, is_open = torch.tensor([0.5, 0.5]).expand(200, 9, 2), torch.ones(200, 9, dtype=torch.bool)
+    is_open[:, 4] = False
+    drawn = draw_balanced(weights, is_open, torch.rand(200, 9), (3, 3), 1)
+    assert set((drawn * is_open).sum(-1).tolist()) <= {3, 4, 5}, "half of the open cells, as nearly as neighbours allow"
 
 
 def test_invalid_settings_say_what_to_do() -> None:
