@@ -106,7 +106,7 @@ def test_a_missing_option_is_one_line_in_any_terminal(encoding: str) -> None:
     assert done.stderr.strip() == said
 
 
-EVALUATIONS = ("eval", "eval memory", "eval drift", "eval text", "eval sound", "eval any-to-any")
+EVALUATIONS = ("eval", "eval memory", "eval drift", "eval episodes", "eval text", "eval sound", "eval any-to-any")
 MEASURING = (*EVALUATIONS, "fill", "bench memory-sizes")
 POSITIONAL = {"collect": ["CartPole-v1"], "make": ["CartPole-v1"]} | {key: ["crafter", "data"] for key in MEASURING}
 BAD_NUMBERS = {int: ("-1", "1.5", "many", str(2**70)), float: ("-0.5", "many", "nan", "inf")}

@@ -1,5 +1,5 @@
-"""The commands that measure how well a world predicts: eval, eval memory, eval drift, eval text, eval sound, eval
-any-to-any; and how well actions are inferred that nobody recorded: eval actions."""
+"""The commands that measure how well a world predicts: eval, eval memory, eval drift, eval episodes, eval text, eval
+sound, eval any-to-any; and how well actions are inferred that nobody recorded: eval actions."""
 
 from __future__ import annotations
 
@@ -123,6 +123,24 @@ def evaluate_drift(world: WorldName, dataset: DatasetFolder, measuring: Measurin
 
     with claimed(measuring.out):
         _print_report(measure(world, dataset, measuring.out, measuring.options()), measuring.out / "drift.html")
+
+
+def evaluate_episodes(
+    world: WorldName, dataset: DatasetFolder, measuring: MeasuringOptions = Measuring(), *, num_steps: Count = 200
+) -> None:
+    """Measure whole episodes in dreams against recorded ones: how long they last, what they return, and how often what
+    happens in them. Prints a table, and writes episodes.json.
+
+    Args:
+        dataset: folder of the dataset that the world was trained on, or of another one of the same environment.
+        num_steps: most steps that an episode is followed for.
+    """
+    from magrathea.evaluate.episodes import episodes_table
+    from magrathea.evaluate.episodes import evaluate_episodes as measure
+
+    with claimed(measuring.out):
+        result = measure(world, dataset, measuring.options(), num_steps)
+        _write_tables("episodes", [episodes_table(result)], [result], measuring.out)
 
 
 def evaluate_text(

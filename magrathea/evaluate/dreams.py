@@ -11,7 +11,7 @@ from magrathea.evaluate.environment_hooks import picture_events
 from magrathea.evaluate.images import side_by_side, squared_error, write_contact_sheet, write_video
 from magrathea.evaluate.recordings import Recording
 from magrathea.evaluate.results import Curves, DreamMeasures, Figure, Sources
-from magrathea.evaluate.rollouts import Rollouts
+from magrathea.evaluate.rollouts import Rollouts, Steps
 from magrathea.evaluate.slots import CHOICES, NUMBERS, PICTURE
 from magrathea.evaluate.statistics import (
     Tally,
@@ -67,10 +67,7 @@ def measure_dreams(
         measured["error"] = measure_numbers(rollouts, real[NUMBERS], dream[NUMBERS], before, scale, num_episodes)
     if CHOICES in real:
         measured["right"] = measure_choices(rollouts, real[CHOICES], dream[CHOICES], num_episodes)
-    seen = {
-        source: counted_events(values.get(COUNTERS), counters) | seen_events(values.get(PICTURE), env_id)
-        for source, values in (("dream", dream), ("reality", real))
-    }
+    seen = {source: seen_events(values, counters, env_id) for source, values in (("dream", dream), ("reality", real))}
     return DreamMeasures(**measured, events=measure_events(rollouts, num_episodes, seen))
 
 
@@ -183,28 +180,39 @@ def counted_events(numbers: np.ndarray | None, counters: Sequence[str]) -> dict[
     }
 
 
-def seen_events(pictures: np.ndarray | None, env_id: str) -> dict[str, np.ndarray]:
-    """What happens in the steps of pictures (R, 1 + H, rows, columns, 3), as far as the environment's plug-in reads it
-    there: (R, H) by name, NaN where the pictures do not tell."""
-    if pictures is None:
-        return {}
-    read = [picture_events(env_id, frames) for frames in pictures]
-    return {name: np.stack([each[name] for each in read]) for name in read[0]}
+def seen_events(values: Values, counters: Sequence[str], env_id: str) -> dict[str, np.ndarray]:
+    """What happens in the steps of values by kind: counters that rise or fall, and what the environment's plug-in reads
+    from pictures. (R, H) by name, NaN where the pictures do not tell."""
+    events, pictures = counted_events(values.get(COUNTERS), counters), values.get(PICTURE)
+    if pictures is not None:
+        read = [picture_events(env_id, frames) for frames in pictures]
+        events |= {name: np.stack([each[name] for each in read]) for name in read[0]}
+    return events
+
+
+def before_ending(dreams: Steps) -> np.ndarray:
+    """Which steps (R, H) of dreams come before their ending, or are it."""
+    return np.cumsum(dreams.terminated, axis=1) - dreams.terminated == 0
 
 
 def measure_events(
-    rollouts: Rollouts, num_episodes: int, seen: dict[str, dict[str, np.ndarray]] | None = None
+    rollouts: Rollouts,
+    num_episodes: int,
+    seen: dict[str, dict[str, np.ndarray]] | None = None,
+    dreamt: np.ndarray | None = None,
 ) -> dict[str, Sources]:
     """Shares of steps with a positive or negative reward, an ending, or another event, if it ever happens, in dreams
-    and in what was recorded of the same steps; of a dream only up to its own ending.
+    and in what was recorded.
 
-    seen: for the "dream" and for "reality" further events (R, H) by name; NaN where it is not known.
+    Args:
+        seen: for the "dream" and for "reality" further events (R, H) by name; NaN where it is not known.
+        dreamt: (R, H) the dreams' steps that count; if not given, those up to an ending, of those that were recorded.
     """
     tally, seen = Tally(num_episodes), seen or {}
-    ended = np.cumsum(rollouts.dream.terminated, axis=1) - rollouts.dream.terminated > 0
+    dreamt = rollouts.valid & before_ending(rollouts.dream) if dreamt is None else dreamt
     happens = {name for events in seen.values() for name, where in events.items() if np.nansum(where) > 0}
     for source, steps, where in (
-        ("dream", rollouts.dream, rollouts.valid & ~ended),
+        ("dream", rollouts.dream, dreamt),
         ("reality", rollouts.real, rollouts.valid),
     ):
         events = {"positive reward": steps.reward > 0, "negative reward": steps.reward < 0, "ending": steps.terminated}

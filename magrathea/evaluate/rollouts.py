@@ -159,11 +159,12 @@ def dream(world: World, recordings: list[Recording], starts: list[Start], action
 
 def _recorded(episode: Episode, start: int, horizon: int) -> tuple[Steps, np.ndarray, Any]:
     """What was recorded after a step, without the first dimension of `Steps`; (H,) which of it is within the recording;
-    and the actions (H, *shape). The last of each repeats beyond the end."""
-    steps = np.minimum(np.arange(start, start + horizon), len(episode) - 1)
+    and the actions (H, *shape). Beyond the end the last step repeats, and actions are those from the beginning on."""
+    wanted = np.arange(start, start + horizon)
+    steps = np.minimum(wanted, len(episode) - 1)
     seen = index_batch(episode.observation, np.minimum(np.arange(start, start + horizon + 1), len(episode)))
     recorded = Steps(list(map(np.asarray, optree.tree_leaves(seen))), episode.reward[steps], episode.terminated[steps])
-    return recorded, np.arange(start, start + horizon) < len(episode), index_batch(episode.action, steps)
+    return recorded, wanted < len(episode), index_batch(episode.action, wanted % len(episode))
 
 
 def _stacked(parts: Sequence[Steps]) -> Steps:
