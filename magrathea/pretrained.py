@@ -85,6 +85,7 @@ class _Metadata(msgspec.Struct):
     held_out: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     split_seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] | None = None
     dataset_id: _Name | None = None
+    continues: Annotated[list[_Name], msgspec.Meta(max_length=1024)] | None = None
     training: dict[str, Any] | None = None
 
 

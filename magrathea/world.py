@@ -151,6 +151,12 @@ class World:
                 digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
+    @property
+    def continues(self) -> list[str]:
+        """Fingerprints of the worlds that its training went on from, with the same tokenizers and kind of memory: their
+        sessions go on in it."""
+        return self.metadata.get("continues") or []
+
     def to(self, device: str | torch.device) -> World:
         """Move the model; it then computes in the type that is fastest there.
         "auto" is a GPU if there is one; raises MagratheaError for a device that is not here."""

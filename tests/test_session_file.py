@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from session_worlds import wild_world
 from torch import Tensor
 
 from magrathea.errors import MagratheaError
+from magrathea.sampler import FillSettings
 from magrathea.session import Session
 from magrathea.session import file as session_file
 from magrathea.world import World
@@ -137,6 +139,23 @@ def test_a_session_of_another_world_is_refused(file: bytes) -> None:
         other.model.embedding.position[0, 0] += 1e-6
     with pytest.raises(MagratheaError, match="give the world that it was saved in"):
         Session.from_bytes(file, other)
+
+
+def test_a_session_goes_on_in_a_world_whose_training_went_on(file: bytes) -> None:
+    trained_on = copy.deepcopy(wild_world("echo"))
+    trained_on.config.metadata["continues"] = [trained_on.fingerprint]
+    trained_on.config = replace(trained_on.config, fill=FillSettings(order="one_shot"))
+    del trained_on.__dict__["fingerprint"]
+    with torch.no_grad():
+        trained_on.model.embedding.position[0, 0] += 1
+    before, after = read(file), Session.from_bytes(file, trained_on)
+    assert np.array_equal(before.log_of(1, 0, 70)["tokens"], after.log_of(1, 0, 70)["tokens"])
+    assert after.settings == trained_on.config.fill and before.settings != after.settings
+    after.step(np.array([0, 1]))
+    again = Session.from_bytes(after.to_bytes(), trained_on)
+    assert torch.equal(again.step(np.array([1, 1])).tokens, after.step(np.array([1, 1])).tokens)
+    with pytest.raises(MagratheaError, match="give the world that it was saved in"):
+        read(after.to_bytes())
 
 
 def test_load_finds_a_shipped_world_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

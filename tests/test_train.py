@@ -219,6 +219,7 @@ def test_only_trainable_parameters_change(debug_world: World, debug_dataset: Dat
     recipe.write_text(f'size = "debug"\nsteps = 3\ntrainable = ["goal_proj"]\n{model}{batch}')
     world = train(debug_dataset.folder, tmp_path / "world", load_settings(recipe, init_from=str(begin)))
     before, after = World.from_pretrained(begin).model.state_dict(), world.model.state_dict()
+    assert world.continues == [World.from_pretrained(begin).fingerprint], "its sessions go on"
     changed = {name for name, weights in after.items() if not torch.equal(before[name], weights.bfloat16().float())}
     assert changed == {"goal_proj.weight"}
     with pytest.raises(MagratheaError, match="num_segments and num_prompted are both 0"):

@@ -162,8 +162,8 @@ class SessionFile:
         return World.from_pretrained(self.world_name)
 
     def check_world(self, world: World) -> None:
-        """Raises MagratheaError if the session is not of this world."""
-        if self.fingerprint != world.fingerprint:
+        """Raises MagratheaError if the session is neither of this world nor of one that its training went on from."""
+        if self.fingerprint != world.fingerprint and self.fingerprint not in world.continues:
             raise MagratheaError(
                 f"{self.source} is of the world '{self.world_name}' ({self.fingerprint[:12]}), not of this "
                 f"'{world.metadata.get('name', '')}' ({world.fingerprint[:12]}); give the world that it was saved in."
@@ -279,8 +279,9 @@ def _state_of(file: SessionFile, world: World) -> SessionState:
                 raise ValueError("a snapshot of its memory is of a step that it has not")
             history.snapshots.append(operator.index(number), kept[f"checkpoint/{index}/{number}"])
         memory.append(apply_changes(history.snapshots.newest, kept.get(f"memory/{index}", {})))
+    settings = FillSettings(**file.header["fill"]) if file.fingerprint == world.fingerprint else world.config.fill
     state = SessionState(
-        FillSettings(**file.header["fill"]),
+        settings,
         file.header["inference"],
         [int(np.int64(row["seed"])) for row in rows],
         histories,

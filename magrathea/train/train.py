@@ -173,6 +173,8 @@ def prepare(
         world = World(tokenizers, config, _no_starts(tokenizers))
         if source_world is not None:
             _init_from(source_world, world, source)
+            if tokenizers is source_world.tokenizers and config.model.memory == source_world.config.model.memory:
+                metadata["continues"] = [source_world.fingerprint, *source_world.continues]
         encoded = encode_dataset(source, episodes, world, report.stages, deadline)
         report.stages.begin("fitting the memory")
         steps = (torch.from_numpy(tokens.astype(np.int64)) for tokens, _ in encoded)
