@@ -8,19 +8,21 @@ every cell there are as many of each token as the probabilities say. Each token 
 It is the local pivotal method of survey sampling (Deville and Tillé 1998; Grafström, Lundström and Schelin 2012), for
 more than two outcomes.
 
-Shapes: I steps, C cells, V tokens of the vocabulary, K neighbours of a cell.
+Shapes: I steps, C cells, V tokens of the vocabulary; of a single step U cells that are in doubt, and S tokens that may
+be drawn there.
 """
 
 from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-MIN_DOUBT = 0.01  # cells whose likeliest token is surer than that draw last, and change no others
+MIN_DOUBT = 0.01  # cells whose likeliest token is surer than that draw for themselves
+MIN_SHARE = 1e-4  # tokens that are less likely than that in all cells in doubt are not drawn there
 
 
 def draw(weights: Float[Tensor, "*n V"], uniforms: Float[Tensor, "*n"]) -> Int[Tensor, "*n"]:
@@ -34,7 +36,7 @@ def draw(weights: Float[Tensor, "*n V"], uniforms: Float[Tensor, "*n"]) -> Int[T
 
 
 def draw_balanced(
-    probabilities: Float[Tensor, "I C V"],
+    weights: Float[Tensor, "I C V"],
     open_cells: Bool[Tensor, "I C"],
     uniforms: Float[Tensor, "I C"],
     grid: tuple[int, int],
@@ -43,54 +45,54 @@ def draw_balanced(
     """A token for each cell.
 
     Args:
-        probabilities: of each cell's tokens, or weights in proportion to them.
+        weights: what the tokens of each cell are drawn in proportion to.
         open_cells: those that are to be drawn; what the result has elsewhere does not matter.
         uniforms: numbers in 0…1 that decide.
         grid: rows and columns of the C cells.
         reach: how far apart neighbours are at most, in rows and in columns.
     """
-    # a cell beyond the last stands for neighbours outside of the grid
-    left = F.pad(probabilities / probabilities.sum(-1, keepdim=True), (0, 0, 0, 1))
-    is_open = F.pad(open_cells, (0, 1))
-    beside, steps = _neighbours(grid, reach).to(left.device), torch.arange(len(left), device=left.device)
-    doubt = (1 - probabilities.amax(-1) / probabilities.sum(-1)).masked_fill(~open_cells, 0)
-    num_turns, order = (doubt > MIN_DOUBT).sum(-1), doubt.argsort(dim=-1, descending=True, stable=True)
-    for turn in range(int(num_turns.max())):
-        has_turn, cell = turn < num_turns, order[:, turn]
-        own, others = left[steps, cell], beside[cell]
-        drawn = draw(own, uniforms[steps, cell])
-        result = F.one_hot(drawn, own.shape[-1]).to(own.dtype)
-        left[steps, cell] = torch.where(has_turn[:, None], result, own)
-        is_open[steps, cell] &= ~has_turn
-        takes_part = is_open[steps[:, None], others] & has_turn[:, None]
-        theirs = left[steps[:, None], others] * takes_part[..., None]
-        left[steps[:, None], others] += _exchange(own, drawn, theirs)
-    return draw(left[:, :-1].clamp(min=0), uniforms)
+    picks = draw(weights, uniforms)
+    doubt = (1 - weights.amax(-1) / weights.sum(-1)).masked_fill(~open_cells, 0)
+    order, counts = doubt.argsort(dim=-1, descending=True, stable=True), (doubt > MIN_DOUBT).sum(-1)
+    for step in (counts > 1).nonzero().flatten().tolist():
+        cells = order[step, : counts[step]]
+        shares = weights[step, cells].double().cpu().numpy()
+        shares /= shares.sum(-1, keepdims=True)
+        tokens = (shares > MIN_SHARE).any(0).nonzero()[0]
+        near = _neighbours(grid, reach)[np.ix_(cells.cpu().numpy(), cells.cpu().numpy())]
+        drawn = _balance(shares[:, tokens], near, uniforms[step, cells].double().cpu().numpy())
+        picks[step, cells] = torch.from_numpy(tokens[drawn]).to(picks.device)
+    return picks
 
 
-def _exchange(
-    own: Float[Tensor, "I V"], drawn: Int[Tensor, " I"], theirs: Float[Tensor, "I K V"]
-) -> Float[Tensor, "I K V"]:
-    """What the probabilities of the K neighbours of a cell gain and lose, once it has drawn.
+def _balance(
+    left: Float[np.ndarray, "U S"], near: Bool[np.ndarray, "U U"], uniforms: Float[np.ndarray, " U"]
+) -> Int[np.ndarray, " U"]:
+    """Draw one cell after the other; `left` are the probabilities that those not yet drawn are left with.
 
-    For every other token they gain its probability in the cell, and lose as much of the drawn one's. How much of it
-    each neighbour takes over is the same whichever of the two tokens was drawn, so that no probability changes on
-    average, and is as much as both probabilities of the neighbour allow in either case.
+    For each token that a cell did not draw, its neighbours gain the probability that it had in the cell, and lose as
+    much of the drawn one's. How much of it each neighbour takes over is the same whichever of the two tokens was drawn,
+    so that no probability changes on average, and is as much as both probabilities of the neighbour allow in either
+    case.
     """
-    drawn_there = drawn[:, None, None].expand(-1, theirs.shape[1], 1)
-    allowed = theirs / (1 - own).clamp(min=1e-6)[:, None]
-    shares = torch.minimum(allowed, allowed.gather(-1, drawn_there))
-    gains = shares / shares.sum(1, keepdim=True).clamp(min=1) * own[:, None]
-    gains = gains.scatter(-1, drawn_there, 0)
-    return gains.scatter(-1, drawn_there, -gains.sum(-1, keepdim=True))
+    picks = np.zeros(len(left), np.int64)
+    for cell, own in enumerate(left):
+        sums = own.cumsum()
+        pick = min(sums.searchsorted(uniforms[cell] * sums[-1], side="right"), sums.searchsorted(sums[-1]))
+        picks[cell] = pick
+        others = cell + 1 + near[cell, cell + 1 :].nonzero()[0]
+        allowed = left[others] / np.maximum(1 - own, 1e-6)
+        taken = np.minimum(allowed, allowed[:, pick, None])
+        gains = taken / np.maximum(taken.sum(0), 1) * own
+        gains[:, pick] = 0
+        gains[:, pick] = -gains.sum(1)
+        left[others] = np.maximum(left[others] + gains, 0)
+    return picks
 
 
 @cache
-def _neighbours(grid: tuple[int, int], reach: int) -> Int[Tensor, "C+1 K"]:
-    """The neighbours of each cell, in rows; C stands for those outside of the grid."""
-    rows, columns = grid
-    numbers = torch.full((rows + 2 * reach, columns + 2 * reach), rows * columns)
-    numbers[reach : reach + rows, reach : reach + columns] = torch.arange(rows * columns).view(grid)
-    size = 2 * reach + 1
-    windows = numbers.unfold(0, size, 1).unfold(1, size, 1).flatten(2).flatten(0, 1)
-    return windows[:, torch.arange(size**2) != size**2 // 2]
+def _neighbours(grid: tuple[int, int], reach: int) -> Bool[np.ndarray, "C C"]:
+    """Which cells of a grid are neighbours."""
+    rows, columns = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
+    apart = np.maximum(abs(rows[:, None] - rows), abs(columns[:, None] - columns))
+    return (apart <= reach) & (apart > 0)
