@@ -112,6 +112,15 @@ def test_built_in_and_imported_policies(tmp_path: Path) -> None:
     assert (np.diff(sticky) == 0).mean() > (np.diff(random) == 0).mean() + 0.2
 
 
+def test_several_policies_take_turns(tmp_path: Path) -> None:
+    policy = "data_environments:always_down+random"
+    data = collect(BOARD, 240, tmp_path / "both", policy=policy, num_processes=1, max_episode_steps=20)
+    only_down = [bool((data.episode(index).action == 2).all()) for index in range(len(data))]
+    assert 2 <= sum(only_down) <= len(data) - 2
+    with pytest.raises(MagratheaError, match="Unknown policy 'wild'"):
+        collect(BOARD, 20, tmp_path / "none", policy="random+wild", num_processes=1)
+
+
 def test_explore_holds_an_action_until_it_changes_nothing() -> None:
     def share_held(observations: list[np.ndarray]) -> float:
         act = policies.explore(gymnasium.make(BOARD), np.random.default_rng(0))

@@ -71,7 +71,8 @@ Policy = Annotated[
     arg(
         help='"explore" (holds each action for a while, and draws those that change something more often; lets '
         'continuous ones drift), "random", "sticky" (holds each action for a while), the "explorer" of the ready-made '
-        'environments, the folder of an agent that "magrathea learn" made, or "module:function".'
+        'environments, the folder of an agent that "magrathea learn" made, or "module:function"; several with "+" '
+        "between them take turns by chance, each for an episode."
     ),
 ]
 MaxEpisodeSteps = Annotated[

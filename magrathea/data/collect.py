@@ -312,7 +312,7 @@ def _write(out: Path, work: Path, lengths: dict[int, int], metadata: dict[str, A
     failed = [index for index, length in lengths.items() if length == FAILED]
     num_steps = sum(lengths.values())
     cut = {"steps": num_steps, ASKED_STEPS: metadata["steps"]} if num_steps < metadata["steps"] else {}
-    name = f"{metadata['env_id'].replace('/', '-')}/{metadata['policy'].split(':')[-1]}-v0"
+    name = f"{metadata['env_id'].replace('/', '-')}/{metadata['policy'].split(':')[-1].replace('+', '-')}-v0"
     about = metadata | cut | ({"failed_episodes": failed} if failed else {})
     with closed_after(make_env(metadata["env_id"], **metadata["env_kwargs"])) as env:
         write_dataset(fresh, env.observation_space, env.action_space, paths, name, about)

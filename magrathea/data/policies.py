@@ -114,7 +114,7 @@ def policy_named(name: str, env_id: str = "") -> PolicyMaker:
 
     Args:
         name: "random", "sticky", a policy of the environment's plug-in ("explorer"), the folder of an agent, or
-            "module:function".
+            "module:function"; of several with "+" between them one is drawn for each episode.
         env_id: Gymnasium id of the environment that it plays.
 
     Raises:
@@ -127,6 +127,9 @@ def policy_named(name: str, env_id: str = "") -> PolicyMaker:
         return _POLICIES[name]
     if Path(name).expanduser().is_dir():
         return load_reference(AGENTS)(name)
+    if "+" in name:
+        makers = [policy_named(each, env_id) for each in name.split("+")]
+        return lambda env, rng: makers[int(rng.integers(len(makers)))](env, rng)
     if name not in own and ":" not in name:
         known = ", ".join([*_POLICIES, *own])
         raise MagratheaError(f"Unknown policy '{name}' of '{env_id}'; choose {known}, or give module:function.")
