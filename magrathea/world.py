@@ -24,6 +24,7 @@ from magrathea.layout import ROLES, Layout, Role
 from magrathea.memory import WindowSpec, memory_class
 from magrathea.model.config import ModelConfig
 from magrathea.model.from_weights import model_from_weights
+from magrathea.model.initialization import init_from_features
 from magrathea.model.joint import Part
 from magrathea.model.transformer import MaskedTransformer
 from magrathea.model.weight_names import first_name
@@ -109,7 +110,7 @@ class World:
         for role in ROLES:
             for slot, spec in zip(self.layout.of_role(role), self.tokenizers[role].slot_specs.values(), strict=True):
                 if spec.token_features is not None:
-                    model.init_from_features(slot, torch.from_numpy(spec.token_features))
+                    init_from_features(model, slot, torch.from_numpy(spec.token_features))
         return model
 
     def _repr_html_(self) -> str:

@@ -14,6 +14,7 @@ from magrathea.interfaces import MemoryReadout
 from magrathea.layout import Layout, Slot, group_features, group_tokens, ungroup_tokens
 from magrathea.memory import WindowSpec
 from magrathea.model.config import ModelConfig, model_size
+from magrathea.model.initialization import init_from_features
 from magrathea.model.kv_cache import RingKVCache, SegmentKVCache
 from magrathea.model.layers import Linear, PrevFrameAttention
 from magrathea.model.transformer import MaskedTransformer
@@ -240,7 +241,7 @@ def test_similar_token_features_give_similar_initial_weights(model: MaskedTransf
     slot = LAYOUT.picture
     token_features = torch.randn(slot.vocab_size, 20, generator=torch.Generator().manual_seed(1))
     token_features[1] = token_features[0]
-    model.init_from_features(slot, token_features)
+    init_from_features(model, slot, token_features)
     index = LAYOUT.slots.index(slot)
     for table in (model.embedding.tokens[index].weight, model.head.out[index].weight):
         cosines = torch.nn.functional.cosine_similarity(table[0], table[1:])

@@ -7,7 +7,7 @@ share a position, V vocabulary of a slot, C cells of a picture.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -242,14 +242,6 @@ def token_width(slot: Slot, width: int) -> int:
     return width // slot.tokens_per_position
 
 
-def principal_components(values: Tensor, width: int) -> Tensor:
-    """(V, F) -> (V, width) along the directions in which they differ most, with square roots of the singular values."""
-    centred = values.float() - values.float().mean(0)
-    components, sizes, _ = torch.linalg.svd(centred, full_matrices=False)
-    components = (components * sizes.sqrt())[:, :width]
-    return F.pad(components, (0, width - components.shape[1]))
-
-
 # -- positions to logits ----------------------------------------------------------------------------------------------
 class StepHead(nn.Module):
     """Positions -> logits of every slot's tokens.
@@ -283,27 +275,17 @@ class StepHead(nn.Module):
         self.out_bias = nn.ParameterDict(
             {module_name(slot): _keep_bias(slot) for slot in self.slots if slot.name in self.coded}
         )
-        self.copy_bias = nn.ModuleList(
-            Linear(token_width(slot, width), self._num_sources(slot), scale=0.0)
-            if self._is_copied(slot)
-            else nn.Identity()
-            for slot in self.slots
-        )
-        self.copy_vectors = nn.ModuleList(
-            nn.Embedding(slot.vocab_size + 1, token_width(slot, width)) if self._is_copied(slot) else nn.Identity()
-            for slot in self.slots
-        )
-        self.copy_gate = nn.ModuleList(
-            Linear(token_width(slot, width), self._num_sources(slot) * token_width(slot, width), scale=0.0)
-            if self._is_copied(slot)
-            else nn.Identity()
-            for slot in self.slots
-        )
-        self.prev_frame_attention = nn.ModuleList(
-            PrevFrameAttention(slot, token_width(slot, width)) if self._is_picture(slot) else nn.Identity()
-            for slot in self.slots
-        )
 
+        def for_slots(has: Callable[[Slot], bool], make: Callable[[Slot, int], nn.Module]) -> nn.ModuleList:
+            """For each slot a module of the slot and E, where it has one."""
+            made = (make(slot, token_width(slot, width)) if has(slot) else nn.Identity() for slot in self.slots)
+            return nn.ModuleList(made)
+
+        sources, copied = self._num_sources, self._is_copied
+        self.copy_bias = for_slots(copied, lambda slot, size: Linear(size, sources(slot), scale=0.0))
+        self.copy_vectors = for_slots(copied, lambda slot, size: nn.Embedding(slot.vocab_size + 1, size))
+        self.copy_gate = for_slots(copied, lambda slot, size: Linear(size, sources(slot) * size, scale=0.0))
+        self.prev_frame_attention = for_slots(self._is_picture, PrevFrameAttention)
         self.pointers = nn.ModuleDict(
             {
                 str(index): PointerCopy(slot, window, token_width(slot, width))

@@ -10,7 +10,7 @@ Shapes: B batch, T steps, N tokens of a step, P positions of a step, D width, H 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple
@@ -25,14 +25,7 @@ from magrathea.layout import Layout, Slot
 from magrathea.model.action_context import ActionContext
 from magrathea.model.config import HEAD_WIDTH, ModelConfig
 from magrathea.model.convolution import ConvBlock
-from magrathea.model.kv_cache import (
-    NO_KV_CACHE,
-    Conditioning,
-    KeysValues,
-    KVCache,
-    SegmentKVCache,
-    StepEncoding,
-)
+from magrathea.model.kv_cache import NO_KV_CACHE, Conditioning, KeysValues, KVCache, SegmentKVCache, StepEncoding
 from magrathea.model.layers import (
     Attention,
     Codecs,
@@ -45,9 +38,8 @@ from magrathea.model.layers import (
     attend,
     module_name,
     norm,
-    principal_components,
 )
-from magrathea.model.pointer import Copies
+from magrathea.model.loss import loss_at_holes
 from magrathea.model.prompt import WorldPrompt
 from magrathea.model.values import ValuesSlot
 
@@ -148,18 +140,6 @@ class MaskedTransformer(nn.Module):
         self.action_positions = [i for i, (role, _) in enumerate(roles) if role == "action"]
         self.other_positions = [i for i, (role, is_cell) in enumerate(roles) if role != "action" and not is_cell]
         self.compute_dtype = torch.float32
-
-    @torch.no_grad()
-    def init_from_features(self, slot: Slot, token_features: Float[Tensor, "V F"]) -> None:
-        """Before training: half of the initial vectors of a slot's tokens are principal components of given features,
-        so that what is learned of one token holds for those with similar features."""
-        index = self.layout.token_slots.index(slot)
-        for part in (self.embedding.tokens, self.head.copy_vectors, self.head.out):
-            if isinstance(part[index], nn.Identity):
-                continue
-            table = part[index].get_parameter("weight")[: slot.vocab_size]
-            similar = principal_components(token_features, table.shape[1])
-            table.copy_((table + similar * (table.std() / similar.std().clamp(min=1e-6))) * 0.5**0.5)
 
     @property
     def codecs(self) -> Codecs:
@@ -303,9 +283,6 @@ class MaskedTransformer(nn.Module):
     def _values_slots(self) -> Iterable[ValuesSlot]:
         return self.values.values()  # type: ignore[return-value]
 
-    def _values_slot(self, slot: Slot) -> ValuesSlot:
-        return self.values[module_name(slot)]  # type: ignore[return-value]
-
     def _context(self, x: Float[Tensor, "B T P D"]) -> Float[Tensor, "n D"] | None:
         """For each of the n = B * T steps a projection of the means of the action's and of all other positions, for the
         convolutions over the cells of pictures."""
@@ -357,14 +334,11 @@ class MaskedTransformer(nn.Module):
         if self.memory_proj is not None:
             for slot in self.memory_grids:
                 if slot.name in readout.predicted_tokens:
-                    x = x + self._at_slot(slot, self.memory_proj(norm(self._embed(slot, readout))))
+                    predicted = self.embedding.embed_slot(slot, readout.predicted_tokens[slot.name]).to(x.dtype)
+                    x = x + self._at_slot(slot, self.memory_proj(norm(predicted)))
         if self.feature_proj is not None and readout.features is not None:
             x = x + self.feature_proj(FEATURES_SCALE * readout.features.to(x.dtype)).unsqueeze(-2)
         return x
-
-    def _embed(self, slot: Slot, readout: MemoryReadout) -> Tensor:
-        """The predicted tokens of a slot -> its positions (B, T, positions of the slot, D)."""
-        return self.embedding.embed_slot(slot, readout.predicted_tokens[slot.name]).to(self.compute_dtype)
 
     def _at_slot(self, slot: Slot, positions: Tensor) -> Float[Tensor, "B T P D"]:
         """(B, T, positions of the slot, D) with zeros at the step's other positions."""
@@ -426,41 +400,5 @@ class MaskedTransformer(nn.Module):
         features = self.head.add_prev_frame(self.features(self.trunk(tokens, hole_mask, time, kv_cache)), sources)
         copies = self.head.copies(features, self._recent(kv_cache, tokens.shape[1]))
         previous = F.pad(past_tokens, (0, 0, 1, -1))[:, first:]
-        return self._loss(features, sources, copies, tokens, hole_mask, previous)
-
-    def _loss(
-        self,
-        features: Sequence[Tensor],
-        copy_sources: Sequence[Sequence[Tensor]],
-        copies: Sequence[Copies | None],
-        tokens: Tensor,
-        hole_mask: Tensor,
-        previous: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        total = torch.zeros((), device=tokens.device)
-        num_holes = torch.zeros((), device=tokens.device)
-        whole = sum(slot.num_tokens for slot in self.layout.token_slots)
-        parts = zip(self.layout.token_slots, features, copy_sources, copies, strict=True)
-        for index, (slot, feature, sources, copied) in enumerate(parts):
-            span = self.layout.span(slot.name)
-            target = tokens[..., span]
-            holes = hole_mask[..., span] & (target < slot.vocab_size)
-            weight = max(1.0, whole / (10 * slot.num_tokens))  # no slot is under a tenth of a step
-            if module_name(slot) in self.values:
-                part = self._values_slot(slot)
-                loss, weights = part.loss(self.head.logits(index, feature, []), tokens, previous, holes)
-                total, num_holes = total + weight * loss, num_holes + weight * weights
-                continue
-            own, here = [source[holes] for source in sources], None if copied is None else copied.at(holes)
-            logits = self.head.logits(index, feature[holes], own, here).float()
-            total = total + weight * F.cross_entropy(logits, _targets(slot, target[holes]), reduction="sum")
-            num_holes = num_holes + weight * holes.sum()
-        return total, num_holes
-
-
-def _targets(slot: Slot, tokens: Int[Tensor, " n"]) -> Int[Tensor, " n"] | Float[Tensor, "n V"]:
-    """What holes of a slot should be: tokens, or probabilities where its tokens are smoothed."""
-    if slot.smoothing is None:
-        return tokens
-    distances = torch.arange(slot.vocab_size, device=tokens.device) - tokens[:, None]
-    return (-0.5 * (distances / slot.smoothing) ** 2).softmax(-1)
+        values = {part.slot.name: part for part in self._values_slots()}
+        return loss_at_holes(self.head, values, features, sources, copies, tokens, hole_mask, previous)

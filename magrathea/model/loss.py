@@ -1,0 +1,62 @@
+"""The training loss of steps with holes: cross-entropy at the holes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from magrathea.layout import Slot
+from magrathea.model.layers import StepHead
+from magrathea.model.pointer import Copies
+from magrathea.model.values import ValuesSlot
+
+
+def loss_at_holes(
+    head: StepHead,
+    values: Mapping[str, ValuesSlot],
+    features: Sequence[Tensor],
+    copy_sources: Sequence[Sequence[Tensor]],
+    copies: Sequence[Copies | None],
+    tokens: Int[Tensor, "B F N"],
+    hole_mask: Bool[Tensor, "B F N"],
+    previous: Int[Tensor, "B F N"],
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """The weighted sum of the cross-entropies at the holes, and the sum of their weights.
+
+    Args:
+        head: that makes logits of features.
+        values: of the slots that have values, by name.
+        features, copy_sources, copies: for each slot, what `head.logits` takes, of all tokens.
+        tokens: the true steps; holes whose token is absent have no loss.
+        hole_mask: True = hole.
+        previous: the true steps before.
+    """
+    total, num_holes = (torch.zeros((), device=tokens.device) for _ in range(2))
+    num_tokens = sum(slot.num_tokens for slot in head.slots)
+    parts = zip(head.slots, features, copy_sources, copies, strict=True)
+    for index, (slot, feature, sources, copied) in enumerate(parts):
+        span = head.layout.span(slot.name)
+        target = tokens[..., span]
+        holes = hole_mask[..., span] & (target < slot.vocab_size)
+        weight = max(1.0, num_tokens / (10 * slot.num_tokens))  # no slot is under a tenth of a step
+        if slot.name in values:
+            loss, weights = values[slot.name].loss(head.logits(index, feature, []), tokens, previous, holes)
+            total, num_holes = total + weight * loss, num_holes + weight * weights
+            continue
+        own, here = [source[holes] for source in sources], None if copied is None else copied.at(holes)
+        logits = head.logits(index, feature[holes], own, here).float()
+        total = total + weight * F.cross_entropy(logits, _targets(slot, target[holes]), reduction="sum")
+        num_holes = num_holes + weight * holes.sum()
+    return total, num_holes
+
+
+def _targets(slot: Slot, tokens: Int[Tensor, " n"]) -> Int[Tensor, " n"] | Float[Tensor, "n V"]:
+    """What holes of a slot should be: tokens, or probabilities where its tokens are smoothed."""
+    if slot.smoothing is None:
+        return tokens
+    distances = torch.arange(slot.vocab_size, device=tokens.device) - tokens[:, None]
+    return (-0.5 * (distances / slot.smoothing) ** 2).softmax(-1)
