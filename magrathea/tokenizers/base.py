@@ -133,18 +133,18 @@ class Tokenizer(ABC):
         """Checked tokens (M, tokens_per_step) -> values (M, *space.shape)."""
 
     # -- what a file needs --------------------------------------------------------------------------------------------
-    @abstractmethod
     def to_config(self) -> dict[str, Any]:
         """JSON-able settings, with the tokenizer's "type"; `tokenizer_from` reads them."""
+        return {"type": self.type_name}
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What was learnt, for a safetensors file; empty where nothing is."""
         return {}
 
     @classmethod
-    @abstractmethod
     def from_config(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor], space: gymnasium.Space) -> Tokenizer:
-        """The inverse of `to_config` and `tensors`."""
+        """The inverse of `to_config` and `tensors`; where nothing is set or learnt, of the space alone."""
+        return cls(space)  # type: ignore[call-arg]
 
     # -- checks -------------------------------------------------------------------------------------------------------
     def check_values(self, values: Any) -> np.ndarray:

@@ -20,6 +20,7 @@ class DiscreteTokenizer(Tokenizer):
     type_name = "discrete"
 
     def __init__(self, space: spaces.Discrete) -> None:
+        assert isinstance(space, spaces.Discrete)
         check_leaf(space, type(self).__name__)
         self.space = space
         self._start, self._num = int(space.start), int(space.n)
@@ -38,14 +39,6 @@ class DiscreteTokenizer(Tokenizer):
 
     def _decode(self, tokens: np.ndarray) -> np.ndarray:
         return tokens[:, 0] + self._start
-
-    def to_config(self) -> dict[str, Any]:
-        return {"type": self.type_name}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor], space: gymnasium.Space) -> Tokenizer:
-        assert isinstance(space, spaces.Discrete)
-        return cls(space)
 
 
 class TerminatedTokenizer(Tokenizer):
@@ -79,9 +72,6 @@ class TerminatedTokenizer(Tokenizer):
     def _decode(self, tokens: np.ndarray) -> np.ndarray:
         return tokens[:, 0] == 1
 
-    def to_config(self) -> dict[str, Any]:
-        return {"type": self.type_name}
-
     @classmethod
     def from_config(
         cls, config: dict[str, Any], tensors: dict[str, torch.Tensor], space: gymnasium.Space | None = None
@@ -98,6 +88,7 @@ class MultiDiscreteTokenizer(Tokenizer):
     type_name = "multi_discrete"
 
     def __init__(self, space: spaces.MultiDiscrete) -> None:
+        assert isinstance(space, spaces.MultiDiscrete)
         check_leaf(space, type(self).__name__)
         self.space = space
         self._num = np.asarray(space.nvec, dtype=np.int64)
@@ -118,14 +109,6 @@ class MultiDiscreteTokenizer(Tokenizer):
     def _decode(self, tokens: np.ndarray) -> np.ndarray:
         return np.minimum(tokens.reshape(-1, *self.value_shape), self._num - 1) + self._start
 
-    def to_config(self) -> dict[str, Any]:
-        return {"type": self.type_name}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor], space: gymnasium.Space) -> Tokenizer:
-        assert isinstance(space, spaces.MultiDiscrete)
-        return cls(space)
-
 
 class MultiBinaryTokenizer(Tokenizer):
     """`MultiBinary(n)`: a token 0 or 1 per entry."""
@@ -133,6 +116,7 @@ class MultiBinaryTokenizer(Tokenizer):
     type_name = "multi_binary"
 
     def __init__(self, space: spaces.MultiBinary) -> None:
+        assert isinstance(space, spaces.MultiBinary)
         check_leaf(space, type(self).__name__)
         self.space = space
 
@@ -154,14 +138,6 @@ class MultiBinaryTokenizer(Tokenizer):
 
     def _decode(self, tokens: np.ndarray) -> np.ndarray:
         return tokens.reshape(-1, *self.value_shape)
-
-    def to_config(self) -> dict[str, Any]:
-        return {"type": self.type_name}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], tensors: dict[str, torch.Tensor], space: gymnasium.Space) -> Tokenizer:
-        assert isinstance(space, spaces.MultiBinary)
-        return cls(space)
 
 
 def grid_of(shape: tuple[int, ...]) -> tuple[int, int]:

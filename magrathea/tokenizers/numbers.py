@@ -21,7 +21,20 @@ NUM_WAVES = 16
 SMOOTHING = 3.0  # standard deviation in bins of the targets of training
 
 
-class BoxTokenizer(Tokenizer):
+class _BinsTokenizer(Tokenizer):
+    """Numbers as the indices of bins."""
+
+    _num_bins: int  # at most
+
+    def token_features(self) -> np.ndarray | None:
+        return None if self.smoothing is None else ordered_features(self.vocab_size)
+
+    @property
+    def smoothing(self) -> float | None:
+        return SMOOTHING if self.vocab_size == self._num_bins else None  # fewer are the values of the data themselves
+
+
+class BoxTokenizer(_BinsTokenizer):
     """`Box` of floats or integers, bounded or not: each entry to the nearest of its bins.
 
     `fit` gives each entry the values of the data themselves where they are at most `num_bins`, and otherwise bins even
@@ -90,22 +103,12 @@ class BoxTokenizer(Tokenizer):
         if self.value_dtype.kind in "biu":
             values = np.round(values)
         low, high = (np.asarray(bound, np.float64).reshape(-1) for bound in (self._box.low, self._box.high))
-        if self.value_dtype in (
-            np.int64,
-            np.uint64,
-        ):  # their last number is no float64
+        if self.value_dtype in (np.int64, np.uint64):  # their last number is no float64
             high = np.where(high >= 2.0 ** (63 + (self.value_dtype.kind == "u")), np.nextafter(high, 0), high)
         return np.clip(values, low, high)
 
     def to_config(self) -> dict[str, Any]:
         return {"type": self.type_name, "num_bins": self._num_bins}
-
-    def token_features(self) -> np.ndarray | None:
-        return None if self.smoothing is None else ordered_features(self.vocab_size)
-
-    @property
-    def smoothing(self) -> float | None:
-        return SMOOTHING if self.vocab_size == self._num_bins else None  # fewer are the values of the data themselves
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {"centers": torch.from_numpy(self.centers.copy())}
@@ -137,7 +140,7 @@ def _best_centers(column: np.ndarray, num_bins: int) -> np.ndarray:
     return candidates[int(np.argmin(errors))]
 
 
-class RewardTokenizer(Tokenizer):
+class RewardTokenizer(_BinsTokenizer):
     """A reward (scalar float32) to its nearest bin; 0 is always a bin, so "no reward" is exact.
 
     Unfitted, the `num_bins` bins are even in symlog over ±`limit`. `fit` takes the rewards of the data: up to
@@ -169,13 +172,6 @@ class RewardTokenizer(Tokenizer):
         else:
             self._centers = _symlog_bins(distinct[0], distinct[-1], self._num_bins)
         return self
-
-    def token_features(self) -> np.ndarray | None:
-        return None if self.smoothing is None else ordered_features(self.vocab_size)
-
-    @property
-    def smoothing(self) -> float | None:
-        return SMOOTHING if self.vocab_size == self._num_bins else None  # fewer are the values of the data themselves
 
     def _encode(self, values: np.ndarray, previous: np.ndarray | None) -> np.ndarray:
         return nearest(self._centers, values.astype(np.float64))[:, None]
