@@ -82,6 +82,21 @@ class DreamContext:
         return RingKVCache(self.world.config.model, len(self.histories), self.world.layout, model.num_encoded, like)
 
     # -- what the next step is given ----------------------------------------------------------------------------------
+    def predictor(
+        self,
+        tokens: Int[Tensor, "I N"],
+        hole_mask: Bool[Tensor, "I N"],
+        batch_indices: Sequence[int],
+        stays_open: Bool[Tensor, "I N"] | None,
+        prompt: Int[Tensor, "1 N"] | None,
+    ) -> StepPredictor:
+        """The model as `fill` asks it for these worlds' next steps, in which `hole_mask` is filled and `stays_open` is
+        not; takes in the steps before."""
+        self.catch_up(batch_indices)
+        unknown = hole_mask if stays_open is None else hole_mask | stays_open
+        conditioning = self.condition(tokens, unknown, batch_indices, prompt)
+        return StepPredictor(self, batch_indices, conditioning, stays_open)
+
     def condition(
         self,
         tokens: Int[Tensor, "I N"],
@@ -260,6 +275,34 @@ class DreamContext:
         for index, state in zip(batch_indices, states, strict=True):
             if self._num_in_memory[index]:
                 self.memory.load_state_dict(index, state)
+
+
+class StepPredictor:
+    """The model, given the past of I worlds; see `DreamContext.predictor`.
+
+    Attributes:
+        trunk: (I, P, D) the trunk's output in the first pass; None before it.
+    """
+
+    def __init__(
+        self, context: DreamContext, batch_indices: Sequence[int], conditioning: Conditioning, stays_open: Tensor | None
+    ) -> None:
+        self._context, self._batch_indices, self._conditioning = context, batch_indices, conditioning
+        device = context.world.device
+        self._stays_open = None if stays_open is None else stays_open.to(device)
+        self._time = torch.tensor([[len(context.histories[index])] for index in batch_indices], device=device)
+        self.trunk: Tensor | None = None
+
+    def __call__(self, tokens: Tensor, open_holes: Tensor, chosen: Tensor | None) -> dict[str, Tensor]:
+        """Tokens (n, N) of all worlds or of the chosen ones, and their holes -> logits of every slot."""
+        model, here = self._context.world.model, slice(None) if chosen is None else chosen
+        hidden = open_holes if self._stays_open is None else open_holes | self._stays_open[here]
+        indices = self._batch_indices if chosen is None else [self._batch_indices[i] for i in chosen.tolist()]
+        kv_cache = self._context.kv_cache(indices, self._conditioning.select(chosen))
+        trunk = model.trunk(tokens[:, None], hidden[:, None], self._time[here], kv_cache)
+        if self.trunk is None:
+            self.trunk = trunk.positions.squeeze(1)
+        return {name: logits.squeeze(1) for name, logits in model.logits(trunk, kv_cache).items()}
 
 
 def _tokens(history: History, first: int, last: int | None) -> Int[Tensor, "T N"]:

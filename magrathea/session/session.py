@@ -268,10 +268,8 @@ class Session:
 
     def _fill_action(self, tokens: Tensor, hole_mask: Tensor, prompt: Tensor | None) -> Any:
         """Fill the action of a step of which `hole_mask` (B, N) is unknown."""
-        holes = torch.zeros_like(hole_mask)
-        span = self.world.layout.role_span("action")
-        holes[:, span] = hole_mask[:, span]
-        filled = self._fill("action", tokens, holes, range(self.batch_size), hole_mask, prompt)
+        action = self.world.layout.mask_of("action")
+        filled = self._fill("action", tokens, hole_mask & action, range(self.batch_size), hole_mask & ~action, prompt)
         return self.world.decode_action(filled.tokens)
 
     @torch.inference_mode()
@@ -281,39 +279,22 @@ class Session:
         tokens: Int[Tensor, "I N"],
         hole_mask: Bool[Tensor, "I N"],
         batch_indices: Sequence[int],
-        unknown_mask: Bool[Tensor, "I N"] | None = None,
+        stays_open: Bool[Tensor, "I N"] | None = None,
         prompt: Int[Tensor, "1 N"] | None = None,
     ) -> FillResult:
-        """Fill the holes of these worlds' next step. Where `unknown_mask` is True and `hole_mask` is not, the model
-        sees holes that stay open."""
-        model, context, device = self.world.model, self._context, self.world.device
-        context.catch_up(batch_indices)
-        unknown = hole_mask if unknown_mask is None else hole_mask | unknown_mask
-        conditioning = context.condition(tokens, unknown, batch_indices, prompt)
-        hole_mask = hole_mask.to(device)
-        stay_open = None if unknown_mask is None else unknown_mask.to(device) & ~hole_mask
-        time = torch.tensor([len(self._histories[index]) for index in batch_indices], device=device)
-
-        def predict(now: Tensor, open_holes: Tensor, chosen: Tensor | None) -> dict[str, Tensor]:
-            here = slice(None) if chosen is None else chosen
-            hidden = open_holes if stay_open is None else open_holes | stay_open[here]
-            indices = batch_indices if chosen is None else [batch_indices[i] for i in chosen.tolist()]
-            kv_cache = context.kv_cache(indices, conditioning.select(chosen))
-            trunk = model.trunk(now[:, None], hidden[:, None], time[here, None], kv_cache)
-            if self._filled_trunk is None:
-                self._filled_trunk = trunk.positions.squeeze(1)
-            logits = model.logits(trunk, kv_cache)
-            return {name: slot_logits.squeeze(1) for name, slot_logits in logits.items()}
-
+        """Fill the holes of these worlds' next step. Where `stays_open` is True the model sees holes that are not
+        filled."""
+        device = self.world.device
+        predict = self._context.predictor(tokens, hole_mask, batch_indices, stays_open, prompt)
         generators = [self._generators[index] for index in batch_indices]
         for index, generator in zip(batch_indices, generators, strict=True):
             generator.manual_seed(derive_seed(self._seeds[index], purpose, self._histories[index].num_steps))
-        self._filled_trunk = None
-        filled = fill(predict, tokens.to(device), hole_mask, self.world.layout, self.settings, generators)
+        filled = fill(predict, tokens.to(device), hole_mask.to(device), self.world.layout, self.settings, generators)
+        self._filled_trunk = predict.trunk
         if not self.world.layout.values_slots:
             return filled
         before = self.tokens[list(batch_indices)].to(device)
-        return replace(filled, tokens=model.with_values(filled.tokens, before))
+        return replace(filled, tokens=self.world.model.with_values(filled.tokens, before))
 
     # -- files --------------------------------------------------------------------------------------------------------
     def save(self, path: str | Path) -> Path:
