@@ -7,14 +7,13 @@ import math
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from magrathea.errors import MagratheaError
 from magrathea.server.engine import BatchSlot, StepOutput
 from magrathea.server.session_manager import LoadedSession, SessionManager
 from magrathea.server.store import Branch, Store, StoredStep
-from magrathea.session.history import record_bytes
+from magrathea.session.history import record_bytes, tokens_of
 
 
 class LiveSession:
@@ -108,7 +107,7 @@ class LiveSession:
         """The tokens (T, N) of up to `number` steps that came last, those that the session began from among them."""
         slot = self._open_slot()
         records = await self.manager.engine.call(slot.batch.last_records, slot, number)
-        return torch.from_numpy(records["tokens"].astype(np.int64))
+        return tokens_of(records)
 
     async def features(self) -> Tensor:
         """What the model knows of the last step, (1, S, F), as `Session.features` gives it."""

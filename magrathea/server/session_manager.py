@@ -21,7 +21,7 @@ from magrathea.server.engine import BatchSlot, Engine, StepOutput
 from magrathea.server.frame import CLIP_SECONDS, Renderer, clip_gif, clip_mp4, transcript
 from magrathea.server.store import Store, StoredStep, StoreThread
 from magrathea.session.file import FileLimits
-from magrathea.session.history import record_bytes, record_from_bytes
+from magrathea.session.history import record_bytes, record_from_bytes, tokens_of
 from magrathea.sounds import sounds_of
 from magrathea.spaces import index_batch
 
@@ -142,7 +142,7 @@ class SessionManager:
         record = await self.store.run(read)
 
         def render() -> bytes:
-            tokens = torch.from_numpy(_record(world, record)["tokens"].astype(np.int64))
+            tokens = tokens_of(_record(world, record))
             return Renderer(world.observation_space).png(world, tokens)
 
         return await asyncio.to_thread(render)
@@ -243,7 +243,7 @@ class SessionManager:
         num_steps = len(records) - num_start
         if num_steps > self.limits.steps:
             raise MagratheaError(f"A session may have {self.limits.steps} steps at most; this one has {num_steps}.")
-        rewards = world.decode_reward(torch.from_numpy(records["tokens"][num_start:].astype(np.int64)))
+        rewards = world.decode_reward(tokens_of(records[num_start:]))
         totals = np.cumsum(np.where(np.isfinite(rewards), rewards, 0.0), dtype=float)
         packed = [record_bytes(records[index : index + 1]) for index in range(num_start - 1, len(records))]
         return packed[0], [(step, float(total)) for step, total in zip(packed[1:], totals, strict=True)]

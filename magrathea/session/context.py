@@ -22,7 +22,7 @@ from magrathea.errors import MagratheaError
 from magrathea.interfaces import Memory
 from magrathea.memory import WindowMemory
 from magrathea.model.kv_cache import Conditioning, KVCache, RingKVCache, SegmentKVCache, StepEncoding
-from magrathea.session.history import History
+from magrathea.session.history import History, tokens_of
 from magrathea.session.snapshots import EVERY, MemoryState
 from magrathea.world import World
 
@@ -126,7 +126,7 @@ class DreamContext:
         if any(min(len(history), self._window) != length for history in histories):
             raise MagratheaError("Naive inference needs histories of equal length; use inference='cached'.")
         first = torch.tensor([len(history) - length for history in histories])
-        tokens = torch.stack([_tokens(history, -length, None) for history in histories])
+        tokens = torch.stack([tokens_of(history.read(-length)) for history in histories])
         steps = self._encode(tokens, first[:, None] + torch.arange(length))
         return SegmentKVCache(steps, length, length, conditioning)
 
@@ -177,7 +177,7 @@ class DreamContext:
         steps = []
         for begin in range(first // self._window * self._window, history.num_start, self._window):
             numbers = range(begin, min(begin + self._window, history.num_start))
-            piece = self._encode(_tokens(history, begin, numbers.stop)[None], torch.tensor([numbers]))
+            piece = self._encode(tokens_of(history.read(begin, numbers.stop))[None], torch.tensor([numbers]))
             steps += [(n, step) for n, step in zip(numbers, piece.split_time(), strict=True) if n >= first]
         return steps
 
@@ -303,10 +303,6 @@ class StepPredictor:
         if self.trunk is None:
             self.trunk = trunk.positions.squeeze(1)
         return {name: logits.squeeze(1) for name, logits in model.logits(trunk, kv_cache).items()}
-
-
-def _tokens(history: History, first: int, last: int | None) -> Int[Tensor, "T N"]:
-    return torch.from_numpy(history.read(first, last)["tokens"].astype(np.int64))
 
 
 def _lacking(batch_indices: list[int], numbers: list[int], num_written: list[int]) -> list[int]:

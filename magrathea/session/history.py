@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from magrathea.errors import MagratheaError
 from magrathea.layout import Layout
@@ -33,6 +36,11 @@ def record_of(layout: Layout) -> np.dtype:
     """The type of a logged step: tokens (N,) in the smallest unsigned type that holds them, kind, seed."""
     tokens = np.min_scalar_type(max(slot.absent for slot in layout.slots))
     return np.dtype([("tokens", tokens, (layout.num_tokens,)), ("kind", np.uint8), ("seed", np.int64)])
+
+
+def tokens_of(log: np.ndarray) -> Int[Tensor, "*n N"]:
+    """The tokens int64 of logged steps (*n,)."""
+    return torch.from_numpy(log["tokens"].astype(np.int64))
 
 
 def check_log(log: np.ndarray, layout: Layout) -> None:

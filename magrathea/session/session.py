@@ -19,7 +19,7 @@ from magrathea.interfaces import Memory
 from magrathea.sampler import FillResult, FillSettings, Purpose, derive_seed, fill
 from magrathea.session.context import DreamContext, Inference
 from magrathea.session.file import FileLimits, SessionState, pack, read_file, state_of, unpack, write_file
-from magrathea.session.history import Difference, History, StepKind, check_log
+from magrathea.session.history import Difference, History, StepKind, check_log, tokens_of
 from magrathea.session.starts import Seed, Start, one_each, parse_seeds, parse_starts
 from magrathea.world import StepResult, World
 
@@ -155,7 +155,7 @@ class Session:
 
     def history_of(self, batch_index: int, first: int = 0, last: int | None = None) -> Int[Tensor, "T N"]:
         """The tokens of steps first…last - 1 of a world, counted as slices do; all, if not given."""
-        return torch.from_numpy(self.log_of(batch_index, first, last)["tokens"].astype(np.int64))
+        return tokens_of(self.log_of(batch_index, first, last))
 
     def log_of(self, batch_index: int, first: int = 0, last: int | None = None) -> np.ndarray:
         """Records (T,) of a world's steps as `history_of` counts them: `tokens` (N,), `kind` (StepKind), `seed`."""
@@ -411,7 +411,7 @@ class Session:
         actions = torch.zeros(self.batch_size, span.stop - span.start, dtype=torch.long)
         dreamt = [index for index, log in logs.items() if log["kind"][0] == StepKind.DREAMT]
         for index in dreamt:
-            actions[index] = torch.from_numpy(logs[index]["tokens"][0, span].astype(np.int64))
+            actions[index] = tokens_of(logs[index])[0, span]
             self._seeds[index] = int(logs[index]["seed"][0])
         logs = {index: log.copy() for index, log in logs.items()}
         if dreamt:
