@@ -81,14 +81,14 @@ def inpaint(
 
 
 def whole_parts(
-    layout: Layout, shape: tuple[int, ...], generator: Generator, ratio: float = 0.5
+    layout: Layout, shape: tuple[int, ...], generator: Generator, all_unknown_prob: float = 0.5
 ) -> Bool[Tensor, "*steps N"]:
     """Any parts of an observation from any others, as its sound from its picture: all of them are wholly unknown with a
-    probability of `ratio`, else from one of them to all but one, each number as often; reward and ending are unknown
-    too."""
+    probability of `all_unknown_prob`, else from one of them to all but one, each number as often; reward and ending are
+    unknown too."""
     slots = [slot for slot in layout.of_role("observation") if slot.values_of is None]
     result = _holes(layout, "reward", "terminated").repeat(*shape, 1)
-    all_unknown = torch.rand(shape, generator=generator) < ratio
+    all_unknown = torch.rand(shape, generator=generator) < all_unknown_prob
     num_unknown = torch.randint(1, max(2, len(slots)), shape, generator=generator).masked_fill(all_unknown, len(slots))
     order = torch.rand(*shape, len(slots), generator=generator).argsort(-1)
     unknown = order < num_unknown[..., None]
@@ -98,10 +98,10 @@ def whole_parts(
 
 
 def whole_parts_in_progress(
-    layout: Layout, shape: tuple[int, ...], generator: Generator, ratio: float = 0.1
+    layout: Layout, shape: tuple[int, ...], generator: Generator, all_unknown_prob: float = 0.1
 ) -> Bool[Tensor, "*steps N"]:
-    """Whole parts of an observation from others, in half of the steps with some of the holes already filled."""
-    hole_mask = whole_parts(layout, shape, generator, ratio)
+    """`whole_parts` between two passes: in half of the steps some of the holes are already filled."""
+    hole_mask = whole_parts(layout, shape, generator, all_unknown_prob)
     share = 2 * torch.rand(*shape, 1, generator=generator)
     return hole_mask & (torch.rand(hole_mask.shape, generator=generator) < share)
 

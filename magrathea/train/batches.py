@@ -36,9 +36,10 @@ class BatchConfig:
             that is filled, or 1 where the model attends to the window.
         num_prompted: further segments, whose actions are predicted given a goal or a return; if not given, 1 where the
             model attends to the window, or else none.
-        num_alone: further steps, shown without any past, of whose observations whole parts are unknown, so that a text
-            is written to a picture or a picture to a text; if not given, a quarter as many as the segments have steps
-            with holes where texts are observed beside something else, or else none.
+        num_alone: further steps, shown without any past, with holes as of `masks.whole_parts`, so that a text is
+            written to a picture or a picture to a text where an episode begins; the use `whole_parts` of `uses` is the
+            same with a past. If not given, a quarter as many as the segments have steps with holes where texts are
+            observed beside something else, or else none.
         corrupt_prob: probability that a segment's context is corrupted, so that a dream can recover from its mistakes.
         max_corrupt_rate: highest fraction of a corrupted context's observation tokens that are replaced.
         self_forcing_prob: probability that some steps of a segment's context are sampled by the model itself.
