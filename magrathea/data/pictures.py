@@ -13,8 +13,9 @@ from gymnasium import spaces
 from PIL import Image
 
 from magrathea.errors import MagratheaError
+from magrathea.patch_sizes import padded_size
 from magrathea.sounds import Sound
-from magrathea.spaces import checked_array, find_picture, is_image, map_leaves, padded_size, space_tree, value_at
+from magrathea.spaces import checked_array, find_picture, is_image, map_leaves, space_tree, value_at
 
 MAX_SIDE = 4096
 MIN_SIDE = 8  # of pictures in another form, from which one is told from a list of numbers

@@ -19,7 +19,7 @@ from magrathea.data.episode import Episode
 from magrathea.data.foreign import DEFAULT_FPS, LEAST_SIDE, Reader, Report, action_free
 from magrathea.data.pictures import MOST_PIXELS
 from magrathea.errors import MagratheaError, one_line
-from magrathea.spaces import padded_size
+from magrathea.patch_sizes import padded_size
 
 VIDEOS = (".mp4", ".webm", ".gif", ".mkv", ".mov", ".avi", ".m4v")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from magrathea.errors import MagratheaError
-from magrathea.spaces import patch_choices
+from magrathea.patch_sizes import patch_choices
 
 _HASH_CHUNK = 8192  # patches hashed at a time: they stay in the processor's cache
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
