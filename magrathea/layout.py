@@ -19,6 +19,7 @@ from magrathea.errors import MagratheaError
 
 Role = Literal["action", "observation", "reward", "terminated"]
 ROLES: tuple[Role, ...] = ("action", "observation", "reward", "terminated")
+END = 0  # of a slot that is a sequence: the token that follows its last one, to the end of the slot
 
 
 @runtime_checkable

@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from magrathea.draws import draw, draw_balanced
-from magrathea.layout import Layout, Role, Slot
+from magrathea.layout import END, Layout, Role, Slot
 from magrathea.settings import Range, Share, check
 
 Order = Literal["adaptive", "uncertain_first", "one_shot", "maskgit", "left_to_right", "autoregressive"]
@@ -164,7 +164,7 @@ def fill(
             probabilities[here] = torch.where(is_open, given, probabilities[here])
         ready, sure = _without_events(certainty, open_holes, layout, settings)
         keep = sure | _select(certainty, ready, num_holes[here], index, layout, settings, uniforms[1])
-        tokens[here], holes[here] = torch.where(keep, drawn, now), open_holes & ~keep
+        tokens[here], holes[here] = _without_ends(torch.where(keep, drawn, now), open_holes & ~keep, layout)
         confidence[here] = torch.where(keep, certainty, confidence[here])
         num_passes[here] += 1
     return FillResult(tokens, confidence, num_passes, next(iter(rewards.values()), None))
@@ -269,6 +269,19 @@ def _without_events(
     others = holes & ~events
     are_left = others.any(-1, keepdim=True)
     return torch.where(are_left, others, holes), holes & events & are_left & (certainty >= settings.event_threshold)
+
+
+def _without_ends(
+    tokens: Int[Tensor, "I N"], holes: Bool[Tensor, "I N"], layout: Layout
+) -> tuple[Int[Tensor, "I N"], Bool[Tensor, "I N"]]:
+    """Tokens and holes in which what follows the end of a text is filled: with END, as nothing else does."""
+    for slot in layout.token_slots:
+        if slot.is_sequence:
+            span = layout.span(slot.name)
+            ended = ((tokens[:, span] == END) & ~holes[:, span]).cumsum(-1) > 0
+            tokens[:, span] = tokens[:, span].masked_fill(ended & holes[:, span], END)
+            holes[:, span] &= ~ended
+    return tokens, holes
 
 
 def _select(

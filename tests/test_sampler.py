@@ -59,6 +59,26 @@ def test_left_to_right_fills_an_even_share_of_the_next_tokens_in_each_pass() -> 
     assert all(mask == sorted(mask) for mask in seen)
 
 
+def test_a_text_takes_no_passes_beyond_its_end() -> None:
+    layout = Layout(
+        (
+            Slot(name="observation", role="observation", vocab_size=6, grid=(1, 9), is_sequence=True),
+            Slot(name="reward", role="reward", vocab_size=4),
+        )
+    )
+
+    def predict(tokens: Tensor, hole_mask: Tensor, chosen: Tensor | None) -> dict[str, Tensor]:
+        place = torch.arange(9)
+        likeliest = torch.where(place == 3, 0, 1 + place % 5).expand(len(tokens), 9)  # it ends after three tokens
+        observed = 9 * torch.nn.functional.one_hot(likeliest, 6).float()
+        return {"observation": observed, "reward": torch.zeros(len(tokens), 1, 4)}
+
+    tokens, holes = torch.zeros(1, 10, dtype=torch.long), torch.ones(1, 10, dtype=torch.bool)
+    order = FillSettings(order="autoregressive", temperature=0)
+    found = fill(predict, tokens, holes, layout, order, generators(1))
+    assert found.tokens[0, :9].tolist() == [1, 2, 3, 0, 0, 0, 0, 0, 0] and found.num_passes.tolist() == [5]
+
+
 @pytest.mark.parametrize("order", ["one_shot", "autoregressive"])
 def test_the_distribution_of_a_reward_is_that_of_the_pass_that_fills_it(order: Order) -> None:
     """Of each step of the batch by itself; there is none where the reward is known."""

@@ -15,11 +15,11 @@ from tokenizers import Regex, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as BPETokenizer
 
 from magrathea.errors import MagratheaError, one_line
+from magrathea.layout import END
 from magrathea.settings import Range, check_value
 from magrathea.spaces import MAX_VOCABULARY, check_leaf, text_array
 from magrathea.tokenizers.base import SlotSpec, Tokenizer, check_in_space, not_fitted, require_tensor
 
-END = 0  # the token that follows a text's last, to the end of its slot
 FIRST_BYTE = 1  # the token of the byte 0
 NUM_SINGLE = FIRST_BYTE + 256
 MOST_TOKENS = 4096  # of a text
