@@ -52,6 +52,9 @@ class EnvironmentPlugin:
             (T, height, width, 3) something happens that makes a sound: the number of its kind, 0 for nothing.
         picture_events: function (frames) -> name -> (T,) float, which says what happens in the steps between pictures
             (T + 1, height, width, 3): 1 or 0, and NaN where they do not tell.
+        text_checks: function (env, texts, commands) -> name -> (T, 2), which compares T + 1 texts of an episode and the
+            T commands between them with each other and with the environment, reset to the episode: how many statements
+            of each step's text are right, and how many there are.
         resample: function (env, seed) that redraws the random choices of a running environment from here on; its
             Gymnasium generator is replaced, if None.
 
@@ -71,11 +74,12 @@ class EnvironmentPlugin:
     picture_status: str | None = None
     visible_events: str | None = None
     picture_events: str | None = None
+    text_checks: str | None = None
     resample: str | None = None
 
     def __post_init__(self) -> None:
         pictures = (self.describe_cells, self.visible_tiles, self.picture_status)
-        events = (self.visible_events, self.picture_events)
+        events = (self.visible_events, self.picture_events, self.text_checks)
         for reference in (
             *self.env_ids.values(),
             *self.policies.values(),

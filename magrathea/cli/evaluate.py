@@ -150,8 +150,8 @@ def evaluate_text(
     *,
     pattern: Annotated[str | None, arg(metavar="REGEX")] = None,
 ) -> None:
-    """Measure the texts that a world observes: bits per byte against a 5-gram and copying, and which are exactly right
-    by the order of filling. Prints tables and writes text.json.
+    """Measure the texts that a world observes: bits per byte against a 5-gram and copying, which are exactly right by
+    the order of filling, and whether dreams agree with what happened. Prints tables and writes text.json.
 
     Args:
         dataset: folder of the dataset that the world was trained on, or of another one of the same environment.

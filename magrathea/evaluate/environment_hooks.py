@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -37,6 +38,18 @@ def picture_events(env_id: str, frames: np.ndarray) -> dict[str, np.ndarray]:
     """What happens in the steps between pictures (T + 1, rows, columns, 3), by name: (T,) 1 or 0, NaN where they do not
     tell; empty where no plug-in reads them."""
     return _call("picture_events", env_id, frames) or {}
+
+
+def has_text_checks(env_id: str) -> bool:
+    """Whether a plug-in knows what the texts of an environment must agree with."""
+    plugin = environment_plugin(env_id)
+    return plugin is not None and plugin.text_checks is not None
+
+
+def text_checks(env_id: str, env: gymnasium.Env, texts: Sequence[str], commands: Sequence[str]) -> dict[str, Any]:
+    """How many statements of the texts of an episode (T + 1), between T commands, agree with the texts before and with
+    the environment, which was reset to it: by name (T, 2), the right ones and all."""
+    return _call("text_checks", env_id, env, texts, commands)
 
 
 def resample(env: gymnasium.Env, env_id: str, seed: int) -> None:

@@ -1,4 +1,5 @@
-"""Texts: bits per byte of the next one against a 5-gram and against copying, and orders of filling at equal passes."""
+"""Texts: bits per byte of the next one against a 5-gram and against copying, orders of filling at equal passes, and
+what dreams write against what happened."""
 
 from __future__ import annotations
 
@@ -17,8 +18,10 @@ from magrathea import masks
 from magrathea.errors import MagratheaError
 from magrathea.evaluate.ngram import NGram
 from magrathea.evaluate.recordings import Options, Recording, Subject, other_episodes
+from magrathea.evaluate.results import Curves, Figure
 from magrathea.evaluate.segments import SegmentBatch, segment_batches
 from magrathea.evaluate.slots import leaf_of, slot_tokenizer
+from magrathea.evaluate.text_agreement import HORIZON, text_agreement
 from magrathea.layout import Slot
 from magrathea.progress import Stages
 from magrathea.sampler import FillSettings, Order, fill
@@ -28,7 +31,8 @@ from magrathea.world import World
 ORDER = 5  # of the n-gram
 PASSES = (1, 2, 4, 8, 16)
 ORDERS: dict[str, Order] = {"by confidence": "adaptive", "left to right": "left_to_right"}
-BITS_SHARE = 0.5  # of the time
+BITS_SHARE = 0.35  # of the time
+ORDERS_SHARE = 0.5  # of what that leaves; the rest is for dreams
 LOG_BITS = math.log(2)
 
 
@@ -45,6 +49,8 @@ class TextResult:
         exact: by order of filling, passes and group the share of texts that are exactly right, at temperature 0.
         same: by group the share of texts that equal the one before.
         num_filled: by group the texts of `exact` and `same`.
+        agreement: by check the share of statements in dreams and in reality that agree with what happened before and
+            with the real environment, see `text_agreement`; empty where no plug-in has checks.
     """
 
     slot: str
@@ -56,6 +62,7 @@ class TextResult:
     exact: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)
     same: dict[str, float] = field(default_factory=dict)
     num_filled: dict[str, int] = field(default_factory=dict)
+    agreement: Curves = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -90,6 +97,8 @@ def evaluate_texts(
         measure.bits()
         stages.begin(f"orders of filling '{slot.name}'")
         measure.orders()
+        stages.begin(f"dreams of '{slot.name}'")
+        measure.result.agreement = text_agreement(subject, slot)
         results.append(measure.result)
     stages.close()
     return results
@@ -115,11 +124,23 @@ def text_table(result: TextResult) -> str:
     lines.append(
         "| copying the last text | 0 | " + " | ".join(f"{result.same[g]:.1%}" for g in result.num_filled) + " |"
     )
+    if result.agreement:
+        lines += ["", f"| right, in dreams of {HORIZON} steps | dreams | reality |", "| --- | ---: | ---: |"]
+    for name, sources in result.agreement.items():
+        lines.append(f"| {name} | {_share(sources['dreams'])} | {_share(sources['reality'])} |")
     return "\n".join(lines)
 
 
 def _number(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def _share(measured: Figure) -> str:
+    """A share with its interval, and of how many."""
+    if measured.value is None:
+        return "none said"
+    between = "" if measured.low is None else f" ({measured.low:.1%} … {measured.high:.1%})"
+    return f"{measured.value:.1%}{between} of {measured.count}"
 
 
 @dataclass
@@ -264,7 +285,7 @@ class _Measure:
     @torch.inference_mode()
     def orders(self) -> None:
         """Fill the steps at temperature 0 in both orders and several numbers of passes, the same steps for each."""
-        layout, budget = self.world.layout, self.subject.budget
+        layout, budget = self.world.layout, self.subject.budget.part(ORDERS_SHARE)
         settings = {
             (name, number): FillSettings(order=order, max_passes=number, threshold=1.0, temperature=0)
             for name, order in ORDERS.items()

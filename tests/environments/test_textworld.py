@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,10 +13,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from magrathea.cli import main as cli
 from magrathea.data import collect, make_env, make_env_from_metadata
 from magrathea.errors import MagratheaError
+from magrathea.train import load_settings, train
 
 pytest.importorskip("textworld")
+from magrathea.environments.textworld.checks import (
+    ANSWERS,
+    CARRIED,
+    EXITS,
+    NAMES,
+    ROOMS,
+    WAYS,
+    text_checks,
+)
+
 pytestmark = pytest.mark.slow  # games are generated
 SMALL = {"rooms": 2, "objects": 3, "quest_length": 1}
 
@@ -98,6 +112,62 @@ def test_games_of_files_are_played(kitchens: Path, tmp_path: Path, monkeypatch: 
         env_kwargs={"games": kitchens.name},
     )  # fmt: skip
     make_env_from_metadata(data.metadata).close()
+
+
+def test_recorded_texts_agree_with_the_game_and_wrong_ones_do_not(kitchens: Path, tmp_path: Path) -> None:
+    options = {"games": str(kitchens)}
+    data = collect("magrathea/TextWorld-v0", 240, tmp_path / "data", policy="explorer", max_episode_steps=80,
+                   num_processes=1, env_kwargs=options)  # fmt: skip
+    env, total = make_env("magrathea/TextWorld-v0", **options), dict.fromkeys(NAMES, 0.0)
+    for index in range(len(data)):
+        episode = data.episode(index)
+        env.reset(seed=episode.seed)
+        texts, commands = [str(text) for text in episode.observation], [str(command) for command in episode.action]
+        for name, counts in text_checks(env, texts, commands).items():
+            assert (counts[:, 0] == counts[:, 1]).all(), name
+            total[name] += counts[:, 1].sum()
+    assert min(total[name] for name in (CARRIED, ANSWERS, ROOMS)) > 3
+    says = [
+        ("take knife from table", "You take the knife from the table.", ANSWERS, 1),
+        ("take knife from table", "You take the apple from the table.", ANSWERS, 0),
+        ("inventory", "You are carrying: a cookbook and an apple.", CARRIED, 0.5),
+        ("drop apple", "You drop the apple on the ground.", ANSWERS, 1),
+        ("inventory", "You are carrying: a knife and a red apple.", CARRIED, 0.5),
+        ("inventory", "You are carrying nothing.", CARRIED, 0.5),
+        ("look", "-= Cave =-\nA cave. There is an exit to the north.", ROOMS, 0),
+        ("look", "-= Kitchen =-\nThere is an exit to the north. You should try going west.", EXITS, 0),
+    ]  # fmt: skip
+    found = text_checks(env, ["-= Kitchen =-", *(text for _, text, _, _ in says)], [command for command, *_ in says])
+    for step, (_, text, name, share) in enumerate(says):
+        assert found[name][step, 1] and found[name][step, 0] / found[name][step, 1] == share, text
+
+
+def test_rooms_that_one_walks_into_are_those_of_the_map() -> None:
+    env: Any = make_env("magrathea/TextWorld-v0", **SMALL)
+    for seed in range(5):
+        first, _ = env.reset(seed=seed)
+        for way in ("north", "south", "east", "west"):
+            second = env.step(f"go {way}")[0]
+            if second.startswith("-="):
+                right, wrong = (text_checks(env, [first, text], [f"go {way}"])[WAYS][0] for text in (second, first))
+                assert right.tolist() == [1, 1] and wrong.tolist() == [0, 1]
+                return
+    raise AssertionError("no way is open in five games")
+
+
+def test_the_command_prints_what_dreams_agree_with(
+    kitchens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(kitchens.parent)
+    collect("magrathea/TextWorld-v0", 300, tmp_path / "data", policy="explorer", max_episode_steps=40,
+            num_processes=1, env_kwargs={"games": kitchens.name})  # fmt: skip
+    train(tmp_path / "data", tmp_path / "world", load_settings(size="debug", steps=4, num_starts=4))
+    asked = [str(tmp_path / "world"), str(tmp_path / "data"), "--num-dreams", "4", "--minutes", "0.1"]
+    assert cli.main(["eval", "text", *asked, "--out", str(tmp_path / "report")]) in (None, 0)
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(f"| {ROOMS} |"))
+    assert re.search(r"\| 100\.0% \(\d+\.\d% … 100\.0%\) of \d+ \|$", line), line
+    (found,) = json.loads((tmp_path / "report" / "text.json").read_text())
+    assert found["agreement"][ROOMS]["reality"]["value"] == 1
 
 
 def _cut(game: Path) -> None:

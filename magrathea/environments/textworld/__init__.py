@@ -9,5 +9,6 @@ PLUGIN = EnvironmentPlugin(
     package="textworld",
     env_ids={"magrathea/TextWorld-v0": "magrathea.environments.textworld.env:TextWorld"},
     policies={"explorer": "magrathea.environments.textworld.explorer:explorer"},
+    text_checks="magrathea.environments.textworld.checks:text_checks",
     recipe_folder=Path(__file__).parent,
 )

@@ -47,6 +47,7 @@ class TextWorld(gymnasium.Env):
 
     Attributes:
         commands: those that do something now, as the game says.
+        game_file: of the game that was reset to, None before.
 
     Raises:
         MagratheaError: for arguments out of range, and for games that are missing or cannot be read.
@@ -75,7 +76,7 @@ class TextWorld(gymnasium.Env):
         self.action_space = spaces.Text(MAX_COMMAND, charset=LETTERS)
         self.commands: list[str] = []
         self._game: Any = None
-        self._path: Path | None = None
+        self.game_file: Path | None = None
         self._score = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
@@ -85,9 +86,9 @@ class TextWorld(gymnasium.Env):
             path = self._files[number % len(self._files)]
         else:
             path = generated_game(number if self._num_games is None else number % self._num_games, *self._options)
-        if path != self._path:
+        if path != self.game_file:
             self.close()
-            self._game, self._path = started(path), path
+            self._game, self.game_file = started(path), path
         state = self._game.reset()
         self.commands, self._score = list(state.admissible_commands), 0
         return tidy(state.description), {}
@@ -101,7 +102,7 @@ class TextWorld(gymnasium.Env):
     def close(self) -> None:
         if self._game is not None:
             self._game.close()
-            self._game = self._path = None
+            self._game = self.game_file = None
 
 
 def safe_command(text: str) -> str:
