@@ -201,6 +201,7 @@ def test_the_actions_of_a_few_labels_are_found_in_every_step(clips: Path, tmp_pa
     assert main(["import", str(clips), "--out", str(tmp_path / "data"), "--labels", str(labels)]) == 0
     dataset = Dataset.open(tmp_path / "data")
     names = dataset.metadata["action_names"]
+    assert "actions that were inferred" in dataset.metadata["description"]
     assert {*names} == {*WORDS.values()} and dataset.action_space == spaces.Discrete(len(names))
     right, total = 0, 0
     for index in range(len(dataset)):

@@ -163,7 +163,7 @@ def make_env_from_metadata(metadata: dict[str, Any]) -> gymnasium.Env:
     """
     env_id, kwargs = metadata.get("env_id"), metadata.get("env_kwargs") or {}
     if not env_id or not isinstance(env_id, str):
-        raise MagratheaError("The metadata has no env_id to make an environment of; use 'magrathea collect'.")
+        raise MagratheaError("The recordings name no environment (no env_id), as those of 'magrathea collect' do.")
     is_offered = ":" not in env_id and (env_id in gymnasium.registry or environment_plugin(env_id) is not None)
     if not is_offered and env_id not in _named:
         raise MagratheaError(

@@ -92,11 +92,13 @@ class VideoReader(Reader):
 
     @property
     def metadata(self) -> dict[str, Any]:
+        inferred = "with actions that were inferred from their frames."
+        actions = inferred if self.options.finds_actions else "without actions: the world goes on as they do."
         return {
             "fps": self.fps,
             "action_names": ["noop"],
             "key_map": {},
-            "description": f"Videos of '{self.folder.name}', without actions: the world goes on as they do.",
+            "description": f"Videos of '{self.folder.name}', {actions}",
         }
 
     def episodes(self, report: Report) -> Iterator[Episode]:
@@ -147,7 +149,9 @@ class VideoReader(Reader):
                 sides = _upright(frame.to_ndarray(format="gray"), frame).shape
                 yield Clip((path,), (sides[0], sides[1]), float(rate) if rate else None)
         except (FFmpegError, OSError, IndexError, StopIteration, ValueError) as error:
-            self.note(f"'{path}' is left out: it is no video that can be read ({_reason(error)}).")
+            self.note(
+                f"'{path}' is left out: it is no video that can be read ({_reason(error)}); convert or remove it."
+            )
 
     def _sequence(self, files: list[Path]) -> Iterator[Clip]:
         for path in files:
