@@ -13,6 +13,8 @@ from text_environments import record_rooms, train_rooms
 
 from magrathea.cli.main import main
 from magrathea.evaluate.ngram import NGram
+from magrathea.evaluate.results import Figure
+from magrathea.evaluate.texts import TextResult, text_table
 from magrathea.layout import Slot
 from magrathea.model.pointer import Copies, PointerCopy
 
@@ -45,6 +47,12 @@ def test_a_pointer_copies_no_more_than_there_is() -> None:
     copies = pointer(torch.randn(2, 4, 12), recent)
     assert torch.allclose(copies.weights[0, :, 4:], torch.zeros(4, 4)) and (copies.gate[1] < -1000).all()
     assert (copies.weights[0].argmax(-1) == torch.arange(4)).float().mean() >= 0.5  # at first its own place
+
+
+def test_the_table_says_how_much_of_dreams_agrees_with_the_game() -> None:
+    real, none = Figure(1.0, 0.9, 1.0, episodes=3, count=38), Figure()
+    result = TextResult("observation", agreement={"exits that exist": {"dreams": none, "reality": real}})
+    assert text_table(result).splitlines()[-1] == "| exits that exist | none said | 100.0% (90.0% … 100.0%) of 38 |"
 
 
 @pytest.mark.slow
