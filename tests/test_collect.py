@@ -122,13 +122,15 @@ def test_several_policies_take_turns(tmp_path: Path) -> None:
 
 
 def test_explore_holds_an_action_until_it_changes_nothing() -> None:
-    def share_held(observations: list[np.ndarray]) -> float:
-        act = policies.explore(gymnasium.make(BOARD), np.random.default_rng(0))
+    def share_held(observations: list[np.ndarray], seed: int = 0) -> float:
+        act = policies.explore(gymnasium.make(BOARD), np.random.default_rng(seed))
         actions = [act(observation, {}) for observation in observations]
         return float((np.diff(actions) == 0).mean())
 
     moving, still = [np.array([step % 7]) for step in range(300)], [np.array([3])] * 300
     assert share_held(moving) > 0.7 and share_held(still) < 0.4
+    num_long = sum(share_held(moving, seed) > 0.92 for seed in range(30))
+    assert 7 < num_long < 23, "it holds for long in about half of the episodes"
 
 
 @pytest.mark.parametrize("space", ["dict", "tuple"])

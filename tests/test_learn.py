@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,10 +20,12 @@ from steered_square import ENV_ID, SteeredSquare
 from magrathea.agents import Agent, LearnerSettings
 from magrathea.agents import learn as loop
 from magrathea.agents.reality import agent_acting, mean_interval, random_acting, real_returns
+from magrathea.agents.recording import record_round
 from magrathea.agents.worlds import knows, most_passes
 from magrathea.cli.main import main
 from magrathea.data import Dataset, collect, merge_datasets
 from magrathea.errors import MagratheaError
+from magrathea.progress import Stages
 from magrathea.train import load_settings, train
 from magrathea.world import World
 
@@ -155,6 +158,22 @@ def test_an_agent_learns_in_a_world_that_is_given(learned: Path, tmp_path: Path)
     assert real_returns(CORRIDOR, agent_acting(agent, sample=False), 10, seed=7).mean() == 1.0
     with pytest.raises(MagratheaError, match="has other spaces than 'CartPole-v1'"):
         loop.learn("CartPole-v1", tmp_path / "other", replace(SETTINGS, real_steps=60, world=given))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("last_return", "num_explored"), [(0.1, 100), (1.0, 0)])
+def test_the_policy_explores_again_while_the_agent_is_no_better(
+    learned: Path, tmp_path: Path, last_return: float, num_explored: int
+) -> None:
+    shutil.copytree(learned, tmp_path / "agent-0", ignore=shutil.ignore_patterns(loop.WORK_FOLDER))
+    stages = Stages(quiet=True)
+    first = record_round(CORRIDOR, SETTINGS, tmp_path, 0, None, stages)
+    both = record_round(CORRIDOR, SETTINGS, tmp_path, 1, last_return, stages)
+    assert (first.num_steps, both.num_steps) == (200, 400)
+    assert Dataset.open(tmp_path / "acted-1").num_steps == 200 - num_explored
+    assert (tmp_path / "explored-1").exists() == (num_explored > 0)
+    seeds = [both.episode(number).seed for number in range(len(both))]
+    assert len(set(seeds)) == len(seeds)
 
 
 @pytest.mark.slow

@@ -29,9 +29,10 @@ from magrathea.agents.reality import (
     random_acting,
     real_returns,
 )
+from magrathea.agents.recording import record_round, recorded_env_kwargs
 from magrathea.agents.replay import Replay
 from magrathea.agents.worlds import knows, most_passes
-from magrathea.data import Dataset, collect, make_env, merge_datasets
+from magrathea.data import Dataset, make_env
 from magrathea.data.make_env import closed_after
 from magrathea.data.playing import episode_limit
 from magrathea.errors import MagratheaError
@@ -160,7 +161,8 @@ class _Run:
         """Record, learn a world, learn in its dreams, and measure dreams against reality."""
         start, seconds = time.monotonic(), self._round_seconds(number)
         self.stages.prefix = f"round {number + 1} of {self.settings.num_rounds}: "
-        dataset = self._record(number)
+        last_return = self.rows[-1]["real_return"] if number else None
+        dataset = record_round(self.env_id, self.settings, self.work, number, last_return, self.stages)
         recording = time.monotonic() - start
         share = WORLD_SHARE if self.settings.world is None else 0.0
         world = self._learn_world(number, dataset, share * seconds)
@@ -200,36 +202,6 @@ class _Run:
         rounds = self.settings.num_rounds
         weight = LAST_ROUND if number == rounds - 1 else 1.0
         return 60 * self.settings.minutes * weight / (rounds - 1 + LAST_ROUND)
-
-    def _record(self, number: int) -> Dataset:
-        """The datasets of all rounds up to this one as one; a share of the real steps is new."""
-        settings = self.settings
-        until = [settings.real_steps * each // settings.num_rounds for each in (number, number + 1)]
-        own = self.work / f"recorded-{number}"
-        policy, acting, kwargs = settings.policy, None, dict(settings.env_kwargs)
-        if settings.world is not None and not kwargs:
-            kwargs = World.from_pretrained(settings.world).metadata.get("env_kwargs", {})
-        if number:
-            policy = str(self.work / f"agent-{number - 1}")
-            acting = agent_acting(Agent.from_pretrained(policy))
-            kwargs = Dataset.open(self.work / "recorded-0").metadata["env_kwargs"]  # with the size of pictures
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed + number)
-            collect(
-                self.env_id,
-                until[1] - until[0],
-                own,
-                policy=policy,
-                num_processes=1,
-                seed=settings.seed + 10_000 * number,
-                max_episode_steps=settings.max_episode_steps,
-                env_kwargs=kwargs,
-                exact=True,
-                acting=acting,
-                stages=self.stages,
-            )
-        parts = [self.work / f"recorded-{each}" for each in range(number + 1)]
-        return merge_datasets(parts, self.work / f"dataset-{number}")
 
     def _learn_world(self, number: int, dataset: Dataset, seconds: float) -> World:
         """A world of all real steps so far, or the one that was given."""
@@ -349,7 +321,7 @@ class _Run:
         if path.exists():
             return np.array(read_json(path, list[float], f"remove '{path}' and run the same command again"))
         self.stages.begin(f"measuring {name}")
-        kwargs, seed = Dataset.open(self.work / "recorded-0").metadata["env_kwargs"], self.settings.seed
+        kwargs, seed = recorded_env_kwargs(self.work), self.settings.seed
         acting = random_acting(agent.world.action_space, seed)
         if num_steps:
             acting = ppo_acting(self.env_id, num_steps, seed=seed, env_kwargs=kwargs)
@@ -358,7 +330,7 @@ class _Run:
         return returns
 
     def _real_returns(self, acting: ActingMaker, num_episodes: int) -> np.ndarray:
-        kwargs = Dataset.open(self.work / "recorded-0").metadata["env_kwargs"]
+        kwargs = recorded_env_kwargs(self.work)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
             return real_returns(

@@ -19,6 +19,7 @@ from magrathea.plugins import environment_plugin, load_reference
 Policy = Callable[[Any, dict[str, Any]], Any]
 PolicyMaker = Callable[[gymnasium.Env, np.random.Generator], Policy]
 LONGEST_HOLD = 8  # steps
+LONG_HOLD = 32  # in half of the episodes of `explore`
 EFFECT_STEPS = 25  # last ones of an action, of whose changes the median is its effect
 PIXEL_NOISE = 12  # of 255, that is no change
 DRIFT_MEMORY = 0.9  # of a step for the one before
@@ -53,8 +54,9 @@ def sticky(env: gymnasium.Env, rng: np.random.Generator) -> Policy:
 
 
 def explore(env: gymnasium.Env, rng: np.random.Generator) -> Policy:
-    """Travels and tries everything: holds each discrete action for 1 to 8 steps, or until it changes nothing, and draws
-    half of them by how much they changed the observation so far; lets continuous actions drift."""
+    """Travels and tries everything: holds each discrete action for 1 to 8 steps, or 1 to 32 in half of the episodes, or
+    until it changes nothing, and draws half of them by how much they changed the observation so far; lets continuous
+    actions drift."""
     if isinstance(env.action_space, spaces.Box) and env.action_space.dtype.kind == "f":
         return _drift(env.action_space, rng)
     if isinstance(env.action_space, spaces.Discrete):
@@ -64,6 +66,7 @@ def explore(env: gymnasium.Env, rng: np.random.Generator) -> Policy:
 
 def _by_effect(space: spaces.Discrete, rng: np.random.Generator) -> Policy:
     changes = [deque([1.0], maxlen=EFFECT_STEPS) for _ in range(int(space.n))]  # shares of values that changed
+    longest = LONG_HOLD if rng.random() < 0.5 else LONGEST_HOLD
     left, action, before = 0, 0, None
 
     def act(observation: Any, info: dict[str, Any]) -> Any:
@@ -78,7 +81,7 @@ def _by_effect(space: spaces.Discrete, rng: np.random.Generator) -> Policy:
             effect = np.array([np.median(own) for own in changes])
             by_effect = rng.random() < 0.5 and effect.sum() > 0
             action = int(rng.choice(len(effect), p=effect / effect.sum() if by_effect else None))
-            left = int(rng.integers(1, LONGEST_HOLD + 1))
+            left = int(rng.integers(1, longest + 1))
         left -= 1
         return space.start + action
 
