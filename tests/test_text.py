@@ -64,6 +64,15 @@ def test_a_slot_holds_the_longest_text_and_some_more() -> None:
     assert fitted.grid[1] * max(map(len, fitted._bytes)) > 12 and fitted.grid[1] <= 32
 
 
+def test_a_text_that_is_always_the_same_is_one_token() -> None:
+    text = "use the key to open the door and then get to the goal"
+    tokenizer = TextTokenizer(ANY).fit([text] * 40)
+    assert tokenizer.grid == (1, 1) and tokenizer.decode(tokenizer.encode([text])).tolist() == [text]
+    again = TextTokenizer.from_config(tokenizer.to_config(), tokenizer.tensors(), ANY)
+    assert again.encode([text]).tolist() == tokenizer.encode([text]).tolist()
+    assert TextTokenizer(ANY).fit([text, text + "s"] * 40).grid[1] > 10
+
+
 def test_it_is_read_from_its_files(tokenizer: TextTokenizer) -> None:
     again = tokenizer_from(json.loads(json.dumps(tokenizer.to_config())), tokenizer.tensors(), ANY)
     assert np.array_equal(again.encode(TEXTS), tokenizer.encode(TEXTS)) and again.vocab_size == tokenizer.vocab_size

@@ -151,6 +151,18 @@ def test_positions_have_the_size_of_tiles() -> None:
     assert group_for_cell((7, 7), (63, 63, 3)) == (1, 1)
 
 
+def test_cells_are_the_tiles_that_pictures_are_made_of() -> None:
+    """And of the default size where they are not: here shifted by a pixel or more."""
+    rng = np.random.default_rng(0)
+    space, tiles = spaces.Box(0, 255, (63, 63, 3), np.uint8), rng.integers(0, 256, (8, 9, 9, 3), dtype=np.uint8)
+    drawn = tiles[rng.integers(0, 8, (60, 8, 8))].swapaxes(2, 3).reshape(60, 72, 72, 3)
+    aligned = MotionTokenizer(space).fit(drawn[:, :63, :63])
+    assert aligned.codec.cell == (9, 9) and len(aligned.codec.codes) == 8
+    assert aligned.slot_specs[""].group == (1, 1)
+    shifted = np.stack([picture[by % 9 :, by % 9 :][:63, :63] for by, picture in enumerate(drawn)])
+    assert MotionTokenizer(space, num_codes=16).fit(shifted).codec.cell == (7, 7)
+
+
 def test_cells_are_small_where_sprites_move_by_pixels() -> None:
     """And as large as positions where nothing is drawn exactly by an offset, as in noise."""
     space = spaces.Box(0, 255, (48, 48, 3), np.uint8)

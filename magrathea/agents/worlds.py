@@ -24,12 +24,12 @@ def most_passes(dataset: Dataset) -> float | None:
 
 
 def knows(world: World, dataset: Dataset) -> bool:
-    """Whether a world's tokens tell all recorded rewards, and nearly all observed numbers."""
+    """Whether a world's tokens tell all recorded rewards, and nearly all observed numbers and texts."""
     episodes = [dataset.episode(number) for number in range(len(dataset))]
     rewards, tokenizer = np.unique(np.concatenate([each.reward for each in episodes])), world.tokenizers["reward"]
     if _share_known(tokenizer.decode(tokenizer.encode(rewards)), rewards) < 1:
         return False
-    places = [place for place, (_, leaf) in enumerate(leaf_spaces_of(world.observation_space)) if _is_numbers(leaf)]
+    places = [place for place, (_, leaf) in enumerate(leaf_spaces_of(world.observation_space)) if _is_told_apart(leaf)]
     told, recorded = [], []  # of each episode, the leaves of its observations
     for episode in episodes if places else ():
         tokens = world.encode_episode(episode.observation, episode.action, episode.reward, episode.terminated)
@@ -40,10 +40,13 @@ def knows(world: World, dataset: Dataset) -> bool:
     return all(_share_known(np.concatenate(one), np.concatenate(other)) > KNOWN for one, other in pairs)
 
 
-def _is_numbers(leaf: gymnasium.Space) -> bool:
-    return isinstance(leaf, gymnasium.spaces.Box) and leaf.dtype.kind == "f"
+def _is_told_apart(leaf: gymnasium.Space) -> bool:
+    is_numbers = isinstance(leaf, gymnasium.spaces.Box) and leaf.dtype.kind == "f"
+    return is_numbers or isinstance(leaf, gymnasium.spaces.Text)
 
 
 def _share_known(decoded: np.ndarray, values: np.ndarray) -> float:
-    """The share of values (T, …) that are decoded to within a part of their range over time."""
+    """The share of values (T, …) that are decoded to within a part of their range over time, of texts exactly."""
+    if values.dtype == object:
+        return float((decoded == values).mean())
     return float((np.abs(decoded - values) <= KNOWN_ERROR * np.ptp(values, axis=0) + 1e-6).mean())

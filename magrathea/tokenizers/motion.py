@@ -39,6 +39,8 @@ _FITTING_PAIRS = 400
 _CELL_PAIRS = 400  # and cells, that offsets are fitted to in order to choose the size of a cell
 _SHARE_PAIRS = 100
 _FITTING_CELLS = 60_000
+_MOST_TILES = 256  # different cells of pictures that are made of tiles
+_FEWER_TILES = 0.5  # as many as there are of default cells, at most
 _LEAST_GAIN = 0.003  # share of changed cells that an offset draws, and those before it do not
 
 
@@ -49,7 +51,8 @@ class MotionTokenizer(Tokenizer):
     Args:
         space: (H, W, 1|3|4) or (H, W).
         cell: pixels of a cell's side, or (height, width). By default `fit` chooses: such that a picture has about 72 of
-            them, or smaller ones where offsets draw most of what changes exactly, as in games of sprites.
+            them, the tiles that it is made of where it is, or smaller ones where offsets draw most of what changes
+            exactly, as in games of sprites.
         group: rows and columns of cells that share a position of the model; by default such that a picture has about
             72 positions.
         num_codes: most codes.
@@ -217,9 +220,12 @@ def group_for_cell(cell: tuple[int, int], shape: tuple[int, ...]) -> tuple[int, 
 def _fit_cell(
     values: torch.Tensor, previous: torch.Tensor, shape: tuple[int, int, int], generator: torch.Generator
 ) -> tuple[int, int]:
-    """The cell for pictures (B, Q), given those before: a whole position, or a smaller one where three offsets draw
-    most of what changes in a picture exactly, the largest with which they draw about as much as with any."""
+    """The cell for pictures (B, Q), given those before: the tile that they are made of, else a whole position, or a
+    smaller one where three offsets draw most of what changes in a picture exactly, the largest with which they draw
+    about as much as with any."""
     position = choose_position(shape)
+    if tile := _fit_tile(values[:_CELL_PAIRS], shape, position):
+        return tile
     smaller = [(side, side) for side in _SMALL_SIDES if 2 * side <= min(position)]
     cells = [position, *(cell for cell in smaller if math.prod(grid_of_cells(shape, cell)) <= MOST_CELLS)]
     now, before = values[:_CELL_PAIRS], previous[:_CELL_PAIRS]
@@ -234,6 +240,25 @@ def _fit_cell(
     if most < _EXACT_SHARE:
         return position
     return next(cell for cell, share in shares.items() if share >= most - _SHARE_MARGIN)
+
+
+def _fit_tile(values: torch.Tensor, shape: tuple[int, int, int], position: tuple[int, int]) -> tuple[int, int] | None:
+    """The square cell that pictures (B, Q) are made of, as a game of tiles draws them: with it they have few different
+    cells, far fewer than with cells of the default position. None where there is none of about that size."""
+    height, width = shape[:2]
+    sides = [side for side in range(2, min(height, width) + 1) if height % side == width % side == 0]
+    near = [side for side in sides if NUM_POSITIONS / 2 <= height * width / side**2 <= 2 * NUM_POSITIONS]
+    numbers = {(side, side): _num_different(values, shape, (side, side)) for side in near}
+    best = min(numbers, key=lambda cell: numbers[cell], default=position)
+    if best == position or numbers[best] > _MOST_TILES:
+        return None
+    return best if numbers[best] <= _FEWER_TILES * _num_different(values, shape, position) else None
+
+
+def _num_different(values: torch.Tensor, shape: tuple[int, int, int], cell: tuple[int, int]) -> int:
+    """How many different cells pictures (B, Q) have."""
+    codec = _codec_of_offsets(shape, cell, torch.zeros(1, 2, dtype=torch.int32))
+    return len(torch.unique(codec.cells(values).flatten(0, 1).to(torch.uint8), dim=0))
 
 
 def _codec_of_offsets(shape: tuple[int, int, int], cell: tuple[int, int], offsets: torch.Tensor) -> MotionCodec:

@@ -57,10 +57,10 @@ class TextTokenizer(Tokenizer):
         space: of texts.
         text_vocab_size: number of different tokens at most, from 257 (single bytes and END); of `fit`.
         text_tokens: tokens of a text. If not given, `fit` takes those of the longest text and some more, at most
-            `most_text_tokens`.
+            `most_text_tokens`; where all texts are the same, those of that text alone.
         most_text_tokens: see there.
         text_pieces: what a token may be a part of: "words" or "sentences". Longer pieces make fewer tokens, where texts
-            repeat.
+            repeat. If not given, "sentences" where `fit` gets one text again and again, and else "words".
         text_file: a `tokenizer.json` of a byte-level BPE of Hugging Face `tokenizers`, whose merges are taken instead
             of fitted ones.
     """
@@ -74,7 +74,7 @@ class TextTokenizer(Tokenizer):
         text_vocab_size: int = 1024,
         text_tokens: int | None = None,
         most_text_tokens: int = 128,
-        text_pieces: Pieces = "words",
+        text_pieces: Pieces | None = None,
         text_file: str | Path | None = None,
     ) -> None:
         check_leaf(space, "TextTokenizer")
@@ -86,10 +86,11 @@ class TextTokenizer(Tokenizer):
             ("most_text_tokens", most_text_tokens),
         ):
             check_value(name, number, Annotated[int, Range(1, MOST_TOKENS)])
-        check_value("text_pieces", text_pieces, Pieces)
+        check_value("text_pieces", text_pieces, Pieces | None)
         self.space = space
         self._most_vocab, self._most_tokens = text_vocab_size, most_text_tokens
-        self._num_tokens, self._pieces = text_tokens, text_pieces
+        self._num_tokens, self._pieces = text_tokens, text_pieces or "words"
+        self._chooses_pieces = text_pieces is None
         self._merges: list[Pair] | None = None
         if text_file is not None:
             self._set_merges(_merges_of_file(Path(text_file)))
@@ -128,12 +129,16 @@ class TextTokenizer(Tokenizer):
         texts = self.check_values(values).ravel().tolist()
         if not texts:
             raise MagratheaError("TextTokenizer.fit got no texts; give at least one")
+        is_constant = len(set(texts)) == 1
         if self._merges is None:
+            if self._chooses_pieces and is_constant:
+                self._pieces = "sentences"
             every = max(1, -(-sum(map(len, texts)) // MOST_FITTED))
             self._set_merges(_fitted_merges(texts[::every], self._most_vocab, self._pieces))
         if self._num_tokens is None:
             longest = max(self.num_tokens_of(text) for text in set(texts))
-            self._num_tokens = min(longest + max(SLACK, longest // 4), self._most_tokens)
+            slack = 0 if is_constant else max(SLACK, longest // 4)
+            self._num_tokens = min(max(1, longest + slack), self._most_tokens)
         return self
 
     def num_tokens_of(self, text: str) -> int:
