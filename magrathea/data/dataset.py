@@ -14,7 +14,7 @@ import gymnasium
 import msgspec
 import numpy as np
 
-from magrathea.data.episode import Episode, merge_episodes, save_episode
+from magrathea.data.episode import Episode, merge_episodes
 from magrathea.errors import MagratheaError, one_line
 from magrathea.files import read_json
 from magrathea.sounds import SOUND_RATES, with_sounds
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from minari import MinariDataset  # optional; imported when a dataset is opened
 
 METADATA_FILE_NAME = "metadata.json"  # of Minari, in the folder of the data
+EPISODES_FILE_NAME = "main_data.hdf5"  # likewise
 OWN_METADATA = "magrathea"  # key of ours in Minari's metadata: env_id, env_kwargs, fps, action_names, key_map, …
 
 
@@ -169,9 +170,10 @@ def write_dataset(
     dataset_id: str,
     metadata: dict[str, Any],
 ) -> int:
-    """Write a Minari dataset into an empty folder, of the files of single episodes; returns the number of steps.
+    """Write a Minari dataset into an empty folder; returns the number of steps.
 
     Args:
+        paths: of its episodes, see `merge_episodes`.
         dataset_id: "name/of-what-v0", of which all but letters, digits and "/" becomes "-".
         metadata: of ours; "steps" is set where it is missing.
     """
@@ -179,13 +181,13 @@ def write_dataset(
     from minari.dataset.minari_storage import MinariStorage
 
     storage = MinariStorage.new(folder, observation_space, action_space, jpeg_encoding=False)
-    num_steps = merge_episodes(paths, folder / "main_data.hdf5")
+    num_episodes, num_steps = merge_episodes(paths, folder / EPISODES_FILE_NAME)
     name = "/".join(_plain(part) or "data" for part in dataset_id.split("/"))
     storage.update_metadata(
         {
             "dataset_id": name,
             "minari_version": minari.__version__,
-            "total_episodes": len(paths),
+            "total_episodes": num_episodes,
             "total_steps": num_steps,
             "dataset_size": float(storage.get_size()),
             OWN_METADATA: {"steps": num_steps} | metadata,
@@ -205,10 +207,7 @@ def merge_datasets(folders: Sequence[str | Path], out: str | Path) -> Dataset:
     if not (out / "data" / METADATA_FILE_NAME).exists():
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".merging-", dir=out) as work:
-            episodes = (part.episode(index) for part in parts for index in range(len(part)))
-            paths = [Path(work) / f"episode_{number:06d}.hdf5" for number in range(sum(map(len, parts)))]
-            for episode, path in zip(episodes, paths, strict=True):
-                save_episode(episode, path)
+            paths = [part.folder / "data" / EPISODES_FILE_NAME for part in parts]
             first, fresh = parts[0], Path(work) / "data"
             fresh.mkdir()
             about = {**first.metadata, "steps": sum(part.num_steps for part in parts)}

@@ -87,28 +87,33 @@ def episode_length(path: Path) -> int | None:
         return None
 
 
-def merge_episodes(paths: list[Path], target: Path) -> int:
-    """Copy the files of single episodes, still compressed, into one of Minari's; returns the number of steps.
+def merge_episodes(paths: list[Path], target: Path) -> tuple[int, int]:
+    """Copy the episodes of files, still compressed, into one of Minari's; returns the numbers of episodes and of steps.
+
+    Args:
+        paths: of files of single episodes, or of the episodes of a dataset.
 
     Raises MagratheaError where the disk has too little space.
     """
     import h5py
 
-    num_steps = 0
+    num_episodes = num_steps = 0
     require_space(target, sum(path.stat().st_size for path in paths))
     with h5py.File(target, "w", track_order=True) as merged:
-        for index, path in enumerate(paths):
+        for path in paths:
             try:
                 with h5py.File(path, "r") as file:
-                    file.copy("episode", merged, name=f"episode_{index}")
+                    for name in sorted(file, key=lambda name: int(name.partition("_")[2] or 0)):
+                        copied = f"episode_{num_episodes}"
+                        file.copy(name, merged, name=copied)
+                        merged[copied].attrs["id"] = num_episodes
+                        num_episodes += 1
+                        num_steps += int(merged[copied].attrs["total_steps"])
             except (OSError, KeyError, ValueError, RuntimeError) as error:
                 raise unreadable(
                     path, error, "remove it and run the same command again, which plays it anew"
                 ) from error
-            attributes = merged[f"episode_{index}"].attrs
-            attributes["id"] = index
-            num_steps += int(attributes["total_steps"])
-    return num_steps
+    return num_episodes, num_steps
 
 
 def _write(group: h5py.Group, name: str, values: Any) -> None:
