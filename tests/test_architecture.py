@@ -17,7 +17,7 @@ from magrathea.envs import DreamEnv
 PACKAGE = Path(magrathea.__file__).parent
 PAGE = PACKAGE.parent / "docs" / "architecture.md"
 PLUGINS = ("tokenizers/", "memory/", "environments/")  # behind their interfaces
-MAX_FILES = 12
+MAX_FILES = 13
 
 
 def files_of_a_step(env: DreamEnv) -> set[str]:
