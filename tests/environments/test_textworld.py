@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from magrathea.cli import main as cli
 from magrathea.data import collect, make_env, make_env_from_metadata
 from magrathea.errors import MagratheaError
+from magrathea.train import load_settings, train
 
 pytest.importorskip("textworld")
 from magrathea.environments.textworld.checks import (
@@ -149,6 +153,21 @@ def test_rooms_that_one_walks_into_are_those_of_the_map() -> None:
                 assert right.tolist() == [1, 1] and wrong.tolist() == [0, 1]
                 return
     raise AssertionError("no way is open in five games")
+
+
+def test_the_command_prints_what_dreams_agree_with(
+    kitchens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(kitchens.parent)
+    collect("magrathea/TextWorld-v0", 300, tmp_path / "data", policy="explorer", max_episode_steps=40,
+            num_processes=1, env_kwargs={"games": kitchens.name})  # fmt: skip
+    train(tmp_path / "data", tmp_path / "world", load_settings(size="debug", steps=4, num_starts=4))
+    asked = [str(tmp_path / "world"), str(tmp_path / "data"), "--num-dreams", "4", "--minutes", "0.1"]
+    assert cli.main(["eval", "text", *asked, "--out", str(tmp_path / "report")]) in (None, 0)
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(f"| {ANSWERS} |"))
+    assert re.search(r"\| 100\.0% \(\d+\.\d% … 100\.0%\) of \d+ \|$", line), line
+    (found,) = json.loads((tmp_path / "report" / "text.json").read_text())
+    assert found["agreement"][ANSWERS]["reality"]["value"] == 1
 
 
 def _cut(game: Path) -> None:
