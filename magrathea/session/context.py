@@ -107,10 +107,14 @@ class DreamContext:
         """The conditioning of these worlds' next steps with holes: the memory's readout, and a prompt."""
         device = self.world.device
         readout = self.memory.read(tokens, hole_mask, batch_indices).map(lambda part: part.to(device)[:, None])
-        time = torch.tensor([[len(self.histories[index])] for index in batch_indices], device=device)
+        time = self.next_times(batch_indices)
         if prompt is not None:
             prompt = prompt.to(device).expand(len(batch_indices), -1)
         return self.world.model.condition(readout, time, prompt)
+
+    def next_times(self, batch_indices: Sequence[int]) -> Int[Tensor, "I 1"]:
+        """The numbers of these worlds' next steps."""
+        return torch.tensor([[len(self.histories[index])] for index in batch_indices], device=self.world.device)
 
     def kv_cache(self, batch_indices: Sequence[int], conditioning: Conditioning) -> KVCache:
         """The past of the next step of these worlds, with what conditions it."""
@@ -288,9 +292,8 @@ class StepPredictor:
         self, context: DreamContext, batch_indices: Sequence[int], conditioning: Conditioning, stays_open: Tensor | None
     ) -> None:
         self._context, self._batch_indices, self._conditioning = context, batch_indices, conditioning
-        device = context.world.device
-        self._stays_open = None if stays_open is None else stays_open.to(device)
-        self._time = torch.tensor([[len(context.histories[index])] for index in batch_indices], device=device)
+        self._stays_open = None if stays_open is None else stays_open.to(context.world.device)
+        self._time = context.next_times(batch_indices)
         self.trunk: Tensor | None = None
 
     def __call__(self, tokens: Tensor, open_holes: Tensor, chosen: Tensor | None) -> dict[str, Tensor]:
