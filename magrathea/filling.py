@@ -13,6 +13,7 @@ from magrathea.interfaces import MemorySpec
 from magrathea.model.kv_cache import SegmentKVCache
 from magrathea.model.transformer import MaskedTransformer
 from magrathea.sampler import FillResult, FillSettings, derive_seed, fill
+from magrathea.support import Support
 
 
 @torch.inference_mode()
@@ -25,6 +26,7 @@ def fill_steps(
     first: FillSettings,
     later: FillSettings,
     seed: int,
+    support: Support,
 ) -> FillResult:
     """Fill the steps of episodes in their order, each given those before it; known tokens are never changed.
 
@@ -34,6 +36,7 @@ def fill_steps(
         prompt: steps to act toward, one for all episodes or one for each.
         first, later: how the first step is filled, and all others.
         seed: of all that is drawn; episode b draws the same whatever the others are.
+        support: the tokens that may be drawn.
 
     Returns:
         tokens (B, T, N), confidence (B, T, N) and num_passes (B, T).
@@ -59,7 +62,8 @@ def fill_steps(
             for index, generator in enumerate(generators):
                 generator.manual_seed(derive_seed(seed + index, "step", step))
             predict = _Predict(model, kv_cache, time)
-            filled = fill(predict, tokens[:, step], holes[:, step], layout, later if step else first, generators)
+            settings = later if step else first
+            filled = fill(predict, tokens[:, step], holes[:, step], layout, settings, generators, support)
             before = tokens[:, step - 1] if step else torch.zeros_like(tokens[:, 0])
             tokens[:, step] = _with_values(model, filled.tokens, before, holes[:, step])
             confidence[:, step], num_passes[:, step] = filled.confidence, filled.num_passes

@@ -29,6 +29,7 @@ from torch import Generator, Tensor
 from magrathea.draws import draw, draw_balanced
 from magrathea.layout import END, Layout, Role, Slot
 from magrathea.settings import Range, Share, check
+from magrathea.support import Support
 
 Order = Literal["adaptive", "uncertain_first", "one_shot", "maskgit", "left_to_right", "autoregressive"]
 ORDERS: tuple[Order, ...] = get_args(Order)
@@ -128,6 +129,7 @@ def fill(
     layout: Layout,
     settings: FillSettings,
     generators: Sequence[Generator],
+    support: Support | None = None,
 ) -> FillResult:
     """Fill the holes of a batch of steps.
 
@@ -138,6 +140,7 @@ def fill(
         layout: of the N tokens.
         settings: order of filling, temperature and the like.
         generators: (B,) so that the random numbers of one step do not depend on the others of the batch.
+        support: the tokens that may be drawn; all, if not given.
     """
     tokens, holes = tokens.clone(), hole_mask.clone()
     confidence = torch.ones(tokens.shape, dtype=torch.float32, device=tokens.device)
@@ -158,7 +161,7 @@ def fill(
         own = generators if chosen is None else [generators[each] for each in chosen.tolist()]
         uniforms = torch.stack([_uniforms(generator, layout, settings) for generator in own], dim=1).to(tokens.device)
         logits = predict(now, open_holes, chosen)
-        drawn, certainty = _draw(logits, now, open_holes, layout, settings, uniforms[0])
+        drawn, certainty = _draw(logits, now, open_holes, layout, settings, uniforms[0], support or {})
         for name, probabilities in rewards.items():
             is_open, given = open_holes[:, layout.span(name)], logits[name][:, 0].float().softmax(-1)
             probabilities[here] = torch.where(is_open, given, probabilities[here])
@@ -194,6 +197,37 @@ def _alike(grid: tuple[int, int], share: float, generator: Generator) -> Float[T
     return torch.special.ndtr(share**0.5 * common + (1 - share) ** 0.5 * smooth).flatten()
 
 
+def _supported(
+    logits: Float[Tensor, "I C V"],
+    slot: Slot,
+    tokens: Int[Tensor, "I N"],
+    holes: Bool[Tensor, "I N"],
+    layout: Layout,
+    support: Support,
+) -> Float[Tensor, "I C V"]:
+    """Logits in which a slot's tokens have no probability where they may not be drawn: those of an observation given
+    whether the step ends, if that is known, and an ending given the observation that is known or drawn."""
+    if slot.name in support:
+        allowed, ending = support[slot.name], layout.role_span("terminated").start
+        ends, is_open = tokens[:, ending] == 1, holes[:, ending]
+        may_have = allowed[ends.long()] | (allowed.any(0) & is_open[:, None, None])
+        return logits.masked_fill(~may_have, -math.inf)
+    if slot.role == "terminated" and support:
+        told = _told_endings(tokens, layout, support)
+        return logits.masked_fill((told.flip(1) & ~told)[:, None], -math.inf)
+    return logits
+
+
+def _told_endings(tokens: Int[Tensor, "I N"], layout: Layout, support: Support) -> Bool[Tensor, "I 2"]:
+    """Whether there are places that tell that a step does not end, and places that tell that it does."""
+    told = torch.zeros(2, len(tokens), dtype=torch.bool, device=tokens.device)
+    for name, allowed in support.items():
+        telling = F.pad(allowed & ~allowed.flip(0), (0, 1))  # absent tokens tell nothing
+        places = torch.arange(allowed.shape[1], device=tokens.device)
+        told |= telling[:, places, tokens[:, layout.span(name)]].any(-1)
+    return told.T
+
+
 def _draw(
     logits: dict[str, Tensor],
     tokens: Int[Tensor, "I N"],
@@ -201,6 +235,7 @@ def _draw(
     layout: Layout,
     settings: FillSettings,
     uniforms: Float[Tensor, "I N"],
+    support: Support,
 ) -> tuple[Int[Tensor, "I N"], Float[Tensor, "I N"]]:
     """A token for each hole, and the probability of the likeliest one there."""
     drawn, certainty = tokens.clone(), torch.ones_like(uniforms)
@@ -209,7 +244,8 @@ def _draw(
         open_holes = holes[:, span]
         if not open_holes.any():
             continue
-        probabilities, floor = logits[slot.name].float().softmax(-1), settings.min_probability_of(slot, layout)
+        allowed = _supported(logits[slot.name], slot, drawn, holes, layout, support)
+        probabilities, floor = allowed.float().softmax(-1), settings.min_probability_of(slot, layout)
         if slot.nothing is not None:
             probabilities = _something_or_nothing(probabilities, slot.nothing)
         highest, likeliest = probabilities.max(-1)

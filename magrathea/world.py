@@ -33,6 +33,7 @@ from magrathea.pretrained import WorldFiles, find_world, read_world, write_world
 from magrathea.sampler import FillResult, FillSettings
 from magrathea.space_config import space_from_config, space_to_config
 from magrathea.spaces import index_batch
+from magrathea.support import Support, check_support
 from magrathea.tokenizers import tokenizer_from
 from magrathea.tokenizers.roles import Tokenizers, check_layout, codecs_of, layout_for
 
@@ -84,6 +85,7 @@ class World:
         starts: (K, W, N) tokens of real steps, oldest first, from which dreams may start.
         model: a trained model; a new one if not given.
         memory: the fitted memory of the kind that the model's config names; the window alone if not given.
+        support: the tokens that dreams may draw, as `fit_support` finds them; all, if not given.
     """
 
     def __init__(
@@ -93,11 +95,13 @@ class World:
         starts: Tensor,
         model: MaskedTransformer | None = None,
         memory: MemorySpec | None = None,
+        support: Support | None = None,
     ) -> None:
         self.tokenizers, self.config, self.starts = tokenizers, config, starts.long()
         self.layout = model.layout if model is not None else layout_for(tokenizers)
         self.model = model if model is not None else self._new_model()
         self.memory: MemorySpec = WindowSpec() if memory is None else memory
+        self.support: Support = support or {}
         if starts.ndim != 3 or starts.shape[-1] != self.layout.num_tokens:
             raise MagratheaError(
                 f"A world's starts are (K, W, {self.layout.num_tokens}) tokens; got {tuple(starts.shape)}."
@@ -139,9 +143,9 @@ class World:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all that shapes its dreams: weights, sizes, tokenizers, starts; not of its metadata."""
+        """SHA-256 of all that shapes its dreams: weights, sizes, tokenizers, starts, support; not of its metadata."""
         weights = {first_name(name): tensor for name, tensor in self.model.state_dict().items()}
-        parts = {"model": weights, "memory": self.memory.tensors(), "world": {"starts": self.starts}}
+        parts = {"model": weights, "memory": self.memory.tensors(), "world": {"starts": self.starts} | self.support}
         parts |= {role: tokenizer.tensors() for role, tokenizer in self.tokenizers.items()}
         config = self._to_config()
         content = {key: config[key] for key in ("model", "layout", "tokenizers", "spaces")}
@@ -163,6 +167,7 @@ class World:
         "auto" is a GPU if there is one; raises MagratheaError for a device that is not here."""
         own_device, self.model.compute_dtype = resolve_device(device)
         self.model.to(own_device)
+        self.support = {name: allowed.to(own_device) for name, allowed in self.support.items()}
         return self
 
     def new_memory(self, batch_size: int) -> Memory:
@@ -211,7 +216,7 @@ class World:
             raise MagratheaError("World.fill got holes in values, which follow from their tokens; leave them known.")
         later = settings or self.config.fill
         first = settings or replace(later, order="autoregressive", shared_noise=None)
-        filled = fill_steps(self.model, self.memory, steps, hole_mask, prompt, first, later, seed)
+        filled = fill_steps(self.model, self.memory, steps, hole_mask, prompt, first, later, seed, self.support)
         return FillResult(filled.tokens.cpu(), filled.confidence.cpu(), filled.num_passes.cpu())
 
     def last_window(self, steps: Int[Tensor, "T N"]) -> Int[Tensor, "W1 N"]:
@@ -274,13 +279,16 @@ class World:
             part = Part(Layout.from_config(files.joint_layout), layout, tuple(config["joint_slots"]))
         model = model_from_weights(layout, model_config, memory, codecs_of(tokenizers), tensors["model"], part)
         starts = tensors["starts"].get("starts", torch.zeros(0, 1, layout.num_tokens, dtype=torch.int32))
+        support = tensors_of_part(tensors["starts"], "support")
         _check_starts(starts, layout)
+        check_support(support, layout)
         return cls(
             tokenizers,
             WorldConfig(model_config, FillSettings(**config["fill"]), config["metadata"]),
             starts,
             model,
             memory.from_tensors(layout, tensors["memory"]),
+            support,
         )
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.bfloat16) -> Path:
@@ -293,7 +301,7 @@ class World:
             "model": {name: tensor.to(dtype) for name, tensor in self.model.state_dict().items()},
             "tokenizers": join_tensors({role: own.tensors() for role, own in self.tokenizers.items()}),
             "memory": self.memory.tensors(),
-            "starts": {"starts": self.starts.to(torch.int32)},
+            "starts": {"starts": self.starts.to(torch.int32)} | join_tensors({"support": self.support}),
         }
         return WorldFiles(self._to_config(), tensors)
 

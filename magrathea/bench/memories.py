@@ -99,7 +99,7 @@ def _of_size(world: World, size: int) -> World:
     name = of_size(world.config.model.memory, size)
     config = replace(world.config, model=replace(world.config.model, memory=name))
     memory = memory_class(name).from_tensors(world.layout, world.memory.tensors())
-    return World(world.tokenizers, config, world.starts, world.model, memory)
+    return World(world.tokenizers, config, world.starts, world.model, memory, world.support)
 
 
 def pooled(measured: list[Any]) -> Any:

@@ -289,7 +289,8 @@ class Session:
         generators = [self._generators[index] for index in batch_indices]
         for index, generator in zip(batch_indices, generators, strict=True):
             generator.manual_seed(derive_seed(self._seeds[index], purpose, self._histories[index].num_steps))
-        filled = fill(predict, tokens.to(device), hole_mask.to(device), self.world.layout, self.settings, generators)
+        layout, support = self.world.layout, self.world.support
+        filled = fill(predict, tokens.to(device), hole_mask.to(device), layout, self.settings, generators, support)
         self._filled_trunk = predict.trunk
         if not self.world.layout.values_slots:
             return filled

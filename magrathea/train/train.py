@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from magrathea.pretrained import folder_to_write
 from magrathea.progress import Stages
 from magrathea.sampler import FillSettings
 from magrathea.spaces import check_space, index_batch
+from magrathea.support import fit_support, join_support
 from magrathea.tokenizers import RewardTokenizer, TerminatedTokenizer, Tokenizer, tokenizer_for
 from magrathea.tokenizers.roles import Tokenizers, codecs_of
 from magrathea.train import distributed
@@ -177,9 +178,11 @@ def prepare(
                 metadata["continues"] = [source_world.fingerprint, *source_world.continues]
         encoded = encode_dataset(source, episodes, world, report.stages, deadline)
         report.stages.begin("fitting the memory")
-        steps = (torch.from_numpy(tokens.astype(np.int64)) for tokens, _ in encoded)
-        world.memory = memory_class(config.model.memory).fit(world.layout, steps)
+        world.memory = memory_class(config.model.memory).fit(world.layout, _steps(encoded))
         world.starts = _draw_starts(source, held_out or episodes, world, settings)
+        world.support = fit_support(world.layout, _steps(encoded), world.starts)
+        if source_world is not None and tokenizers is source_world.tokenizers:  # the model has seen both
+            world.support = join_support(world.support, source_world.support)
         world.metadata["training"]["tokenizer"] = report.tokenizers(world, source, held_out or episodes)
         world.save_pretrained(out)
     if not TokenCache.exists(tokens):
@@ -187,6 +190,11 @@ def prepare(
         encoded = encoded or encode_dataset(source, episodes, world, report.stages, deadline)
         report.stages.begin("reading the memory")
         TokenCache.build(encoded, world, tokens)
+
+
+def _steps(encoded: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[torch.Tensor]:
+    """The tokens (T + 1, N) of the episodes that `encode_dataset` gave."""
+    return (torch.from_numpy(tokens.astype(np.int64)) for tokens, _ in encoded)
 
 
 def _init_from(trained: World, world: World, source: Dataset) -> None:
