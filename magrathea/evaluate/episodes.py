@@ -93,19 +93,9 @@ def episodes_table(result: EpisodesResult) -> str:
     """The figures in a table of Markdown."""
     rows = [f"| up to {result.num_steps} steps | reality | dreams |", "| --- | ---: | ---: |"]
     for name, sources in result.outcomes.items():
-        form = "{:.0%}" if name == "episodes that end" else "{:.1f}"
-        rows.append(f"| {name} | {_text(sources['reality'], form)} | {_text(sources['dream'], form)} |")
+        write = ("{:.0%}" if name == "episodes that end" else "{:.1f}").format
+        rows.append(f"| {name} | {sources['reality'].text(write)} | {sources['dream'].text(write)} |")
     for name, sources in result.events.items():
-        shares = [_text(sources.get(source, Figure()), "{:.2%}") for source in ("reality", "dream")]
+        shares = [sources.get(source, Figure()).text("{:.2%}".format) for source in ("reality", "dream")]
         rows.append(f"| steps with: {name} | {shares[0]} | {shares[1]} |")
     return "\n".join(rows)
-
-
-def _text(figure: Figure, form: str) -> str:
-    """A figure and its interval in words."""
-    if figure.value is None:
-        return "not measured"
-    text = form.format(figure.value)
-    if figure.low is None or figure.high is None:
-        return text
-    return f"{text} ({form.format(figure.low)} … {form.format(figure.high)})"

@@ -51,15 +51,12 @@ def number(value: float, unit: str = "%") -> str:
 
 def interval(figure: Figure, unit: str = "%") -> str:
     """A figure's interval, or nothing."""
-    if figure.value is None or figure.low is None or figure.high is None:
-        return ""
-    return f"{number(figure.low, unit)} … {number(figure.high, unit)}"
+    return figure.interval(lambda value: number(value, unit))
 
 
 def as_text(figure: Figure, unit: str = "%") -> str:
     """A figure with its interval, or a dash."""
-    ends = interval(figure, unit)
-    return short(figure, unit) + (f" ({ends})" if ends else "")
+    return figure.text(lambda value: number(value, unit))
 
 
 def short(figure: Figure, unit: str = "%") -> str:

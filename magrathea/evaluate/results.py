@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,19 @@ class Figure:
     high: float | None = None
     episodes: int = 0
     count: int = 0
+
+    def text(self, write: Callable[[float], str]) -> str:
+        """The value and in brackets the interval, if there is one, as `write` gives numbers; a dash for no value."""
+        if self.value is None:
+            return "–"
+        interval = self.interval(write)
+        return write(self.value) + (f" ({interval})" if interval else "")
+
+    def interval(self, write: Callable[[float], str]) -> str:
+        """The interval alone, or nothing."""
+        if self.value is None or self.low is None or self.high is None:
+            return ""
+        return f"{write(self.low)} … {write(self.high)}"
 
 
 Sources = dict[str, Figure]  # what was measured (model, a baseline, a bound) -> its figure

@@ -137,10 +137,7 @@ def _number(value: float | None) -> str:
 
 def _share(measured: Figure) -> str:
     """A share with its interval, and of how many."""
-    if measured.value is None:
-        return "none said"
-    between = "" if measured.low is None else f" ({measured.low:.1%} … {measured.high:.1%})"
-    return f"{measured.value:.1%}{between} of {measured.count}"
+    return "none said" if measured.value is None else f"{measured.text('{:.1%}'.format)} of {measured.count}"
 
 
 @dataclass
