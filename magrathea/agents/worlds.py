@@ -8,6 +8,7 @@ import optree
 
 from magrathea.data import Dataset
 from magrathea.spaces import is_image, leaf_spaces_of
+from magrathea.tokenizers import Tokenizer
 from magrathea.world import World
 
 PASSES, LEAST_STEPS = 40, 200_000  # most of a world that could learn its recordings by heart: passes, steps trained
@@ -29,15 +30,20 @@ def knows(world: World, dataset: Dataset) -> bool:
     rewards, tokenizer = np.unique(np.concatenate([each.reward for each in episodes])), world.tokenizers["reward"]
     if _share_known(tokenizer.decode(tokenizer.encode(rewards)), rewards) < 1:
         return False
-    places = [place for place, (_, leaf) in enumerate(leaf_spaces_of(world.observation_space)) if _is_told_apart(leaf)]
-    told, recorded = [], []  # of each episode, the leaves of its observations
-    for episode in episodes if places else ():
-        tokens = world.encode_episode(episode.observation, episode.action, episode.reward, episode.terminated)
-        for leaves, observation in ((told, world.decode_observation(tokens)), (recorded, episode.observation)):
-            every = optree.tree_leaves(observation)
-            leaves.append([every[place] for place in places])
-    pairs = zip(zip(*told, strict=True), zip(*recorded, strict=True), strict=True)
-    return all(_share_known(np.concatenate(one), np.concatenate(other)) > KNOWN for one, other in pairs)
+    tokenizers = world.tokenizers["observation"].leaves
+    for place, (key, leaf) in enumerate(leaf_spaces_of(world.observation_space)):
+        if _is_told_apart(leaf):
+            recorded = [optree.tree_leaves(each.observation)[place] for each in episodes]
+            told = [_as_told(tokenizers[key], values) for values in recorded]
+            if _share_known(np.concatenate(told), np.concatenate(recorded)) <= KNOWN:
+                return False
+    return True
+
+
+def _as_told(tokenizer: Tokenizer, values: np.ndarray) -> np.ndarray:
+    """Values (T, …) of an episode as their tokens tell them, each given the one before."""
+    tokens = [tokenizer.encode(values[:1]), tokenizer.encode(values[1:], values[:-1])]
+    return tokenizer.decode(np.concatenate(tokens))
 
 
 def _is_told_apart(leaf: gymnasium.Space) -> bool:
