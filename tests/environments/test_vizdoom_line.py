@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import gymnasium
@@ -13,6 +14,7 @@ import pytest
 from magrathea.data import make_env
 from magrathea.data.policies import policy_named
 from magrathea.errors import MagratheaError
+from magrathea.pretrained import shipped_worlds
 
 pytest.importorskip("vizdoom")
 from magrathea.environments.vizdoom.line import ACTION_NAMES, BAR_COLOURS, VIEW
@@ -67,21 +69,31 @@ def test_a_seed_repeats_its_frames_after_other_games(env: gymnasium.Env) -> None
     assert np.array_equal(first, again) and first.shape[1:] == (64, 72, 3) and first.dtype == np.uint8
 
 
+def moved(before: np.ndarray, now: np.ndarray) -> int:
+    """By how many pixels to the right the walls of a picture fit those of the one before best."""
+    before, now = (frame[..., : VIEW[0] - 16, :, :].astype(int) for frame in (before, now))
+
+    def difference(pixels: int) -> float:
+        new, old = (now, before) if pixels > 0 else (before, now)
+        return float(np.abs(new[..., abs(pixels) :, :] - old[..., : VIEW[1] - abs(pixels), :]).mean())
+
+    return min(range(-16, 17), key=difference)
+
+
 @pytest.mark.parametrize(("action", "shift"), [(LEFT, 8), (RIGHT, -8)])
 def test_turning_moves_the_view_by_whole_pixels(env: gymnasium.Env, action: int, shift: int) -> None:
     env.reset(seed=1)
-    for _ in range(12):  # to where no monster is
-        before = env.step(action)[0].astype(int)[: VIEW[0] - 16]
-    now = env.step(action)[0].astype(int)[: VIEW[0] - 16]
+    frames = [env.step(action)[0] for _ in range(12)]
+    assert [moved(*pair) for pair in pairwise(frames)] == [shift] * 11
 
-    def difference(pixels: int) -> float:
-        pair = (now, before) if pixels > 0 else (before, now)
-        return float(np.abs(pair[0][:, abs(pixels) :] - pair[1][:, : VIEW[1] - abs(pixels)]).mean())
 
-    others = [
-        difference(pixels) for pixels in range(min(shift, 0) * 2, max(shift, 0) * 2 + 1) if pixels not in (shift, 0)
-    ]
-    assert difference(shift) < 0.6 * min(others)
+@pytest.mark.skipif("vizdoom-line" not in shipped_worlds(), reason="no world 'vizdoom-line' is shipped")
+@pytest.mark.parametrize(("action", "shift"), [(NOOP, 0), (LEFT, 8), (RIGHT, -8)])
+def test_the_shipped_world_turns_as_the_game_does(action: int, shift: int) -> None:
+    dreams = gymnasium.make_vec("magrathea/Dream-v0", num_envs=8, world="vizdoom-line")
+    before, _ = dreams.reset(seed=0)
+    now, *_ = dreams.step(np.full(8, action))
+    assert moved(before, now) == shift
 
 
 def test_who_does_nothing_loses_health_and_the_game(env: gymnasium.Env) -> None:
