@@ -9,7 +9,7 @@ import gymnasium
 import pytest
 import torch
 
-SHAPED = ("interfaces", "layout", "masks", "sampler", "model", "memory", "session", "world")
+SHAPED = ("interfaces", "layout", "masks", "sampler", "model", "memory", "session", "support", "world")
 if os.environ.get("CHECK_SHAPES"):  # see test_shapes.py; before the modules are imported
     from jaxtyping import install_import_hook
 

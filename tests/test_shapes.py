@@ -16,6 +16,7 @@ TESTS = (
     "test_masks.py",
     "test_model.py",
     "test_sampler.py",
+    "test_support.py",
     "test_memories.py::test_sampling_agrees_with_training",
     "test_memory_cycle_clock.py",
     "test_memory_map.py",
