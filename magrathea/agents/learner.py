@@ -102,7 +102,7 @@ def lambda_returns(
 
 
 class Network(nn.Module):
-    """Standardized features (n, S, F) -> outputs (n, O)."""
+    """Standardized features (*n, S, F) -> outputs (*n, O)."""
 
     def __init__(self, num_positions: int, num_features: int, width: int, num_outputs: int) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class Network(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, features: Float[Tensor, "n S F"]) -> Float[Tensor, "n O"]:
+    def forward(self, features: Float[Tensor, "*n S F"]) -> Float[Tensor, "*n O"]:
         return self.out(self.layers(self.positions(features).flatten(-2)))
 
 
@@ -153,11 +153,7 @@ class ActorCritic(nn.Module):
         return self.action_map.distribution(self.actor(self.standardized(features)))
 
     def value(self, features: Float[Tensor, "*n S F"]) -> Float[Tensor, "*n"]:
-        return self.bins.value(self.critic_logits(features.flatten(0, -3))).unflatten(0, features.shape[:-2])
-
-    def critic_logits(self, features: Float[Tensor, "n S F"], *, slow: bool = False) -> Float[Tensor, "n K"]:
-        """Logits of the value's K bins, by the critic or its slow copy."""
-        return (self.slow_critic if slow else self.critic)(self.standardized(features))
+        return self.bins.value(self.critic(self.standardized(features)))
 
     def standardized(self, features: Float[Tensor, "*n S F"]) -> Float[Tensor, "*n S F"]:
         return ((features - self.mean) / self.std).clamp(-MOST_DEVIATION, MOST_DEVIATION)
@@ -175,7 +171,7 @@ class Learner:
         self.network, self.settings, self.scale = network, settings, 0.0
         self._num_updates = 0
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.Adam(trained, lr=settings.learning_rate, eps=1e-5)
+        self.optimizer = torch.optim.Adam(trained, lr=settings.learning_rate, eps=1e-5, fused=True)
 
     def update(self, dreams: Trajectories, real: Trajectories | None = None, rate: float = 1.0) -> dict[str, float]:
         """Learn from trajectories of the present policy, and the critic alone from recorded ones too, at a share of the
@@ -195,7 +191,7 @@ class Learner:
                 losses.append(self._losses({name: values[part] for name, values in batch.items()}, entropy))
                 if recorded is not None:
                     some = torch.randint(len(recorded["returns"]), (len(part),))
-                    real_loss = self._critic_loss(recorded["features"][some], recorded["returns"][some])
+                    real_loss = self._critic_loss(recorded["standardized"][some], recorded["returns"][some])
                     losses[-1]["real_critic"] = self.settings.real_weight * real_loss
                 self._step(sum(losses[-1].values(), torch.zeros(())))
         means = {
@@ -206,33 +202,37 @@ class Learner:
 
     def _targets(self, steps: Trajectories) -> dict[str, Tensor]:
         """The valid steps (n, …) with their returns, values, and the log-probabilities of their actions."""
-        values = self.network.value(steps.features)
+        standardized = self.network.standardized(steps.features)  # once: it takes as long as the networks
+        values = self.network.bins.value(self.network.critic(standardized))
         returns = lambda_returns(steps, values, self.settings.discount, self.settings.trace_decay)
-        features, actions = steps.features[:, :-1][steps.valid], steps.actions[steps.valid]
+        features, actions = standardized[:, :-1][steps.valid], steps.actions[steps.valid]
         return {
-            "features": features,
+            "standardized": features,
             "actions": actions,
             "returns": returns[steps.valid],
             "values": values[:, :-1][steps.valid],
-            "log_prob": self.network.policy(features).log_prob(actions),
+            "log_prob": self._policy(features).log_prob(actions),
         }
 
+    def _policy(self, standardized: Float[Tensor, "n S F"]) -> Distribution:
+        return self.network.action_map.distribution(self.network.actor(standardized))
+
     def _losses(self, batch: dict[str, Tensor], entropy: float) -> dict[str, Tensor]:
-        policy = self.network.policy(batch["features"])
+        policy = self._policy(batch["standardized"])
         advantages = (batch["returns"] - batch["values"]) / max(LEAST_SCALE, self.scale)
         ratio = (policy.log_prob(batch["actions"]) - batch["log_prob"]).exp()
         clipped = ratio.clamp(1 - self.settings.clip, 1 + self.settings.clip)
         return {
             "actor": -torch.minimum(ratio * advantages, clipped * advantages).mean(),
             "entropy": -entropy * policy.entropy().mean(),
-            "critic": self._critic_loss(batch["features"], batch["returns"]),
+            "critic": self._critic_loss(batch["standardized"], batch["returns"]),
         }
 
-    def _critic_loss(self, features: Tensor, returns: Tensor) -> Tensor:
+    def _critic_loss(self, standardized: Tensor, returns: Tensor) -> Tensor:
         """Toward the returns, and, to change slowly, toward what the slow copy says."""
-        bins, logits = self.network.bins, self.network.critic_logits(features)
+        bins, logits = self.network.bins, self.network.critic(standardized)
         with torch.no_grad():
-            slow = bins.value(self.network.critic_logits(features, slow=True))
+            slow = bins.value(self.network.slow_critic(standardized))
         return (bins.loss(logits, returns) + bins.loss(logits, slow)).mean()
 
     def _step(self, loss: Tensor) -> None:
