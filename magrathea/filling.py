@@ -85,7 +85,8 @@ def _with_values(model: MaskedTransformer, tokens: Tensor, before: Tensor, holes
 
 
 class _Predict:
-    """The model given the past, for `fill`: tokens and holes of some of the batch -> logits of every slot."""
+    """The model given the past, for `fill`: tokens and holes of some of the batch -> logits of the slots with
+    holes."""
 
     def __init__(self, model: MaskedTransformer, kv_cache: SegmentKVCache, time: Int[Tensor, "B 1"]) -> None:
         self.model, self.kv_cache, self.time = model, kv_cache, time

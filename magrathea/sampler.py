@@ -162,9 +162,9 @@ def fill(
         uniforms = torch.stack([_uniforms(generator, layout, settings) for generator in own], dim=1).to(tokens.device)
         logits = predict(now, open_holes, chosen)
         drawn, certainty = _draw(logits, now, open_holes, layout, settings, uniforms[0], support or {})
-        for name, probabilities in rewards.items():
+        for name in rewards.keys() & logits.keys():
             is_open, given = open_holes[:, layout.span(name)], logits[name][:, 0].float().softmax(-1)
-            probabilities[here] = torch.where(is_open, given, probabilities[here])
+            rewards[name][here] = torch.where(is_open, given, rewards[name][here])
         ready, sure = _without_events(certainty, open_holes, layout, settings)
         keep = sure | _select(certainty, ready, num_holes[here], index, layout, settings, uniforms[1])
         tokens[here], holes[here] = _without_ends(torch.where(keep, drawn, now), open_holes & ~keep, layout)

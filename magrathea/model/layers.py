@@ -7,7 +7,7 @@ share a position, V vocabulary of a slot, C cells of a picture.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -244,7 +244,7 @@ def token_width(slot: Slot, width: int) -> int:
 
 # -- positions to logits ----------------------------------------------------------------------------------------------
 class StepHead(nn.Module):
-    """Positions -> logits of every slot's tokens.
+    """Positions -> logits of slots' tokens.
 
     Most observation tokens are those of the same place in the previous step, or those that the memory predicts: the
     copy sources. For each source a token has a copy bias, added to the logit of the source's token, and a copy gate,
@@ -304,43 +304,57 @@ class StepHead(nn.Module):
     def _num_sources(self, slot: Slot) -> int:
         return 1 + (slot.name in self.memory_slots)
 
-    def copy_sources(self, previous: Int[Tensor, "*n N"], readout: MemoryReadout) -> list[list[Tensor]]:
-        """For each slot the tokens (..., its tokens) that may be copied: of the previous step, and predicted ones."""
-        sources = [[previous[..., self.layout.span(slot.name)]] if self._is_copied(slot) else [] for slot in self.slots]
-        for slot, tokens in zip(self.slots, sources, strict=True):
-            if slot.name in self.memory_slots and slot.name in readout.predicted_tokens:
-                tokens.append(readout.predicted_tokens[slot.name])
+    def copy_sources(self, previous: Int[Tensor, "*n N"], readout: MemoryReadout) -> dict[str, list[Tensor]]:
+        """For each slot's name the tokens (..., its tokens) that may be copied: of the previous step, and predicted
+        ones."""
+        sources = {
+            slot.name: [previous[..., self.layout.span(slot.name)]] if self._is_copied(slot) else []
+            for slot in self.slots
+        }
+        for name in self.memory_slots & readout.predicted_tokens.keys():
+            sources[name].append(readout.predicted_tokens[name])
         return sources
 
-    def features(self, x: Float[Tensor, "*n P D"], given: Mapping[str, Tensor]) -> list[Tensor]:
-        """Positions, and what is given for slots that have values -> for each slot (..., its tokens, E), ready for its
-        output table."""
-        x, start, features = norm(x), 0, []
-        for slot, split in zip(self.slots, self.split, strict=True):
+    def features(
+        self,
+        x: Float[Tensor, "*n P D"],
+        given: Mapping[str, Tensor],
+        sources: Mapping[str, Sequence[Tensor]],
+        names: Collection[str],
+    ) -> dict[str, Tensor]:
+        """For the names of slots (..., its tokens, E), ready for its output table.
+
+        Args:
+            x: the positions.
+            given: for slots that have values, what they are.
+            sources: for each slot its copy sources.
+            names: of the slots that are wanted.
+        """
+        x, start, features = norm(x), 0, {}
+        for slot, split, attention, vectors in zip(
+            self.slots, self.split, self.prev_frame_attention, self.copy_vectors, strict=True
+        ):
             place = x[..., start : start + slot.num_positions, :]
             start += slot.num_positions
+            if slot.name not in names:
+                continue
             if slot.name in given:
-                features.append(given[slot.name])
-            else:
-                features.append(ungroup_tokens(split(place).unflatten(-1, (slot.tokens_per_position, -1)), slot))
+                features[slot.name] = given[slot.name]
+                continue
+            feature = ungroup_tokens(split(place).unflatten(-1, (slot.tokens_per_position, -1)), slot)
+            if self._is_picture(slot):
+                feature = feature + attention(feature, vectors(sources[slot.name][0]).to(feature.dtype))
+            features[slot.name] = feature
         return features
 
-    def add_prev_frame(self, features: Sequence[Tensor], sources: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-        """For each slot its features (..., its tokens, E) plus what is attended to in the previous step's picture."""
-        parts = zip(self.slots, features, sources, self.copy_vectors, self.prev_frame_attention, strict=True)
-        return [
-            feature + attention(feature, vectors(source[0]).to(feature.dtype)) if self._is_picture(slot) else feature
-            for slot, feature, source, vectors, attention in parts
-        ]
-
-    def copies(self, features: Sequence[Tensor], recent: Tensor | None) -> list[Copies | None]:
-        """For each slot what may be copied from the steps before (*n, R, N), the newest first; None for slots that are
-        no sequences."""
-        found: list[Copies | None] = [None] * len(self.slots)
-        for name, pointer in self.pointers.items():
-            assert recent is not None
-            index = int(name)
-            found[index] = pointer(features[index], recent[..., self.layout.span(self.slots[index].name)])
+    def copies(self, features: Mapping[str, Tensor], recent: Tensor | None) -> dict[str, Copies]:
+        """For the names of sequences what may be copied from the steps before (*n, R, N), the newest first."""
+        found = {}
+        for index, pointer in self.pointers.items():
+            name = self.slots[int(index)].name
+            if name in features:
+                assert recent is not None
+                found[name] = pointer(features[name], recent[..., self.layout.span(name)])
         return found
 
     def logits(
@@ -364,14 +378,16 @@ class StepHead(nn.Module):
         return logits.scatter_add_(-1, tokens.clamp(max=logits.shape[-1] - 1), (bias * present).to(logits.dtype))
 
     def forward(
-        self, features: Sequence[Tensor], sources: Sequence[Sequence[Tensor]], recent: Tensor | None = None
+        self, features: Mapping[str, Tensor], sources: Mapping[str, Sequence[Tensor]], recent: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """For each slot its features (..., its tokens, E) and its copy sources, and the steps before (*n, R, N) where
-        there are sequences -> for each slot's name the logits (..., its tokens, V)."""
-        features = self.add_prev_frame(features, sources)
+        """For the names of slots their features (..., its tokens, E) and copy sources, and the steps before (*n, R, N)
+        where there are sequences -> for the same names the logits (..., its tokens, V)."""
         copies = self.copies(features, recent)
-        each = enumerate(zip(self.slots, features, sources, strict=True))
-        return {slot.name: self.logits(index, part, copied, copies[index]) for index, (slot, part, copied) in each}
+        return {
+            slot.name: self.logits(index, features[slot.name], sources[slot.name], copies.get(slot.name))
+            for index, slot in enumerate(self.slots)
+            if slot.name in features
+        }
 
 
 def _keep_bias(slot: Slot) -> nn.Parameter:

@@ -18,9 +18,9 @@ from magrathea.model.values import ValuesSlot
 def loss_at_holes(
     head: StepHead,
     values: Mapping[str, ValuesSlot],
-    features: Sequence[Tensor],
-    copy_sources: Sequence[Sequence[Tensor]],
-    copies: Sequence[Copies | None],
+    features: Mapping[str, Tensor],
+    copy_sources: Mapping[str, Sequence[Tensor]],
+    copies: Mapping[str, Copies],
     tokens: Int[Tensor, "B F N"],
     hole_mask: Bool[Tensor, "B F N"],
     previous: Int[Tensor, "B F N"],
@@ -30,16 +30,15 @@ def loss_at_holes(
     Args:
         head: that makes logits of features.
         values: of the slots that have values, by name.
-        features, copy_sources, copies: for each slot, what `head.logits` takes, of all tokens.
+        features, copy_sources, copies: for each slot's name, what `head.logits` takes, of all tokens.
         tokens: the true steps; holes whose token is absent have no loss.
         hole_mask: True = hole.
         previous: the true steps before.
     """
     total, num_holes = (torch.zeros((), device=tokens.device) for _ in range(2))
     num_tokens = sum(slot.num_tokens for slot in head.slots)
-    parts = zip(head.slots, features, copy_sources, copies, strict=True)
-    for index, (slot, feature, sources, copied) in enumerate(parts):
-        span = head.layout.span(slot.name)
+    for index, slot in enumerate(head.slots):
+        feature, copied, span = features[slot.name], copies.get(slot.name), head.layout.span(slot.name)
         target = tokens[..., span]
         holes = hole_mask[..., span] & (target < slot.vocab_size)
         weight = max(1.0, num_tokens / (10 * slot.num_tokens))  # no slot is under a tenth of a step
@@ -47,7 +46,7 @@ def loss_at_holes(
             loss, weights = values[slot.name].loss(head.logits(index, feature, []), tokens, previous, holes)
             total, num_holes = total + weight * loss, num_holes + weight * weights
             continue
-        own, here = [source[holes] for source in sources], None if copied is None else copied.at(holes)
+        own, here = [source[holes] for source in copy_sources[slot.name]], None if copied is None else copied.at(holes)
         logits = head.logits(index, feature[holes], own, here).float()
         total = total + weight * F.cross_entropy(logits, _targets(slot, target[holes]), reduction="sum")
         num_holes = num_holes + weight * holes.sum()

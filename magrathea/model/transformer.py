@@ -10,7 +10,7 @@ Shapes: B batch, T steps, N tokens of a step, P positions of a step, D width, H 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple
@@ -263,13 +263,16 @@ class MaskedTransformer(nn.Module):
         x = self._add_action(x, self.action_contexts[num_sequences:])
         return TrunkOutput(x, cells, context)
 
-    def features(self, trunk: TrunkOutput) -> list[Tensor]:
-        """For each slot (B, T, its tokens, E), what its tokens are predicted from."""
+    def features(
+        self, trunk: TrunkOutput, sources: Mapping[str, Sequence[Tensor]], names: Collection[str]
+    ) -> dict[str, Tensor]:
+        """For the names of slots (B, T, its tokens, E), what its tokens are predicted from."""
         outputs = {
             part.slot.name: part.outputs(trunk.positions[:, :, self._positions_of(part.slot)], own, trunk.context)
             for part, own in trunk.cells.items()
+            if part.slot.name in names
         }
-        return self.head.features(trunk.positions, outputs)
+        return self.head.features(trunk.positions, outputs, sources, names)
 
     @torch.no_grad()
     def state_features(self, trunk: Float[Tensor, "*n P D"], tokens: Int[Tensor, "*n N"]) -> Float[Tensor, "*n S F"]:
@@ -352,17 +355,20 @@ class MaskedTransformer(nn.Module):
         time: Int[Tensor, "B T"],
         kv_cache: KVCache,
     ) -> dict[str, Tensor]:
-        """Steps with holes at times -> for each slot's name logits (B, T, its tokens, its vocabulary)."""
-        return self.logits(self.trunk(tokens, hole_mask, time, kv_cache), kv_cache)
+        """Steps with holes at times -> what `logits` gives at their holes."""
+        return self.logits(self.trunk(tokens, hole_mask, time, kv_cache), kv_cache, hole_mask)
 
-    def logits(self, trunk: TrunkOutput, kv_cache: KVCache) -> dict[str, Tensor]:
-        """For each slot's name logits (B, T, its tokens, its vocabulary)."""
-        features, num_steps = self.features(trunk), trunk.positions.shape[1]
-        previous = self._previous(kv_cache, num_steps)
+    def logits(self, trunk: TrunkOutput, kv_cache: KVCache, holes: Bool[Tensor, "B T N"]) -> dict[str, Tensor]:
+        """For the name of each slot that has a hole logits (B, T, its tokens, its vocabulary)."""
+        previous = self._previous(kv_cache, trunk.positions.shape[1])
         sources = self.head.copy_sources(previous, kv_cache.conditioning.readout)
-        logits = self.head(features, sources, self._recent(kv_cache, num_steps))
+        slots = self.layout.token_slots
+        names = {slot.name for slot in slots if holes[..., self.layout.span(slot.name)].any()}
+        features = self.features(trunk, sources, names)
+        logits = self.head(features, sources, self._recent(kv_cache, trunk.positions.shape[1]))
         for part in self._values_slots():
-            logits[part.slot.name] = part.of_values(logits[part.slot.name], previous)
+            if part.slot.name in names:
+                logits[part.slot.name] = part.of_values(logits[part.slot.name], previous)
         return logits
 
     def _recent(self, kv_cache: KVCache, num_steps: int) -> Int[Tensor, "B T R N"] | None:
@@ -397,7 +403,8 @@ class MaskedTransformer(nn.Module):
         time = torch.arange(first, past_tokens.shape[1], device=tokens.device).expand(tokens.shape[:2])
         before = self._previous(kv_cache, tokens.shape[1])
         sources = self.head.copy_sources(before, kv_cache.conditioning.readout)
-        features = self.head.add_prev_frame(self.features(self.trunk(tokens, hole_mask, time, kv_cache)), sources)
+        names = [slot.name for slot in self.layout.token_slots]
+        features = self.features(self.trunk(tokens, hole_mask, time, kv_cache), sources, names)
         copies = self.head.copies(features, self._recent(kv_cache, tokens.shape[1]))
         previous = F.pad(past_tokens, (0, 0, 1, -1))[:, first:]
         values = {part.slot.name: part for part in self._values_slots()}

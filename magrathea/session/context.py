@@ -297,7 +297,7 @@ class StepPredictor:
         self.trunk: Tensor | None = None
 
     def __call__(self, tokens: Tensor, open_holes: Tensor, chosen: Tensor | None) -> dict[str, Tensor]:
-        """Tokens (n, N) of all worlds or of the chosen ones, and their holes -> logits of every slot."""
+        """Tokens (n, N) of all worlds or of the chosen ones, and their holes -> logits of every slot with holes."""
         model, here = self._context.world.model, slice(None) if chosen is None else chosen
         hidden = open_holes if self._stays_open is None else open_holes | self._stays_open[here]
         indices = self._batch_indices if chosen is None else [self._batch_indices[i] for i in chosen.tolist()]
@@ -305,7 +305,7 @@ class StepPredictor:
         trunk = model.trunk(tokens[:, None], hidden[:, None], self._time[here], kv_cache)
         if self.trunk is None:
             self.trunk = trunk.positions.squeeze(1)
-        return {name: logits.squeeze(1) for name, logits in model.logits(trunk, kv_cache).items()}
+        return {name: logits.squeeze(1) for name, logits in model.logits(trunk, kv_cache, open_holes[:, None]).items()}
 
 
 def _lacking(batch_indices: list[int], numbers: list[int], num_written: list[int]) -> list[int]:
