@@ -297,14 +297,16 @@ def _weights(
 def _without_events(
     certainty: Float[Tensor, "I N"], holes: Bool[Tensor, "I N"], layout: Layout, settings: FillSettings
 ) -> tuple[Bool[Tensor, "I N"], Bool[Tensor, "I N"]]:
-    """The holes among which the order chooses, without rewards and endings while there are others, and those rewards
-    and endings that are certain by then."""
+    """The holes among which the order chooses, and the rewards and endings that are certain. Those that are not wait:
+    endings for all else, and rewards for the endings too, as a reward of the goal does not come without the end."""
     if settings.event_threshold is None:
         return holes, torch.zeros_like(holes)
-    events = layout.mask_of(*EVENTS).to(holes.device)
-    others = holes & ~events
-    are_left = others.any(-1, keepdim=True)
-    return torch.where(are_left, others, holes), holes & events & are_left & (certainty >= settings.event_threshold)
+    events, endings = (mask.to(holes.device) for mask in (layout.mask_of(*EVENTS), layout.mask_of("terminated")))
+    certain = holes & events & (certainty >= settings.event_threshold)
+    ready = holes
+    for earlier in (holes & endings & ~certain, holes & ~events):
+        ready = torch.where(earlier.any(-1, keepdim=True), earlier, ready)
+    return ready, certain
 
 
 def _without_ends(
