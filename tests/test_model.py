@@ -147,6 +147,25 @@ def test_loss_counts_only_holes_that_are_not_absent(model: MaskedTransformer) ->
     assert weight == 2 * weight_less and less < loss
 
 
+@pytest.mark.parametrize("weight", [1.0, 20.0])
+def test_weights_of_rare_events_do_not_change_what_is_learned(model: MaskedTransformer, weight: float) -> None:
+    """One ending in twenty steps, whatever it weighs, is learned as one in twenty"""
+    tokens = steps(1, 1).expand(400, 2, -1).clone()
+    tokens[:, 1, LAYOUT.span("terminated")] = (torch.arange(400) % 20 == 0).long()[:, None]
+    holes = LAYOUT.mask_of("terminated").expand(400, 1, -1)
+    model.event_weights = {"terminated": torch.tensor([1.0, weight])}
+    out = model.head.out[-1].requires_grad_(True)
+    optimizer = torch.optim.Adam(out.parameters(), lr=0.05)
+    for _ in range(150):
+        loss, num_holes = model(tokens[:, :1].expand(-1, 2, -1), tokens[:, 1:], holes, first=1)
+        optimizer.zero_grad()
+        (loss / num_holes).backward()
+        optimizer.step()
+    with torch.inference_mode():
+        ended = logits_of(model, tokens[:1, :1].expand(-1, 2, -1), holes[:1], first=1)[0, 0].softmax(-1)[1]
+    assert float(ended) == pytest.approx(0.05, abs=0.01)
+
+
 def test_invalid_sizes_say_what_to_do() -> None:
     with pytest.raises(MagratheaError, match="multiple of 48"):
         ModelConfig(width=100)

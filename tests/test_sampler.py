@@ -270,6 +270,23 @@ def test_uncertain_rewards_and_endings_follow_what_was_drawn(order: Order) -> No
     assert torch.equal(filled[:, 1], filled[:, 0]) and torch.equal(filled[:, 2], filled[:, 0])
 
 
+def test_rewards_agree_with_endings_that_the_rest_leaves_open() -> None:
+    slots = [Slot(name=name, role=name, vocab_size=2) for name in ("observation", "reward", "terminated")]
+    layout = Layout(tuple(slots))
+
+    def predict(tokens: Tensor, hole_mask: Tensor, chosen: Tensor | None) -> dict[str, Tensor]:
+        """Whether it ends is open whatever is observed; the reward comes with the end."""
+        even = torch.zeros(len(tokens), 1, 2)
+        with_end = torch.nn.functional.one_hot(tokens[:, 2:], 2) * 20.0
+        reward = torch.where(hole_mask[:, 2:, None], even, with_end)
+        return {"observation": even, "reward": reward, "terminated": even}
+
+    settings, holes = FillSettings(order="one_shot", event_threshold=0.99), torch.ones(200, 3, dtype=torch.bool)
+    filled = fill(predict, torch.zeros(200, 3, dtype=torch.long), holes, layout, settings, generators(200))
+    assert 60 < filled.tokens[:, 2].sum() < 140
+    assert torch.equal(filled.tokens[:, 1], filled.tokens[:, 2]) and filled.num_passes.tolist() == [3] * 200
+
+
 def test_rewards_and_endings_that_are_certain_cost_no_further_pass() -> None:
     layout = Layout(
         (Slot(name="observation", role="observation", vocab_size=2), Slot(name="reward", role="reward", vocab_size=2))

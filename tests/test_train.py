@@ -169,6 +169,16 @@ def test_segments_do_not_cross_episodes(work: Path, debug_world: World) -> None:
     assert past_end.any() and not past_end[:, 1].any()
 
 
+def test_rare_rewards_and_endings_weigh_more(work: Path, debug_world: World) -> None:
+    cache = TokenCache.open(work / "tokens", debug_world.layout)
+    ended = np.asarray(cache.tokens[:, -1])
+    weights = cache.event_weights()
+    assert weights.keys() == {"reward", "terminated"}
+    expected = min(20.0, ((ended == 0).sum() / max(1, (ended == 1).sum())) ** 0.5)
+    assert weights["terminated"].tolist() == pytest.approx([1.0, expected])
+    assert expected > 2
+
+
 def test_every_step_but_the_first_of_an_episode_is_a_target(work: Path, debug_world: World) -> None:
     """Those right after a beginning too, whose context is the first step repeated."""
     cache, generator = TokenCache.open(work / "tokens", debug_world.layout), torch.Generator().manual_seed(0)

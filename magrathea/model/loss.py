@@ -24,6 +24,7 @@ def loss_at_holes(
     tokens: Int[Tensor, "B F N"],
     hole_mask: Bool[Tensor, "B F N"],
     previous: Int[Tensor, "B F N"],
+    event_weights: Mapping[str, Float[Tensor, " V"]],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """The weighted sum of the cross-entropies at the holes, and the sum of their weights.
 
@@ -34,6 +35,9 @@ def loss_at_holes(
         tokens: the true steps; holes whose token is absent have no loss.
         hole_mask: True = hole.
         previous: the true steps before.
+        event_weights: for names of slots how much each of their tokens weighs. The logits are those of the tokens as
+            often as they are: in the loss they are raised by the logarithms of the weights, which so change how fast
+            what is rare is learned, and not what is learned (logit adjustment, Menon et al. 2021).
     """
     total, num_holes = (torch.zeros((), device=tokens.device) for _ in range(2))
     num_tokens = sum(slot.num_tokens for slot in head.slots)
@@ -48,8 +52,14 @@ def loss_at_holes(
             continue
         own, here = [source[holes] for source in copy_sources[slot.name]], None if copied is None else copied.at(holes)
         logits = head.logits(index, feature[holes], own, here).float()
-        total = total + weight * F.cross_entropy(logits, _targets(slot, target[holes]), reduction="sum")
-        num_holes = num_holes + weight * holes.sum()
+        if slot.name in event_weights:
+            each = event_weights[slot.name]
+            loss = F.cross_entropy(logits + each.log(), target[holes], weight=each, reduction="sum")
+            weights = each[target[holes]].sum()
+        else:
+            loss = F.cross_entropy(logits, _targets(slot, target[holes]), reduction="sum")
+            weights = holes.sum()
+        total, num_holes = total + weight * loss, num_holes + weight * weights
     return total, num_holes
 
 

@@ -85,6 +85,9 @@ class MaskedTransformer(nn.Module):
         config: sizes.
         memory: the kind of memory whose readouts the model is given.
         codecs: of the slots that have values, by name.
+
+    Attributes:
+        event_weights: in training, how much tokens of rewards and endings weigh, see `loss_at_holes`.
     """
 
     absent: Tensor
@@ -98,6 +101,7 @@ class MaskedTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.layout, self.config, self.num_heads = layout, config, config.num_heads
+        self.event_weights: Mapping[str, Tensor] = {}
         self.attends_to_window = config.attends_to_window
         self.values = nn.ModuleDict(
             {
@@ -408,4 +412,6 @@ class MaskedTransformer(nn.Module):
         copies = self.head.copies(features, self._recent(kv_cache, tokens.shape[1]))
         previous = F.pad(past_tokens, (0, 0, 1, -1))[:, first:]
         values = {part.slot.name: part for part in self._values_slots()}
-        return loss_at_holes(self.head, values, features, sources, copies, tokens, hole_mask, previous)
+        return loss_at_holes(
+            self.head, values, features, sources, copies, tokens, hole_mask, previous, self.event_weights
+        )

@@ -24,11 +24,13 @@ from magrathea.files import atomic_write, read_json, unreadable
 from magrathea.layout import Layout
 from magrathea.memory import MemoryReadout
 from magrathea.progress import Stages
+from magrathea.sampler import EVENTS
 from magrathea.world import World
 
 EPISODES_FILE = "episodes.json"
 ENCODING_SHARE = 0.5  # of the time up to a deadline
 MIN_ENCODED = 1024  # steps that are encoded however late it is
+MOST_EVENT_WEIGHT = 20.0  # of a rare reward or ending, times that of the most frequent
 RETURN_STEPS = 64  # number of steps that a return sums the rewards of
 
 
@@ -178,6 +180,19 @@ class TokenCache:
             torch.from_numpy(self.returns[inside].astype(np.int64)),
             self._readout(inside),
         )
+
+    def event_weights(self) -> dict[str, Tensor]:
+        """For the names of rewards and endings how much each token (V,) weighs in training: the less often it was
+        recorded, the more. Rewards of many values, each of which is rare, weigh alike."""
+        found, end = {}, 0
+        for slot in self.layout.token_slots:
+            begin, end = end, end + slot.num_tokens
+            if slot.role in EVENTS and slot.smoothing is None:
+                recorded = np.asarray(self.tokens[:, begin:end])
+                counts = np.bincount(recorded[recorded < slot.vocab_size], minlength=slot.vocab_size).clip(min=1)
+                weights = np.sqrt(counts.max() / counts).clip(max=MOST_EVENT_WEIGHT)
+                found[slot.name] = torch.from_numpy(weights).float()
+        return found
 
     def _drawn_by_effect(self, num: int, num_later: int, generator: Generator) -> np.ndarray:
         """(num,) last steps of the contexts of segments that go on for num_later steps, counted without the episodes'

@@ -161,6 +161,8 @@ def train_model(
     parallel_model = distributed.data_parallel(model)
     sizes = [config.batch.fit_to(member, len(caches)) for member in model.models]
     num_recorded = sum(int(cache.ends[-1]) for cache in caches)
+    for member, cache in zip(model.models, caches, strict=True):
+        member.event_weights = {name: weights.to(model.device) for name, weights in cache.event_weights().items()}
     model.train()
     start, saved = time.monotonic() - progress.seconds, time.monotonic()
     while (fraction := distributed.broadcast(progress.fraction_done(config, num_recorded))) < 1:
