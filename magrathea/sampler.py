@@ -66,8 +66,8 @@ class FillSettings:
             which make one thing; as `min_probability`, if None.
         event_min_probability: the same for rewards and endings, which are rare and concern no other token; as
             `min_probability`, if None.
-        event_threshold: if given, rewards and endings whose confidence is lower are filled after all else, given it:
-            which of two places is reached decides what it brings.
+        event_threshold: if given, rewards and endings whose confidence is lower are filled after all else, given it,
+            and the endings before the rewards: which of two places is reached decides what it brings.
         shared_noise: if given, the random numbers of a picture's tokens are alike, in the whole picture (this share of
             their variance) and among neighbours (the rest): each token has the same distribution as before, but they
             decide together, say whether it gets dark.
