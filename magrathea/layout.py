@@ -180,6 +180,11 @@ class Layout:
         """True on the entries of a step that are of these roles."""
         return torch.cat([torch.full((slot.num_tokens,), slot.role in roles) for slot in self.slots])
 
+    @property
+    def is_one_row(self) -> bool:
+        """Whether observations have neither pictures nor texts."""
+        return not any(slot.is_grid or slot.is_sequence for slot in self.of_role("observation"))
+
     def of_role(self, *roles: Role) -> tuple[Slot, ...]:
         return tuple(slot for slot in self.slots if slot.role in roles)
 

@@ -169,14 +169,21 @@ def test_segments_do_not_cross_episodes(work: Path, debug_world: World) -> None:
     assert past_end.any() and not past_end[:, 1].any()
 
 
-def test_rare_rewards_and_endings_weigh_more(work: Path, debug_world: World) -> None:
-    cache = TokenCache.open(work / "tokens", debug_world.layout)
-    ended = np.asarray(cache.tokens[:, -1])
-    weights = cache.event_weights()
-    assert weights.keys() == {"reward", "terminated"}
-    expected = min(20.0, ((ended == 0).sum() / max(1, (ended == 1).sum())) ** 0.5)
-    assert weights["terminated"].tolist() == pytest.approx([1.0, expected])
-    assert expected > 2
+@pytest.mark.parametrize(("grid", "expected"), [((1, 1), {"terminated"}), ((4, 4), set())])
+def test_rare_endings_weigh_more_where_there_are_no_pictures(grid: tuple[int, int], expected: set[str]) -> None:
+    slots = (
+        Slot(name="observation", role="observation", vocab_size=3, grid=grid),
+        Slot(name="terminated", role="terminated", vocab_size=2),
+    )
+    layout = Layout(slots)
+    tokens = np.zeros((104, layout.num_tokens), np.uint8)
+    tokens[::26, -1] = 1  # 4 of 104
+    tokens[1, -1] = slots[1].absent
+    rest = np.zeros((104, 0)), np.ones(104), np.zeros(104), np.array([104])
+    weights = TokenCache(tokens, *rest, {}, None, None, layout).event_weights()
+    assert weights.keys() == expected
+    for own in weights.values():
+        assert own.tolist() == pytest.approx([1.0, (99 / 4) ** 0.5])
 
 
 def test_every_step_but_the_first_of_an_episode_is_a_target(work: Path, debug_world: World) -> None:

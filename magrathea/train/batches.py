@@ -96,9 +96,7 @@ class BatchConfig:
         if self.own_dream_prob is None:
             sizes["own_dream_prob"] = OWN_DREAM_PROB if model.layout.values_slots else 0.0
         if self.short_context_prob is None:
-            observed = model.layout.of_role("observation")
-            is_one_row = not any(slot.is_grid or slot.is_sequence for slot in observed)
-            sizes["short_context_prob"] = SHORT_CONTEXT_PROB if is_one_row and num_recent else 0.0
+            sizes["short_context_prob"] = SHORT_CONTEXT_PROB if model.layout.is_one_row and num_recent else 0.0
         if model.layout.values_slots:
             sizes["uses"] = masks.DREAM_MIXTURE | dict(self.uses)
         if self.num_prompted is None:
