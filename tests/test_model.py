@@ -149,13 +149,13 @@ def test_loss_counts_only_holes_that_are_not_absent(model: MaskedTransformer) ->
 
 @pytest.mark.parametrize("weight", [1.0, 20.0])
 def test_weights_of_rare_events_do_not_change_what_is_learned(model: MaskedTransformer, weight: float) -> None:
-    """One ending in twenty steps, whatever it weighs, is learned as one in twenty"""
-    tokens = steps(1, 1).expand(400, 2, -1).clone()
-    tokens[:, 1, LAYOUT.span("terminated")] = (torch.arange(400) % 20 == 0).long()[:, None]
-    holes = LAYOUT.mask_of("terminated").expand(400, 1, -1)
+    """One ending in twenty steps is learned as one in twenty, whatever it weighs."""
+    tokens = steps(1, 1).expand(20, 2, -1).clone()
+    tokens[:, 1, LAYOUT.span("terminated")] = (torch.arange(20) == 0).long()[:, None]
+    holes = LAYOUT.mask_of("terminated").expand(20, 1, -1)
     model.event_weights = {"terminated": torch.tensor([1.0, weight])}
-    out = model.head.out[-1].requires_grad_(True)
-    optimizer = torch.optim.Adam(out.parameters(), lr=0.05)
+    out = model.requires_grad_(False).head.out[-1].requires_grad_(True)
+    optimizer = torch.optim.Adam(out.parameters(), lr=0.03)
     for _ in range(150):
         loss, num_holes = model(tokens[:, :1].expand(-1, 2, -1), tokens[:, 1:], holes, first=1)
         optimizer.zero_grad()
