@@ -150,7 +150,11 @@ class ActorCritic(nn.Module):
         self.std.copy_(features.std(0) + MIN_FEATURE_STD)
 
     def policy(self, features: Float[Tensor, "n S F"]) -> Distribution:
-        return self.action_map.distribution(self.actor(self.standardized(features)))
+        return self.policy_of(self.standardized(features))
+
+    def policy_of(self, standardized: Float[Tensor, "n S F"]) -> Distribution:
+        """The policy at features that are standardized already."""
+        return self.action_map.distribution(self.actor(standardized))
 
     def value(self, features: Float[Tensor, "*n S F"]) -> Float[Tensor, "*n"]:
         return self.bins.value(self.critic(self.standardized(features)))
@@ -211,14 +215,11 @@ class Learner:
             "actions": actions,
             "returns": returns[steps.valid],
             "values": values[:, :-1][steps.valid],
-            "log_prob": self._policy(features).log_prob(actions),
+            "log_prob": self.network.policy_of(features).log_prob(actions),
         }
 
-    def _policy(self, standardized: Float[Tensor, "n S F"]) -> Distribution:
-        return self.network.action_map.distribution(self.network.actor(standardized))
-
     def _losses(self, batch: dict[str, Tensor], entropy: float) -> dict[str, Tensor]:
-        policy = self._policy(batch["standardized"])
+        policy = self.network.policy_of(batch["standardized"])
         advantages = (batch["returns"] - batch["values"]) / max(LEAST_SCALE, self.scale)
         ratio = (policy.log_prob(batch["actions"]) - batch["log_prob"]).exp()
         clipped = ratio.clamp(1 - self.settings.clip, 1 + self.settings.clip)

@@ -183,10 +183,13 @@ class TokenCache:
 
     def event_weights(self) -> dict[str, Tensor]:
         """For the names of rewards and endings how much each token (V,) weighs in training: the less often it was
-        recorded, the more. Rewards of many values, each of which is rare, weigh alike, and so do all beside pictures,
-        where few steps make an update: large gradients of a few of them would be clipped."""
-        found, end = {}, 0
-        for slot in self.layout.token_slots if self.layout.is_one_row else ():
+        recorded, the more. Rewards of many values, each of which is rare, weigh alike. None weighs more where there are
+        pictures, whose worlds then expect endings too seldom, or texts, which were not measured."""
+        found: dict[str, Tensor] = {}
+        if not self.layout.is_one_row:
+            return found
+        end = 0
+        for slot in self.layout.token_slots:
             begin, end = end, end + slot.num_tokens
             if slot.role in EVENTS and slot.smoothing is None:
                 recorded = np.asarray(self.tokens[:, begin:end])
